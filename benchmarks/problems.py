@@ -1,0 +1,234 @@
+"""The tasks: name -> (formula, criterion, data, goals), with data made from a seed and kept as raw columns.
+
+    stage(problem, cache) -> folder       every peer then reads the same bytes
+        columns.tsv                       name, kind (f8 | i4 | factor), a factor's levels
+        <name>.f8, <name>.i4              little-endian float64, int32; a factor's codes count from 0
+
+A column is a float64 array, an int32 array (labels that are whole numbers), or a pair (codes, levels).
+Generators draw from one `numpy.random.Generator` in the order written. `goals` maps columns of the results to
+the figure that jaxmm is to stay under, on two CPU cores: seconds, or megabytes.
+
+    python problems.py TASK CACHE [DATA]  stages one task (the driver does it so, to stay a small process)
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SLEEPSTUDY = HERE.parent / "jaxmm" / "datasets" / "sleepstudy.csv"
+COLUMNS = "columns.tsv"
+
+Columns = dict[str, "np.ndarray | tuple[np.ndarray, list[str]]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One task. `make(rng, data)` gives its columns; `data` is a path where the task can read one."""
+
+    name: str
+    formula: str
+    reml: bool
+    make: Callable[[np.random.Generator, str | None], Columns]
+    seed: int
+    goals: dict[str, float] = dataclasses.field(default_factory=dict)
+    whole_process: bool = False  # the time is that of a new interpreter: import, read, fit, print
+
+    @property
+    def about(self) -> str:
+        return " ".join((self.make.__doc__ or "").split())
+
+
+def covariance_root(sd0: float, sd1: float, rho: float) -> np.ndarray:
+    return np.array([[sd0, 0.0], [rho * sd1, np.sqrt(1 - rho**2) * sd1]])
+
+
+def sleepstudy(rng, data):
+    """180 reaction times of 18 subjects, correlated intercepts and slopes (Belenky et al. 2003)."""
+    rows = _rows(SLEEPSTUDY)
+    return {
+        "Reaction": np.array(rows["Reaction"], float),
+        "Days": np.array(rows["Days"], float),
+        "Subject": _factor(rows["Subject"]),
+    }
+
+
+def insteval(rng, data):
+    """Ratings of lecturers by students: columns s, d, service, dept, y of a table, all factors but y."""
+    rows = _rows(Path(str(data)))
+    factors = {name: _factor(rows[name]) for name in ("s", "d", "service", "dept")}
+    return {"y": np.array(rows["y"], float), **factors}
+
+
+def insteval_like(rng, data):
+    """A look-alike of the lecturer ratings: 73,421 rows, 2,972 students, 1,128 lecturers within 14
+    departments, a student and a lecturer at most once together, a student's ratings in a few departments."""
+    n, students, lecturers, departments = 73_421, 2_972, 1_128, 14
+    dept_of = rng.permutation(np.arange(lecturers) % departments)
+    popularity = 0.15 + rng.gamma(0.8, 1.0, lecturers)
+    per_student = _shares(rng.gamma(2.6, 1.0, students), n)
+    liking = rng.gamma(0.25, 1.0, (students, departments)) + 0.01
+    rank = np.log(popularity * liking[:, dept_of]) + rng.gumbel(size=(students, lecturers))
+    order = np.argsort(-rank, axis=1)
+    s = np.repeat(np.arange(students), per_student)
+    d = np.concatenate([order[k, :count] for k, count in enumerate(per_student)])
+    shuffle = rng.permutation(n)
+    s, d = s[shuffle], d[shuffle]
+    service = rng.integers(0, 2, n)
+    effect = rng.normal(0, 0.33, students)[s] + rng.normal(0, 0.51, lecturers)[d]
+    effect += rng.normal(0, 0.1, departments)[dept_of[d]] - 0.07 * service
+    y = np.clip(np.rint(3.25 + effect + rng.normal(0, 1.18, n)), 1, 5)
+    named = {"s": s, "d": d, "service": service, "dept": dept_of[d]}
+    return {"y": y, **{name: _factor(codes.astype(str)) for name, codes in named.items()}}
+
+
+def groups125k(rng, data):
+    """500,000 rows, 125,000 groups of 4, correlated intercepts and slopes."""
+    groups = 125_000
+    g = np.repeat(np.arange(groups), 4)
+    x = rng.normal(size=g.size)
+    b = rng.normal(size=(groups, 2)) @ covariance_root(1, 0.5, 0.3).T
+    y = 1 + 0.5 * x + b[g, 0] + b[g, 1] * x + rng.normal(size=g.size)
+    return {"y": y, "x": x, "g": g.astype(np.int32)}
+
+
+def nested3(rng, data):
+    """1,000,000 rows in 20,000 classrooms (drawn uniformly) in 1,000 schools."""
+    n, classrooms, schools = 1_000_000, 20_000, 1_000
+    classroom = rng.integers(0, classrooms, n)
+    school = classroom * schools // classrooms
+    x = rng.normal(size=n)
+    y = 1 + 0.5 * x + rng.normal(0, 0.5, schools)[school] + rng.normal(0, 0.4, classrooms)[classroom]
+    y += rng.normal(size=n)
+    return {"y": y, "x": x, "school": school.astype(np.int32), "classroom": classroom.astype(np.int32)}
+
+
+def big_one_factor(rng, data):
+    """2,000,000 rows in no order, 20,000 groups drawn uniformly, five fixed effects, random slopes."""
+    n, groups = 2_000_000, 20_000
+    g = rng.integers(0, groups, n)
+    x = rng.normal(size=(4, n))
+    b = rng.normal(size=(groups, 2)) @ covariance_root(1, 0.5, 0.3).T
+    y = 1 + np.array([0.5, -0.3, 0.2, 0.1]) @ x + b[g, 0] + b[g, 1] * x[0] + rng.normal(0, 2, n)
+    return {"y": y, **{f"x{k + 1}": x[k] for k in range(4)}, "g": g.astype(np.int32)}
+
+
+def crossed_2000x1500(rng, data):
+    """50,000 rows, 2,000 users crossed with 1,500 items, both drawn uniformly."""
+    n, users, items = 50_000, 2_000, 1_500
+    u, i = rng.integers(0, users, n), rng.integers(0, items, n)
+    x = rng.normal(size=n)
+    y = 3.5 + 0.1 * x + rng.normal(0, 0.4, users)[u] + rng.normal(0, 0.5, items)[i] + rng.normal(0, 0.9, n)
+    return {"y": y, "x": x, "u": u.astype(np.int32), "i": i.astype(np.int32)}
+
+
+def factor_slope4(rng, data):
+    """7,200 rows, 300 groups, a factor of four levels with an unstructured covariance of its effects."""
+    groups, levels = 300, 4
+    g = np.repeat(np.arange(groups), 24)
+    f = rng.integers(0, levels, g.size)
+    root = np.tril(rng.normal(0, 0.3, (levels, levels)), -1) + np.diag([1.0, 0.7, 0.6, 0.5])
+    b = rng.normal(size=(groups, levels)) @ root.T
+    b[:, 1:] += b[:, :1]
+    y = np.array([1.0, 1.5, 0.8, 1.2])[f] + b[g, f] + rng.normal(size=g.size)
+    return {"y": y, "f": (f.astype(np.int32), list("abcd")), "g": g.astype(np.int32)}
+
+
+_SLEEP = "Reaction ~ Days + (Days | Subject)"
+_RATINGS = "y ~ service + (1 | s) + (1 | d) + (1 | dept)"
+
+PROBLEMS = {
+    problem.name: problem
+    for problem in (
+        Problem("sleepstudy", _SLEEP, False, sleepstudy, 0, {"warm_s": 0.003, "formula_s": 0.020}),
+        Problem("insteval", _RATINGS, True, insteval, 0, {"warm_s": 2.0}),
+        Problem("insteval_like", _RATINGS, True, insteval_like, 202, {"warm_s": 2.0}),
+        Problem("groups125k", "y ~ x + (x | g)", False, groups125k, 203, {"warm_s": 0.5, "peak_mb": 1500.0}),
+        Problem("nested3", "y ~ x + (1 | school/classroom)", False, nested3, 204, {"warm_s": 1.0}),
+        Problem(
+            "big_one_factor",
+            "y ~ x1 + x2 + x3 + x4 + (x1 | g)",
+            False,
+            big_one_factor,
+            205,
+            {"warm_s": 1.0, "build_s": 4.0},
+        ),
+        Problem("crossed_2000x1500", "y ~ x + (1 | u) + (1 | i)", False, crossed_2000x1500, 206),
+        Problem("factor_slope4", "y ~ f + (f | g)", False, factor_slope4, 207, {"compile_s": 5.0}),
+        Problem("cold_start", _SLEEP, False, sleepstudy, 0, {"cold_s": 3.5, "cached_s": 2.0}, True),
+    )
+}
+
+
+def choose(task: str, data: str | None) -> Problem:
+    """The problem of this name; the lecturer ratings fall back on their look-alike where no file is given."""
+    if task not in PROBLEMS:
+        raise ValueError(f"no task named {task!r}; there are {', '.join(PROBLEMS)}")
+    return PROBLEMS["insteval_like"] if task == "insteval" and not data else PROBLEMS[task]
+
+
+def stage(problem: Problem, cache: Path, data: str | None = None) -> Path:
+    """The folder with the problem's columns, made where it is not there yet."""
+    folder = cache / problem.name
+    if (folder / COLUMNS).exists() and not (data and problem.name == "insteval"):
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for name, column in problem.make(np.random.default_rng(problem.seed), data).items():
+        values, levels = column if isinstance(column, tuple) else (column, [])
+        kind = "i4" if values.dtype.kind == "i" else "f8"
+        values.astype("<" + kind).tofile(folder / f"{name}.{kind}")
+        lines.append("\t".join([name, "factor" if levels else kind, *levels]))
+    (folder / COLUMNS).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def read(folder: Path) -> Columns:
+    """The columns that `stage` wrote."""
+    columns: Columns = {}
+    for line in (folder / COLUMNS).read_text().splitlines():
+        name, kind, *levels = line.split("\t")
+        stored = "i4" if kind == "factor" else kind
+        values = np.fromfile(folder / f"{name}.{stored}", "<" + stored)
+        columns[name] = (values, levels) if levels else values
+    return columns
+
+
+def _rows(path: Path) -> dict[str, list[str]]:
+    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
+    with opened as file:
+        header, *rows = csv.reader(file)
+    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _factor(labels) -> tuple[np.ndarray, list[str]]:
+    """Codes and levels; levels by value where all are whole numbers, else by name."""
+    distinct = {str(label) for label in labels}
+    levels = sorted(distinct, key=int if all(label.isdigit() for label in distinct) else str)
+    code = {level: k for k, level in enumerate(levels)}
+    return np.array([code[str(label)] for label in labels], np.int32), levels
+
+
+def _shares(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers of at least 1, in proportion to the weights, with this sum."""
+    counts = np.maximum(1, np.floor(weights / weights.sum() * total).astype(int))
+    short = total - counts.sum()
+    counts[np.argsort(-weights)[: abs(short)]] += np.sign(short)
+    return counts
+
+
+if __name__ == "__main__":
+    task, cache, *rest = sys.argv[1:]
+    print(
+        stage(
+            choose(task, rest[0] if rest else None), Path(os.path.abspath(cache)), rest[0] if rest else None
+        )
+    )

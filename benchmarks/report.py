@@ -1,0 +1,133 @@
+"""Tables from `results/*.csv`: the last row of each (task, peer), its deviance gap, jaxmm beside its goals.
+
+    python benchmarks/report.py [RESULTS]   prints Markdown
+
+The gap is −2 log-likelihood above the lowest that any peer reached on the task: a time is worth comparing
+only where the gap is about zero.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import problems
+
+HERE = Path(__file__).resolve().parent
+TIMES = {
+    "import_s": "import",
+    "build_s": "build",
+    "compile_s": "compile",
+    "warm_s": "fit from arrays",
+    "formula_s": "fit from formula",
+}
+PROCESSES = {"cold_s": "no cache", "cached_first_s": "filling the cache", "cached_s": "cache filled"}
+GOALS = {
+    "warm_s": "warm fit from arrays",
+    "formula_s": "warm fit from formula",
+    "build_s": "data frame to arrays",
+    "compile_s": "compile",
+    "peak_mb": "peak memory",
+    "cold_s": "new process, no cache",
+    "cached_s": "new process, cache filled",
+}
+SUBJECT = "jaxmm"
+
+
+def number(row: dict, name: str) -> float | None:
+    value = row.get(name)
+    return None if value in (None, "") else float(value)
+
+
+def duration(value: float | None) -> str:
+    if value is None:
+        return "–"
+    for limit, unit, scale in ((1e-3, "µs", 1e6), (1.0, "ms", 1e3)):
+        if value < limit:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value:.3g} s"
+
+
+def megabytes(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} MB"
+
+
+def quantity(name: str, value: float | None) -> str:
+    return megabytes(value) if name.endswith("_mb") else duration(value)
+
+
+def verdict(row: dict) -> str:
+    """Status in words; a finished fit that its library calls unconverged says so."""
+    unconverged = str(row.get("converged", "")).lower() == "false"
+    return "not converged" if row.get("status") == "ok" and unconverged else str(row.get("status", ""))
+
+
+def line(row: dict) -> str:
+    """One row as the driver prints it."""
+    start = f"{row['task']:18} {row['peer']:12} "
+    if row.get("status") != "ok":
+        return start + f"{row.get('status')} {row.get('note', '')}".rstrip()
+    times = {**TIMES, **PROCESSES}
+    shown = [f"{title} {duration(number(row, name))}" for name, title in times.items() if number(row, name)]
+    shown += [f"peak {megabytes(number(row, 'peak_mb'))}", f"−2ℓ {number(row, 'deviance'):.6f}", verdict(row)]
+    return start + ", ".join(shown)
+
+
+def latest(folder: Path) -> list[dict]:
+    """The last row of each (task, peer), tasks in the order of `problems`."""
+    rows: dict[tuple[str, str], dict] = {}
+    for task in problems.PROBLEMS:
+        path = folder / f"{task}.csv"
+        if path.exists():
+            with path.open(newline="") as file:
+                rows |= {(row["task"], row["peer"]): row for row in csv.DictReader(file)}
+    return list(rows.values())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def peers(rows: list[dict]) -> str:
+    """One task: every peer's times, with deviance gap and status."""
+    problem = problems.PROBLEMS[rows[0]["task"]]
+    times = PROCESSES if problem.whole_process else TIMES
+    reached = [number(row, "deviance") for row in rows if row["status"] == "ok"]
+    best = min((value for value in reached if value is not None), default=None)
+    body = []
+    for row in rows:
+        deviance = number(row, "deviance")
+        gap = "–" if deviance is None or best is None else f"{max(0.0, deviance - best):.1e}"
+        shown = "–" if deviance is None else f"{deviance:.6f}"
+        cells = [duration(number(row, name)) for name in times]
+        cells += [megabytes(number(row, "peak_mb")), shown, gap, verdict(row)]
+        body.append([f"{row['peer']} {row['version'] or ''}".strip(), *cells])
+    criterion = "REML" if problem.reml else "ML"
+    header = ["peer", *times.values(), "peak memory", "−2ℓ", "gap", "status"]
+    return f"### {problem.name}\n`{problem.formula}`, {criterion}. {problem.about}\n\n{table(header, body)}\n"
+
+
+def goals(rows: list[dict]) -> str:
+    """jaxmm's figures beside their goals; empty where it has no row or the task no goal."""
+    body = []
+    for row in rows:
+        if row["peer"] != SUBJECT:
+            continue
+        for name, goal in problems.PROBLEMS[row["task"]].goals.items():
+            actual = number(row, name)
+            met = "–" if actual is None else "met" if actual <= goal else f"missed, {actual / goal:.2g} ×"
+            body.append([row["task"], GOALS[name], quantity(name, goal), quantity(name, actual), met])
+    return table(["task", "figure", "goal", "actual", ""], body) + "\n" if body else ""
+
+
+def main() -> None:
+    rows = latest(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results")
+    for task in dict.fromkeys(row["task"] for row in rows):
+        print(peers([row for row in rows if row["task"] == task]))
+    print(f"### Goals\n\n{goals(rows)}")
+
+
+if __name__ == "__main__":
+    main()

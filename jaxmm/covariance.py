@@ -1,0 +1,115 @@
+"""Covariance structures of the random effects: theta -> lam, the factor of D = sigma^2 lam lam'.
+
+A structure is one small class.  ``factor`` is the one defining method; standard deviations, correlations and
+their derivatives follow from it.  theta is unbounded: a diagonal element of lam may be negative or zero during
+the search (the criterion is even in the sign of each column), and ``rectify`` makes the diagonal non-negative
+afterwards.  A variance of zero is thus an ordinary point, and D is never inverted.
+
+    name   theta                                                lam
+    us     column-major lower triangle, q (q + 1) / 2           lower triangular
+    diag   q standard deviations relative to sigma              diagonal
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+
+
+class Covariance(Protocol):
+    """What a structure supplies.  Instances are hashable: they are static in compiled programs.
+
+    ``recombines`` tells which changes of the columns of Z the structure survives: True when Z may be replaced
+    by ZT for any invertible T (D takes any value), False when columns may only be rescaled.
+    """
+
+    name: str
+    q: int
+    recombines: bool
+
+    @property
+    def num_params(self) -> int: ...
+    def init(self) -> np.ndarray: ...
+    def factor(self, theta: Array) -> Array: ...
+    def rectify(self, theta: np.ndarray) -> np.ndarray: ...
+    def from_factor(self, lam: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """Any covariance matrix: lam is lower triangular (Bates et al. 2015, J. Stat. Softw. 67(1), eq. 4)."""
+
+    q: int
+    name: str = "us"
+    recombines: bool = True
+
+    @property
+    def num_params(self) -> int:
+        return self.q * (self.q + 1) // 2
+
+    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
+        columns, rows = np.triu_indices(self.q)  # column-major lower triangle = row-major upper one, transposed
+        return rows, columns
+
+    def init(self) -> np.ndarray:
+        return np.eye(self.q)[self._cells()]
+
+    def factor(self, theta: Array) -> Array:
+        return jnp.zeros((self.q, self.q), theta.dtype).at[self._cells()].set(theta)
+
+    def rectify(self, theta: np.ndarray) -> np.ndarray:
+        lam = np.zeros((self.q, self.q))
+        lam[self._cells()] = theta
+        return (lam * np.where(np.diag(lam) < 0, -1.0, 1.0))[self._cells()]
+
+    def from_factor(self, lam: np.ndarray) -> np.ndarray:
+        """theta of the lower triangular factor of lam lam', for any square lam (singular too): L of lam = LQ."""
+        return self.rectify(np.linalg.qr(lam.T, mode="r").T[self._cells()])
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Independent effects, each with its own variance: ``(x || g)``, ``diag(x | g)``."""
+
+    q: int
+    name: str = "diag"
+    recombines: bool = False
+
+    @property
+    def num_params(self) -> int:
+        return self.q
+
+    def init(self) -> np.ndarray:
+        return np.ones(self.q)
+
+    def factor(self, theta: Array) -> Array:
+        return jnp.diag(theta)
+
+    def rectify(self, theta: np.ndarray) -> np.ndarray:
+        return np.abs(theta)
+
+    def from_factor(self, lam: np.ndarray) -> np.ndarray:
+        return np.abs(np.diag(lam))
+
+
+STRUCTURES: dict[str, type] = {"us": Unstructured, "diag": Diagonal}
+
+
+def get(kind: str | Covariance, q: int) -> Covariance:
+    """The structure called ``kind`` for ``q`` effects, or ``kind`` itself when it is one.
+
+    Raises:
+        ValueError: for a name that is not in ``STRUCTURES``, or an instance made for another number of effects.
+    """
+    if not isinstance(kind, str):
+        if kind.q != q:
+            raise ValueError(f"the covariance structure {kind.name!r} is for {kind.q} effects, the term has {q}")
+        return kind
+    if kind not in STRUCTURES:
+        raise ValueError(f"covariance structure {kind!r} is not available; accepted: {', '.join(STRUCTURES)}")
+    return STRUCTURES[kind](q)

@@ -1,0 +1,101 @@
+"""The profiled deviance of a linear mixed model, from sufficient statistics.
+
+With C* = [X y]'V^-1[X y] = R'R and r the last diagonal element of R (Bates et al. 2015, eqs. 34 and 42):
+
+    ML    -2l = log|M| + n (1 + log(2π r²/n)) - Σ log w
+    REML  -2l = log|M| + (n - p)(1 + log(2π r²/(n - p))) + log|X'V^-1 X| - Σ log w
+
+beta and sigma² are profiled out; r² is the penalised weighted residual sum of squares.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.gram import Gram
+from jaxmm.solver import reduce, spd
+from jaxmm.solver.spd import DENSE
+from jaxmm.structure import Structure
+
+
+def scaled_factors(theta: Array, structure: Structure) -> tuple[Array, ...]:
+    """theta -> lam of every factor (q, q), in the columns that the criterion works in (Z_s)."""
+    widths = list(structure.chain) + [q for _, q in structure.rest]
+    lams = [jnp.zeros((q, q), theta.dtype) for q in widths]
+    for term, at in zip(structure.terms, structure.slices(), strict=True):
+        lam = term.covariance.factor(theta[at])
+        if lam.shape == lams[term.position].shape:
+            lams[term.position] = lam
+        else:
+            inside = slice(term.at, term.at + term.covariance.q)
+            lams[term.position] = lams[term.position].at[inside, inside].set(lam)
+    return tuple(lams)
+
+
+def original_factors(theta: Array, gram: Gram) -> tuple[Array, ...]:
+    """theta as to the original columns of Z -> lam as to Z_s = ZT: Z lam = Z_s (T^-1 lam)."""
+    lams = scaled_factors(theta, gram.structure)
+    return tuple(jnp.linalg.solve(T, lam) for T, lam in zip(gram.T, lams, strict=True))
+
+
+class Profile(NamedTuple):
+    """What profiling leaves behind, in the columns X_s: beta_s and M_X = X_s'V^-1 X_s."""
+
+    deviance: Array
+    pwrss: Array
+    beta: Array
+    M_X: Array
+    logdet: Array
+
+
+def profile(lams: tuple[Array, ...], gram: Gram) -> Profile:
+    """The criterion and the profiled parameters at the factors ``lams``."""
+    s = gram.structure
+    logdet, C = reduce(lams, gram)
+    M_X, right, pwrss = C[:-1, :-1], C[:-1, -1:], C[-1, -1]
+    df, logdet_X, beta = gram.n_obs, jnp.zeros_like(pwrss), jnp.zeros_like(right[:, 0])
+    if s.p:
+        Linv = DENSE.factor(M_X)
+        pwrss = pwrss - spd.quad(DENSE, M_X, Linv, right)[0, 0]
+        beta = spd.solve(DENSE, M_X, Linv, right)[:, 0]
+        if s.reml:
+            df = gram.n_obs - s.p
+            logdet_X = spd.logdet(DENSE, M_X, Linv) - 2 * gram.logdet_T
+    deviance = logdet + df * (1 + jnp.log(2 * jnp.pi * pwrss / df)) + logdet_X - gram.sum_log_weights
+    return Profile(deviance, pwrss, beta, M_X, logdet)
+
+
+def scaled_deviance(theta: Array, gram: Gram) -> Array:
+    """-2 log-likelihood, restricted if the structure says so, at theta as to Z_s: what the search minimises."""
+    return profile(scaled_factors(theta, gram.structure), gram).deviance
+
+
+def deviance(theta: Array, arrays: Gram) -> Array:
+    """The profiled deviance at ``theta``, in the columns of the data.
+
+    A pure function of its arguments: safe under ``jit``, ``grad``, ``hessian``, ``vmap``.
+
+    Args:
+        theta: (m,) relative covariance factor, column-major lower triangle per term (``fit.theta``).
+        arrays: ``model.arrays``.
+
+    Returns:
+        -2 log-likelihood with all constants; the restricted one when the model was made with ``reml=True``.
+
+    Raises:
+        TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
+    """
+    check_precision(arrays)
+    return profile(original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays), arrays).deviance
+
+
+def check_precision(arrays: Gram) -> None:
+    if str(arrays.corner.dtype) == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
+        raise TypeError(
+            "these arrays are float64 but JAX is in 32-bit mode here and would truncate them: call this inside "
+            "`with jax.enable_x64(True):`, or set JAX_ENABLE_X64=1, or pass arrays cast to float32"
+        )
