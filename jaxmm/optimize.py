@@ -1,0 +1,251 @@
+"""Minimising a deviance in few parameters: Newton's method inside a trust region, driven by exact derivatives.
+
+With g the gradient, H = Q diag(w) Q' the Hessian, the step in the region |s| <= Delta is
+
+    s = -Q (Q'g / (|w| + mu)),    mu >= 0 the smallest with |s| <= Delta
+
+(absolute eigenvalues, so that saddles repel).  The search ends on the Newton decrement ½ g'|H|^-1 g, which is in
+units of deviance whatever the scale of theta; then one more step is taken, which squares what error is left.
+theta = 0 is always a stationary point, often a saddle: where the least eigenvalue is negative at the end, the
+search leaves along it.
+
+Where the Hessian is dear (``Objective.dear``) it is computed at the start and at the end; in between it is
+carried along by symmetric rank-one updates (Nocedal & Wright 2006, §6.2) from gradients.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+MAX_KICKS = 5  # saddles left behind before the search gives up looking for a way down
+
+
+class Status(enum.IntEnum):
+    """How a search ended; kept as a number in arrays."""
+
+    CONVERGED = 0
+    MAX_ITERATIONS = 1
+    NOT_FINITE = 2
+    STALLED = 3
+
+    @property
+    def message(self) -> str:
+        return {
+            Status.CONVERGED: "converged",
+            Status.MAX_ITERATIONS: "stopped at the iteration limit; raise control.max_iterations",
+            Status.NOT_FINITE: "the deviance is not finite at the start",
+            Status.STALLED: "no step lowers the deviance any further, yet the gradient is not zero",
+        }[self]
+
+
+@dataclass(frozen=True)
+class Control:
+    """Settings of the search.
+
+    Attributes:
+        tolerance: Newton decrement, in units of deviance, at which the search ends.
+        max_iterations: trust-region steps, accepted or not.
+        newton_limit: with more parameters than this, L-BFGS (optax) does the search and one exact Hessian
+            is taken at the end.
+        device: "auto" (a GPU only for problems with a large dense part), "cpu", "gpu", or a ``jax.Device``.
+    """
+
+    tolerance: float = 1e-9
+    max_iterations: int = 200
+    newton_limit: int = 30
+    device: Any = "auto"
+
+    def __post_init__(self):
+        if not self.tolerance > 0:
+            raise ValueError(f"control: tolerance must be positive, not {self.tolerance!r}")
+        if self.max_iterations < 1:
+            raise ValueError(f"control: max_iterations must be at least 1, not {self.max_iterations!r}")
+
+
+def as_control(control: Control | dict | None) -> Control:
+    """None, a dictionary of settings, or a ``Control``.
+
+    Raises:
+        TypeError: for anything else, or an unknown setting (names the accepted ones).
+    """
+    if control is None:
+        return Control()
+    if isinstance(control, Control):
+        return control
+    if isinstance(control, dict):
+        known = Control.__dataclass_fields__
+        unknown = [k for k in control if k not in known]
+        if unknown:
+            raise TypeError(f"control has no setting {unknown[0]!r}; accepted: {', '.join(known)}")
+        return Control(**control)
+    raise TypeError(f"control must be a jaxmm.Control or a dict, not {type(control).__name__}")
+
+
+class Search(NamedTuple):
+    """Where a search ended.  ``eigenvalue`` is the least of the exact Hessian at ``theta``."""
+
+    theta: Any
+    value: Any
+    gradient: Any
+    hessian: Any
+    decrement: Any
+    eigenvalue: Any
+    iterations: Any
+    status: Any
+
+
+@dataclass(frozen=True)
+class Objective:
+    """theta -> value and derivatives, as NumPy arrays.  ``dear``: the Hessian costs much more than the gradient."""
+
+    gradient: Callable[[np.ndarray], tuple[float, np.ndarray]]
+    hessian: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+    dear: bool = False
+
+
+class Step(NamedTuple):
+    step: Any
+    predicted: Any  # reduction of the quadratic model
+    decrement: Any
+    eigenvalue: Any
+    length: Any
+
+
+def newton_step(xp, g, H, radius) -> Step:
+    """The step of the module's head; ``xp`` is numpy or jax.numpy."""
+    w, Q = xp.linalg.eigh(H)
+    size = xp.abs(w)
+    size = xp.maximum(size, 1e-10 * xp.max(size) + 1e-300)
+    slope = Q.T @ g
+    decrement = 0.5 * xp.sum(slope**2 / size)
+    # |s(mu)| falls with mu: Newton on 1/|s| - 1/Delta converges from the left, monotonically
+    mu = xp.zeros(())
+    for _ in range(12):
+        length = xp.sqrt(xp.sum((slope / (size + mu)) ** 2) + 1e-300)
+        rate = xp.sum(slope**2 / (size + mu) ** 3)
+        mu = xp.where(length > radius, mu + (length / radius - 1) * length**2 / xp.maximum(rate, 1e-300), mu)
+    s = -(slope / (size + mu))
+    predicted = -xp.sum(slope * s) - 0.5 * xp.sum(w * s**2)
+    return Step(Q @ s, predicted, decrement, w[0], xp.sqrt(xp.sum(s**2)))
+
+
+def saddle_threshold(xp, H):
+    """An eigenvalue below this is taken for negative, not for rounding."""
+    return -1e-6 * xp.maximum(1.0, xp.max(xp.abs(H)))
+
+
+def minimise(objective: Objective, start: np.ndarray, control: Control) -> Search:
+    """Search from the host, one compiled evaluation at a time: no loop to compile, and nothing to wait for."""
+    if len(start) > control.newton_limit:
+        start = _quasi_newton(objective, start, control)
+    return _trust_region(objective, np.asarray(start, float), control)
+
+
+def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> Search:
+    value, g, H = objective.hessian(theta)
+    if not _finite(value, g, H):
+        nan = float("nan")
+        return Search(theta, value, g, H, nan, nan, 0, Status.NOT_FINITE)
+    exact = True  # H is the Hessian at theta, not carried along
+    radius, kicks, closing = max(1.0, float(np.linalg.norm(theta))), 0, False
+    status, iteration = Status.MAX_ITERATIONS, 0
+    for iteration in range(1, control.max_iterations + 1):
+        step = newton_step(np, g, H, radius)
+        near = step.decrement <= control.tolerance
+        if near and not exact:
+            value, g, H = objective.hessian(theta)
+            exact = True
+            continue
+        if near and step.eigenvalue < saddle_threshold(np, H) and kicks < MAX_KICKS:
+            away = np.linalg.eigh(H)[1][:, 0] * min(radius, 0.3)
+            trial = objective.hessian(theta + away)
+            if trial[0] < value:
+                theta, (value, g, H), kicks = theta + away, trial, kicks + 1
+                continue
+        if near and closing:
+            status = Status.CONVERGED
+            break
+        move = step.step
+        if near and objective.dear:
+            # the last step is too short to change the Hessian: only the gradient is taken again
+            trial_value, trial_g = objective.gradient(theta + move)
+            if _finite(trial_value, trial_g):
+                theta, value, g = theta + move, trial_value, trial_g
+            status = Status.CONVERGED
+            break
+        if objective.dear:
+            trial_value, trial_g = objective.gradient(theta + move)
+            trial_H = _rank_one(H, move, trial_g - g) if np.isfinite(trial_value) else H
+        else:
+            trial_value, trial_g, trial_H = objective.hessian(theta + move)
+        noise = 1e-13 * (abs(value) + 1.0) * len(theta)
+        finite = _finite(trial_value, trial_g, trial_H)
+        ratio = (value - trial_value + noise) / (step.predicted + noise) if finite else -1.0
+        if ratio > 1e-4:
+            theta, value, g, H = theta + move, trial_value, trial_g, trial_H
+            exact, closing = near or not objective.dear, near
+            if ratio > 0.75 and step.length > 0.8 * radius:
+                radius *= 2.5
+        elif near:
+            status = Status.CONVERGED  # only rounding is left
+            break
+        elif not exact:
+            value, g, H = objective.hessian(theta)
+            exact = True
+        if ratio < 0.25:
+            radius = 0.25 * min(radius, float(step.length))
+            if radius < 1e-12 * (1 + float(np.linalg.norm(theta))):
+                status = Status.STALLED
+                break
+    if not exact:
+        value, g, H = objective.hessian(theta)
+    step = newton_step(np, g, H, np.inf)
+    if status == Status.STALLED and step.decrement <= 1e3 * control.tolerance:
+        status = Status.CONVERGED
+    return Search(theta, value, g, H, float(step.decrement), float(step.eigenvalue), iteration, status)
+
+
+def _finite(*values) -> bool:
+    return all(np.all(np.isfinite(v)) for v in values)
+
+
+def _rank_one(H: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The symmetric rank-one update: H s = y afterwards.  Skipped where its denominator is not safe."""
+    r = y - H @ s
+    scale = r @ s
+    if abs(scale) < 1e-8 * np.linalg.norm(r) * np.linalg.norm(s):
+        return H
+    return H + np.outer(r, r) / scale
+
+
+def _quasi_newton(objective: Objective, theta: np.ndarray, control: Control) -> np.ndarray:
+    """L-BFGS directions (optax) with backtracking, until the steps are small: the trust region does the rest."""
+    scaling = optax.scale_by_lbfgs(memory_size=min(30, len(theta)))
+    state, update = scaling.init(jnp.asarray(theta)), jax.jit(scaling.update)
+    value, g = objective.gradient(theta)
+    for _ in range(control.max_iterations):
+        direction, state = update(jnp.asarray(g), state, jnp.asarray(theta))
+        move = -np.asarray(direction)
+        if move @ g >= 0:
+            move = -g
+        for _ in range(30):
+            trial_value, trial_g = objective.gradient(theta + move)
+            if trial_value <= value + 1e-4 * (move @ g):
+                break
+            move = 0.5 * move
+        else:
+            return theta
+        gain = value - trial_value
+        theta, value, g = theta + move, trial_value, trial_g
+        if gain < 1e-3:
+            break
+    return theta
