@@ -1,0 +1,22 @@
+"""Mixed-effects models on JAX: exact derivatives, compiled, and a fit that explains itself.
+
+    import jaxmm as mm
+    fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
+    print(fit)
+    print(fit.shrinkage())
+"""
+
+from jaxmm import datasets as datasets
+from jaxmm.design import DataError as DataError
+from jaxmm.estimate import Estimates as Estimates
+from jaxmm.fit import Fit as Fit
+from jaxmm.formula import FormulaError as FormulaError
+from jaxmm.inference.compare import anova as anova
+from jaxmm.model import Model as Model
+from jaxmm.model import Term as Term
+from jaxmm.model import lmm as lmm
+from jaxmm.objective.lmm import deviance as deviance
+from jaxmm.optimize import Control as Control
+from jaxmm.optimize import Status as Status
+
+__version__ = "0.1.0"

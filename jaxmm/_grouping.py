@@ -30,8 +30,9 @@ class Grouping:
     labels: np.ndarray
 
     def rows(self, frame) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """On other rows: codes (m,) with -1 for unknown, the unknown levels' labels, and which rows are
-        missing.
+        """On other rows: codes (m,), the labels of the levels that the fit has not seen, which rows are missing.
+
+        The k-th unseen level has code J + k, a missing one -1.
         """
         values = [_levels(e, frame) for e in self.exprs]
         missing = np.zeros(len(values[0].codes), dtype=bool)
@@ -46,9 +47,14 @@ class Grouping:
         inside &= self.keys[place] == keys
         codes = np.where(inside, place, -1).astype(np.int32)
         lost = np.flatnonzero(~inside & ~missing)
-        seen = pd.DataFrame({k: v.codes[lost] for k, v in enumerate(values)}).drop_duplicates().to_numpy()
-        unknown = [":".join(str(v.labels[c]) for v, c in zip(values, row, strict=True)) for row in seen]
-        return codes, list(dict.fromkeys(unknown)), missing
+        if not len(lost):
+            return codes, [], missing
+        rows = np.column_stack([v.codes[lost] for v in values])
+        cells, place = np.unique(rows, axis=0, return_inverse=True)
+        texts = [":".join(str(v.labels[c]) for v, c in zip(values, cell, strict=True)) for cell in cells]
+        number, labels = pd.factorize(np.array(texts, dtype=object)[place.ravel()])
+        codes[lost] = len(self.keys) + number
+        return codes, [str(label) for label in labels], missing
 
 
 def fit_grouping(name: str, exprs: Sequence[Expr], frame) -> tuple[Grouping, np.ndarray]:

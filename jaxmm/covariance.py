@@ -40,6 +40,14 @@ class Covariance(Protocol):
     def from_factor(self, lam: np.ndarray) -> np.ndarray: ...
 
 
+def _fill(shape: tuple[int, int], cells, theta):
+    if isinstance(theta, np.ndarray):
+        lam = np.zeros(shape, theta.dtype)
+        lam[cells] = theta
+        return lam
+    return jnp.zeros(shape, theta.dtype).at[cells].set(theta)
+
+
 @dataclass(frozen=True)
 class Unstructured:
     """Any covariance matrix: lam is lower triangular (Bates et al. 2015, J. Stat. Softw. 67(1), eq. 4)."""
@@ -60,7 +68,7 @@ class Unstructured:
         return np.eye(self.q)[self._cells()]
 
     def factor(self, theta: Array) -> Array:
-        return jnp.zeros((self.q, self.q), theta.dtype).at[self._cells()].set(theta)
+        return _fill((self.q, self.q), self._cells(), theta)
 
     def rectify(self, theta: np.ndarray) -> np.ndarray:
         lam = np.zeros((self.q, self.q))
@@ -88,7 +96,7 @@ class Diagonal:
         return np.ones(self.q)
 
     def factor(self, theta: Array) -> Array:
-        return jnp.diag(theta)
+        return _fill((self.q, self.q), np.diag_indices(self.q), theta)
 
     def rectify(self, theta: np.ndarray) -> np.ndarray:
         return np.abs(theta)

@@ -61,8 +61,8 @@ class RandomTerm:
 class NewData:
     """A design evaluated on m other rows.
 
-    X (m, p), NaN in a row with a missing value; Z (m, q) per term; codes (m,) int32 per factor, -1 for a
-    level that the fit has not seen (listed in `new_levels`), for a missing one, and for a factor that was
+    X (m, p), NaN in a row with a missing value; Z (m, q) per term; codes (m,) int32 per factor: J + k for
+    the k-th level of `new_levels`, which the fit has not seen; -1 for a missing one, and for a factor that was
     not asked for (its terms' Z is zero then); offset (m,), zero without offsets.
     """
 

@@ -1,8 +1,8 @@
 """Arrays -> Estimates: the search, and what is read off at its end.
 
-Everything is a derivative of ``solver.reduce``.  With e = y - X beta and C*_ee the entry of C* at it,
+Everything is a derivative of ``solver.reduce``.  With B = Z'W[X y] and A = Z'WZ,
 
-    modes       b = NB_e = -½ dC*_ee/dB_e                 (the BLUPs)
+    modes       b = NB (-beta, 1),                        NB = -½ d tr C* / dB     (the BLUPs)
     covariance  Var(b | y, beta, theta) = sigma² N_jj,    N_jj = d log|M| / dA_jj
 
 in the columns Z_s, carried back by b = T b_s.
@@ -11,8 +11,7 @@ in the columns Z_s, carried back by b = T b_s.
 from __future__ import annotations
 
 import dataclasses
-from functools import lru_cache, partial
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_deviance, scaled_factors
+from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_factors
 from jaxmm.optimize import Control, Objective, Search, Status, minimise, newton_step, saddle_threshold
 from jaxmm.solver import reduce
 from jaxmm.structure import Structure
@@ -30,7 +29,7 @@ from jaxmm.structure import Structure
     jax.tree_util.register_dataclass,
     data_fields=[
         "beta", "theta", "sigma", "deviance", "vcov", "theta_scaled", "gradient", "hessian",
-        "decrement", "eigenvalue", "iterations", "status",
+        "decrement", "eigenvalue", "iterations", "status", "beta_scaled",
     ],
     meta_fields=[],
 )  # fmt: skip
@@ -40,7 +39,8 @@ class Estimates:
 
     ``beta`` (p,) and ``vcov`` (p, p) in the data's columns; ``theta`` (m,) relative covariance factor in the
     data's columns, rectified; ``theta_scaled`` where the search ended, as to Z_s, with the ``gradient``,
-    ``hessian``, Newton ``decrement`` and least ``eigenvalue`` there; ``status`` an ``optimize.Status``.
+    ``hessian``, Newton ``decrement`` and least ``eigenvalue`` there; ``status`` an ``optimize.Status``;
+    ``beta_scaled`` as to X_s, beside beta0.
     """
 
     beta: Array
@@ -55,115 +55,98 @@ class Estimates:
     eigenvalue: Array
     iterations: Array
     status: Array
+    beta_scaled: Array
 
 
 # ---------------------------------------------------------------- compiled programs, one per structure
+def _criterion(theta: Array, gram: Gram) -> tuple[Array, Profile]:
+    at = profile(scaled_factors(theta, gram.structure), gram)
+    return at.deviance, at
+
+
 def _value_and_derivatives(theta: Array, gram: Gram, one_by_one: bool):
-    """Deviance, gradient and Hessian; the columns of the Hessian at once, or one after another to save memory."""
-    (value, gradient), push = jax.linearize(lambda t: jax.value_and_grad(scaled_deviance)(t, gram), theta)
+    """Deviance, gradient, Hessian, profile; the Hessian's columns at once, or one after another to save memory."""
+
+    def first(t):
+        (value, at), gradient = jax.value_and_grad(_criterion, has_aux=True)(t, gram)
+        return gradient, (value, at)
+
+    gradient, push, (value, at) = jax.linearize(first, theta, has_aux=True)
     eye = jnp.eye(len(theta), dtype=theta.dtype)
-    columns = jax.lax.map(lambda e: push(e)[1], eye) if one_by_one else jax.vmap(lambda e: push(e)[1])(eye)
-    return value, gradient, 0.5 * (columns + columns.T)
+    columns = jax.lax.map(push, eye) if one_by_one else jax.vmap(push)(eye)
+    return value, gradient, 0.5 * (columns + columns.T), at
 
 
 derivatives = jax.jit(_value_and_derivatives, static_argnums=2)
-gradient_only = jax.jit(jax.value_and_grad(scaled_deviance))
+gradient_only = jax.jit(jax.value_and_grad(_criterion, has_aux=True))
 
 
-class Solution(NamedTuple):
-    """The profiled parameters at theta: beta and its covariance in the data's columns."""
+def objective(gram: Gram) -> Objective:
+    """The criterion on the host: NumPy in, NumPy out."""
+    dear = is_dear(gram)
 
-    beta: Array
-    sigma: Array
-    vcov: Array
+    def gradient(theta):
+        (value, at), g = gradient_only(theta, gram)
+        return float(value), np.asarray(g), at
+
+    def hessian(theta):
+        value, g, H, at = derivatives(theta, gram, dear)
+        return float(value), np.asarray(g), np.asarray(H), at
+
+    return Objective(gradient, hessian, dear)
 
 
-def _solution(theta: Array, gram: Gram) -> Solution:
+def is_dear(gram: Gram) -> bool:
+    """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
-    at: Profile = profile(scaled_factors(theta, s), gram)
-    df = gram.n_obs - s.p if s.reml else gram.n_obs
-    sigma2 = at.pwrss / df
-    inverse = jnp.linalg.inv(at.M_X) if s.p else at.M_X
-    return Solution(
-        gram.T_X @ (at.beta + gram.beta0), jnp.sqrt(sigma2), sigma2 * gram.T_X @ (0.5 * (inverse + inverse.T)) @ gram.T_X.T
-    )
+    work = gram.borders[0].size * s.num_theta
+    return s.rest_size > 300 or work > 500_000
 
 
-solution = jax.jit(_solution)
-
-
-def residual_gram(theta: Array, gram: Gram) -> Gram:
-    """The statistics of e = y - X beta at theta, with no X: one column in each border."""
-    s = gram.structure
-    beta = profile(scaled_factors(theta, s), gram).beta
-    weights = jnp.concatenate([-beta, jnp.ones(1, beta.dtype)])
-    size, q0 = s.rest_size, 0
-
-    def narrow(border: Array) -> Array:
-        width = border.shape[1] - len(weights)
-        e = jnp.einsum("qrj,r->qj", border[:, width:], weights)[:, None]
-        return jnp.concatenate([border[:, :width], e], axis=1)
-
-    corner_e = gram.corner[:, size:] @ weights
-    ee = corner_e[size:] @ weights
-    side = corner_e[:size]
-    corner = jnp.block([[gram.corner[:size, :size], side[:, None]], [side[None], ee[None, None]]])
-    return dataclasses.replace(
-        gram,
-        borders=tuple(narrow(b) for b in gram.borders),
-        corner=corner,
-        structure=dataclasses.replace(s, p=q0, reml=False),
-    )
-
-
-def _split_rest(flat: Array, s: Structure) -> list[Array]:
-    """(Q_R,) -> (q, J) of each factor of the rest."""
+def _split_rest(flat: Array, s: Structure) -> list:
+    """(Q_R, ...) -> (J, q, ...) of each factor of the rest."""
     out, at = [], 0
     for levels, q in s.rest:
-        out.append(flat[at : at + levels * q].reshape(levels, q).T)
+        out.append(flat[at : at + levels * q].reshape(levels, q, *flat.shape[1:]))
         at += levels * q
     return out
 
 
-def _modes(theta: Array, gram: Gram) -> tuple[Array, ...]:
-    s, narrow = gram.structure, residual_gram(theta, gram)
-    lams = scaled_factors(theta, s)
+@jax.jit
+def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
+    """NB = ΛM^-1Λ'Z'W[X_s y] at ``theta`` (as to Z_s), per factor (J, q, p + 1), in the data's columns of Z.
 
-    def explained(columns, side):
-        borders = tuple(
-            jnp.concatenate([b[:, :-1], c[:, None]], axis=1) for b, c in zip(narrow.borders, columns, strict=True)
-        )
-        corner = narrow.corner.at[:-1, -1].set(side).at[-1, :-1].set(side)
-        return reduce(lams, dataclasses.replace(narrow, borders=borders, corner=corner))[1][0, 0]
+    The modes are NB (-beta_s, 1): what of the residual the random effects take up.  d tr C* / dB = -2 NB.
+    """
+    s = gram.structure
+    lams, width = scaled_factors(theta, s), s.p + 1
 
-    columns, side = jax.grad(explained, argnums=(0, 1))(
-        tuple(b[:, -1] for b in narrow.borders), narrow.corner[:-1, -1]
-    )
-    b_s = [-0.5 * c for c in columns] + _split_rest(-0.5 * side, s)
-    return tuple((T @ b).T for T, b in zip(gram.T, b_s, strict=True))
+    def trace(borders, corner):
+        C = reduce(lams, dataclasses.replace(gram, borders=borders, corner=corner))[1]
+        return jnp.trace(C)
 
-
-modes = jax.jit(_modes)
+    borders, corner = jax.grad(trace, argnums=(0, 1))(gram.borders, gram.corner)
+    NB = [jnp.moveaxis(-0.5 * b[:, -width:], -1, 0) for b in borders]
+    NB += _split_rest(-0.5 * corner[: s.rest_size, s.rest_size :], s)
+    return tuple(jnp.einsum("ab,jbr->jar", T, x) for T, x in zip(gram.T, NB, strict=True))
 
 
-def _conditional_covariance(theta: Array, gram: Gram) -> tuple[Array, ...]:
-    s, narrow = gram.structure, residual_gram(theta, gram)
+@jax.jit
+def conditional_covariance(theta: Array, gram: Gram) -> tuple[Array, ...]:
+    """N_jj, the covariance of the effects of each level given the data, beta and theta, over sigma²: (J, q, q)."""
+    s = gram.structure
     lams = scaled_factors(theta, s)
 
     def logdet(blocks, corner):
-        return reduce(lams, dataclasses.replace(narrow, blocks=blocks, corner=corner))[0]
+        return reduce(lams, dataclasses.replace(gram, blocks=blocks, corner=corner))[0]
 
-    blocks, corner = jax.grad(logdet, argnums=(0, 1))(narrow.blocks, narrow.corner)
-    out, at = [jnp.moveaxis(b, -1, 0) for b in blocks], 0
+    blocks, corner = jax.grad(logdet, argnums=(0, 1))(gram.blocks, gram.corner)
+    N, at = [jnp.moveaxis(b, -1, 0) for b in blocks], 0
     for levels, q in s.rest:
-        start = at + q * jnp.arange(levels)
-        inside = start[:, None] + jnp.arange(q)
-        out.append(corner[inside[:, :, None], inside[:, None, :]])
+        inside = at + q * jnp.arange(levels)[:, None] + jnp.arange(q)
+        N.append(corner[inside[:, :, None], inside[:, None, :]])
         at += levels * q
-    return tuple(T @ (0.5 * (N + jnp.swapaxes(N, 1, 2))) @ T.T for T, N in zip(gram.T, out, strict=True))
-
-
-conditional_covariance = jax.jit(_conditional_covariance)
+    return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
 
 
 # ---------------------------------------------------------------- the start and the search
@@ -181,7 +164,8 @@ def moment_start(gram: Gram) -> np.ndarray:
         for A, b in zip(gram.blocks, gram.borders, strict=True)
     ]
     size = s.rest_size
-    pairs += zip(_split_rest(np.diag(corner)[:size], s), _split_rest(corner[:size, -1], s), strict=True)
+    rest = zip(_split_rest(np.diag(corner)[:size], s), _split_rest(corner[:size, -1], s), strict=True)
+    pairs += [(square.T, cross.T) for square, cross in rest]
     total = max(corner[-1, -1] / n, np.finfo(corner.dtype).tiny)
     variances = []
     for square, cross in pairs:
@@ -198,6 +182,53 @@ def moment_start(gram: Gram) -> np.ndarray:
     return np.concatenate(theta)
 
 
-def is_dear(s: Structure, levels: int) -> bool:
-    """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
-    return s.rest_size > 300 or levels * (s.chain[0] + s.p) * s.num_theta > 500_000
+def scaled_theta(theta: np.ndarray, T: list[np.ndarray], s: Structure) -> np.ndarray:
+    """theta as to the data's columns -> theta as to Z_s."""
+    return _change(theta, [np.linalg.inv(t) for t in T], s)
+
+
+def original_theta(theta: np.ndarray, T: list[np.ndarray], s: Structure) -> np.ndarray:
+    """theta as to Z_s -> theta as to the data's columns, diagonals non-negative."""
+    return _change(theta, T, s)
+
+
+def _change(theta: np.ndarray, T: list[np.ndarray], s: Structure) -> np.ndarray:
+    out = []
+    for term, at in zip(s.terms, s.slices(), strict=True):
+        inside = slice(term.at, term.at + term.covariance.q)
+        lam = term.covariance.factor(np.asarray(theta)[at])
+        out.append(term.covariance.from_factor(T[term.position][inside, inside] @ lam))
+    return np.concatenate(out)
+
+
+def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> Estimates:
+    """The search from the host, and NumPy estimates; call it with x64 enabled."""
+    s = gram.structure
+    T = [np.asarray(t) for t in gram.T]
+    theta = moment_start(gram) if start is None else scaled_theta(start, T, s)
+    found = minimise(objective(gram), theta, control)
+    return _estimates(found, gram, T)
+
+
+def _estimates(found: Search, gram: Gram, T: list[np.ndarray]) -> Estimates:
+    s, at = gram.structure, found.aux
+    df = float(gram.n_obs) - (s.p if s.reml else 0)
+    sigma2 = float(at.pwrss) / df
+    T_X = np.asarray(gram.T_X)
+    vcov = np.linalg.inv(np.asarray(at.M_X)) if s.p and np.all(np.isfinite(at.M_X)) else np.asarray(at.M_X)
+    vcov = sigma2 * T_X @ (0.5 * (vcov + vcov.T)) @ T_X.T
+    return Estimates(
+        beta=T_X @ (np.asarray(at.beta) + np.asarray(gram.beta0)),
+        theta=original_theta(found.theta, T, s),
+        sigma=np.sqrt(sigma2),
+        deviance=found.value,
+        vcov=vcov,
+        theta_scaled=found.theta,
+        gradient=found.gradient,
+        hessian=found.hessian,
+        decrement=found.decrement,
+        eigenvalue=found.eigenvalue,
+        iterations=found.iterations,
+        status=found.status,
+        beta_scaled=np.asarray(at.beta),
+    )

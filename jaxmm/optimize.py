@@ -101,14 +101,19 @@ class Search(NamedTuple):
     eigenvalue: Any
     iterations: Any
     status: Any
+    aux: Any
 
 
 @dataclass(frozen=True)
 class Objective:
-    """theta -> value and derivatives, as NumPy arrays.  ``dear``: the Hessian costs much more than the gradient."""
+    """theta -> value, derivatives and whatever else comes with the value, on the host.
 
-    gradient: Callable[[np.ndarray], tuple[float, np.ndarray]]
-    hessian: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+    ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux); ``dear``: the Hessian costs much more than
+    the gradient.
+    """
+
+    gradient: Callable[[np.ndarray], tuple[float, np.ndarray, Any]]
+    hessian: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray, Any]]
     dear: bool = False
 
 
@@ -151,10 +156,10 @@ def minimise(objective: Objective, start: np.ndarray, control: Control) -> Searc
 
 
 def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> Search:
-    value, g, H = objective.hessian(theta)
+    value, g, H, aux = objective.hessian(theta)
     if not _finite(value, g, H):
         nan = float("nan")
-        return Search(theta, value, g, H, nan, nan, 0, Status.NOT_FINITE)
+        return Search(theta, value, g, H, nan, nan, 0, Status.NOT_FINITE, aux)
     exact = True  # H is the Hessian at theta, not carried along
     radius, kicks, closing = max(1.0, float(np.linalg.norm(theta))), 0, False
     status, iteration = Status.MAX_ITERATIONS, 0
@@ -162,14 +167,14 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
         step = newton_step(np, g, H, radius)
         near = step.decrement <= control.tolerance
         if near and not exact:
-            value, g, H = objective.hessian(theta)
+            value, g, H, aux = objective.hessian(theta)
             exact = True
             continue
         if near and step.eigenvalue < saddle_threshold(np, H) and kicks < MAX_KICKS:
             away = np.linalg.eigh(H)[1][:, 0] * min(radius, 0.3)
             trial = objective.hessian(theta + away)
             if trial[0] < value:
-                theta, (value, g, H), kicks = theta + away, trial, kicks + 1
+                theta, (value, g, H, aux), kicks = theta + away, trial, kicks + 1
                 continue
         if near and closing:
             status = Status.CONVERGED
@@ -177,21 +182,21 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
         move = step.step
         if near and objective.dear:
             # the last step is too short to change the Hessian: only the gradient is taken again
-            trial_value, trial_g = objective.gradient(theta + move)
-            if _finite(trial_value, trial_g):
-                theta, value, g = theta + move, trial_value, trial_g
+            trial = objective.gradient(theta + move)
+            if _finite(*trial[:2]):
+                theta, (value, g, aux) = theta + move, trial
             status = Status.CONVERGED
             break
         if objective.dear:
-            trial_value, trial_g = objective.gradient(theta + move)
+            trial_value, trial_g, trial_aux = objective.gradient(theta + move)
             trial_H = _rank_one(H, move, trial_g - g) if np.isfinite(trial_value) else H
         else:
-            trial_value, trial_g, trial_H = objective.hessian(theta + move)
+            trial_value, trial_g, trial_H, trial_aux = objective.hessian(theta + move)
         noise = 1e-13 * (abs(value) + 1.0) * len(theta)
         finite = _finite(trial_value, trial_g, trial_H)
         ratio = (value - trial_value + noise) / (step.predicted + noise) if finite else -1.0
         if ratio > 1e-4:
-            theta, value, g, H = theta + move, trial_value, trial_g, trial_H
+            theta, value, g, H, aux = theta + move, trial_value, trial_g, trial_H, trial_aux
             exact, closing = near or not objective.dear, near
             if ratio > 0.75 and step.length > 0.8 * radius:
                 radius *= 2.5
@@ -199,7 +204,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             status = Status.CONVERGED  # only rounding is left
             break
         elif not exact:
-            value, g, H = objective.hessian(theta)
+            value, g, H, aux = objective.hessian(theta)
             exact = True
         if ratio < 0.25:
             radius = 0.25 * min(radius, float(step.length))
@@ -207,11 +212,11 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
                 status = Status.STALLED
                 break
     if not exact:
-        value, g, H = objective.hessian(theta)
+        value, g, H, aux = objective.hessian(theta)
     step = newton_step(np, g, H, np.inf)
     if status == Status.STALLED and step.decrement <= 1e3 * control.tolerance:
         status = Status.CONVERGED
-    return Search(theta, value, g, H, float(step.decrement), float(step.eigenvalue), iteration, status)
+    return Search(theta, value, g, H, float(step.decrement), float(step.eigenvalue), iteration, status, aux)
 
 
 def _finite(*values) -> bool:
@@ -231,14 +236,14 @@ def _quasi_newton(objective: Objective, theta: np.ndarray, control: Control) -> 
     """L-BFGS directions (optax) with backtracking, until the steps are small: the trust region does the rest."""
     scaling = optax.scale_by_lbfgs(memory_size=min(30, len(theta)))
     state, update = scaling.init(jnp.asarray(theta)), jax.jit(scaling.update)
-    value, g = objective.gradient(theta)
+    value, g, _ = objective.gradient(theta)
     for _ in range(control.max_iterations):
         direction, state = update(jnp.asarray(g), state, jnp.asarray(theta))
         move = -np.asarray(direction)
         if move @ g >= 0:
             move = -g
         for _ in range(30):
-            trial_value, trial_g = objective.gradient(theta + move)
+            trial_value, trial_g, _ = objective.gradient(theta + move)
             if trial_value <= value + 1e-4 * (move @ g):
                 break
             move = 0.5 * move

@@ -238,7 +238,7 @@ def test_a_row_of_weight_zero_is_held_out(frame):
     np.testing.assert_array_equal(design.y_all, frame["y"])
     held = design.held_out
     assert held is not None and held.index.tolist() == [0, 20, 21, 22, 23]
-    assert held.codes[0].tolist() == [0, -1, -1, -1, -1]
+    assert held.codes[0].tolist() == [0, 5, 5, 5, 5]  # one unseen level
     assert np.isnan(held.X[1:]).any(axis=1).all() and np.isfinite(held.X[0]).all()
     np.testing.assert_array_equal(held.Z[0][:, 1], frame["x"].iloc[[0, 20, 21, 22, 23]])
     np.testing.assert_array_equal(held.offset, frame["z"].iloc[[0, 20, 21, 22, 23]])
@@ -268,7 +268,7 @@ def test_new_rows(frame):
     found = design.evaluate(new)
     assert np.isnan(found.X).any(axis=1).tolist() == [False, True, True, False]
     np.testing.assert_array_equal(found.X[[0, 3]], [[1, 1, 0, 0], [1, 3, 0, 1]])
-    assert found.codes[0].tolist() == [5, 0, 1, -1]
+    assert found.codes[0].tolist() == [5, 0, 1, len(design.factors[0].levels)]
     assert design.factors[1].levels[found.codes[1][0]] == "5:u"
     assert found.new_levels == {"g": ["77"], "g:h": ["77:v"]}
     np.testing.assert_allclose(found.offset, [0, 0, 0, 1])
@@ -291,7 +291,7 @@ def test_numbers_and_texts_that_print_alike_are_one_level(frame):
     found = design.evaluate({"x": [1.0, 1.0], "g": [2, 0], "h": ["u", "u"]})
     assert found.X[:, 3].tolist() == [1.0, 0.0]
     grouped = make("y ~ x + (1 | g)", frame)
-    assert grouped.evaluate({"x": [1.0, 1.0], "g": ["2", "9"]}).codes[0].tolist() == [2, -1]
+    assert grouped.evaluate({"x": [1.0, 1.0], "g": ["2", "9"]}).codes[0].tolist() == [2, len(grouped.factors[0].levels)]
 
 
 def test_statistics_inside_are_remembered(frame):

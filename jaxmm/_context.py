@@ -1,0 +1,49 @@
+"""Where and how the first layer computes: float64 on a chosen device, leaving the caller's settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+
+from jaxmm.structure import Structure
+
+try:  # there is no public context manager for this setting
+    from jax._src.config import persistent_cache_min_compile_time_secs as _min_compile_time
+except ImportError:  # pragma: no cover
+    _min_compile_time = None
+
+GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
+
+
+@contextmanager
+def computing(device: jax.Device) -> Iterator[None]:
+    """float64, on ``device``; programs of any compile time may enter the persistent cache (ours take 0.2-2 s)."""
+    with ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
+        stack.enter_context(jax.default_device(device))
+        if _min_compile_time is not None:
+            stack.enter_context(_min_compile_time(0.0))
+        yield
+
+
+def choose_device(wanted: Any, structure: Structure) -> jax.Device:
+    """The device of a single fit.
+
+    Raises:
+        ValueError: a device that JAX does not see here.
+    """
+    if isinstance(wanted, jax.Device):
+        return wanted
+    if wanted == "auto":
+        wanted = "default" if structure.rest_size >= GPU_REST else "cpu"
+    if wanted == "default":
+        return jax.local_devices()[0]
+    if wanted not in ("cpu", "gpu", "tpu"):
+        raise ValueError(f"control.device must be 'auto', 'cpu', 'gpu' or a jax.Device, not {wanted!r}")
+    try:
+        return jax.local_devices(backend=wanted)[0]
+    except RuntimeError as problem:
+        raise ValueError(f"control.device is {wanted!r}, but JAX sees no such device here") from problem

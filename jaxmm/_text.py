@@ -1,0 +1,111 @@
+"""Numbers and names -> the text of printed tables.
+
+A column of numbers is printed with as many decimals as its most demanding entry needs to show `digits`
+significant digits, trailing zeros not counted: the columns of R's tables. Where that would be wider than
+scientific notation, the column is printed in scientific notation.
+"""
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def number_column(values: Sequence[float] | np.ndarray, digits: int) -> list[str]:
+    """The numbers as texts of one width; NaN is "NaN"."""
+    x = np.asarray(values, dtype=float).ravel() + 0.0  # + 0.0: no negative zero
+    finite = x[np.isfinite(x)]
+    decimals, most = 0, 1
+    for v in finite:
+        mantissa, exponent = f"{v:.{digits - 1}e}".split("e")
+        shown = len(mantissa.lstrip("-").replace(".", "").rstrip("0")) or 1
+        decimals = max(decimals, shown - 1 - int(exponent)) if v else decimals
+        most = max(most, shown)
+    fixed = [number_text(v, f".{decimals}f") for v in x]
+    scientific = [number_text(v, f".{most - 1}e") for v in x]
+    best = fixed if max(map(len, fixed), default=0) <= max(map(len, scientific), default=0) else scientific
+    return justify_right(best)
+
+
+def fixed_column(values: Sequence[float] | np.ndarray, decimals: int) -> list[str]:
+    """The numbers with so many decimals, as texts of one width."""
+    return justify_right([number_text(v, f".{decimals}f") for v in np.asarray(values, dtype=float).ravel()])
+
+
+def justify_right(texts: Sequence[str]) -> list[str]:
+    width = max(map(len, texts), default=0)
+    return [t.rjust(width) for t in texts]
+
+
+def zap(values: Sequence[float] | np.ndarray, digits: int) -> np.ndarray:
+    """The numbers rounded to so many digits of the largest, so that a rounding error prints as zero."""
+    x = np.asarray(values, dtype=float)
+    largest = np.max(np.abs(x[np.isfinite(x)]), initial=0.0)
+    return np.round(x, max(0, digits - int(np.ceil(np.log10(largest))))) if largest > 0 else x
+
+
+def align(rows: Sequence[Sequence[str]], right: Sequence[bool], gap: str = " ") -> list[str]:
+    """The lines of a table; the columns flagged in `right` are set flush right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(right))]
+    return [
+        gap.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A table whose first `names` columns are names and whose others are numbers."""
+
+    def cell(tag: str, text: str, k: int) -> str:
+        side = "left" if k < names else "right"
+        return f'<{tag} style="text-align:{side}">{html.escape(text.strip())}</{tag}>'
+
+    head = "".join(cell("th", t, k) for k, t in enumerate(header))
+    body = "".join("<tr>" + "".join(cell("td", t, k) for k, t in enumerate(row)) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def abbreviate(names: Sequence[str], length: int) -> list[str]:
+    """Names cut to about `length` characters, all different if they were.
+
+    Spaces go first, then lower-case vowels from the right, then lower-case letters from the right; the first
+    character of a word stays, and so does everything that is not a lower-case letter.
+    """
+    if len(set(names)) < len(names):
+        return [_shorten(n, length) for n in names]
+    short = [_shorten(n, length) for n in names]
+    longest = max(map(len, names), default=0)
+    while len(set(short)) < len(short) and length < longest:
+        length += 1
+        twice = {s for s in short if short.count(s) > 1}
+        short = [_shorten(n, length) if s in twice else s for n, s in zip(names, short, strict=True)]
+    return short
+
+
+def _shorten(name: str, length: int) -> str:
+    name = name.strip()
+    if len(name) <= length:
+        return name
+    first = [k == 0 or name[k - 1] == " " for k in range(len(name))]
+    letters = [(c, f) for c, f in zip(name, first, strict=True) if c != " "]
+    for removable in ("aeiou", "abcdefghijklmnopqrstuvwxyz"):
+        for k in reversed(range(len(letters))):
+            if len(letters) <= length:
+                break
+            c, is_first = letters[k]
+            if c in removable and not is_first:
+                del letters[k]
+    return "".join(c for c, _ in letters)
+
+
+def number_text(value: float, spec: str) -> str:
+    if np.isnan(value):
+        return "NaN"
+    if np.isinf(value):
+        return "Inf" if value > 0 else "-Inf"
+    text = format(value, spec)
+    return text[1:] if text.startswith("-") and not text.strip("-0.e+") else text

@@ -1,0 +1,406 @@
+"""Fit: a fitted model with its labels.  Every method delegates to the module that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm import simulate, summary
+from jaxmm._context import computing
+from jaxmm.estimate import Estimates, conditional_covariance, explained
+from jaxmm.inference import wald
+from jaxmm.optimize import Control, Status
+from jaxmm.predict import on_all_rows, predict
+from jaxmm.shrinkage import GroupShrinkage, Shrinkage
+from jaxmm.tables import Block, RandomEffects, VarCorr
+
+if TYPE_CHECKING:
+    from jaxmm.model import Model
+
+SINGULAR = 1e-4  # a diagonal element of lam below this: lme4's isSingular
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """How the search ended and where it ran.
+
+    ``decrement`` is the Newton decrement ½ g'H⁻¹g, the deviance still to gain; ``eigenvalue`` the least of the
+    Hessian of the deviance, in the scaled columns that the search works in.
+    """
+
+    status: Status
+    gradient_norm: float
+    decrement: float
+    eigenvalue: float
+    iterations: int
+    solver: str
+    device: str
+
+    @property
+    def status_message(self) -> str:
+        return self.status.message
+
+
+class Fit:
+    """A fitted linear mixed model; ``lmm`` or ``Model.fit`` makes one.  Values are properties, the rest methods."""
+
+    def __init__(self, model: Model, estimates: Estimates, control: Control):
+        self.model, self._estimates, self._control = model, estimates, control
+
+    # ------------------------------------------------------------ estimates
+    @property
+    def formula(self) -> str:
+        return self.model.design.formula
+
+    @property
+    def reml(self) -> bool:
+        return self.model.reml
+
+    @property
+    def fixef(self) -> pd.Series:
+        """β̂, indexed by the columns of X."""
+        return self._labelled(self._estimates.beta, "estimate")
+
+    @property
+    def bse(self) -> pd.Series:
+        """Standard errors of β̂: square roots of the diagonal of σ²(X'V⁻¹X)⁻¹."""
+        return self._labelled(np.sqrt(np.diag(self._estimates.vcov)), "std_error")
+
+    @property
+    def tvalues(self) -> pd.Series:
+        return (self.fixef / self.bse).rename("t")
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values of ``tvalues`` from the **normal** distribution, named so; too small in small samples."""
+        return wald.p_values(self.tvalues)
+
+    def vcov(self) -> pd.DataFrame:
+        """Covariance matrix of β̂."""
+        names = list(self.model.design.columns)
+        return pd.DataFrame(np.asarray(self._estimates.vcov), names, names)
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Relative covariance factor: column-major lower triangle per term, terms by decreasing levels."""
+        return np.array(self._estimates.theta)
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation."""
+        return float(self._estimates.sigma)
+
+    @property
+    def scale(self) -> float:
+        """σ²."""
+        return self.sigma**2
+
+    @property
+    def dispersion(self) -> float:
+        """φ of the Gaussian family, σ²."""
+        return self.scale
+
+    @property
+    def family_params(self) -> dict[str, float]:
+        return {}
+
+    @property
+    def deviance(self) -> float:
+        """−2 log-likelihood with all constants; the restricted one (the REML criterion) when ``reml``."""
+        return float(self._estimates.deviance)
+
+    @property
+    def loglik(self) -> float:
+        return -0.5 * self.deviance
+
+    @property
+    def df(self) -> int:
+        """Parameters: rank of X, length of θ, and σ."""
+        return len(self.model.design.columns) + len(self.theta) + 1
+
+    @property
+    def nobs(self) -> int:
+        """Rows of positive weight."""
+        return len(self.model.design.y)
+
+    @property
+    def aic(self) -> float:
+        return self.deviance + 2 * self.df
+
+    @property
+    def bic(self) -> float:
+        return self.deviance + np.log(self.nobs) * self.df
+
+    @property
+    def n_groups(self) -> dict[str, int]:
+        """Levels of each grouping factor."""
+        return {f.name: len(f.levels) for f in self._factors_in_order()}
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Aliased columns of X that were left out."""
+        return self.model.design.dropped
+
+    params = fe_params = fixef
+    llf = loglik
+    cov_params = vcov
+
+    # ------------------------------------------------------------ how it went
+    @property
+    def converged(self) -> bool:
+        return int(self._estimates.status) == Status.CONVERGED
+
+    @property
+    def singular_terms(self) -> list[str]:
+        """The terms with a diagonal element of Λ below 1e-4, as they are written in the formula."""
+        out = []
+        for (term, _), lam in zip(self._term_layouts(), self._term_lams(), strict=True):
+            if np.min(np.abs(np.diag(lam))) < SINGULAR:
+                name = self.model.design.factors[term.factor].name
+                out.append(f"({' + '.join(term.effects)} | {name})")
+        return out
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether the estimate lies on the boundary: some diagonal element of a term's Λ is below 1e-4."""
+        return bool(self.singular_terms)
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        e, device = self._estimates, self.model.device
+        return Diagnostics(
+            status=Status(int(e.status)),
+            gradient_norm=float(np.linalg.norm(np.asarray(e.gradient))),
+            decrement=float(e.decrement),
+            eigenvalue=float(e.eigenvalue),
+            iterations=int(e.iterations),
+            solver=self.model.solver,
+            device=f"{device.platform}:{device.id}",
+        )
+
+    # ------------------------------------------------------------ random effects
+    def varcorr(self) -> VarCorr:
+        """D = σ²ΛΛ' by grouping factor: what the model says of the population of levels, before the data."""
+        d, blocks = self.model.design, []
+        for factor in self._factors_in_order():
+            f = d.factors.index(factor)
+            lam = self.factor_lam(f)
+            terms = [t for t in d.terms if t.factor == f]
+            parts = [p for t in terms for p in ((len(t.effects),) if t.kind == "us" else (1,) * len(t.effects))]
+            effects = tuple(e for t in terms for e in t.effects)
+            blocks.append(Block(factor.name, effects, self.scale * lam @ lam.T, tuple(parts)))
+        return VarCorr(blocks, self.sigma)
+
+    @cached_property
+    def _explained(self) -> list[np.ndarray]:
+        """NB per design factor, (J, q, p + 1): see ``estimate.explained``."""
+        arrays = self.model.arrays
+        with computing(self.model.device):
+            NB = explained(self._estimates.theta_scaled, arrays)
+        return self._by_design([np.asarray(x) for x in NB])
+
+    @cached_property
+    def modes(self) -> list[np.ndarray]:
+        """Conditional modes per factor of the design, (J, q)."""
+        weights = np.append(-np.asarray(self._estimates.beta_scaled), 1.0)
+        return [NB @ weights for NB in self._explained]
+
+    @cached_property
+    def _conditional_covariance(self) -> list[np.ndarray]:
+        arrays = self.model.arrays
+        with computing(self.model.device):
+            N = conditional_covariance(self._estimates.theta_scaled, arrays)
+        return self._by_design([self.scale * np.asarray(x) for x in N])
+
+    def ranef(self) -> RandomEffects:
+        """Conditional modes (BLUPs) per grouping factor: levels × effects."""
+        d, tables = self.model.design, {}
+        for factor in self._factors_in_order():
+            f = d.factors.index(factor)
+            tables[factor.name] = pd.DataFrame(
+                self.modes[f], pd.Index(factor.levels, name=factor.name), self._effects(f)
+            )
+        return RandomEffects(tables, self._named_covariances)
+
+    def _named_covariances(self) -> dict[str, np.ndarray]:
+        return {f.name: x for f, x in zip(self.model.design.factors, self._conditional_covariance, strict=True)}
+
+    def coef(self) -> dict[str, pd.DataFrame]:
+        """Fixed plus random effects per level, by grouping factor: levels × effects of X and Z."""
+        out = {}
+        for name, table in self.ranef().items():
+            columns = list(dict.fromkeys([*self.fixef.index, *table.columns]))
+            base = pd.DataFrame(
+                {c: np.full(len(table), self.fixef.get(c, 0.0)) for c in columns}, table.index, dtype=float
+            )
+            base[list(table.columns)] += table
+            out[name] = base
+        return out
+
+    def shrinkage(self) -> Shrinkage:
+        """VarCorr beside the spread of the BLUPs, and why they differ."""
+        d, e, groups = self.model.design, self._estimates, []
+        gram_T_X = np.asarray(self.model.arrays.T_X)
+        vcov_scaled = np.linalg.solve(gram_T_X, np.linalg.solve(gram_T_X, np.asarray(e.vcov)).T) if d.columns else e.vcov
+        D = self.varcorr().cov
+        for factor in self._factors_in_order():
+            f = d.factors.index(factor)
+            cond = self._conditional_covariance[f]
+            if self.reml and d.columns:  # the prediction variance: what not knowing beta adds
+                NB_X = self._explained[f][:, :, :-1]
+                cond = cond + np.einsum("jap,pk,jbk->jab", NB_X, np.asarray(vcov_scaled), NB_X)
+            groups.append(
+                GroupShrinkage(
+                    group=factor.name,
+                    effects=tuple(self._effects(f)),
+                    levels=factor.levels,
+                    D=np.asarray(D[factor.name]),
+                    cond_cov=cond,
+                    modes=self.modes[f],
+                    n_obs=np.bincount(factor.codes, minlength=len(factor.levels)),
+                )
+            )
+        return Shrinkage(groups, self.reml)
+
+    def marginal_coef(self) -> pd.DataFrame:
+        """Population-averaged coefficients; in a linear model they are β̂."""
+        return pd.DataFrame({"estimate": self.fixef, "std_error": self.bse})
+
+    # ------------------------------------------------------------ rows
+    def fitted(self) -> pd.Series:
+        """Xβ̂ + Zb̂ + offset, on the labels of the rows used (also those of weight zero), in the data's order."""
+        return on_all_rows(self, {f.name for f in self.model.design.factors})
+
+    def residuals(self, kind: str = "response") -> pd.Series:
+        """y minus ``fitted``; "pearson" and "deviance" times √w, as lme4's; "working" is "response"."""
+        if kind not in ("response", "pearson", "deviance", "working"):
+            raise ValueError(f"kind must be 'response', 'pearson', 'deviance' or 'working', not {kind!r}")
+        d = self.model.design
+        values = pd.Series(d.y_all, d.index) - self.fitted().to_numpy()
+        if kind in ("pearson", "deviance") and d.weights_all is not None:
+            values = values * np.sqrt(d.weights_all)
+        return values.rename("residual")
+
+    def predict(
+        self,
+        newdata: Any = None,
+        *,
+        re: str | Collection[str] = "conditional",
+        offset: Any = None,
+        weights: Any = None,
+        scale: str = "response",
+        new_levels: str = "error",
+        interval: str | None = None,
+        level: float = 0.95,
+    ) -> pd.Series:
+        """Predictions on the rows of ``newdata``, or of the fit.
+
+        Args:
+            re: "conditional" (with the modes of the levels), "population" (b = 0), "marginal" (the mean over b; the
+                same in a linear model), or a list of the grouping factors whose modes count.
+            offset: for new data, in the place of the fit's offset argument.
+            scale: "response" or "link", the same in a linear model.
+            new_levels: "error" for a level that the fit has not seen, or "population": b = 0 there.
+            interval, weights, level: prediction intervals are not available in this version; only None.
+
+        Raises:
+            DataError: a missing column, an unseen level; the message names it and the remedy.
+        """
+        if scale not in ("response", "link"):
+            raise ValueError(f"scale must be 'response' or 'link', not {scale!r}")
+        wald.check_level(level)
+        if interval is not None or weights is not None:
+            raise NotImplementedError("intervals of predictions are not available yet: leave interval and weights out")
+        return predict(self, newdata, re, offset, new_levels)
+
+    def simulate(self, n: int = 1, *, key: Any, newdata: Any = None, re: str = "new") -> np.ndarray:
+        """``n`` new responses (n, nobs): random effects drawn anew ("new"), or at their modes ("conditional").
+
+        Replicate k depends on ``key`` and k alone. On ``newdata`` every level, seen or not, gets its own draw.
+        """
+        return simulate.simulate(self, n, key, newdata, re)
+
+    # ------------------------------------------------------------ fits again
+    def refit(self, y: Any) -> Fit:
+        """The same model with another response (nobs,); nothing is compiled again."""
+        return self.model.with_response(y).fit(control=self._control)
+
+    def refit_ml(self) -> Fit:
+        """The same model by maximum likelihood; itself if it is that already."""
+        return self.model.with_reml(False).fit(control=self._control) if self.reml else self
+
+    # ------------------------------------------------------------ tests and tables
+    def confint(self, method: str = "wald", level: float = 0.95) -> pd.DataFrame:
+        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``."""
+        if method in ("profile", "bootstrap"):
+            raise NotImplementedError(f"confint(method={method!r}) is not available yet: use method='wald'")
+        if method != "wald":
+            raise ValueError(f"method must be 'wald', 'profile' or 'bootstrap', not {method!r}")
+        return wald.interval(self.fixef, self.bse, level)
+
+    conf_int = confint
+
+    def summary(self) -> summary.Summary:
+        """lme4's summary: method, counts, variance components, fixed effects, flags."""
+        return summary.summary(self)
+
+    def tidy(self, conf_level: float | None = None) -> pd.DataFrame:
+        """One row per fixed effect and variance parameter, as broom.mixed."""
+        return summary.tidy(self, conf_level)
+
+    def glance(self) -> pd.DataFrame:
+        """One row for the whole fit."""
+        return summary.glance(self)
+
+    def augment(self) -> pd.DataFrame:
+        """One row per row used: response, fitted value, residual."""
+        return summary.augment(self)
+
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    # ------------------------------------------------------------ labels and layouts
+    def _labelled(self, values: Any, name: str) -> pd.Series:
+        return pd.Series(np.asarray(values), list(self.model.design.columns), name=name, dtype=float)
+
+    def _by_design(self, values: list) -> list:
+        """From elimination order to the order of the design's factors."""
+        order = self.model.elimination.order
+        return [values[order.index(f)] for f in range(len(order))]
+
+    def _factors_in_order(self) -> list:
+        """The grouping factors in the order in which theta meets them."""
+        d = self.model.design
+        return [d.factors[f] for f in dict.fromkeys(term.factor for term, _ in self._term_layouts())]
+
+    def _effects(self, f: int) -> list[str]:
+        return [e for t in self.model.design.terms if t.factor == f for e in t.effects]
+
+    def _term_layouts(self) -> list:
+        """(term of the design, its layout), in theta's order."""
+        return [(self.model.design.terms[t], layout) for t, layout in self.model.theta_terms()]
+
+    def _term_lams(self) -> list[np.ndarray]:
+        s = self.model.structure
+        return [t.covariance.factor(self.theta[at]) for t, at in zip(s.terms, s.slices(), strict=True)]
+
+    def factor_lam(self, f: int) -> np.ndarray:
+        """Λ's block of factor ``f`` of the design, (q, q), relative to σ."""
+        q = sum(len(t.effects) for t in self.model.design.terms if t.factor == f)
+        lam = np.zeros((q, q))
+        for (term, layout), part in zip(self._term_layouts(), self._term_lams(), strict=True):
+            if term.factor == f:
+                inside = slice(layout.at, layout.at + layout.covariance.q)
+                lam[inside, inside] = part
+        return lam
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k in ("model", "_estimates", "_control")}

@@ -1,0 +1,92 @@
+"""Nested fits side by side: the likelihood-ratio test.
+
+The statistic is the difference of -2 log-likelihood; its reference distribution chi-squared with as many degrees
+of freedom as there are more parameters (Wilks).  Where the smaller model sets a variance to zero the truth lies
+on the boundary and the p-value is conservative (Self & Liang 1987).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.special import chdtrc
+
+if TYPE_CHECKING:
+    from jaxmm.fit import Fit
+
+
+class Comparison:
+    """The table of ``anova``: ``to_frame()``, with ``notes`` on what was done before comparing."""
+
+    def __init__(self, table: pd.DataFrame, formulas: dict[str, str], notes: tuple[str, ...]):
+        self.table, self.formulas, self.notes = table, formulas, notes
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table.copy()
+
+    def __repr__(self) -> str:
+        lines = list(self.notes) + [f"{name}: {formula}" for name, formula in self.formulas.items()]
+        return "\n".join([*lines, self.table.to_string(na_rep="", float_format=lambda x: f"{x:.5g}")])
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{n}</p>" for n in self.notes)
+        return notes + self.table.to_html(na_rep="", float_format=lambda x: f"{x:.5g}")
+
+
+def anova(*fits: Fit) -> Comparison:
+    """Compare fits of the same response by likelihood ratio, from the smallest to the largest.
+
+    REML fits are refitted by maximum likelihood first, and the result says so, unless all of them have the same
+    fixed effects... they are refitted all the same, as lme4 does by default: likelihoods by REML are comparable
+    only between models with the same X.
+
+    Returns:
+        ``Comparison`` with columns ``npar``, ``aic``, ``bic``, ``loglik``, ``deviance``, ``chisq``, ``df``, ``p``.
+
+    Raises:
+        TypeError: something that is not a ``Fit``.
+        ValueError: fewer than two fits, or fits to different responses or rows.
+    """
+    if len(fits) < 2:
+        raise ValueError("anova compares two fits or more; for tests of the terms of one fit use fit.anova()")
+    for f in fits:
+        if not hasattr(f, "_estimates"):
+            raise TypeError(f"anova compares jaxmm fits, not {type(f).__name__}")
+    first = fits[0].model.design
+    for f in fits[1:]:
+        d = f.model.design
+        if len(d.y) != len(first.y) or not np.array_equal(d.y, first.y):
+            raise ValueError(
+                f"the fits are to different data: {len(first.y)} rows of {first.response!r} and {len(d.y)} of "
+                f"{d.response!r}; drop the rows with missing values before fitting, so that all models use the same"
+            )
+        if not _same(d.weights, first.weights):
+            raise ValueError("the fits have different weights: their likelihoods cannot be compared")
+    notes = []
+    if any(f.reml for f in fits):
+        notes.append("refitted by maximum likelihood (instead of REML) before comparing")
+    used = [f.refit_ml() for f in fits]
+    order = sorted(range(len(used)), key=lambda i: (used[i].df, i))
+    rows = []
+    for k, i in enumerate(order):
+        f = used[i]
+        row = {"npar": f.df, "aic": f.aic, "bic": f.bic, "loglik": f.loglik, "deviance": f.deviance}
+        row |= {"chisq": np.nan, "df": np.nan, "p": np.nan}
+        if k:
+            before = used[order[k - 1]]
+            chisq, df = max(0.0, before.deviance - f.deviance), f.df - before.df
+            row |= {"chisq": chisq, "df": df, "p": float(chdtrc(df, chisq)) if df > 0 else np.nan}
+        rows.append(row)
+    names = [f"fit{i}" for i in order]
+    table = pd.DataFrame(rows, index=names)
+    formulas = {f"fit{i}": used[i].formula for i in order}
+    unconverged = [f"fit{i}" for i in order if not used[i].converged]
+    if unconverged:
+        notes.append(f"not converged: {', '.join(unconverged)}; the comparison may be wrong")
+    return Comparison(table, formulas, tuple(notes))
+
+
+def _same(a, b) -> bool:
+    return (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))

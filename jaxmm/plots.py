@@ -1,0 +1,362 @@
+"""Pictures of a fit: `caterpillar`, `shrinkage`, `shrinkage_arrows`. They need matplotlib (jaxmm[plot]).
+
+For a factor with the effects (Intercept) and x, level j has three lines over x:
+
+    population    β₀ + β₁ x                             the same for all
+    its own       least squares on its rows alone       noisy where rows are few
+    BLUP          (β₀ + b^₀ⱼ) + (β₁ + b^₁ⱼ) x             between the two
+
+The response is shown net of what the model says of everything else: offset, the other columns of X (about
+their means) and the other random effects.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .tables import check_group
+
+_OWN, _BLUP, _POPULATION, _DATA = "#d55e00", "#0072b2", "#222222", "#8a8a8a"
+_INTERCEPT = "(Intercept)"
+
+
+def caterpillar(
+    fit: Any, group: str | None = None, effect: str | None = None, ax: Any = None, level: float = 0.95
+) -> Any:
+    """The conditional modes of a factor's levels, sorted, with intervals mode ± z · conditional SD.
+
+    Args:
+        group: the grouping factor; the first where None.
+        effect: one effect; where None all of them, side by side.
+        ax: the axes to draw into, for one effect.
+        level: of the intervals.
+
+    Returns:
+        The axes, an array of them for several effects.
+    """
+    plt = _pyplot()
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level!r}")
+    ranef = fit.ranef()
+    group = _group(ranef, group)
+    modes, sds = ranef[group], ranef.cond_sd[group]
+    effects = list(modes.columns) if effect is None else [effect]
+    if effect is not None and effect not in modes.columns:
+        raise KeyError(f"{group} has no effect {effect!r}; it has {', '.join(map(repr, modes.columns))}")
+    if ax is not None and len(effects) > 1:
+        raise ValueError(f"{group} has the effects {', '.join(effects)}: name the one for this ax in effect=")
+    if ax is None:
+        height = min(11.0, max(2.5, 1.0 + 0.2 * len(modes)))
+        _, grid = plt.subplots(
+            1, len(effects), figsize=(1.2 + 3.4 * len(effects), height), squeeze=False, layout="constrained"
+        )
+        axes = grid[0]
+    else:
+        axes = np.array([ax])
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    for axis, name in zip(axes, effects, strict=True):
+        _caterpillar(axis, modes[name], sds[name], z)
+        axis.set_title(f"{group}: {name}", fontsize=10)
+        axis.set_xlabel(f"difference from the mean, {100 * level:g}% interval", fontsize=9)
+    return axes[0] if len(effects) == 1 else axes
+
+
+def _caterpillar(axis: Any, modes: pd.Series, sds: pd.Series, z: float) -> None:
+    order = np.argsort(modes.to_numpy(), kind="stable")
+    centre, half = modes.to_numpy()[order], z * sds.to_numpy()[order]
+    places = np.arange(len(order))
+    clear = np.abs(centre) > half
+    many = len(order) > 60
+    for mask, colour in ((~clear, _DATA), (clear, _BLUP)):
+        axis.hlines(
+            places[mask], (centre - half)[mask], (centre + half)[mask], color=colour, lw=0.8 if many else 1.6
+        )
+        axis.plot(centre[mask], places[mask], "o", color=colour, ms=2 if many else 4)
+    axis.axvline(0.0, color=_POPULATION, lw=0.8)
+    axis.set_ylim(-1, len(order))
+    if many:
+        axis.set_yticks([])
+        axis.set_ylabel(f"{len(order)} levels, sorted", fontsize=9)
+    else:
+        axis.set_yticks(places, [str(modes.index[k]) for k in order], fontsize=8)
+    _plain(axis)
+
+
+def shrinkage(
+    fit: Any,
+    group: str | None = None,
+    *,
+    levels: Sequence[Any] | None = None,
+    max_levels: int = 20,
+    axes: Any = None,
+) -> Any:
+    """A panel per level: its data, its own least-squares line, its BLUP line, the population line.
+
+    Args:
+        group: a grouping factor with an intercept and one slope; the first such where None.
+        levels: the levels to show; where None all, or `max_levels` of them spread over the range of slopes.
+        axes: an array of axes to draw into, one per level shown.
+
+    Returns:
+        The figure.
+    """
+    plt = _pyplot()
+    lines = _lines(fit, group)
+    chosen = _chosen(lines, levels, max_levels)
+    if axes is None:
+        columns = min(len(chosen), 6 if len(chosen) > 10 else 5)
+        rows = math.ceil(len(chosen) / columns)
+        figure, grid = plt.subplots(
+            rows,
+            columns,
+            figsize=(1.0 + 1.75 * columns, 1.1 + 1.7 * rows),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        panels = grid.ravel()
+        for empty in panels[len(chosen) :]:
+            empty.set_visible(False)
+        for k in range(max(0, len(chosen) - columns), len(chosen)):
+            panels[k].tick_params(labelbottom=True)
+    else:
+        panels = np.asarray(axes, dtype=object).ravel()
+        if len(panels) < len(chosen):
+            raise ValueError(f"{len(chosen)} levels to show and {len(panels)} axes: pass more, or levels=")
+        figure = panels[0].figure
+    span = np.array([lines.x.min(), lines.x.max()])
+    for axis, j in zip(panels, chosen, strict=False):
+        _panel(axis, lines, j, span)
+    _window(panels[: len(chosen)], lines, chosen)
+    handles = panels[0].get_legend_handles_labels()
+    if axes is None:
+        figure.supxlabel(lines.slope, fontsize=10)
+        figure.supylabel(lines.response, fontsize=10)
+        figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        if len(chosen) < len(lines.levels):
+            figure.suptitle(f"{len(chosen)} of {len(lines.levels)} levels of {lines.group}", fontsize=10)
+    return figure
+
+
+def _panel(axis: Any, lines: "_Lines", j: int, span: np.ndarray) -> None:
+    own = lines.codes == j
+    axis.plot(lines.x[own], lines.y[own], "o", color=_DATA, ms=3, alpha=0.8, label="data")
+    for (a, b), colour, style, label in (
+        (lines.population, _POPULATION, (0, (4, 2)), "population"),
+        (lines.own[j], _OWN, "-", "its own least squares"),
+        (lines.blup[j], _BLUP, "-", "BLUP"),
+    ):
+        axis.plot(span, a + b * span, color=colour, ls=style, lw=1.8 if label == "BLUP" else 1.1, label=label)
+    axis.set_title(str(lines.levels[j]), fontsize=8, pad=2)
+    axis.tick_params(labelsize=7)
+    _plain(axis)
+
+
+def _window(panels: Any, lines: "_Lines", chosen: np.ndarray) -> None:
+    """The window of the data: a wild line of a level with few rows does not squeeze the rest."""
+    y = lines.y[np.isin(lines.codes, chosen)]
+    margin = 0.08 * (np.ptp(y) or 1.0)
+    for axis in panels:
+        axis.set_ylim(y.min() - margin, y.max() + margin)
+
+
+def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: float = 0.95) -> Any:
+    """Each level's own estimate → its BLUP in the plane of intercept and slope.
+
+    Two ellipses hold the share `level` of a normal distribution: the covariance of the population (VarCorr's
+    D) and that of the BLUPs, which is smaller.
+
+    Returns:
+        The axes.
+    """
+    plt = _pyplot()
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level!r}")
+    lines = _lines(fit, group)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
+    D = fit.varcorr().cov[lines.group].to_numpy()
+    modes = lines.blup - lines.blup.mean(axis=0)
+    radius = math.sqrt(-2.0 * math.log(1.0 - level))
+    population = _ellipse(lines.population, D, radius)
+    spread = _ellipse(lines.blup.mean(axis=0), modes.T @ modes / max(1, len(modes) - 1), radius)
+    share = f"{100 * level:g}%"
+    ax.fill(*population.T, color=_POPULATION, alpha=0.06, lw=0)
+    ax.plot(*population.T, color=_POPULATION, lw=1.2, label=f"{share} of the population (VarCorr)")
+    ax.plot(*spread.T, color=_BLUP, lw=1.2, ls=(0, (4, 2)), label=f"{share} of the spread of the BLUPs")
+    known = np.isfinite(lines.own).all(axis=1)
+    few = len(lines.levels) <= 60
+    size = 4.5 if few else 2.5
+    for start, end in zip(lines.own[known], lines.blup[known], strict=True):
+        ax.annotate(
+            "",
+            xy=end,
+            xytext=start,
+            annotation_clip=False,
+            clip_on=True,
+            arrowprops={
+                "arrowstyle": "-|>" if few else "-",
+                "color": _DATA,
+                "lw": 0.8,
+                "mutation_scale": 8,
+                "shrinkA": 2,
+                "shrinkB": 2,
+                "alpha": 0.8 if few else 0.4,
+                "clip_on": True,
+            },
+        )
+    ax.plot(*lines.own[known].T, "o", color=_OWN, ms=size, mfc="none", label="own least squares")
+    ax.plot(*lines.blup.T, "o", color=_BLUP, ms=size, label="BLUP")
+    ax.plot(*lines.population, "P", color=_POPULATION, ms=9, mec="white", label="population mean")
+    _frame_arrows(ax, lines, known, np.vstack([population, spread]))
+    ax.set_xlabel(f"intercept ({lines.response} at {lines.slope} = 0)", fontsize=9)
+    ax.set_ylabel(f"slope of {lines.slope}", fontsize=9)
+    ax.set_title(f"{lines.group}: from its own estimate to its BLUP", fontsize=10)
+    ax.legend(frameon=False, fontsize=8, loc="best")
+    _plain(ax)
+    return ax
+
+
+def _frame_arrows(ax: Any, lines: "_Lines", known: np.ndarray, ellipses: np.ndarray) -> None:
+    """Limits that hold the ellipses and the BLUPs, and own estimates up to twice that range."""
+    inner = np.vstack([ellipses, lines.blup])
+    low, high = inner.min(axis=0), inner.max(axis=0)
+    reach = np.where(high > low, high - low, 1.0)
+    near = np.vstack([inner, np.clip(lines.own[known], low - reach / 2, high + reach / 2)])
+    low, high = near.min(axis=0) - 0.05 * reach, near.max(axis=0) + 0.05 * reach
+    ax.set_xlim(low[0], high[0])
+    ax.set_ylim(low[1], high[1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Per level j the intercept and slope `own` (J, 2), NaN without two different x, and `blup` (J, 2)."""
+
+    group: str
+    slope: str
+    response: str
+    levels: np.ndarray
+    codes: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    population: np.ndarray
+    own: np.ndarray
+    blup: np.ndarray
+
+
+def _lines(fit: Any, group: str | None) -> _Lines:
+    design = fit.model.design
+    ranef = fit.ranef()
+    group, slope = _intercept_and_slope(ranef, group)
+    f = next(k for k, factor in enumerate(design.factors) if factor.name == group)
+    codes, levels = np.asarray(design.factors[f].codes), design.factors[f].levels
+    terms = [t for t in design.terms if t.factor == f]
+    Z = np.hstack([t.Z for t in terms])
+    x = Z[:, [e for t in terms for e in t.effects].index(slope)]
+    modes = ranef[group][[_INTERCEPT, slope]].to_numpy()
+    y, population, adjusted = _net_response(fit, f, slope)
+    response = f"{design.response}{', adjusted' if adjusted else ''}"
+    own = _own_lines(x, y, codes, len(levels), design.weights)
+    return _Lines(group, slope, response, levels, codes, x, y, population, own, population + modes)
+
+
+def _net_response(fit: Any, f: int, slope: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The response less everything but the factor's own effects and its two columns of X.
+
+    Returns also the population's intercept and slope, and whether anything was taken off.
+    """
+    design = fit.model.design
+    beta = np.asarray(fit.fixef, dtype=float)
+    here = [list(design.columns).index(c) if c in design.columns else None for c in (_INTERCEPT, slope)]
+    others = [k for k in range(len(beta)) if k not in here]
+    population = np.array([0.0 if k is None else beta[k] for k in here])
+    other_part = design.X[:, others] @ beta[others]
+    centre = float(other_part.mean()) if others else 0.0
+    taken = other_part - centre
+    adjusted = bool(others) or design.offset is not None
+    if design.offset is not None:
+        taken = taken + design.offset
+    ranef = fit.ranef()
+    for k, factor in enumerate(design.factors):
+        if k == f:
+            continue
+        Z = np.hstack([t.Z for t in design.terms if t.factor == k])
+        taken = taken + np.sum(Z * ranef[factor.name].to_numpy()[factor.codes], axis=1)
+        adjusted = True
+    return design.y - taken, population + np.array([centre, 0.0]), adjusted
+
+
+def _own_lines(
+    x: np.ndarray, y: np.ndarray, codes: np.ndarray, J: int, weights: np.ndarray | None
+) -> np.ndarray:
+    """(J, 2) weighted least squares of y on x within each level."""
+    w = np.ones_like(y) if weights is None else np.asarray(weights)
+
+    def total(v: np.ndarray) -> np.ndarray:
+        return np.bincount(codes, weights=w * v, minlength=J)
+
+    weight = total(np.ones_like(y))
+    x_mean, y_mean = total(x) / weight, total(y) / weight
+    dx = x - x_mean[codes]
+    sxx, sxy = total(dx * dx), total(dx * (y - y_mean[codes]))
+    known = sxx > 1e-12 * total(x * x)
+    slope = np.where(known, sxy / np.where(known, sxx, 1.0), np.nan)
+    return np.column_stack([y_mean - slope * x_mean, slope])
+
+
+def _intercept_and_slope(ranef: Any, group: str | None) -> tuple[str, str]:
+    names = list(ranef) if group is None else [check_group(group, ranef)]
+    for name in names:
+        effects = list(ranef[name].columns)
+        if len(effects) == 2 and _INTERCEPT in effects:
+            return name, next(e for e in effects if e != _INTERCEPT)
+    found = "; ".join(f"{name} has {', '.join(ranef[name].columns)}" for name in names)
+    raise ValueError(
+        f"these lines need a factor with an intercept and one slope, as (x | g): {found}; "
+        "caterpillar(fit) shows any factor"
+    )
+
+
+def _chosen(lines: _Lines, levels: Sequence[Any] | None, max_levels: int) -> np.ndarray:
+    if levels is None:
+        J = len(lines.levels)
+        if max_levels >= J:
+            return np.arange(J)
+        by_slope = np.argsort(lines.blup[:, 1], kind="stable")
+        return by_slope[np.unique(np.linspace(0, J - 1, max(1, max_levels)).round().astype(int))]
+    places = {str(level): j for j, level in enumerate(lines.levels)}
+    unknown = [level for level in levels if str(level) not in places]
+    if unknown:
+        raise KeyError(f"{lines.group} has no level {unknown[0]!r}")
+    return np.array([places[str(level)] for level in levels])
+
+
+def _ellipse(centre: np.ndarray, cov: np.ndarray, radius: float) -> np.ndarray:
+    """(101, 2) the points centre + radius · cov^½ (cos t, sin t); a segment or a point where cov is singular."""
+    t = np.linspace(0.0, 2.0 * np.pi, 101)
+    values, vectors = np.linalg.eigh(cov)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return centre + radius * np.column_stack([np.cos(t), np.sin(t)]) @ root.T
+
+
+def _group(ranef: Any, group: str | None) -> str:
+    return next(iter(ranef)) if group is None else check_group(group, ranef)
+
+
+def _plain(axis: Any) -> None:
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install jaxmm[plot]") from error
+    return plt

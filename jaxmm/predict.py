@@ -1,0 +1,99 @@
+"""Fitted values and predictions: Xβ, and Zb for the grouping factors asked for.
+
+conditional  Xβ + Zb̂      this subject: the modes of the levels that the fit has seen
+population   Xβ           a typical subject, b = 0
+marginal     E[Xβ + Zb]   the average over subjects; the same as population in a linear model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm.design import DataError, NewData
+
+if TYPE_CHECKING:
+    from jaxmm.fit import Fit
+
+KINDS = ("conditional", "population", "marginal")
+
+
+def factors_asked(fit: Fit, re: str | Collection[str]) -> set[str]:
+    """The names of the grouping factors whose effects count.
+
+    Raises:
+        ValueError: neither one of KINDS nor a list of the model's factors.
+    """
+    names = [f.name for f in fit.model.design.factors]
+    if isinstance(re, str):
+        if re not in KINDS:
+            raise ValueError(f"re must be one of {', '.join(map(repr, KINDS))} or a list of factors, not {re!r}")
+        return set(names) if re == "conditional" else set()
+    unknown = [g for g in re if g not in names]
+    if unknown:
+        raise ValueError(f"re: there is no grouping factor {unknown[0]!r}; the model has {', '.join(map(repr, names))}")
+    return set(re)
+
+
+def linear_predictor(fit: Fit, rows: NewData, asked: set[str]) -> np.ndarray:
+    """Xβ + offset + Zb over the factors asked for; b = 0 for a level that the fit has not seen."""
+    d = fit.model.design
+    eta = rows.X @ fit.fixef.to_numpy() + rows.offset
+    for b, codes, f in zip(fit.modes, rows.codes, d.factors, strict=True):
+        if f.name not in asked:
+            continue
+        known = (codes >= 0) & (codes < len(f.levels))
+        Z = [z for z, term in zip(rows.Z, d.terms, strict=True) if d.factors[term.factor].name == f.name]
+        levels = b[np.where(known, codes, 0)]
+        eta = eta + np.where(known, np.einsum("nq,nq->n", np.hstack(Z), levels), 0.0)
+    return eta
+
+
+def rows_used(fit: Fit) -> NewData:
+    """The rows of positive weight, in the shape of new data."""
+    d = fit.model.design
+    offset = np.zeros(len(d.y)) if d.offset is None else d.offset
+    codes = tuple(f.codes for f in d.factors)
+    return NewData(d.X, tuple(t.Z for t in d.terms), codes, offset, d.index[d.kept], {})
+
+
+def on_all_rows(fit: Fit, asked: set[str]) -> pd.Series:
+    """Over every row used, those of weight zero too, in the data's order."""
+    d = fit.model.design
+    values = np.empty(len(d.index))
+    values[d.kept] = linear_predictor(fit, rows_used(fit), asked)
+    if d.held_out is not None:
+        values[~d.kept] = linear_predictor(fit, d.held_out, asked)
+    return pd.Series(values, d.index, name="fitted")
+
+
+def predict(
+    fit: Fit,
+    newdata: Any,
+    re: str | Collection[str],
+    offset: Any,
+    new_levels: str,
+) -> pd.Series:
+    """See ``Fit.predict``."""
+    asked = factors_asked(fit, re)
+    if new_levels not in ("error", "population"):
+        raise ValueError(f"new_levels must be 'error' or 'population', not {new_levels!r}")
+    if newdata is None:
+        if offset is not None:
+            raise ValueError("offset= is for new data: the rows of the fit have their own")
+        return on_all_rows(fit, asked).rename("predicted")
+    if fit.model.design.spec is None:
+        raise DataError("this model was made from arrays: predict(newdata) needs a formula; use X @ fit.fixef and ranef()")
+    rows = fit.model.design.evaluate(newdata, offset=offset, need_groups=asked)
+    if new_levels == "error":
+        for group, labels in rows.new_levels.items():
+            if group in asked and labels:
+                shown = ", ".join(map(repr, labels[:3])) + (", ..." if len(labels) > 3 else "")
+                raise DataError(
+                    f"the fit has not seen the level{'s' if len(labels) > 1 else ''} {shown} of '{group}': pass "
+                    "new_levels='population' to predict with b = 0 there, or re='population' for every row"
+                )
+    return pd.Series(linear_predictor(fit, rows, asked), rows.index, name="predicted")

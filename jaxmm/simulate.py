@@ -1,0 +1,85 @@
+"""New responses from a fitted model: y = Xβ + Zb + ε with b ~ N(0, D) drawn anew, or at its modes.
+
+Replicate k depends on the key and on k alone (``fold_in``), whatever the number of replicates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._context import computing
+from jaxmm.design import DataError, NewData
+from jaxmm.predict import linear_predictor, rows_used
+
+if TYPE_CHECKING:
+    from jaxmm.fit import Fit
+
+
+def check_key(key: Any) -> jax.Array:
+    """A PRNG key.
+
+    Raises:
+        TypeError: no key, with how to make one.
+    """
+    is_key = isinstance(key, jax.Array) and (
+        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.shape == (2,))
+    )
+    if not is_key:
+        raise TypeError("key must be a JAX key such as jax.random.key(0): results are reproducible by it alone")
+    return key
+
+
+def normals(key: jax.Array, n: int, size: int) -> np.ndarray:
+    """(n, size) standard normal numbers; row k from ``fold_in(key, k)``."""
+
+    def draw(k):
+        return jax.random.normal(jax.random.fold_in(key, k), (size,), jnp.float64)
+
+    return np.asarray(jax.jit(jax.vmap(draw))(jnp.arange(n)))
+
+
+def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
+    """See ``Fit.simulate``."""
+    key = check_key(key)
+    if int(n) != n or n < 1:
+        raise ValueError(f"n must be a positive number of replicates, not {n!r}")
+    if re not in ("new", "conditional"):
+        raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
+    d = fit.model.design
+    if newdata is None:
+        rows, weights = rows_used(fit), d.weights
+    elif d.spec is None:
+        raise DataError("this model was made from arrays: simulate(newdata=...) needs a formula")
+    else:
+        rows, weights = d.evaluate(newdata), None
+        if re == "conditional" and rows.new_levels:
+            group, labels = next(iter(rows.new_levels.items()))
+            raise DataError(f"the fit has not seen the level {labels[0]!r} of '{group}': it has no mode; use re='new'")
+    mean = linear_predictor(fit, rows, {f.name for f in d.factors} if re == "conditional" else set())
+    counts = [len(f.levels) + len(rows.new_levels.get(f.name, [])) for f in d.factors]
+    widths = [b.shape[1] for b in fit.modes]
+    sizes = [J * q for J, q in zip(counts, widths, strict=True)] if re == "new" else []
+    m = len(mean)
+    with computing(fit.model.device):
+        draws = normals(key, int(n), m + sum(sizes))
+    noise = draws[:, :m] if weights is None else draws[:, :m] / np.sqrt(weights)
+    y = mean + fit.sigma * noise
+    at = m
+    for f, size, q in zip(range(len(sizes)), sizes, widths, strict=False):
+        u = draws[:, at : at + size].reshape(int(n), counts[f], q)
+        y += _random_part(fit, rows, f, u)
+        at += size
+    return y
+
+
+def _random_part(fit: Fit, rows: NewData, f: int, u: np.ndarray) -> np.ndarray:
+    d = fit.model.design
+    Z = np.hstack([z for z, term in zip(rows.Z, d.terms, strict=True) if term.factor == f])
+    effects = fit.sigma * u @ fit.factor_lam(f).T  # (n, J, q)
+    codes = rows.codes[f]
+    out = np.einsum("mq,nmq->nm", Z, effects[:, np.maximum(codes, 0)])
+    return np.where(codes >= 0, out, np.nan)

@@ -1,0 +1,231 @@
+"""A fit -> what is printed of it: `summary` (text), `tidy`, `glance`, `augment` (data frames).
+
+The layout of the text is that of lme4's summary. t values stand without p: they need degrees of freedom.
+"""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import _text
+from .tables import VarCorr, pairs
+
+_DIGITS = 4
+_MAX_CORRELATIONS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """The parts of a printed summary; `str` puts them together.
+
+    fixed: Estimate, Std. Error and t value by term. correlation: of the fixed effects, or None where it is
+    not shown. notes: what the reader must know beyond the numbers, one sentence each.
+    """
+
+    title: str
+    formula: str
+    criteria: tuple[str, ...]
+    residuals: pd.Series
+    varcorr: VarCorr
+    counts: str
+    fixed: pd.DataFrame
+    correlation: pd.DataFrame | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        sections = [
+            [self.title, f"Formula: {self.formula}"],
+            list(self.criteria),
+            ["Scaled residuals:", *_residual_lines(self.residuals)],
+            ["Random effects:", self.varcorr.to_string(("variance", "sd"), _DIGITS), self.counts],
+            ["Fixed effects:", *_fixed_lines(self.fixed)],
+            ["Correlation of fixed effects:", *_correlation_lines(self.correlation)]
+            if self.correlation is not None
+            else [],
+            list(self.notes),
+        ]
+        return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        header, *rows = _fixed_cells(self.fixed)
+        return "".join(
+            [
+                f"<h4>{self.title}</h4>",
+                _text.paragraph(self.formula),
+                *(_text.paragraph(" ".join(line.split())) for line in (self.criteria[-1:])),
+                self.varcorr._repr_html_(),
+                _text.paragraph(self.counts),
+                _text.html_table(header, rows),
+                *map(_text.paragraph, self.notes),
+            ]
+        )
+
+
+def summary(fit: Any) -> Summary:
+    """The printed account of a fit."""
+    vcov = fit.vcov()
+    p = len(fit.fixef)
+    return Summary(
+        title=f"Linear mixed model fit by {'REML' if fit.reml else 'maximum likelihood'}",
+        formula=str(fit.formula),
+        criteria=_criteria(fit),
+        residuals=_scaled_quantiles(fit),
+        varcorr=fit.varcorr(),
+        counts=_counts(fit),
+        fixed=pd.DataFrame(
+            {"Estimate": fit.fixef, "Std. Error": fit.bse, "t value": fit.tvalues}, index=fit.fixef.index
+        ),
+        correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
+        notes=_notes(fit),
+    )
+
+
+def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
+    """One row per parameter: effect ("fixed", "ran_pars"), group, term, estimate, std_error, statistic.
+
+    Args:
+        conf_level: adds the columns conf_low and conf_high, normal intervals of this level.
+    """
+    if conf_level is not None and not 0 < conf_level < 1:
+        raise ValueError(f"conf_level must be between 0 and 1, not {conf_level!r}")
+    estimate, se = np.asarray(fit.fixef, dtype=float), np.asarray(fit.bse, dtype=float)
+    rows: list[tuple] = [
+        ("fixed", None, term, *numbers)
+        for term, *numbers in zip(fit.fixef.index, estimate, se, np.asarray(fit.tvalues), strict=True)
+    ]
+    varcorr = fit.varcorr()
+    for block in varcorr.blocks:
+        sd, corr, estimated, names = block.sd(), block.corr(), block.estimated(), block.effects
+        for k in range(len(names)):
+            rows.append(("ran_pars", block.group, f"sd__{names[k]}", sd[k], np.nan, np.nan))
+            rows += [
+                ("ran_pars", block.group, f"cor__{names[k]}.{names[l]}", corr[l, k], np.nan, np.nan)
+                for first, l in pairs(len(names))
+                if first == k and estimated[l, k]
+            ]
+    if varcorr.sigma is not None:
+        rows.append(("ran_pars", "Residual", "sd__Observation", varcorr.sigma, np.nan, np.nan))
+    frame = pd.DataFrame(rows, columns=["effect", "group", "term", "estimate", "std_error", "statistic"])
+    if conf_level is not None:
+        half = NormalDist().inv_cdf(0.5 + conf_level / 2) * frame["std_error"]
+        frame["conf_low"], frame["conf_high"] = frame["estimate"] - half, frame["estimate"] + half
+    return frame
+
+
+def glance(fit: Any) -> pd.DataFrame:
+    """One row: nobs, sigma, loglik, aic, bic, deviance, df, df_residual, reml, converged."""
+    names = ["nobs", "sigma", "loglik", "aic", "bic", "deviance", "df"]
+    row = {name: getattr(fit, name) for name in names}
+    row |= {"df_residual": fit.nobs - fit.df, "reml": fit.reml, "converged": bool(fit.converged)}
+    return pd.DataFrame([row])
+
+
+def augment(fit: Any) -> pd.DataFrame:
+    """The rows used, in the data's order: the response, and fitted, residual, population.
+
+    `population` is the prediction from the fixed effects alone.
+    """
+    design = fit.model.design
+    return pd.DataFrame(
+        {
+            design.response: np.asarray(design.y_all),
+            "fitted": np.asarray(fit.fitted()),
+            "residual": np.asarray(fit.residuals()),
+            "population": np.asarray(fit.predict(re="population")),
+        },
+        index=design.index,
+    )
+
+
+def _criteria(fit: Any) -> tuple[str, ...]:
+    if fit.reml:
+        return (f"REML criterion at convergence: {fit.deviance:.1f}",)
+    names = ["AIC", "BIC", "logLik", "deviance", "df.resid"]
+    values = [f"{v:.1f}" for v in (fit.aic, fit.bic, fit.loglik, fit.deviance)] + [str(fit.nobs - fit.df)]
+    return tuple(_text.align([names, values], [True] * 5, gap="  "))
+
+
+def _scaled_quantiles(fit: Any) -> pd.Series:
+    """Of the Pearson residuals over sigma, on the rows that count."""
+    residuals = np.asarray(fit.residuals("pearson"), dtype=float)
+    kept = np.asarray(fit.model.design.kept)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = residuals[kept] / fit.sigma
+    return pd.Series(np.quantile(scaled, [0, 0.25, 0.5, 0.75, 1]), index=["Min", "1Q", "Median", "3Q", "Max"])
+
+
+def _counts(fit: Any) -> str:
+    groups = "; ".join(f"{name}, {levels}" for name, levels in fit.n_groups.items())
+    return f"Number of obs: {fit.nobs}, groups: {groups}"
+
+
+def _notes(fit: Any) -> tuple[str, ...]:
+    design = fit.model.design
+    notes = []
+    if design.n_missing:
+        notes.append(f"{_rows(design.n_missing)} left out because of missing values")
+    zero = int(np.sum(~np.asarray(design.kept)))
+    if zero:
+        notes.append(f"{_rows(zero)} of weight zero: fitted values, but no part in the estimates")
+    if fit.dropped:
+        one = len(fit.dropped) == 1
+        notes.append(
+            f"rank-deficient fixed effects: dropped {', '.join(fit.dropped)} "
+            f"({'it is a combination' if one else 'they are combinations'} of other columns)"
+        )
+    if len(fit.fixef) > _MAX_CORRELATIONS:
+        notes.append(f"correlation of the {len(fit.fixef)} fixed effects not shown: see vcov()")
+    if fit.is_singular:
+        notes.append(
+            f"boundary (singular) fit: {', '.join(fit.singular_terms)} "
+            "has a variance of zero or a perfect correlation"
+        )
+    if not fit.converged:
+        notes.append(f"not converged: {fit.diagnostics.status_message}")
+    notes.append(f"computed on {fit.diagnostics.device} in float64")
+    return tuple(notes)
+
+
+def _rows(n: int) -> str:
+    return f"{n} row{'s' if n != 1 else ''}"
+
+
+def _residual_lines(quantiles: pd.Series) -> list[str]:
+    values = _text.number_column(_text.zap(quantiles.to_numpy(), _DIGITS + 1), _DIGITS)
+    return _text.align([list(quantiles.index), values], [True] * len(values))
+
+
+def _fixed_cells(fixed: pd.DataFrame) -> list[list[str]]:
+    """Estimates and standard errors share their decimals, as many as the smallest of them needs."""
+    both = fixed[["Estimate", "Std. Error"]].to_numpy(dtype=float)
+    size = np.abs(both[np.isfinite(both) & (both != 0)])
+    least = 1 + int(np.floor(np.log10(size.min()))) if size.size else 1
+    texts = _text.number_column(np.round(both, max(1, _DIGITS - least)), _DIGITS)
+    t = _text.number_column(np.round(fixed["t value"].to_numpy(dtype=float), _DIGITS - 1), _DIGITS)
+    rows = [[str(name), texts[2 * i], texts[2 * i + 1], t[i]] for i, name in enumerate(fixed.index)]
+    return [["", *fixed.columns], *rows]
+
+
+def _fixed_lines(fixed: pd.DataFrame) -> list[str]:
+    rows = [[c.strip() if k else c for k, c in enumerate(row)] for row in _fixed_cells(fixed)]
+    return _text.align(rows, [False, True, True, True])
+
+
+def _correlation(vcov: pd.DataFrame) -> pd.DataFrame:
+    sd = np.sqrt(np.diag(vcov.to_numpy()))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return vcov / np.outer(sd, sd)
+
+
+def _correlation_lines(correlation: pd.DataFrame) -> list[str]:
+    names = list(map(str, correlation.index))
+    values = correlation.to_numpy()
+    rows = [["", *_text.abbreviate(names, 6)[:-1]]]
+    for i, name in enumerate(_text.abbreviate(names, 11)[1:], start=1):
+        rows.append([name, *(f"{values[i, k]:.3f}" if k < i else "" for k in range(len(names) - 1))])
+    return _text.align(rows, [False, *[True] * (len(names) - 1)])

@@ -1,0 +1,36 @@
+"""Shared settings: a persistent compilation cache, fitted models shared by the tests, optional reference fits."""
+
+import os
+from pathlib import Path
+
+# set before jax is imported: programs compiled by one test, or one worker, serve the others
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+import jaxmm as mm
+
+
+@pytest.fixture
+def x64():
+    """64-bit JAX for tests of the second layer."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def sleepstudy():
+    return mm.datasets.load("sleepstudy")
+
+
+@pytest.fixture(scope="session")
+def sleep_reml(sleepstudy):
+    return mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy)
+
+
+@pytest.fixture(scope="session")
+def sleep_ml(sleepstudy):
+    return mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy, reml=False)
