@@ -9,6 +9,7 @@
 from jaxmm import datasets as datasets
 from jaxmm.design import DataError as DataError
 from jaxmm.estimate import Estimates as Estimates
+from jaxmm.estimate import estimate as estimate
 from jaxmm.fit import Fit as Fit
 from jaxmm.formula import FormulaError as FormulaError
 from jaxmm.inference.compare import anova as anova

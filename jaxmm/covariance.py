@@ -2,8 +2,8 @@
 
 A structure is one small class.  ``factor`` is the one defining method; standard deviations, correlations and
 their derivatives follow from it.  theta is unbounded: a diagonal element of lam may be negative or zero during
-the search (the criterion is even in the sign of each column), and ``rectify`` makes the diagonal non-negative
-afterwards.  A variance of zero is thus an ordinary point, and D is never inverted.
+the search (the criterion is even in the sign of each column); ``from_factor``, which takes any factor of D back to
+theta, makes the diagonal non-negative.  A variance of zero is thus an ordinary point, and D is never inverted.
 
     name   theta                                                lam
     us     column-major lower triangle, q (q + 1) / 2           lower triangular
@@ -36,8 +36,7 @@ class Covariance(Protocol):
     def num_params(self) -> int: ...
     def init(self) -> np.ndarray: ...
     def factor(self, theta: Array) -> Array: ...
-    def rectify(self, theta: np.ndarray) -> np.ndarray: ...
-    def from_factor(self, lam: np.ndarray) -> np.ndarray: ...
+    def from_factor(self, lam, xp=np): ...
 
 
 def _fill(shape: tuple[int, int], cells, theta):
@@ -70,14 +69,11 @@ class Unstructured:
     def factor(self, theta: Array) -> Array:
         return _fill((self.q, self.q), self._cells(), theta)
 
-    def rectify(self, theta: np.ndarray) -> np.ndarray:
-        lam = np.zeros((self.q, self.q))
-        lam[self._cells()] = theta
-        return (lam * np.where(np.diag(lam) < 0, -1.0, 1.0))[self._cells()]
-
-    def from_factor(self, lam: np.ndarray) -> np.ndarray:
+    def from_factor(self, lam, xp=np):
         """theta of the lower triangular factor of lam lam', for any square lam (singular too): L of lam = LQ."""
-        return self.rectify(np.linalg.qr(lam.T, mode="r").T[self._cells()])
+        L = xp.linalg.qr(lam.T, mode="r").T
+        L = L * xp.where(xp.diagonal(L) < 0, -1.0, 1.0)
+        return L[self._cells()]
 
 
 @dataclass(frozen=True)
@@ -98,11 +94,8 @@ class Diagonal:
     def factor(self, theta: Array) -> Array:
         return _fill((self.q, self.q), np.diag_indices(self.q), theta)
 
-    def rectify(self, theta: np.ndarray) -> np.ndarray:
-        return np.abs(theta)
-
-    def from_factor(self, lam: np.ndarray) -> np.ndarray:
-        return np.abs(np.diag(lam))
+    def from_factor(self, lam, xp=np):
+        return xp.abs(xp.diagonal(lam))
 
 
 STRUCTURES: dict[str, type] = {"us": Unstructured, "diag": Diagonal}

@@ -11,6 +11,7 @@ in the columns Z_s, carried back by b = T b_s.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_factors
-from jaxmm.optimize import Control, Objective, Search, Status, minimise, newton_step, saddle_threshold
+from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop
 from jaxmm.solver import reduce
 from jaxmm.structure import Structure
 
@@ -149,80 +150,62 @@ def conditional_covariance(theta: Array, gram: Gram) -> tuple[Array, ...]:
     return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
 
 
-# ---------------------------------------------------------------- the start and the search
-def moment_start(gram: Gram) -> np.ndarray:
-    """A rough theta (m,) as to Z_s from one pass over the statistics, on the host.
+# ---------------------------------------------------------------- the start and the end of a search
+def moment_start(gram: Gram, xp=np) -> Array | np.ndarray:
+    """A rough theta (m,) as to Z_s from one pass over the statistics; ``xp`` is numpy or jax.numpy.
 
     For one effect with columns of unit mean square, S = Σ_j (z_j'e)²/z_j'z_j has expectation (v - d) J + d n when
     v is the total variance and d the effect's: method of moments, one effect at a time.  Never zero, where the
     search would be stuck.
     """
-    s, n = gram.structure, float(gram.n_obs)
-    corner = np.asarray(gram.corner)
-    pairs = [
-        (np.stack([np.asarray(A)[k, k] for k in range(A.shape[0])]), np.asarray(b)[:, -1])
-        for A, b in zip(gram.blocks, gram.borders, strict=True)
-    ]
-    size = s.rest_size
-    rest = zip(_split_rest(np.diag(corner)[:size], s), _split_rest(corner[:size, -1], s), strict=True)
+    s, n, size = gram.structure, xp.asarray(gram.n_obs), gram.structure.rest_size
+    corner = xp.asarray(gram.corner)
+    pairs = []
+    for A, border in zip(gram.blocks, gram.borders, strict=True):
+        A = xp.asarray(A)
+        pairs.append((xp.stack([A[k, k] for k in range(A.shape[0])]), xp.asarray(border)[:, -1]))
+    rest = zip(_split_rest(xp.diagonal(corner)[:size], s), _split_rest(corner[:size, -1], s), strict=True)
     pairs += [(square.T, cross.T) for square, cross in rest]
-    total = max(corner[-1, -1] / n, np.finfo(corner.dtype).tiny)
+    total = xp.maximum(corner[-1, -1] / n, 1e-30)
     variances = []
     for square, cross in pairs:
-        seen = square > 1e-12 * square.max(initial=0.0)
-        explained = np.sum(np.where(seen, cross**2 / np.where(seen, square, 1.0), 0.0), axis=1)
-        levels = seen.sum(axis=1)
-        variances.append(np.clip((explained - levels * total) / np.maximum(n - levels, 1.0), 0.0, total))
-    residual = max(total - sum(v.sum() for v in variances), 0.02 * total)
+        seen = square > 1e-12 * xp.max(square)
+        explained = xp.sum(xp.where(seen, cross**2 / xp.where(seen, square, 1.0), 0.0), axis=1)
+        levels = xp.sum(seen, axis=1)
+        variances.append(xp.clip((explained - levels * total) / xp.maximum(n - levels, 1.0), 0.0, total))
+    residual = xp.maximum(total - sum(xp.sum(v) for v in variances), 0.02 * total)
     theta = []
     for term in s.terms:
         own = variances[term.position][term.at : term.at + term.covariance.q]
-        lam = np.diag(np.clip(np.sqrt(own / residual), 0.05, 20.0))
-        theta.append(term.covariance.from_factor(lam))
-    return np.concatenate(theta)
+        theta.append(term.covariance.from_factor(xp.diag(xp.clip(xp.sqrt(own / residual), 0.05, 20.0)), xp))
+    return xp.concatenate(theta)
 
 
-def scaled_theta(theta: np.ndarray, T: list[np.ndarray], s: Structure) -> np.ndarray:
-    """theta as to the data's columns -> theta as to Z_s."""
-    return _change(theta, [np.linalg.inv(t) for t in T], s)
-
-
-def original_theta(theta: np.ndarray, T: list[np.ndarray], s: Structure) -> np.ndarray:
-    """theta as to Z_s -> theta as to the data's columns, diagonals non-negative."""
-    return _change(theta, T, s)
-
-
-def _change(theta: np.ndarray, T: list[np.ndarray], s: Structure) -> np.ndarray:
+def change_theta(theta, T: Sequence, s: Structure, xp=np):
+    """theta of lam -> theta of T lam, diagonals non-negative; ``T`` (q, q) per factor."""
     out = []
     for term, at in zip(s.terms, s.slices(), strict=True):
         inside = slice(term.at, term.at + term.covariance.q)
-        lam = term.covariance.factor(np.asarray(theta)[at])
-        out.append(term.covariance.from_factor(T[term.position][inside, inside] @ lam))
-    return np.concatenate(out)
+        lam = term.covariance.factor(theta[at])
+        out.append(term.covariance.from_factor(T[term.position][inside, inside] @ lam, xp))
+    return xp.concatenate(out)
 
 
-def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> Estimates:
-    """The search from the host, and NumPy estimates; call it with x64 enabled."""
+def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
     s = gram.structure
-    T = [np.asarray(t) for t in gram.T]
-    theta = moment_start(gram) if start is None else scaled_theta(start, T, s)
-    found = minimise(objective(gram), theta, control)
-    return _estimates(found, gram, T)
-
-
-def _estimates(found: Search, gram: Gram, T: list[np.ndarray]) -> Estimates:
-    s, at = gram.structure, found.aux
-    df = float(gram.n_obs) - (s.p if s.reml else 0)
-    sigma2 = float(at.pwrss) / df
-    T_X = np.asarray(gram.T_X)
-    vcov = np.linalg.inv(np.asarray(at.M_X)) if s.p and np.all(np.isfinite(at.M_X)) else np.asarray(at.M_X)
-    vcov = sigma2 * T_X @ (0.5 * (vcov + vcov.T)) @ T_X.T
+    T, T_X = [xp.asarray(t) for t in gram.T], xp.asarray(gram.T_X)
+    M_X, beta = xp.asarray(at.M_X), xp.asarray(at.beta)
+    sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
+    # of a matrix that is not finite there is no inverse, and NumPy would raise
+    inverse = xp.linalg.inv(xp.where(xp.all(xp.isfinite(M_X)), M_X, xp.eye(s.p))) * xp.where(
+        xp.all(xp.isfinite(M_X)), 1.0, xp.nan
+    )
     return Estimates(
-        beta=T_X @ (np.asarray(at.beta) + np.asarray(gram.beta0)),
-        theta=original_theta(found.theta, T, s),
-        sigma=np.sqrt(sigma2),
-        deviance=found.value,
-        vcov=vcov,
+        beta=T_X @ (beta + xp.asarray(gram.beta0)),
+        theta=change_theta(found.theta, T, s, xp),
+        sigma=xp.sqrt(sigma2),
+        deviance=at.deviance if xp is jnp else found.value,
+        vcov=sigma2 * T_X @ (0.5 * (inverse + inverse.T)) @ T_X.T,
         theta_scaled=found.theta,
         gradient=found.gradient,
         hessian=found.hessian,
@@ -230,5 +213,75 @@ def _estimates(found: Search, gram: Gram, T: list[np.ndarray]) -> Estimates:
         eigenvalue=found.eigenvalue,
         iterations=found.iterations,
         status=found.status,
-        beta_scaled=np.asarray(at.beta),
+        beta_scaled=beta,
     )
+
+
+def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> Estimates:
+    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is in the data's columns."""
+    if start is None:
+        theta = moment_start(gram)
+    else:
+        theta = change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram.structure)
+    found = minimise(objective(gram), np.asarray(theta), control)
+    return _finish(found, found.aux, gram)
+
+
+# ---------------------------------------------------------------- the same as one program
+def estimate(arrays: Gram, *, start: Array | None = None, control: Control | None = None) -> Estimates:
+    """Fit from arrays alone: a pure function, safe under ``jit`` and ``vmap``.
+
+    The search is a compiled loop.  Derivatives of the result with respect to the leaves of ``arrays`` come from the
+    implicit function theorem at the optimum, dθ̂ = -H⁻¹ (∂²f/∂θ∂arrays) darrays, not from the loop; those of
+    ``theta`` itself do not exist where a variance is zero.
+
+    Args:
+        arrays: ``model.arrays``; float64 needs x64 enabled. In float32 the tolerance is raised to what its
+            rounding allows.
+        start: theta (m,) in the data's columns; by default moments of the data.
+
+    Returns:
+        ``Estimates`` of JAX arrays; ``status`` says how the search ended. Nothing is raised for a hard data set.
+    """
+    check_precision(arrays)
+    control = control or Control()
+    s, dtype = arrays.structure, arrays.corner.dtype
+    if start is None:
+        theta = moment_start(arrays, jnp)
+    else:
+        theta = change_theta(jnp.asarray(start, dtype), [jnp.linalg.inv(t) for t in arrays.T], s, jnp)
+    found = _argmin(arrays, jax.lax.stop_gradient(theta.astype(dtype)), control)
+    at = profile(scaled_factors(found.theta, s), arrays)
+    return _finish(found, at, arrays, jnp)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _argmin(gram: Gram, start: Array, control: Control) -> Search:
+    def evaluate(theta):
+        value, g, H, _ = _value_and_derivatives(theta, gram, False)
+        return value, g, H
+
+    return minimise_in_loop(evaluate, start, control)
+
+
+@_argmin.defjvp
+def _(control, primals, tangents):
+    gram, start = primals
+    found = _argmin(gram, start, control)
+
+    def slope(g):
+        return jax.grad(lambda t: profile(scaled_factors(t, g.structure), g).deviance)(found.theta)
+
+    _, mixed = jax.jvp(slope, (gram,), (tangents[0],))
+    w, Q = jnp.linalg.eigh(found.hessian)
+    # along a ridge (a singular Λ is rotation-invariant) the estimate does not move
+    inverse = jnp.where(w > 1e-10 * jnp.max(jnp.abs(w)), 1 / jnp.where(w == 0, 1.0, w), 0.0)
+    moved = -Q @ (inverse * (Q.T @ mixed))
+    still = jax.tree.map(_no_tangent, found)
+    return found, still._replace(theta=moved)
+
+
+def _no_tangent(x: Array):
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)

@@ -25,7 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmm._types import Array
 
+
+SETTLED = 1e-5  # of the tolerance: the one more step would change nothing
 MAX_KICKS = 5  # saddles left behind before the search gives up looking for a way down
 
 
@@ -136,11 +139,18 @@ def newton_step(xp, g, H, radius) -> Step:
     mu = xp.zeros(())
     for _ in range(12):
         length = xp.sqrt(xp.sum((slope / (size + mu)) ** 2) + 1e-300)
+        if xp is np and length <= radius:
+            break
         rate = xp.sum(slope**2 / (size + mu) ** 3)
         mu = xp.where(length > radius, mu + (length / radius - 1) * length**2 / xp.maximum(rate, 1e-300), mu)
     s = -(slope / (size + mu))
     predicted = -xp.sum(slope * s) - 0.5 * xp.sum(w * s**2)
     return Step(Q @ s, predicted, decrement, w[0], xp.sqrt(xp.sum(s**2)))
+
+
+def first_radius(xp, theta):
+    """Half the length of the start: moments are within that of the optimum more often than not."""
+    return xp.maximum(0.5, 0.5 * xp.sqrt(xp.sum(theta**2)))
 
 
 def saddle_threshold(xp, H):
@@ -161,7 +171,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
         nan = float("nan")
         return Search(theta, value, g, H, nan, nan, 0, Status.NOT_FINITE, aux)
     exact = True  # H is the Hessian at theta, not carried along
-    radius, kicks, closing = max(1.0, float(np.linalg.norm(theta))), 0, False
+    radius, kicks, closing = first_radius(np, theta), 0, False
     status, iteration = Status.MAX_ITERATIONS, 0
     for iteration in range(1, control.max_iterations + 1):
         step = newton_step(np, g, H, radius)
@@ -176,7 +186,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             if trial[0] < value:
                 theta, (value, g, H, aux), kicks = theta + away, trial, kicks + 1
                 continue
-        if near and closing:
+        if near and (closing or step.decrement <= SETTLED * control.tolerance):
             status = Status.CONVERGED
             break
         move = step.step
@@ -217,6 +227,93 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
     if status == Status.STALLED and step.decrement <= 1e3 * control.tolerance:
         status = Status.CONVERGED
     return Search(theta, value, g, H, float(step.decrement), float(step.eigenvalue), iteration, status, aux)
+
+
+class _Loop(NamedTuple):
+    theta: Any
+    value: Any
+    g: Any
+    H: Any
+    move: Any
+    predicted: Any
+    length: Any
+    radius: Any
+    iteration: Any
+    kicks: Any
+    closing: Any
+    status: Any
+
+
+RUNNING = -1
+
+
+def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Search:
+    """The same search as a compiled loop with one copy of the objective, for ``jit`` and ``vmap``.
+
+    ``evaluate``: theta -> (value, g, H).  Every pass evaluates at theta + move, accepts or not, and makes the next
+    move; a saddle is left along the eigenvector like any other step.
+    """
+    m, dtype = len(start), start.dtype
+    rounding = 500 * float(jnp.finfo(dtype).eps)
+
+    def body(s: _Loop) -> _Loop:
+        value, g, H = evaluate(s.theta + s.move)
+        first = s.iteration == 0
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(g)) & jnp.all(jnp.isfinite(H))
+        noise = rounding * (jnp.abs(value) + 1.0) * m
+        ratio = jnp.where(first, 0.5, (s.value - value + noise) / (s.predicted + noise))
+        accept = finite & (ratio > 1e-4)
+        theta, value, g, H = (
+            jnp.where(accept, new, old)
+            for new, old in ((s.theta + s.move, s.theta), (value, s.value), (g, s.g), (H, s.H))
+        )
+        radius = jnp.where(accept & (ratio > 0.75) & (s.length > 0.8 * s.radius), 2.5 * s.radius, s.radius)
+        shorter = 0.25 * jnp.minimum(s.radius, s.length)
+        radius = jnp.where(finite & (ratio >= 0.25), radius, jnp.where(first, radius, shorter))
+        step = newton_step(jnp, g, H, radius)
+        tolerance = jnp.maximum(control.tolerance, rounding * jnp.abs(value))
+        near = step.decrement <= tolerance
+        saddle = near & (step.eigenvalue < saddle_threshold(jnp, H)) & (s.kicks < MAX_KICKS)
+        away = jnp.linalg.eigh(H)[1][:, 0] * jnp.minimum(radius, 0.3)
+        ended = near & ~saddle & (s.closing | (step.decrement <= SETTLED * tolerance) | ~accept)
+        stalled = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2)))
+        status = jnp.where(first & ~finite, Status.NOT_FINITE, RUNNING)
+        status = jnp.where((status == RUNNING) & stalled, Status.STALLED, status)
+        status = jnp.where((status == RUNNING) & ended, Status.CONVERGED, status)
+        status = jnp.where((status == RUNNING) & (s.iteration >= control.max_iterations), Status.MAX_ITERATIONS, status)
+        return _Loop(
+            theta=theta,
+            value=value,
+            g=g,
+            H=H,
+            move=jnp.where(saddle, away, step.step),
+            predicted=jnp.where(saddle, 0.0, step.predicted),
+            length=jnp.where(saddle, radius, step.length),
+            radius=radius,
+            iteration=s.iteration + 1,
+            kicks=s.kicks + saddle.astype(jnp.int32),
+            closing=near & ~saddle,
+            status=status.astype(jnp.int32),
+        )
+
+    zero = jnp.zeros((), dtype)
+    state = _Loop(
+        theta=start,
+        value=zero + jnp.inf,
+        g=jnp.zeros(m, dtype),
+        H=jnp.eye(m, dtype=dtype),
+        move=jnp.zeros(m, dtype),
+        predicted=zero,
+        length=zero,
+        radius=first_radius(jnp, start),
+        iteration=jnp.zeros((), jnp.int32),
+        kicks=jnp.zeros((), jnp.int32),
+        closing=jnp.zeros((), bool),
+        status=jnp.full((), RUNNING, jnp.int32),
+    )
+    s = jax.lax.while_loop(lambda s: s.status == RUNNING, body, state)
+    step = newton_step(jnp, s.g, s.H, jnp.asarray(jnp.inf, dtype))
+    return Search(s.theta, s.value, s.g, s.H, step.decrement, step.eigenvalue, s.iteration - 1, s.status, None)
 
 
 def _finite(*values) -> bool:

@@ -23,6 +23,7 @@ from .tables import check_group
 
 _OWN, _BLUP, _POPULATION, _DATA = "#d55e00", "#0072b2", "#222222", "#8a8a8a"
 _INTERCEPT = "(Intercept)"
+_NAMED = 60  # with more levels than this they are drawn small and without names
 
 
 def caterpillar(
@@ -51,7 +52,7 @@ def caterpillar(
     if ax is not None and len(effects) > 1:
         raise ValueError(f"{group} has the effects {', '.join(effects)}: name the one for this ax in effect=")
     if ax is None:
-        height = min(11.0, max(2.5, 1.0 + 0.2 * len(modes)))
+        height = max(2.5, 1.0 + 0.2 * len(modes)) if len(modes) <= _NAMED else 7.0
         _, grid = plt.subplots(
             1, len(effects), figsize=(1.2 + 3.4 * len(effects), height), squeeze=False, layout="constrained"
         )
@@ -71,7 +72,7 @@ def _caterpillar(axis: Any, modes: pd.Series, sds: pd.Series, z: float) -> None:
     centre, half = modes.to_numpy()[order], z * sds.to_numpy()[order]
     places = np.arange(len(order))
     clear = np.abs(centre) > half
-    many = len(order) > 60
+    many = len(order) > _NAMED
     for mask, colour in ((~clear, _DATA), (clear, _BLUP)):
         axis.hlines(
             places[mask], (centre - half)[mask], (centre + half)[mask], color=colour, lw=0.8 if many else 1.6
@@ -109,7 +110,7 @@ def shrinkage(
     lines = _lines(fit, group)
     chosen = _chosen(lines, levels, max_levels)
     if axes is None:
-        columns = min(len(chosen), 6 if len(chosen) > 10 else 5)
+        columns = _columns(len(chosen))
         rows = math.ceil(len(chosen) / columns)
         figure, grid = plt.subplots(
             rows,
@@ -138,10 +139,15 @@ def shrinkage(
     if axes is None:
         figure.supxlabel(lines.slope, fontsize=10)
         figure.supylabel(lines.response, fontsize=10)
-        figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-        if len(chosen) < len(lines.levels):
-            figure.suptitle(f"{len(chosen)} of {len(lines.levels)} levels of {lines.group}", fontsize=10)
+        few = len(chosen) < len(lines.levels)
+        title = f"{len(chosen)} of {len(lines.levels)} levels of {lines.group}" if few else None
+        figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9, title=title)
     return figure
+
+
+def _columns(panels: int) -> int:
+    """Of 6, 5 and 4 columns the number that leaves fewest places empty."""
+    return panels if panels <= 6 else min((6, 5, 4), key=lambda c: -panels % c)
 
 
 def _panel(axis: Any, lines: "_Lines", j: int, span: np.ndarray) -> None:
@@ -190,37 +196,31 @@ def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: 
     ax.fill(*population.T, color=_POPULATION, alpha=0.06, lw=0)
     ax.plot(*population.T, color=_POPULATION, lw=1.2, label=f"{share} of the population (VarCorr)")
     ax.plot(*spread.T, color=_BLUP, lw=1.2, ls=(0, (4, 2)), label=f"{share} of the spread of the BLUPs")
-    known = np.isfinite(lines.own).all(axis=1)
-    few = len(lines.levels) <= 60
+    known = np.asarray(np.isfinite(lines.own[:, 1]))
+    few = len(lines.levels) <= _NAMED
     size = 4.5 if few else 2.5
-    for start, end in zip(lines.own[known], lines.blup[known], strict=True):
-        ax.annotate(
-            "",
-            xy=end,
-            xytext=start,
-            annotation_clip=False,
-            clip_on=True,
-            arrowprops={
-                "arrowstyle": "-|>" if few else "-",
-                "color": _DATA,
-                "lw": 0.8,
-                "mutation_scale": 8,
-                "shrinkA": 2,
-                "shrinkB": 2,
-                "alpha": 0.8 if few else 0.4,
-                "clip_on": True,
-            },
-        )
+    _arrows(ax, lines.own[known], lines.blup[known], heads=few)
     ax.plot(*lines.own[known].T, "o", color=_OWN, ms=size, mfc="none", label="own least squares")
     ax.plot(*lines.blup.T, "o", color=_BLUP, ms=size, label="BLUP")
     ax.plot(*lines.population, "P", color=_POPULATION, ms=9, mec="white", label="population mean")
     _frame_arrows(ax, lines, known, np.vstack([population, spread]))
-    ax.set_xlabel(f"intercept ({lines.response} at {lines.slope} = 0)", fontsize=9)
+    ax.set_xlabel(f"intercept: {lines.response}, at {lines.slope} = 0", fontsize=9)
     ax.set_ylabel(f"slope of {lines.slope}", fontsize=9)
     ax.set_title(f"{lines.group}: from its own estimate to its BLUP", fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="best")
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     _plain(ax)
     return ax
+
+
+def _arrows(ax: Any, starts: np.ndarray, ends: np.ndarray, heads: bool) -> None:
+    if not heads:  # one line in pieces: many arrows would be slow to draw and hide each other
+        pieces = np.stack([starts, ends, np.full_like(ends, np.nan)], axis=1).reshape(-1, 2)
+        ax.plot(*pieces.T, color=_DATA, lw=0.6, alpha=0.4)
+        return
+    style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": _DATA, "lw": 0.8, "alpha": 0.8}
+    style |= {"shrinkA": 2, "shrinkB": 2, "clip_on": True}
+    for start, end in zip(starts, ends, strict=True):
+        ax.annotate("", xy=end, xytext=start, annotation_clip=False, arrowprops=style)
 
 
 def _frame_arrows(ax: Any, lines: "_Lines", known: np.ndarray, ellipses: np.ndarray) -> None:
@@ -338,7 +338,7 @@ def _chosen(lines: _Lines, levels: Sequence[Any] | None, max_levels: int) -> np.
 
 
 def _ellipse(centre: np.ndarray, cov: np.ndarray, radius: float) -> np.ndarray:
-    """(101, 2) the points centre + radius · cov^½ (cos t, sin t); a segment or a point where cov is singular."""
+    """(101, 2) the points centre + radius · cov^½ (cos t, sin t); a segment where cov is singular."""
     t = np.linspace(0.0, 2.0 * np.pi, 101)
     values, vectors = np.linalg.eigh(cov)
     root = vectors * np.sqrt(np.maximum(values, 0.0))

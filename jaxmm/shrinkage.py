@@ -65,6 +65,10 @@ class GroupShrinkage:
         variance = np.diag(self.D)
         return _ratio(variance - np.diagonal(self.cond_cov, axis1=1, axis2=2), variance)
 
+    def is_zero(self) -> np.ndarray:
+        """(q,) whether a variance is zero, or so small that no level's data say anything of its effect."""
+        return self.reliability().max(axis=0) < 1e-8
+
 
 class Shrinkage:
     """D, mean conditional covariance and covariance of the modes, by grouping factor.
@@ -201,7 +205,7 @@ def _group_cells(g: GroupShrinkage) -> list[list[str]]:
         ("  = their sum", mean + modes),
         ("sample variance of the modes", np.diag(sample)),
     ]
-    numbers = np.array([v for _, v in variances])
+    numbers = np.array([np.where(g.is_zero(), 0.0, v) for _, v in variances])
     columns = [_text.number_column(numbers[:, k], 5) for k in range(len(g.effects))]
     rows = [[label, *(c[i] for c in columns)] for i, (label, _) in enumerate(variances)]
     rows.append(["share of the variance kept", *(f"{100 * s:.1f}%" for s in g.share_kept())])
@@ -217,7 +221,7 @@ def _group_cells(g: GroupShrinkage) -> list[list[str]]:
 
 
 def _group_remarks(g: GroupShrinkage) -> list[str]:
-    zero = [e for e, v in zip(g.effects, np.diag(g.D), strict=True) if not v > 0]
+    zero = [e for e, is_zero in zip(g.effects, g.is_zero(), strict=True) if is_zero]
     if not zero:
         return []
     return [f"The variance of {', '.join(zero)} is estimated as zero: every level is shrunk onto the mean."]

@@ -41,7 +41,7 @@ class Summary:
             list(self.criteria),
             ["Scaled residuals:", *_residual_lines(self.residuals)],
             ["Random effects:", self.varcorr.to_string(("variance", "sd"), _DIGITS), self.counts],
-            ["Fixed effects:", *_fixed_lines(self.fixed)],
+            ["Fixed effects:", *_fixed_lines(self.fixed)] if len(self.fixed) else [],
             ["Correlation of fixed effects:", *_correlation_lines(self.correlation)]
             if self.correlation is not None
             else [],
@@ -57,10 +57,10 @@ class Summary:
             [
                 f"<h4>{self.title}</h4>",
                 _text.paragraph(self.formula),
-                *(_text.paragraph(" ".join(line.split())) for line in (self.criteria[-1:])),
+                _text.paragraph(_criteria_sentence(self.criteria)),
                 self.varcorr._repr_html_(),
                 _text.paragraph(self.counts),
-                _text.html_table(header, rows),
+                _text.html_table(header, rows) if rows else "",
                 *map(_text.paragraph, self.notes),
             ]
         )
@@ -150,6 +150,14 @@ def _criteria(fit: Any) -> tuple[str, ...]:
     return tuple(_text.align([names, values], [True] * 5, gap="  "))
 
 
+def _criteria_sentence(lines: tuple[str, ...]) -> str:
+    """The one line as it stands, or names and values of a table in a row."""
+    if len(lines) == 1:
+        return lines[0]
+    names, values = (line.split() for line in lines)
+    return ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True))
+
+
 def _scaled_quantiles(fit: Any) -> pd.Series:
     """Of the Pearson residuals over sigma, on the rows that count."""
     residuals = np.asarray(fit.residuals("pearson"), dtype=float)
@@ -183,7 +191,7 @@ def _notes(fit: Any) -> tuple[str, ...]:
     if fit.is_singular:
         notes.append(
             f"boundary (singular) fit: {', '.join(fit.singular_terms)} "
-            "has a variance of zero or a perfect correlation"
+            f"{'has' if len(fit.singular_terms) == 1 else 'have'} a variance of zero or a perfect correlation"
         )
     if not fit.converged:
         notes.append(f"not converged: {fit.diagnostics.status_message}")

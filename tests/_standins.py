@@ -9,7 +9,7 @@ from jaxmm.tables import Block, RandomEffects, VarCorr
 
 
 def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes) -> SimpleNamespace:
-    """`y ~ x + (x | Subject)` at the given D (2, 2) and sigma: GLS for β, BLUPs and conditional covariances."""
+    """`y ~ x + (x | Subject)` at the given D (2, 2) and sigma: GLS for β, BLUPs, conditional covariances."""
     n, J = len(y), len(levels)
     X = np.column_stack([np.ones(n), x])
     Z = np.zeros((n, 2 * J))
@@ -20,11 +20,15 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
     beta = vcov @ X.T @ W @ y
     modes = prior @ Z.T @ W @ (y - X @ beta)
     cond = prior - prior @ Z.T @ W @ Z @ prior
+    P = W - W @ X @ vcov @ X.T @ W
+    prediction = prior - prior @ Z.T @ P @ Z @ prior
     names = ["(Intercept)", "Days"]
     index = pd.RangeIndex(n) if index is None else index
     mu = X @ beta + Z @ modes
     table = pd.DataFrame(modes.reshape(J, 2), index=pd.Index(levels, name="Subject"), columns=names)
-    blocks = np.array([cond[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] for j in range(J)])
+    blocks, prediction_blocks = (
+        np.array([M[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] for j in range(J)]) for M in (cond, prediction)
+    )
     design = SimpleNamespace(
         formula="Reaction ~ Days + (Days | Subject)",
         response="Reaction",
@@ -58,6 +62,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "dropped": (),
         "varcorr": lambda: VarCorr([Block("Subject", tuple(names), np.asarray(D), (2,))], sigma),
         "ranef": lambda: RandomEffects({"Subject": table}, lambda: {"Subject": blocks}),
+        "prediction_cov": prediction_blocks,
         "fitted": lambda: pd.Series(mu, index),
         "residuals": lambda kind="response": pd.Series(y - mu, index),
         "predict": lambda newdata=None, re="conditional": pd.Series(X @ beta, index),

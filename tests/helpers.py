@@ -1,0 +1,96 @@
+"""What the tests of the numerical core share: models of the problems, an oracle in NumPy, finite differences."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache, partial
+from unittest import mock
+
+import jax
+import numpy as np
+from problems import PROBLEMS, Problem
+
+import jaxmm as mm
+from jaxmm.gram import Gram
+
+
+def replanned(model: mm.Model, **changes) -> mm.Model:
+    """The model eliminated in another way: ``chain``, ``rest`` (indices of factors) or ``sparse`` replaced."""
+    plan = dataclasses.replace(model.elimination, **changes)
+    with mock.patch("jaxmm.model.analyse", lambda groupings: plan):
+        return mm.Model(model.design, reml=model.reml)
+
+
+def model_of(problem: Problem, **changes) -> mm.Model:
+    p = dataclasses.replace(problem, **changes)
+    model = mm.Model.from_arrays(p.y, p.X, p.terms, reml=p.reml, weights=p.weights, offset=p.offset)
+    return model if p.sparse is None else replanned(model, sparse=p.sparse)
+
+
+@cache
+def model(name: str, reml: bool = True) -> mm.Model:
+    """The model of a problem, made once."""
+    return model_of(PROBLEMS[name], reml=reml)
+
+
+@cache
+def fit(name: str, reml: bool = True) -> mm.Fit:
+    """Its fit, made once."""
+    return model(name, reml).fit()
+
+
+def some_theta(m: mm.Model, seed: int = 0) -> np.ndarray:
+    """A point far from the optimum, in general position, some diagonal elements negative."""
+    return np.random.default_rng(seed).normal(size=m.structure.num_theta) * 0.7
+
+
+# ---------------------------------------------------------------- the oracle: V written out, original columns
+def covariance_of(model: mm.Model, theta: np.ndarray) -> np.ndarray:
+    """V = W^-1 + Σ ZΛΛ'Z' (n, n), from the rows and the formula's columns, relative to sigma²."""
+    d = model.design
+    n = len(d.y)
+    V = np.diag(np.ones(n) if d.weights is None else 1 / d.weights)
+    for (t, layout), at in zip(model.theta_terms(), model.structure.slices(), strict=True):
+        lam = layout.covariance.factor(np.asarray(theta)[at])
+        codes, ZL = d.factors[d.terms[t].factor].codes, d.terms[t].Z @ lam
+        V += (codes[:, None] == codes[None, :]) * (ZL @ ZL.T)
+    return V
+
+
+def oracle_deviance(model: mm.Model, theta: np.ndarray) -> float:
+    """-2 log-likelihood, restricted or not, by generalised least squares from V."""
+    d = model.design
+    y = d.y if d.offset is None else d.y - d.offset
+    L = np.linalg.cholesky(covariance_of(model, theta))
+    X, y = np.linalg.solve(L, d.X), np.linalg.solve(L, y)
+    beta = np.linalg.lstsq(X, y, rcond=None)[0]
+    df = len(y) - (X.shape[1] if model.reml else 0)
+    value = 2 * np.sum(np.log(np.diag(L))) + df * (1 + np.log(2 * np.pi * np.sum((y - X @ beta) ** 2) / df))
+    return value + (np.linalg.slogdet(X.T @ X)[1] if model.reml and X.shape[1] else 0.0)
+
+
+# ---------------------------------------------------------------- derivatives
+@jax.jit
+def derivatives(theta, arrays: Gram):
+    """mm.deviance with its gradient and Hessian, one program per structure for all tests."""
+    value, gradient = jax.value_and_grad(mm.deviance)(theta, arrays)
+    return value, gradient, jax.hessian(mm.deviance)(theta, arrays)
+
+
+def central(f, x: np.ndarray, h: float) -> np.ndarray:
+    """Derivatives of f by each element of x, on the first axis: fourth-order central differences."""
+    columns = []
+    for e in np.eye(len(x)) * h:
+        near, far = np.subtract(f(x + e), f(x - e)), np.subtract(f(x + 2 * e), f(x - 2 * e))
+        columns.append((8 * near - far) / (12 * h))
+    return np.array(columns)
+
+
+def close(actual, expected, rtol: float = 1e-10, atol: float = 0.0) -> None:
+    """Equal to ``rtol`` of the largest element: what is exactly zero in theory is not compared with itself."""
+    expected = np.asarray(expected)
+    scale = np.max(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=rtol * scale + atol)
+
+
+same = partial(np.testing.assert_allclose, rtol=1e-12, atol=0)

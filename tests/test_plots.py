@@ -1,0 +1,99 @@
+"""The pictures: what they draw, from which numbers, and what they refuse."""
+
+import sys
+
+import numpy as np
+import pytest
+from _standins import dense_fit, sleepstudy_fit
+
+from jaxmm import plots
+
+matplotlib = pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def _headless():
+    matplotlib.use("Agg")
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return sleepstudy_fit()
+
+
+def test_caterpillar(fit):
+    axes = plots.caterpillar(fit)
+    assert [a.get_title() for a in axes] == ["Subject: (Intercept)", "Subject: Days"]
+    ax = plots.caterpillar(fit, "Subject", "Days")
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels == [str(k) for k in fit.ranef()["Subject"]["Days"].sort_values().index]
+    ax.figure.canvas.draw()
+    with pytest.raises(KeyError, match="no effect 'days'"):
+        plots.caterpillar(fit, effect="days")
+    with pytest.raises(KeyError, match="no grouping factor 'Item'"):
+        plots.caterpillar(fit, "Item")
+    with pytest.raises(ValueError, match="name the one for this ax"):
+        plots.caterpillar(fit, ax=ax)
+
+
+def test_shrinkage_lines(fit):
+    figure = plots.shrinkage(fit)
+    figure.canvas.draw()
+    panels = [a for a in figure.axes if a.get_visible()]
+    assert [a.get_title() for a in panels] == [str(k) for k in fit.ranef()["Subject"].index]
+    lines = {line.get_label(): line for line in panels[3].get_lines()}
+    assert set(lines) == {"data", "population", "its own least squares", "BLUP"}
+    design = fit.model.design
+    rows = design.factors[0].codes == 3
+    slope, intercept = np.polyfit(design.X[rows, 1], design.y[rows], 1)
+    assert lines["its own least squares"].get_ydata() == pytest.approx([intercept, intercept + 9 * slope])
+    coef = fit.fixef.to_numpy() + fit.ranef()["Subject"].to_numpy()[3]
+    assert lines["BLUP"].get_ydata() == pytest.approx([coef[0], coef[0] + 9 * coef[1]])
+
+
+def test_shrinkage_of_chosen_levels(fit):
+    figure = plots.shrinkage(fit, levels=["309", "335"])
+    assert [a.get_title() for a in figure.axes if a.get_visible()] == ["309", "335"]
+    figure = plots.shrinkage(fit, max_levels=4)
+    assert sum(a.get_visible() for a in figure.axes) == 4
+    with pytest.raises(KeyError, match="no level '999'"):
+        plots.shrinkage(fit, levels=["999"])
+
+
+def test_arrows_and_ellipse(fit):
+    ax = plots.shrinkage_arrows(fit)
+    ax.figure.canvas.draw()
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    points = np.column_stack(lines["95% of the population (VarCorr)"].get_data()) - fit.fixef.to_numpy()
+    D = fit.varcorr().cov["Subject"].to_numpy()
+    distance = np.einsum("ki,ij,kj->k", points, np.linalg.inv(D), points)
+    assert distance == pytest.approx(np.full(101, 5.991464547))
+    assert len(ax.texts) == 18
+
+
+def test_level_with_one_row_has_no_own_line():
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(5, dtype=np.int32), [1, 6, 6, 6, 6])
+    x, y = rng.normal(size=25), rng.normal(size=25)
+    fit = dense_fit(y, x, codes, list("abcde"), np.eye(2), 1.0)
+    lines = plots._lines(fit, None)
+    assert np.isnan(lines.own[0]).all() and np.isfinite(lines.own[1:]).all()
+    plots.shrinkage(fit).canvas.draw()
+    plots.shrinkage_arrows(fit).figure.canvas.draw()
+
+
+def test_needs_an_intercept_and_a_slope(fit):
+    table = fit.ranef()["Subject"]
+    fit = sleepstudy_fit(ranef=lambda: {"Subject": table[["Days"]]})
+    with pytest.raises(ValueError, match="Subject has Days; caterpillar"):
+        plots.shrinkage(fit)
+
+
+def test_without_matplotlib(fit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"pip install jaxmm\[plot\]"):
+        plots.caterpillar(fit)
