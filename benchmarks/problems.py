@@ -227,8 +227,4 @@ def _shares(weights: np.ndarray, total: int) -> np.ndarray:
 
 if __name__ == "__main__":
     task, cache, *rest = sys.argv[1:]
-    print(
-        stage(
-            choose(task, rest[0] if rest else None), Path(os.path.abspath(cache)), rest[0] if rest else None
-        )
-    )
+    print(stage(choose(task, rest[0] if rest else None), Path(os.path.abspath(cache)), rest[0] if rest else None))

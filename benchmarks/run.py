@@ -166,9 +166,7 @@ def machine() -> dict:
     memory = None
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
-        )
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     if hasattr(os, "sysconf"):
         memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -190,15 +188,11 @@ def save(row: dict, out: Path) -> None:
         writer = csv.DictWriter(file, FIELDS, extrasaction="ignore", lineterminator="\n")
         if fresh:
             writer.writeheader()
-        writer.writerow(
-            {k: f"{v:.6g}" if isinstance(v, float) and k != "deviance" else v for k, v in row.items()}
-        )
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) and k != "deviance" else v for k, v in row.items()})
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", nargs="+", help=f"all, or of {', '.join(problems.PROBLEMS)}")
     parser.add_argument("--peer", nargs="+", default=list(libraries.PEERS), metavar="PEER")
     parser.add_argument("--repeat", type=int, default=5, help="fits, or processes, that a median is taken of")

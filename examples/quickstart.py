@@ -1,7 +1,7 @@
 """From a formula and a data frame to a fit that explains itself: reaction times of sleep-deprived drivers.
 
-Eighteen people, allowed three hours in bed a night, took a vigilance test on ten days (Belenky et al. 2003). The
-model gives each an intercept and a slope of their own, drawn from a common normal distribution.
+Eighteen people, allowed three hours in bed a night, took a vigilance test on ten days (Belenky et al. 2003).
+The model gives each an intercept and a slope of their own, drawn from a common normal distribution.
 
     python examples/quickstart.py [--out FOLDER]
 """

@@ -122,15 +122,15 @@ def report(settings: list[Setting], subjects: int, replicates: int) -> str:
     total, fits = sum(s.seconds for s in settings), replicates * len(settings)
     return "\n".join(
         [
-            f"{subjects:,} subjects, m measurements each; mean {MEAN:g}, prior variance D, error variance σ².",
+            f"{subjects:,} subjects, m rows each; mean {MEAN:g}, prior variance D, error variance σ².",
             f"{replicates} data sets per setting, REML: means over the data sets ± their Monte-Carlo errors:",
             "",
             table.reset_index().to_string(index=False),
             "",
             "cond. variance  the mean over subjects of Var(b_j | data)",
             "D²/(D + σ²/m)   the closed form of the variance of the BLUPs, at the estimates of each data set",
-            "at the truth    the same at the true D and σ²; it is convex in D, so that the mean over uncertain",
-            "                estimates lies a little above",
+            "at the truth    the same at the true D and σ²; it is convex in D, so that the mean over",
+            "                uncertain estimates lies a little above",
             f"Largest difference between sum and VarCorr in any data set: {largest:.0e}.",
             f"{fits:,} data sets simulated and fitted in {total:.1f} s, {1e3 * total / fits:.1f} ms each.",
             "",
@@ -149,15 +149,16 @@ def in_words(settings: list[Setting]) -> list[str]:
     share_least, share_most = (s.results["BLUPs"].mean() / s.D for s in (least, most))
     return [
         "In plain words: read the variance off VarCorr. It estimates how much subjects differ in the "
-        "population, and it is right in every setting, however little each subject was measured. The BLUPs are "
-        "predictions of the subjects at hand: each is pulled towards the mean by as much as its own data leave "
-        "in doubt, and so they spread less than the subjects do. They are not wrong: the smaller spread is what "
-        "makes them the best predictions. They answer another question.",
+        "population, and it is right in every setting, however little each subject was measured. The BLUPs "
+        "are predictions of the subjects at hand: each is pulled towards the mean by as much as its own data "
+        "leave in doubt, and so they spread less than the subjects do. They are not wrong: the smaller "
+        "spread is what makes them the best predictions. They answer another question.",
         "How much they spread depends on D against σ²/m, the variance of a subject's own mean. With "
         f"{most.title} the BLUPs keep {share_most:.0%} of the variance and either reading would do; with "
-        f"{least.title} they keep {share_least:.0%}, and whoever took their spread for the population's would "
-        f"be wrong by a factor of {1 / share_least:.1f}. What is missing is the conditional variance: the two "
-        "add up to VarCorr, in each single data set. fit.shrinkage() prints this account for any model.",
+        f"{least.title} they keep {share_least:.0%}, and whoever took their spread for the population's "
+        f"would be wrong by a factor of {1 / share_least:.1f}. What is missing is the conditional variance: "
+        "the two add up to VarCorr, in each single data set. fit.shrinkage() prints this account for any "
+        "model.",
     ]
 
 

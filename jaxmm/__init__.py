@@ -1,9 +1,9 @@
 """Mixed-effects models on JAX: exact derivatives, compiled, and a fit that explains itself.
 
-    import jaxmm as mm
-    fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
-    print(fit)
-    print(fit.shrinkage())
+import jaxmm as mm
+fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
+print(fit)
+print(fit.shrinkage())
 """
 
 from jaxmm import datasets as datasets
@@ -16,7 +16,9 @@ from jaxmm.inference.compare import anova as anova
 from jaxmm.model import Model as Model
 from jaxmm.model import Term as Term
 from jaxmm.model import lmm as lmm
+from jaxmm.objective.lmm import Parameters as Parameters
 from jaxmm.objective.lmm import deviance as deviance
+from jaxmm.objective.lmm import neg2_loglik as neg2_loglik
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
 

@@ -169,9 +169,7 @@ def _label(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "TRUE" if value else "FALSE"
     if isinstance(value, float | np.floating):
-        return (
-            str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else number_text(float(value))
-        )
+        return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else number_text(float(value))
     return str(value)
 
 
@@ -201,14 +199,10 @@ class Table:
             self.index = pd.RangeIndex(len(frame))
             self._fetch = lambda i: _from_narwhals(frame[frame.columns[i]])
         repeated = (
-            sorted({n for n in self.names if self.names.count(n) > 1})
-            if len(set(self.names)) < len(self.names)
-            else []
+            sorted({n for n in self.names if self.names.count(n) > 1}) if len(set(self.names)) < len(self.names) else []
         )
         if repeated:
-            raise DataError(
-                f"the table has several columns named {', '.join(map(repr, repeated))}; rename them"
-            )
+            raise DataError(f"the table has several columns named {', '.join(map(repr, repeated))}; rename them")
         self._place = {n: i for i, n in enumerate(self.names)}
 
     def __len__(self) -> int:
@@ -270,8 +264,7 @@ def _foreign(data: Any) -> Any:
         return nw.from_native(data, eager_only=True)
     except TypeError:
         raise DataError(
-            "data must be a pandas, polars or pyarrow table or a mapping of columns, "
-            f"not {type(data).__name__}"
+            f"data must be a pandas, polars or pyarrow table or a mapping of columns, not {type(data).__name__}"
         ) from None
 
 
@@ -294,9 +287,7 @@ def _from_narwhals(series: Any) -> pd.Series:
             return pd.Series(pd.Categorical(texts, categories=list(dtype.categories)))
         return texts  # polars' own order of a Categorical is that of appearance: sort as text
     if dtype.is_integer() and series.null_count():
-        return pd.Series(
-            pd.array(series.to_list(), dtype="UInt64" if dtype.is_unsigned_integer() else "Int64")
-        )
+        return pd.Series(pd.array(series.to_list(), dtype="UInt64" if dtype.is_unsigned_integer() else "Int64"))
     if dtype.is_numeric() and not isinstance(dtype, nw.Decimal):
         return pd.Series(series.to_numpy())
     if isinstance(dtype, nw.Boolean) and not series.null_count():
@@ -317,9 +308,7 @@ def _column(name: str, series: pd.Series) -> Column:
     if pd.api.types.is_bool_dtype(dtype):
         if isinstance(dtype, np.dtype):
             return Column(name, "logical", series.to_numpy(), None)
-        return Column(
-            name, "logical", series.to_numpy(dtype=bool, na_value=False), _some(series.isna().to_numpy())
-        )
+        return Column(name, "logical", series.to_numpy(dtype=bool, na_value=False), _some(series.isna().to_numpy()))
     if pd.api.types.is_complex_dtype(dtype):
         raise DataError(f"column {name!r} holds complex numbers; split it into its parts")
     if pd.api.types.is_numeric_dtype(dtype):
@@ -358,9 +347,7 @@ def _object_column(name: str, series: pd.Series) -> Column:
 
 
 def _texts(series: pd.Series, missing: np.ndarray) -> np.ndarray:
-    return np.array(
-        [None if gone else _label(v) for v, gone in zip(series, missing, strict=True)], dtype=object
-    )
+    return np.array([None if gone else _label(v) for v, gone in zip(series, missing, strict=True)], dtype=object)
 
 
 def _some(missing: np.ndarray) -> np.ndarray | None:

@@ -19,7 +19,7 @@ GPU_REST = 1500  # a dense part from this order on is worth a trip to an acceler
 
 
 @contextmanager
-def computing(device: jax.Device) -> Iterator[None]:
+def computing(device: Any) -> Iterator[None]:
     """float64, on ``device``; programs of any compile time may enter the persistent cache (ours take 0.2-2 s)."""
     with ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
@@ -29,7 +29,7 @@ def computing(device: jax.Device) -> Iterator[None]:
         yield
 
 
-def choose_device(wanted: Any, structure: Structure) -> jax.Device:
+def choose_device(wanted: Any, structure: Structure) -> Any:
     """The device of a single fit.
 
     Raises:

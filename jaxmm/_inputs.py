@@ -77,9 +77,7 @@ def check_contrasts(
                 f"{', '.join(map(repr, sorted(known))) or 'none'}"
             )
         if not isinstance(name, str) or name not in _contrasts.CODINGS:
-            raise DataError(
-                f"contrasts[{column!r}] is {name!r}; known are {', '.join(map(repr, _contrasts.CODINGS))}"
-            )
+            raise DataError(f"contrasts[{column!r}] is {name!r}; known are {', '.join(map(repr, _contrasts.CODINGS))}")
         if column in table and table.column(column).kind in ("number", "time"):
             raise DataError(
                 f"contrasts names {column!r}, which holds numbers; write factor({column}) in the formula "
@@ -155,8 +153,7 @@ def row_values(values: Any, name: str, table: Table) -> np.ndarray:
     """The array given as `weights` or `offset`, as (N,) finite float64."""
     if isinstance(values, pd.Series) and not values.index.equals(table.index):
         raise DataError(
-            f"the index of {name} is not that of the data; pass {name}.to_numpy() if the rows "
-            "are in the same order"
+            f"the index of {name} is not that of the data; pass {name}.to_numpy() if the rows are in the same order"
         )
     try:
         array = np.asarray(values, dtype=np.float64)

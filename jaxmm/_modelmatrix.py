@@ -206,8 +206,7 @@ def check_finite(values: np.ndarray, what: str, labels: pd.Index) -> None:
         i = int(np.argmax(bad))
         shown = "NaN" if np.isnan(values[i]) else "infinite"
         raise DataError(
-            f"'{what}' is {shown} at row {row_text(labels[i])}{_count(bad)}: correct the value, "
-            "or leave the row out"
+            f"'{what}' is {shown} at row {row_text(labels[i])}{_count(bad)}: correct the value, or leave the row out"
         )
 
 
@@ -222,17 +221,11 @@ def _recoded(variable: Variable, value: Any, unseen: str) -> Levels:
         from ._columns import Column
 
         value = np.asarray(value)
-        value = Column(
-            str(variable.expr), "number", value, np.isnan(value) if np.isnan(value).any() else None
-        ).levels
+        value = Column(str(variable.expr), "number", value, np.isnan(value) if np.isnan(value).any() else None).levels
     value, unknown = value.onto(variable.labels)
     if unknown and unseen == "error":
-        known = ", ".join(repr(str(v)) for v in variable.labels[:10]) + (
-            ", ..." if len(variable.labels) > 10 else ""
-        )
-        raise DataError(
-            f"'{variable.expr}' holds {unknown[0]!r}, which the fit has not seen; its levels are {known}"
-        )
+        known = ", ".join(repr(str(v)) for v in variable.labels[:10]) + (", ..." if len(variable.labels) > 10 else "")
+        raise DataError(f"'{variable.expr}' holds {unknown[0]!r}, which the fit has not seen; its levels are {known}")
     return value
 
 

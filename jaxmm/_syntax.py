@@ -288,9 +288,7 @@ class _Reader:
             return Paren(inner, token.pos)
         if token.kind == "end":
             before = self.tokens[self.i - 2].text if self.i > 1 else ""
-            raise self.error(
-                f"something is missing after '{before}'" if before else "the formula is empty", token.pos
-            )
+            raise self.error(f"something is missing after '{before}'" if before else "the formula is empty", token.pos)
         raise self.error(f"something is missing before '{token.text}'", token.pos)
 
     def call(self, func: _Token) -> Expr:

@@ -323,9 +323,7 @@ def _as_levels(state: Any, x: Any, levels: Any, ordered: bool) -> tuple:
         labels = np.array([v if isinstance(v, str) else number_text(float(v)) for v in chosen], dtype=object)
         x, unknown = x.onto(labels)
         if unknown:
-            raise _RefusedError(
-                f"the column also holds {', '.join(map(repr, unknown[:5]))}, which levels= leaves out"
-            )
+            raise _RefusedError(f"the column also holds {', '.join(map(repr, unknown[:5]))}, which levels= leaves out")
     return Levels(x.codes, x.labels, ordered), None
 
 
@@ -347,9 +345,7 @@ def _as_numeric(state: Any, x: Any) -> tuple:
 def _scale(state: Any, x: Any, center: Any = True, scale: Any = True) -> tuple:
     x = _numbers(x)
     if state is None:
-        middle = (
-            (float(np.mean(x)) if center else 0.0) if isinstance(center, bool) else _scalar(center, "center")
-        )
+        middle = (float(np.mean(x)) if center else 0.0) if isinstance(center, bool) else _scalar(center, "center")
         if isinstance(scale, bool):
             # without centring R divides by the root mean square, with n - 1
             size = float(np.sqrt(np.sum((x - middle) ** 2) / max(1, len(x) - 1))) if scale else 1.0

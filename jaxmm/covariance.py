@@ -13,12 +13,10 @@ theta, makes the diagonal non-negative.  A variance of zero is thus an ordinary 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-
-from jaxmm._types import Array
 
 
 class Covariance(Protocol):
@@ -35,7 +33,7 @@ class Covariance(Protocol):
     @property
     def num_params(self) -> int: ...
     def init(self) -> np.ndarray: ...
-    def factor(self, theta: Array) -> Array: ...
+    def factor(self, theta: Any) -> Any: ...
     def from_factor(self, lam, xp=np): ...
 
 
@@ -66,7 +64,7 @@ class Unstructured:
     def init(self) -> np.ndarray:
         return np.eye(self.q)[self._cells()]
 
-    def factor(self, theta: Array) -> Array:
+    def factor(self, theta: Any) -> Any:
         return _fill((self.q, self.q), self._cells(), theta)
 
     def from_factor(self, lam, xp=np):
@@ -91,7 +89,7 @@ class Diagonal:
     def init(self) -> np.ndarray:
         return np.ones(self.q)
 
-    def factor(self, theta: Array) -> Array:
+    def factor(self, theta: Any) -> Any:
         return _fill((self.q, self.q), np.diag_indices(self.q), theta)
 
     def from_factor(self, lam, xp=np):

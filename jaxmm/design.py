@@ -117,9 +117,7 @@ class Design:
     weights_all: np.ndarray | None
     spec: Spec
 
-    def evaluate(
-        self, newdata: Any, *, offset: Any = None, need_groups: bool | Collection[str] = True
-    ) -> NewData:
+    def evaluate(self, newdata: Any, *, offset: Any = None, need_groups: bool | Collection[str] = True) -> NewData:
         """The design on other rows: the fit's levels, contrasts, knots and centres.
 
         Args:
@@ -140,9 +138,7 @@ class Design:
         if offset is None and spec.offset_column is not None:
             offset = spec.offset_column
         if offset is None and spec.offset_array:
-            raise DataError(
-                "the fit had an offset given as an array: pass offset= for the new rows (0 for none)"
-            )
+            raise DataError("the fit had an offset given as an array: pass offset= for the new rows (0 for none)")
         if offset is not None:
             total = total + _new_offset(offset, frame, n)
         return _new_data(self, frame, X, total, table.index, needed)
@@ -153,9 +149,7 @@ class Design:
             return set(names) if need_groups else set()
         unknown = [g for g in need_groups if g not in names]
         if unknown:
-            raise DataError(
-                f"there is no grouping factor {unknown[0]!r}; the model has {', '.join(map(repr, names))}"
-            )
+            raise DataError(f"there is no grouping factor {unknown[0]!r}; the model has {', '.join(map(repr, names))}")
         return set(need_groups)
 
 
@@ -345,9 +339,7 @@ def _offset(
     """(n,) the sum of the formula's offsets and the argument; None where there is neither."""
     parts = []
     for expr in exprs:
-        value = np.asarray(
-            as_number(evaluate(expr, frame, memory, fitting=True), f"offset({expr})"), dtype=float
-        )
+        value = np.asarray(as_number(evaluate(expr, frame, memory, fitting=True), f"offset({expr})"), dtype=float)
         value = np.broadcast_to(value, (len(labels),))
         check_finite(value, f"offset({expr})", labels)
         parts.append(value)
@@ -365,9 +357,7 @@ def _offset(
 def _formula_offset(spec: Spec, frame: Frame, n: int) -> np.ndarray:
     total = np.zeros(n)
     for expr in spec.offsets:
-        total = total + np.asarray(
-            as_number(evaluate(expr, frame, spec.memory, fitting=False), f"offset({expr})")
-        )
+        total = total + np.asarray(as_number(evaluate(expr, frame, spec.memory, fitting=False), f"offset({expr})"))
     return total
 
 
@@ -413,9 +403,7 @@ def _new_data(
     return NewData(X, Z, tuple(codes), offset, index, new_levels)
 
 
-def _with_held_out(
-    design: Design, terms: Terms, table: Table, used: np.ndarray | None, offset: Any
-) -> Design:
+def _with_held_out(design: Design, terms: Terms, table: Table, used: np.ndarray | None, offset: Any) -> Design:
     """The same design with its rows of weight zero evaluated: they still get a fitted value."""
     spec = design.spec
     out = ~design.kept

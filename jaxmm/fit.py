@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxmm import simulate, summary
 from jaxmm._context import computing
+from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.estimate import Estimates, conditional_covariance, explained
 from jaxmm.inference import wald
 from jaxmm.optimize import Control, Status
@@ -44,6 +45,12 @@ class Diagnostics:
     @property
     def status_message(self) -> str:
         return self.status.message
+
+
+def spell(effects: Sequence[str]) -> str:
+    """The left side of a bar with these effects: "1 + Days", "0 + x"."""
+    rest = [e for e in effects if e != "(Intercept)"]
+    return " + ".join(["1" if len(rest) < len(effects) else "0", *rest])
 
 
 class Fit:
@@ -162,7 +169,7 @@ class Fit:
         for (term, _), lam in zip(self._term_layouts(), self._term_lams(), strict=True):
             if np.min(np.abs(np.diag(lam))) < SINGULAR:
                 name = self.model.design.factors[term.factor].name
-                out.append(f"({' + '.join(term.effects)} | {name})")
+                out.append(f"({spell(term.effects)} | {name})")
         return out
 
     @property
@@ -246,7 +253,9 @@ class Fit:
         """VarCorr beside the spread of the BLUPs, and why they differ."""
         d, e, groups = self.model.design, self._estimates, []
         gram_T_X = np.asarray(self.model.arrays.T_X)
-        vcov_scaled = np.linalg.solve(gram_T_X, np.linalg.solve(gram_T_X, np.asarray(e.vcov)).T) if d.columns else e.vcov
+        vcov_scaled = (
+            np.linalg.solve(gram_T_X, np.linalg.solve(gram_T_X, np.asarray(e.vcov)).T) if d.columns else e.vcov
+        )
         D = self.varcorr().cov
         for factor in self._factors_in_order():
             f = d.factors.index(factor)
@@ -286,6 +295,7 @@ class Fit:
             values = values * np.sqrt(d.weights_all)
         return values.rename("residual")
 
+    @known_keywords(PREDICTING)
     def predict(
         self,
         newdata: Any = None,
@@ -314,10 +324,13 @@ class Fit:
         if scale not in ("response", "link"):
             raise ValueError(f"scale must be 'response' or 'link', not {scale!r}")
         wald.check_level(level)
+        if interval not in (None, "confidence", "prediction"):
+            raise ValueError(f"interval must be None, 'confidence' or 'prediction', not {interval!r}")
         if interval is not None or weights is not None:
             raise NotImplementedError("intervals of predictions are not available yet: leave interval and weights out")
         return predict(self, newdata, re, offset, new_levels)
 
+    @known_keywords(SIMULATING)
     def simulate(self, n: int = 1, *, key: Any, newdata: Any = None, re: str = "new") -> np.ndarray:
         """``n`` new responses (n, nobs): random effects drawn anew ("new"), or at their modes ("conditional").
 

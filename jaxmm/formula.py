@@ -248,9 +248,7 @@ class _Parts:
             return Binary("+", left, right, node.pos)
         if isinstance(node, Binary) and node.op == "-" and node.right == self.whole(node.right):
             left = self.split(node.left)
-            return (
-                Unary("-", node.right, node.pos) if left is None else Binary("-", left, node.right, node.pos)
-            )
+            return Unary("-", node.right, node.pos) if left is None else Binary("-", left, node.right, node.pos)
         if isinstance(node, Unary) and node.op == "+":
             return self.split(node.arg)
         raise self.misplaced(node, bar)
@@ -273,9 +271,7 @@ class _Parts:
         (keyword, first), *others = node.args
         inner = first.arg if isinstance(first, Paren) else first
         if keyword is not None or not (isinstance(inner, Binary) and inner.op in _BARS):
-            raise self.error(
-                f"{node.func}(...) takes a random-effects term first: {node.func}(0 + x | g)", node
-            )
+            raise self.error(f"{node.func}(...) takes a random-effects term first: {node.func}(0 + x | g)", node)
         for _, other in others:
             if _has_bar(other):
                 raise self.error(f"{node.func}(...) takes one random-effects term", other)
@@ -290,8 +286,7 @@ class _Parts:
             nested = _has_bar(side)
             if nested is not None:
                 raise self.error(
-                    "a bar inside a bar: write one term for each grouping factor, "
-                    "(1 | a) + (1 | b), or (1 | a:b)",
+                    "a bar inside a bar: write one term for each grouping factor, (1 | a) + (1 | b), or (1 | a:b)",
                     nested,
                 )
         self.check_left(bar)
@@ -347,7 +342,5 @@ class _Parts:
         elif isinstance(group, Binary) and group.op == "/":
             remedy = "nest from the left: a/b/c"
         elif isinstance(group, Number):
-            remedy = (
-                f"the number {group} is no grouping factor: (1 | g) has the column on the right of the bar"
-            )
+            remedy = f"the number {group} is no grouping factor: (1 | g) has the column on the right of the bar"
         raise self.error(f"cannot group by '{group}': {remedy}", group)

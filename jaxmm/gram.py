@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,12 +73,12 @@ class Gram:
     borders: tuple[Array, ...]
     cells: Cells | None
     corner: Array
-    T: tuple[Array, ...]
-    T_X: Array
-    beta0: Array
-    logdet_T: Array
-    n_obs: Array
-    sum_log_weights: Array
+    T: tuple[Any, ...]
+    T_X: Any
+    beta0: Any
+    logdet_T: Any
+    n_obs: Any
+    sum_log_weights: Any
     structure: Structure = field(metadata={"static": True})
 
 
@@ -197,9 +198,7 @@ class Accumulator:
             return beta0, residual
         gram = sum(self.X.rows(at).T @ self.weighted(self.X.rows(at), at) for at in _chunks(self.n))
         for _ in range(2):
-            right = sum(
-                self.X.rows(at).T @ self.weighted(residual[at, None], at)[:, 0] for at in _chunks(self.n)
-            )
+            right = sum(self.X.rows(at).T @ self.weighted(residual[at, None], at)[:, 0] for at in _chunks(self.n))
             step = np.linalg.lstsq(gram, right, rcond=None)[0]
             beta0 = beta0 + step
             residual = np.concatenate([residual[at] - self.X.rows(at) @ step for at in _chunks(self.n)])
@@ -238,9 +237,7 @@ class Accumulator:
         corner = np.zeros((size + p + 1, size + p + 1))
         self._fill_corner(corner)
         if p:
-            corner[size:-1, size:-1] = sum(
-                self.X.rows(at).T @ self.weighted(self.X.rows(at), at) for at in _chunks(n)
-            )
+            corner[size:-1, size:-1] = sum(self.X.rows(at).T @ self.weighted(self.X.rows(at), at) for at in _chunks(n))
         return {
             "blocks": blocks,
             "links": links,
@@ -333,7 +330,7 @@ def assemble(accumulator: Accumulator, parts: dict, response: dict) -> Gram:
             block[at : at + len(c.T), at : at + len(c.T)] = c.T
             at += len(c.T)
         T.append(block)
-    tree = Gram(
+    tree: Any = Gram(
         blocks=tuple(parts["blocks"]),
         links=tuple(tuple(x) for x in parts["links"]),
         parents=tuple(tuple(x) for x in parts["parents"]),

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 
 from jaxmm import covariance
 from jaxmm._context import choose_device, computing
+from jaxmm._keywords import FITTING, known_keywords
 from jaxmm.design import DataError, Design, Factor, RandomTerm, build, check_lmm
 from jaxmm.estimate import estimate_on_host
-from jaxmm.fit import Fit
+from jaxmm.fit import Fit, spell
 from jaxmm.formula import parse
 from jaxmm.gram import Accumulator, Gram, assemble, change_columns
 from jaxmm.optimize import Control, as_control
@@ -62,6 +62,7 @@ class Model:
 
     # ------------------------------------------------------------ ways in
     @classmethod
+    @known_keywords(FITTING)
     def from_formula(
         cls,
         formula: str,
@@ -86,11 +87,17 @@ class Model:
             raise NotImplementedError("generalised linear mixed models are not available yet: leave family out")
         check_flag("reml", reml)
         design = build(
-            parse(formula), data, weights=weights, offset=offset, contrasts=contrasts, missing=missing  # pyright: ignore
+            parse(formula),
+            data,
+            weights=weights,
+            offset=offset,
+            contrasts=contrasts,
+            missing=missing,  # pyright: ignore
         )
         return cls(design, reml=reml, device=device)
 
     @classmethod
+    @known_keywords(FITTING)
     def from_arrays(
         cls,
         y: Any,
@@ -147,6 +154,7 @@ class Model:
             return assemble(self._accumulator, self._parts, response)
 
     # ------------------------------------------------------------ fitting
+    @known_keywords(FITTING)
     def fit(self, *, start: Any = None, control: Control | dict | None = None) -> Fit:
         """Fit by (restricted) maximum likelihood.
 
@@ -156,12 +164,7 @@ class Model:
         """
         settings = as_control(control)
         if start is not None:
-            start = np.asarray(start, float)
-            if start.shape != (self.structure.num_theta,) or not np.all(np.isfinite(start)):
-                raise ValueError(
-                    f"start must be {self.structure.num_theta} finite numbers, the relative covariance factor as in "
-                    f"fit.theta; got {np.array2string(start, threshold=8)}"
-                )
+            start = check_start(start, self.structure.num_theta)
         arrays = self.arrays
         with computing(self.device):
             estimates = estimate_on_host(arrays, start, settings)
@@ -169,14 +172,18 @@ class Model:
 
     def with_response(self, y: Any) -> Model:
         """The same design with another response (n,), for the rows of positive weight; compiles nothing."""
-        y = np.asarray(y, float)
+        try:
+            y = np.asarray(y, float)
+        except (TypeError, ValueError):
+            raise DataError("the response holds text or other things where numbers are due") from None
         n = len(self.design.y)
         if y.shape != (n,):
-            raise DataError(f"the response must have {n} values, one per row used, not {y.shape}")
+            raise DataError(f"the response must have {n} values, one per row used; got shape {y.shape}")
         if not np.all(np.isfinite(y)):
             raise DataError(f"the response is not finite in row {int(np.flatnonzero(~np.isfinite(y))[0])} (from 0)")
         if np.ptp(y) == 0:
             raise DataError("the response is constant: there is nothing to explain")
+        _ = self._parts  # made once, here, and shared by every copy
         y_all = self.design.y_all.copy()
         y_all[self.design.kept] = y
         return self._copy(design=replace(self.design, y=y, y_all=y_all))
@@ -220,6 +227,7 @@ class Model:
         return describe(self)
 
 
+@known_keywords(FITTING)
 def lmm(
     formula: str,
     data: Any,
@@ -267,6 +275,20 @@ def lmm(
 def check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def check_start(start: Any, num_theta: int) -> np.ndarray:
+    """theta to start from, (num_theta,) finite."""
+    try:
+        array = np.asarray(start, float)
+    except (TypeError, ValueError):
+        array = np.full((), np.nan)
+    if array.shape != (num_theta,) or not np.all(np.isfinite(array)):
+        raise ValueError(
+            f"start must be {num_theta} finite number{'s' if num_theta > 1 else ''}, the relative covariance "
+            f"factor as in fit.theta; got {start!r}"
+        )
+    return array
 
 
 def _terms_of(design: Design, factor: int) -> list[int]:
@@ -347,7 +369,7 @@ def describe(model: Model) -> str:
         term = d.terms[t]
         factor = d.factors[term.factor]
         lines.append(
-            f"    ({' + '.join(term.effects)} | {factor.name})  {len(factor.levels):,} levels x {len(term.effects)}, "
+            f"    ({spell(term.effects)} | {factor.name})  {len(factor.levels):,} levels x {len(term.effects)}, "
             f"{term.kind}"
         )
     names = [model._groupings[f] for f in plan.chain]

@@ -27,8 +27,8 @@ import optax
 
 from jaxmm._types import Array
 
-
 SETTLED = 1e-5  # of the tolerance: the one more step would change nothing
+MU_STEPS = 12  # of Newton's method for the length of the step
 MAX_KICKS = 5  # saddles left behind before the search gives up looking for a way down
 
 
@@ -125,6 +125,7 @@ class Step(NamedTuple):
     predicted: Any  # reduction of the quadratic model
     decrement: Any
     eigenvalue: Any
+    direction: Any  # eigenvector of the least eigenvalue
     length: Any
 
 
@@ -135,17 +136,24 @@ def newton_step(xp, g, H, radius) -> Step:
     size = xp.maximum(size, 1e-10 * xp.max(size) + 1e-300)
     slope = Q.T @ g
     decrement = 0.5 * xp.sum(slope**2 / size)
+
     # |s(mu)| falls with mu: Newton on 1/|s| - 1/Delta converges from the left, monotonically
-    mu = xp.zeros(())
-    for _ in range(12):
+    def tighten(mu):
         length = xp.sqrt(xp.sum((slope / (size + mu)) ** 2) + 1e-300)
-        if xp is np and length <= radius:
-            break
-        rate = xp.sum(slope**2 / (size + mu) ** 3)
-        mu = xp.where(length > radius, mu + (length / radius - 1) * length**2 / xp.maximum(rate, 1e-300), mu)
+        rate = xp.maximum(xp.sum(slope**2 / (size + mu) ** 3), 1e-300)
+        return xp.where(length > radius, mu + (length / radius - 1) * length**2 / rate, mu)
+
+    mu = xp.zeros((), g.dtype)
+    if xp is np:
+        for _ in range(MU_STEPS):
+            before, mu = mu, tighten(mu)
+            if mu == before:
+                break
+    else:
+        mu = jax.lax.fori_loop(0, MU_STEPS, lambda _, mu: tighten(mu), mu)
     s = -(slope / (size + mu))
     predicted = -xp.sum(slope * s) - 0.5 * xp.sum(w * s**2)
-    return Step(Q @ s, predicted, decrement, w[0], xp.sqrt(xp.sum(s**2)))
+    return Step(Q @ s, predicted, decrement, w[0], Q[:, 0], xp.sqrt(xp.sum(s**2)))
 
 
 def first_radius(xp, theta):
@@ -173,7 +181,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
     exact = True  # H is the Hessian at theta, not carried along
     radius, kicks, closing = first_radius(np, theta), 0, False
     status, iteration = Status.MAX_ITERATIONS, 0
-    for iteration in range(1, control.max_iterations + 1):
+    for iteration in range(1, control.max_iterations + 1):  # noqa: B007 (reported afterwards)
         step = newton_step(np, g, H, radius)
         near = step.decrement <= control.tolerance
         if near and not exact:
@@ -181,7 +189,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             exact = True
             continue
         if near and step.eigenvalue < saddle_threshold(np, H) and kicks < MAX_KICKS:
-            away = np.linalg.eigh(H)[1][:, 0] * min(radius, 0.3)
+            away = step.direction * min(radius, 0.3)
             trial = objective.hessian(theta + away)
             if trial[0] < value:
                 theta, (value, g, H, aux), kicks = theta + away, trial, kicks + 1
@@ -274,7 +282,7 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Sear
         tolerance = jnp.maximum(control.tolerance, rounding * jnp.abs(value))
         near = step.decrement <= tolerance
         saddle = near & (step.eigenvalue < saddle_threshold(jnp, H)) & (s.kicks < MAX_KICKS)
-        away = jnp.linalg.eigh(H)[1][:, 0] * jnp.minimum(radius, 0.3)
+        away = step.direction * jnp.minimum(radius, 0.3)
         ended = near & ~saddle & (s.closing | (step.decrement <= SETTLED * tolerance) | ~accept)
         stalled = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2)))
         status = jnp.where(first & ~finite, Status.NOT_FINITE, RUNNING)

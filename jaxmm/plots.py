@@ -74,9 +74,7 @@ def _caterpillar(axis: Any, modes: pd.Series, sds: pd.Series, z: float) -> None:
     clear = np.abs(centre) > half
     many = len(order) > _NAMED
     for mask, colour in ((~clear, _DATA), (clear, _BLUP)):
-        axis.hlines(
-            places[mask], (centre - half)[mask], (centre + half)[mask], color=colour, lw=0.8 if many else 1.6
-        )
+        axis.hlines(places[mask], (centre - half)[mask], (centre + half)[mask], color=colour, lw=0.8 if many else 1.6)
         axis.plot(centre[mask], places[mask], "o", color=colour, ms=2 if many else 4)
     axis.axvline(0.0, color=_POPULATION, lw=0.8)
     axis.set_ylim(-1, len(order))
@@ -292,9 +290,7 @@ def _net_response(fit: Any, f: int, slope: str) -> tuple[np.ndarray, np.ndarray,
     return design.y - taken, population + np.array([centre, 0.0]), adjusted
 
 
-def _own_lines(
-    x: np.ndarray, y: np.ndarray, codes: np.ndarray, J: int, weights: np.ndarray | None
-) -> np.ndarray:
+def _own_lines(x: np.ndarray, y: np.ndarray, codes: np.ndarray, J: int, weights: np.ndarray | None) -> np.ndarray:
     """(J, 2) weighted least squares of y on x within each level."""
     w = np.ones_like(y) if weights is None else np.asarray(weights)
 

@@ -32,6 +32,8 @@ def factors_asked(fit: Fit, re: str | Collection[str]) -> set[str]:
         if re not in KINDS:
             raise ValueError(f"re must be one of {', '.join(map(repr, KINDS))} or a list of factors, not {re!r}")
         return set(names) if re == "conditional" else set()
+    if not isinstance(re, Collection):
+        raise ValueError(f"re must be one of {', '.join(map(repr, KINDS))} or a list of factors, not {re!r}")
     unknown = [g for g in re if g not in names]
     if unknown:
         raise ValueError(f"re: there is no grouping factor {unknown[0]!r}; the model has {', '.join(map(repr, names))}")
@@ -86,7 +88,9 @@ def predict(
             raise ValueError("offset= is for new data: the rows of the fit have their own")
         return on_all_rows(fit, asked).rename("predicted")
     if fit.model.design.spec is None:
-        raise DataError("this model was made from arrays: predict(newdata) needs a formula; use X @ fit.fixef and ranef()")
+        raise DataError(
+            "this model was made from arrays: predict(newdata) needs a formula; use X @ fit.fixef and ranef()"
+        )
     rows = fit.model.design.evaluate(newdata, offset=offset, need_groups=asked)
     if new_levels == "error":
         for group, labels in rows.new_levels.items():

@@ -124,9 +124,7 @@ class Shrinkage:
     @property
     def factor(self) -> dict[str, pd.Series]:
         """Per effect the share of the variance that the modes keep: their mean square over D."""
-        return {
-            g.group: pd.Series(g.share_kept(), index=list(g.effects), name="share_kept") for g in self.groups
-        }
+        return {g.group: pd.Series(g.share_kept(), index=list(g.effects), name="share_kept") for g in self.groups}
 
     @property
     def by_level(self) -> dict[str, pd.DataFrame]:
@@ -228,9 +226,7 @@ def _group_remarks(g: GroupShrinkage) -> list[str]:
 
 
 def _statements(reml: bool) -> list[str]:
-    uncertainty = (
-        "including the uncertainty of the fixed effects" if reml else "at the estimated fixed effects"
-    )
+    uncertainty = "including the uncertainty of the fixed effects" if reml else "at the estimated fixed effects"
     return [
         "VarCorr estimates the covariance of the effects in the population that the levels come from, before "
         "any of their data are seen. Use it to say how much levels differ, for intraclass correlations, R² "

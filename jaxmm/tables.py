@@ -259,11 +259,7 @@ def correlation(cov: np.ndarray) -> np.ndarray:
 def sample_cov(values: np.ndarray) -> np.ndarray:
     """(q, q) covariance of J rows about their mean, divisor J − 1."""
     centred = values - values.mean(axis=0)
-    return (
-        centred.T @ centred / (len(values) - 1)
-        if len(values) > 1
-        else np.full((values.shape[1],) * 2, np.nan)
-    )
+    return centred.T @ centred / (len(values) - 1) if len(values) > 1 else np.full((values.shape[1],) * 2, np.nan)
 
 
 def check_group(group: str, names: Mapping[str, object]) -> str:

@@ -6,8 +6,7 @@ carry labels in no order, and the rows are shuffled, so that no test passes beca
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Problem:
     sparse: bool | None = None
     weights: np.ndarray | None = None
     offset: np.ndarray | None = None
-    reml: bool = field(default=True)
+    reml: bool = True
 
     @property
     def solver(self) -> str:
@@ -165,7 +164,3 @@ _ALL = (
 )
 PROBLEMS: dict[str, Problem] = {p.name: p for p in _ALL}
 
-
-def simulated(build: Callable[[np.random.Generator], tuple], seed: int) -> tuple:
-    """What ``build`` makes of a generator seeded with ``seed``."""
-    return build(np.random.default_rng(seed))

@@ -81,7 +81,5 @@ def test_description_names_source_and_every_variable(name):
 
 @pytest.mark.parametrize("call", [datasets.load, datasets.describe])
 def test_unknown_name_lists_the_names(call):
-    with pytest.raises(
-        ValueError, match=r"no data set named 'sleep'; there are sleepstudy, dyestuff, .*grouseticks"
-    ):
+    with pytest.raises(ValueError, match=r"no data set named 'sleep'; there are sleepstudy, dyestuff, .*grouseticks"):
         call("sleep")

@@ -61,9 +61,7 @@ def test_matrix_is_r_s(case):
     keep = [i for i, name in enumerate(names) if name not in dropped]
     assert list(design.columns) == [names[i] for i in keep]
     assert list(design.dropped) == dropped
-    np.testing.assert_allclose(
-        design.X, np.reshape(case["X"], (len(data), -1))[:, keep], rtol=1e-10, atol=1e-10
-    )
+    np.testing.assert_allclose(design.X, np.reshape(case["X"], (len(data), -1))[:, keep], rtol=1e-10, atol=1e-10)
     if case.get("new"):
         expected = np.reshape(case["new"], (len(new), -1))[:, keep]
         np.testing.assert_allclose(design.evaluate(new).X, expected, rtol=1e-9, atol=1e-9)
@@ -291,13 +289,14 @@ def test_numbers_and_texts_that_print_alike_are_one_level(frame):
     found = design.evaluate({"x": [1.0, 1.0], "g": [2, 0], "h": ["u", "u"]})
     assert found.X[:, 3].tolist() == [1.0, 0.0]
     grouped = make("y ~ x + (1 | g)", frame)
-    assert grouped.evaluate({"x": [1.0, 1.0], "g": ["2", "9"]}).codes[0].tolist() == [2, len(grouped.factors[0].levels)]
+    assert grouped.evaluate({"x": [1.0, 1.0], "g": ["2", "9"]}).codes[0].tolist() == [
+        2,
+        len(grouped.factors[0].levels),
+    ]
 
 
 def test_statistics_inside_are_remembered(frame):
-    design = make(
-        "y ~ I(x - mean(x)) + I(z / sd(z)) + I((x - min(x)) / (max(x) - median(x))) + (1 | g)", frame
-    )
+    design = make("y ~ I(x - mean(x)) + I(z / sd(z)) + I((x - min(x)) / (max(x) - median(x))) + (1 | g)", frame)
     part = design.evaluate(frame.iloc[:3])
     np.testing.assert_allclose(part.X, design.X[:3])
 

@@ -68,10 +68,7 @@ def test_offsets_and_response():
     assert str(terms.response) == "log(y + 1)"
     assert [str(o) for o in terms.offsets] == ["log(t)", "z"]
     assert str(parse("cbind(s, f) ~ (1 | g)").response) == "cbind(s, f)"
-    assert (
-        str(parse("cbind(incidence, size - incidence) ~ (1 | g)").response)
-        == "cbind(incidence, size - incidence)"
-    )
+    assert str(parse("cbind(incidence, size - incidence) ~ (1 | g)").response) == "cbind(incidence, size - incidence)"
 
 
 def test_no_bar_is_not_the_parser_s_business():

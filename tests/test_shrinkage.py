@@ -26,9 +26,7 @@ def one_way(reml: bool, J: int = 12, m: int = 4) -> tuple[GroupShrinkage, float]
         V += kept**2 * (D + sigma2 / m) / J
     levels = [f"s{k}" for k in range(J)]
     cond = np.full((J, 1, 1), V)
-    group = GroupShrinkage(
-        "s", ("(Intercept)",), levels, np.array([[D]]), cond, modes[:, None], np.full(J, m)
-    )
+    group = GroupShrinkage("s", ("(Intercept)",), levels, np.array([[D]]), cond, modes[:, None], np.full(J, m))
     return group, sigma2
 
 
@@ -91,9 +89,7 @@ def test_says_what_each_number_estimates(sleep):
 def test_zero_variance_divides_nothing_by_zero():
     D = np.diag([0.0, 4.0])
     modes = np.column_stack([np.zeros(5), [1.0, -1.0, 0.5, -0.5, 0.0]])
-    group = GroupShrinkage(
-        "g", ("a", "b"), list("vwxyz"), D, np.tile(D / 2, (5, 1, 1)), modes, np.arange(1, 6)
-    )
+    group = GroupShrinkage("g", ("a", "b"), list("vwxyz"), D, np.tile(D / 2, (5, 1, 1)), modes, np.arange(1, 6))
     shrinkage = Shrinkage([group], reml=False)
     assert shrinkage.factor["g"]["a"] == 0.0 and shrinkage.by_level["g"]["a"].tolist() == [0.0] * 5
     assert np.isfinite(shrinkage.sum["g"].to_numpy()).all()
@@ -105,8 +101,6 @@ def test_zero_variance_divides_nothing_by_zero():
 
 def test_next_to_zero_prints_as_zero():
     D = np.array([[1e-49]])
-    group = GroupShrinkage(
-        "g", ("a",), list("xyz"), D, np.full((3, 1, 1), 1e-49), np.zeros((3, 1)), np.full(3, 2)
-    )
+    group = GroupShrinkage("g", ("a",), list("xyz"), D, np.full((3, 1, 1), 1e-49), np.zeros((3, 1)), np.full(3, 2))
     text = str(Shrinkage([group], reml=True))
     assert "e-49" not in text and "The variance of a is estimated as zero" in text

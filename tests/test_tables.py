@@ -227,9 +227,7 @@ def test_summary_notes():
 def test_summary_leaves_out_a_large_correlation():
     names = [f"x{k}" for k in range(21)]
     ones = pd.Series(1.0, names)
-    fit = sleepstudy_fit(
-        fixef=ones, bse=ones, tvalues=ones, vcov=lambda: pd.DataFrame(np.eye(21), names, names)
-    )
+    fit = sleepstudy_fit(fixef=ones, bse=ones, tvalues=ones, vcov=lambda: pd.DataFrame(np.eye(21), names, names))
     text = str(summary(fit))
     assert "Correlation of fixed effects:" not in text
     assert "correlation of the 21 fixed effects not shown: see vcov()" in text
@@ -265,9 +263,7 @@ def test_tidy():
         "sd__Observation",
     ]
     assert frame["effect"].tolist() == ["fixed"] * 2 + ["ran_pars"] * 4
-    assert frame["estimate"].to_numpy()[2:] == pytest.approx(
-        [24.740658, 0.065551, 5.922138, 25.591796], rel=1e-5
-    )
+    assert frame["estimate"].to_numpy()[2:] == pytest.approx([24.740658, 0.065551, 5.922138, 25.591796], rel=1e-5)
     wide = tidy(sleepstudy_fit(), conf_level=0.9)
     half = (wide["conf_high"] - wide["conf_low"])[0] / 2
     assert half == pytest.approx(1.6448536 * wide["std_error"][0])

@@ -171,9 +171,7 @@ _DATASETS = {
             "(Block:Variety) are nested in blocks."
         ),
         columns={
-            "Block": Column(
-                "block, ordered by the highest yield", "ordered", ("VI", "V", "III", "IV", "II", "I")
-            ),
+            "Block": Column("block, ordered by the highest yield", "ordered", ("VI", "V", "III", "IV", "II", "I")),
             "Variety": Column("variety", "factor", ("Golden Rain", "Marvellous", "Victory")),
             "nitro": Column("nitrogen (hundredweight per acre: 0, 0.2, 0.4, 0.6)"),
             "yield": Column("yield (quarter pounds per subplot of 1/80 acre)"),
@@ -212,9 +210,7 @@ _DATASETS = {
             "a Poisson law allows."
         ),
         columns={
-            "INDEX": Column(
-                "chick", "factor", _counted(1, 403), derive=lambda frame: frame.index.to_series() + 1
-            ),
+            "INDEX": Column("chick", "factor", _counted(1, 403), derive=lambda frame: frame.index.to_series() + 1),
             "TICKS": Column("ticks on the chick's head", "int"),
             "BROOD": Column("brood", "factor"),
             "HEIGHT": Column("height above sea level (m)", "int"),
@@ -302,9 +298,7 @@ def _is_factor(spec: Column) -> bool:
 
 
 def _kind(spec: Column) -> str:
-    words = {"float": "number", "int": "whole number", "factor": "factor", "ordered": "ordered factor"}[
-        spec.kind
-    ]
+    words = {"float": "number", "int": "whole number", "factor": "factor", "ordered": "ordered factor"}[spec.kind]
     if spec.levels is not None and len(spec.levels) <= 6:
         words += f", levels {', '.join(spec.levels)}"
     return words

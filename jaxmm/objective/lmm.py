@@ -93,6 +93,36 @@ def deviance(theta: Array, arrays: Gram) -> Array:
     return profile(original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays), arrays).deviance
 
 
+class Parameters(NamedTuple):
+    """Every parameter of a linear mixed model, in the columns of the data: ``beta`` (p,), ``theta`` (m,) relative
+    to sigma, ``log_phi`` = log σ²."""
+
+    beta: Array
+    theta: Array
+    log_phi: Array
+
+
+def neg2_loglik(parameters: Parameters, arrays: Gram) -> Array:
+    """-2 log-likelihood at any parameters, nothing profiled out: log|V| + e'V^-1 e / σ² + n log 2πσ² - Σ log w.
+
+    The full likelihood, also of a model made with ``reml=True``. A pure function, as ``deviance``.
+
+    Args:
+        parameters: ``Parameters``, or any object with its three attributes.
+        arrays: ``model.arrays``.
+    """
+    check_precision(arrays)
+    s, dtype = arrays.structure, arrays.corner.dtype
+    logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), arrays), arrays)
+    e = jnp.ones(1, dtype)
+    if s.p:
+        beta = jnp.linalg.solve(arrays.T_X, jnp.asarray(parameters.beta, dtype)) - arrays.beta0
+        e = jnp.concatenate([-beta, e])
+    log_phi = jnp.asarray(parameters.log_phi, dtype)
+    n = arrays.n_obs
+    return logdet + n * (jnp.log(2 * jnp.pi) + log_phi) + e @ C @ e * jnp.exp(-log_phi) - arrays.sum_log_weights
+
+
 def check_precision(arrays: Gram) -> None:
     if str(arrays.corner.dtype) == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
         raise TypeError(

@@ -42,11 +42,10 @@ def reduce(lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
         R_b = BLOCKS.mm(lam_t, borders[i])
         R = [BLOCKS.mm(lam_t, link) for link in links[i]]
         cells = gram.cells if i == 0 else None
+        N = BLOCKS.mm(BLOCKS.mm(lam, spd.inverse(BLOCKS, M, Linv)), lam_t)  # used, and computed, with cells only
         if cells is None:
-            N = None
             corner = corner - spd.quad(BLOCKS, M, Linv, R_b)
         else:
-            N = BLOCKS.mm(BLOCKS.mm(lam, spd.inverse(BLOCKS, M, Linv)), lam_t)
             corner = _eliminate_cells(corner, cells, s, N, borders[i], spd.quad(BLOCKS, M, Linv, R_b))
         for k, R_k in enumerate(R):
             outer, parent = i + 1 + k, gram.parents[i][k]
@@ -117,6 +116,6 @@ def _eliminate_cells(corner: Array, cells: Cells, s: Structure, N: Array, border
     lower = jnp.zeros(size * size, corner.dtype).at[target].add(pairs, mode=IN_BOUNDS).reshape(size, size)
     rest = lower + jnp.tril(lower, -1).T
     NB = _take(BLOCKS.mm(N, border), cells.level)  # (q, p + 1, cells)
-    side = sum(cells.values[i] * NB[i] for i in range(q)).T
-    side = jnp.zeros((size, border.shape[1]), corner.dtype).at[cells.column].add(side, mode=IN_BOUNDS)
+    each = jnp.sum(cells.values[:, None] * NB, axis=0).T
+    side = jnp.zeros((size, border.shape[1]), corner.dtype).at[cells.column].add(each, mode=IN_BOUNDS)
     return corner - jnp.block([[rest, side], [side.T, below]])

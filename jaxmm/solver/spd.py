@@ -64,9 +64,9 @@ def _block_inverse_root(M: Array) -> Array:
     """Cholesky and inversion of its factor entry by entry, each entry a vector over the levels."""
     q = M.shape[0]
     if q > 6:  # the unrolled graph grows with q^3
-        L = jnp.linalg.cholesky(jnp.moveaxis(M, -1, 0))
-        eye = jnp.broadcast_to(jnp.eye(q, dtype=M.dtype), L.shape)
-        return jnp.moveaxis(jax.lax.linalg.triangular_solve(L, eye, left_side=True, lower=True), 0, -1)
+        factor = jnp.linalg.cholesky(jnp.moveaxis(M, -1, 0))
+        eye = jnp.broadcast_to(jnp.eye(q, dtype=M.dtype), factor.shape)
+        return jnp.moveaxis(jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True), 0, -1)
     L: list[list[Array]] = [[M[0, 0]] * q for _ in range(q)]
     X: list[list[Array]] = [[jnp.zeros_like(M[0, 0])] * q for _ in range(q)]
     for k in range(q):

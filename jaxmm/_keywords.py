@@ -1,0 +1,60 @@
+"""A keyword that a function does not have -> an error that names those it has, and the one that was meant."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FITTING = {
+    "REML": "reml=True or reml=False",
+    "method": "reml=False is maximum likelihood",
+    "family": "lmm fits the Gaussian family; generalised models are not available yet",
+    "groups": "the grouping factor stands in the formula: y ~ x + (1 | group)",
+    "re_formula": "random effects stand in the formula: y ~ x + (x | group)",
+    "vc_formula": "random effects stand in the formula: y ~ x + (1 | a) + (1 | b)",
+    "na_action": "missing='drop' or missing='raise'",
+    "subset": "select the rows of the table first",
+    "df": "the table is data=",
+    "frame": "the table is data=",
+}
+PREDICTING = {
+    "re_form": "re='population' leaves the random effects out, re=['group'] keeps some of them",
+    "allow_new_levels": "new_levels='population'",
+    "type": "scale='response' or scale='link'",
+    "data": "the table is newdata=",
+    "exog": "the table is newdata=",
+}
+SIMULATING = {
+    "seed": "key=jax.random.key(seed)",
+    "rng": "key=jax.random.key(0)",
+    "nsim": "the number of replicates is n=",
+    "use_u": "re='conditional' keeps the random effects at their modes",
+}
+
+
+def known_keywords(hints: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a function raise TypeError for an unknown keyword, with the hint or what is accepted."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        accepted = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in accepted:
+                    raise TypeError(_message(function.__name__, name, accepted, hints))
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _message(function: str, name: str, accepted: list[str], hints: Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(name.lower(), accepted, 1, 0.75)
+    remedy = f": {hints[name]}" if name in hints else f": did you mean {close[0]!r}?" if close else ""
+    return f"{function}() has no keyword {name!r}{remedy}\n    accepted: {', '.join(accepted)}"

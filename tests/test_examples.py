@@ -1,0 +1,66 @@
+"""The examples run at a small size, print what they promise and save their pictures."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+PNG = b"\x89PNG\r\n"
+
+pytest.importorskip("matplotlib")
+
+
+def run(name: str, *arguments: str) -> None:
+    runpy.run_path(str(EXAMPLES / name))["main"](list(arguments))
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+def test_quickstart(tmp_path, capsys):
+    run("quickstart.py", "--out", str(tmp_path / "new"))
+    printed = capsys.readouterr().out
+    for part in (
+        "18 levels x 2",
+        "Subject  (Intercept)",
+        "spread of the BLUPs",
+        "share of the variance kept",
+        "430.7",
+    ):
+        assert part in printed
+    pictures = sorted(p.name for p in (tmp_path / "new").iterdir())
+    assert pictures == ["caterpillar.png", "shrinkage.png", "shrinkage_arrows.png"]
+    assert all((tmp_path / "new" / p).read_bytes().startswith(PNG) for p in pictures)
+
+
+def test_varcorr_or_blups(tmp_path, capsys):
+    run("varcorr_or_blups.py", "--replicates", "4", "--subjects", "60", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.replace("±", " ").split() for line in lines if line.split()[:1] in (["1"], ["10"])]
+    assert [tuple(row[:3]) for row in table] == [
+        ("10", "1", "2"),
+        ("10", "1", "20"),
+        ("1", "10", "20"),
+        ("1", "10", "2"),
+    ]
+    for row in table:
+        varcorr, blups, conditional, total, closed = map(float, row[3:13:2])
+        assert total == pytest.approx(varcorr, abs=2e-4)
+        assert total == pytest.approx(blups + conditional, abs=2e-4)
+        assert closed == pytest.approx(blups, abs=2e-4)  # exact by REML in a balanced design
+    assert float(table[0][-1]) == pytest.approx(100 / 10.5, abs=1e-4)
+    assert any("16 data sets simulated and fitted in" in line for line in lines)
+    assert (tmp_path / "varcorr_or_blups.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py")))
+def test_every_example_says_what_it_answers_and_is_tested(name):
+    text = (EXAMPLES / name).read_text()
+    assert text.startswith('"""') and f"python examples/{name}" in text
+    assert f"def test_{name.removesuffix('.py')}(" in Path(__file__).read_text()

@@ -1,0 +1,199 @@
+"""The solver against matrices written out: elimination = dense, the spd functions and their derivatives = plain
+formulas, block_matmul = einsum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import close, model, points, quick_jit, replanned
+from problems import PROBLEMS
+
+from jaxmm.objective.lmm import scaled_factors
+from jaxmm.solver import dense, reduce, spd
+from jaxmm.solver.block_matmul import block_matmul
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+# ---------------------------------------------------------------- elimination
+@quick_jit
+def eliminated(theta, arrays):
+    return reduce(scaled_factors(theta, arrays.structure), arrays)
+
+
+def written_out(theta, m):
+    """The same from the rows, in the columns in which the model works."""
+    rows, groups = m._accumulator, m._accumulator.groupings
+    everything = slice(None)
+    y = m.design.y if m.design.offset is None else m.design.y - m.design.offset
+    Xy = np.column_stack([rows.X.rows(everything), rows.least_squares(y)[1]])
+    weights = np.ones(len(y)) if rows.weights is None else rows.weights
+    Z = [rows.z(position, everything) for position in range(len(groups))]
+    lams = scaled_factors(theta, m.structure)
+    return dense.reduce(lams, Z, [g.codes for g in groups], [g.levels for g in groups], Xy, weights)
+
+
+def assert_same_reduction(theta, m, arrays):
+    logdet, C = eliminated(theta, arrays)
+    expected_logdet, expected = written_out(theta, m)
+    close(logdet, expected_logdet)
+    size = np.sqrt(np.diag(expected))  # each element of C* beside the norms of its two columns
+    np.testing.assert_allclose(C / np.outer(size, size), expected / np.outer(size, size), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_elimination_is_dense(name):
+    m = model(name)
+    for theta in (*points(m), 30.0 * points(m)[0], np.zeros(m.structure.num_theta)):
+        assert_same_reduction(theta, m, m.arrays)
+
+
+def test_the_sparse_coupling_is_the_dense_border():
+    name = "chain and two crossed, cells"
+    cells, border = model(name), replanned(model(name), sparse=False)
+    assert cells.arrays.cells is not None and border.arrays.cells is None
+    theta = points(cells)[0]
+    for a, b in zip(eliminated(theta, cells.arrays), eliminated(theta, border.arrays), strict=True):
+        close(a, b, 1e-12)
+
+
+# ---------------------------------------------------------------- symmetric positive definite systems
+def blocks_of(M):
+    """(q, q, J) -> (J, q, q), where jnp.linalg works level by level."""
+    return jnp.moveaxis(M, -1, 0)
+
+
+def plain(name, alg, M, *R):
+    """The formula through jnp.linalg."""
+    if alg is spd.BLOCKS:
+        M, *R = (blocks_of(x) for x in (M, *R))
+    else:
+        M, *R = (x[None] for x in (M, *R))
+    value = {
+        "inverse": lambda: jnp.linalg.inv(M),
+        "logdet": lambda: jnp.sum(jnp.linalg.slogdet(M)[1]),
+        "solve": lambda: jnp.linalg.solve(M, R[0]),
+        "quad": lambda: jnp.sum(jnp.swapaxes(R[0], 1, 2) @ jnp.linalg.solve(M, R[0]), axis=0),
+        "product": lambda: jnp.swapaxes(R[0], 1, 2) @ jnp.linalg.solve(M, R[-1]),
+    }[name]()
+    if name in ("logdet", "quad"):
+        return value
+    return jnp.moveaxis(value, 0, -1) if alg is spd.BLOCKS else value[0]
+
+
+def a_curve(alg, q, columns, seed=0):
+    """t -> M(t), R(t), S(t): smooth, M positive definite near 0."""
+    rng = np.random.default_rng(seed)
+    levels = (5,) if alg is spd.BLOCKS else ()
+    root = rng.normal(size=(q, q, *levels))
+    M0 = np.einsum("ij...,kj...->ik...", root, root) + np.eye(q).reshape(q, q, *(1 for _ in levels))
+    dM = 0.1 * rng.normal(size=M0.shape)
+    dM = dM + np.swapaxes(dM, 0, 1)
+    R0, dR, S0, dS = rng.normal(size=(4, q, columns, *levels))
+    return lambda t: (M0 + t * dM, R0 + jnp.sin(t) * dR, S0 + t**2 * dS)
+
+
+def sides(name, M, R, S):
+    return {"inverse": (), "logdet": (), "solve": (R,), "quad": (R,), "product": (R, S)}[name]
+
+
+@pytest.mark.parametrize("alg", [spd.BLOCKS, spd.DENSE], ids=lambda a: a.name)
+@pytest.mark.parametrize("name", ["inverse", "logdet", "solve", "quad", "product"])
+def test_spd_functions_and_three_derivatives(name, alg):
+    curve = a_curve(alg, 3, 2)
+    function = getattr(spd, name)
+
+    def ours(t):
+        M, R, S = curve(t)
+        return jnp.sum(jnp.cos(function(alg, M, alg.factor(M), *sides(name, M, R, S))))
+
+    def theirs(t):
+        M, R, S = curve(t)
+        return jnp.sum(jnp.cos(plain(name, alg, M, *sides(name, M, R, S))))
+
+    def ladder(f):
+        forward = jax.jacfwd(f)
+        return quick_jit(lambda t: (f(t), jax.grad(f)(t), jax.jacfwd(jax.grad(f))(t), jax.grad(jax.jacfwd(forward))(t)))
+
+    for a, b in zip(ladder(ours)(0.1), ladder(theirs)(0.1), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("alg", [spd.BLOCKS, spd.DENSE], ids=lambda a: a.name)
+def test_spd_functions_are_told_which_arguments_vary(alg):
+    """A derivative by one argument alone, with the others constant: symbolic zeros."""
+    M, R, S = a_curve(alg, 3, 2)(0.1)
+    Linv = alg.factor(M)
+    for name in ("solve", "quad", "product"):
+        right = sides(name, M, R, S)
+        for k in range(len(right)):
+
+            def ours(x, k=k, name=name, right=right):
+                return jnp.sum(getattr(spd, name)(alg, M, Linv, *right[:k], x, *right[k + 1 :]) ** 2)
+
+            def theirs(x, k=k, name=name, right=right):
+                return jnp.sum(plain(name, alg, M, *right[:k], x, *right[k + 1 :]) ** 2)
+
+            close(quick_jit(jax.grad(ours))(right[k]), quick_jit(jax.grad(theirs))(right[k]))
+
+
+@pytest.mark.parametrize("q", [1, 2, 6, 7])
+def test_inverse_root_of_blocks(q):
+    M = np.asarray(a_curve(spd.BLOCKS, q, 1)(0.0)[0])
+    Linv = blocks_of(spd.BLOCKS.inverse_root(M))
+    close(Linv, np.linalg.inv(np.linalg.cholesky(blocks_of(M))))
+
+
+@pytest.mark.parametrize("n", [4, 193, 401])  # one block, halves, quarters
+def test_inverse_root_of_a_dense_matrix(n):
+    M = np.asarray(a_curve(spd.DENSE, n, 1)(0.0)[0])
+    Linv = spd.DENSE.inverse_root(M)
+    close(Linv, np.linalg.inv(np.linalg.cholesky(M)))
+    close(spd.DENSE.gram(Linv), np.linalg.inv(M))
+
+
+# ---------------------------------------------------------------- block_matmul
+def einsum(A, B):
+    return jnp.einsum("ik...,kj...->ij...", A, B)
+
+
+@pytest.fixture(scope="module")
+def factors():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(2, 3, 7)), rng.normal(size=(3, 4, 7)), rng.normal(size=(2, 4, 7))
+
+
+def test_block_matmul_value_and_derivatives(factors):
+    A, B, ct = factors
+    close(block_matmul(A, B), einsum(A, B), 1e-14)
+    for ours, theirs in zip(
+        jax.jvp(block_matmul, (A, B), (2 * A, B + 1)), jax.jvp(einsum, (A, B), (2 * A, B + 1)), strict=True
+    ):
+        close(ours, theirs, 1e-14)
+    for ours, theirs in zip(jax.vjp(block_matmul, A, B)[1](ct), jax.vjp(einsum, A, B)[1](ct), strict=True):
+        close(ours, theirs, 1e-14)
+
+
+def test_block_matmul_second_derivative(factors):
+    A, B, ct = factors
+
+    def bilinear(f):
+        return lambda A, B: jnp.sum(ct * f(A, B) ** 2)
+
+    second = [jax.jit(jax.jacfwd(jax.grad(bilinear(f)), argnums=1)) for f in (block_matmul, einsum)]
+    close(second[0](A, B), second[1](A, B), 1e-13)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 2), (3, 0)])
+def test_block_matmul_vmap(factors, axes):
+    A, B, _ = factors
+    A, B = (x if a is None else np.stack([x, 2 * x, -x], axis=a) for x, a in zip((A, B), axes, strict=True))
+    close(jax.vmap(block_matmul, axes)(A, B), jax.vmap(einsum, axes)(A, B), 1e-14)
+
+
+def test_block_matmul_keeps_the_dtype_and_refuses_mixtures(factors):
+    A, B, _ = factors
+    assert block_matmul(A.astype(np.float32), B.astype(np.float32)).dtype == np.float32
+    for other in (B.astype(np.float32), B[:2], B[..., :3]):
+        with pytest.raises(TypeError, match="block_matmul of"):
+            block_matmul(A, other)
