@@ -12,9 +12,9 @@ from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate import estimate as estimate
 from jaxmm.fit import Fit as Fit
 from jaxmm.formula import FormulaError as FormulaError
+from jaxmm.from_arrays import Term as Term
 from jaxmm.inference.compare import anova as anova
 from jaxmm.model import Model as Model
-from jaxmm.model import Term as Term
 from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import Parameters as Parameters
 from jaxmm.objective.lmm import deviance as deviance

@@ -260,6 +260,8 @@ def _plain(name: str, values: Any) -> Any:
 def _foreign(data: Any) -> Any:
     import narwhals as nw
 
+    if hasattr(data, "collect") and not hasattr(data, "__len__"):
+        raise DataError(f"data is a {type(data).__name__}, which holds no rows yet: pass data.collect()")
     try:
         return nw.from_native(data, eager_only=True)
     except TypeError:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import _contrasts
-from ._columns import DataError, Levels, row_text
+from ._columns import Column, DataError, Levels, row_text
 from ._syntax import Expr, Name
 from ._terms import TermList
 from ._transforms import Frame, Matrix, as_number, evaluate
@@ -218,8 +218,6 @@ def _count(bad: np.ndarray) -> str:
 def _recoded(variable: Variable, value: Any, unseen: str) -> Levels:
     assert variable.labels is not None
     if not isinstance(value, Levels):  # numbers, or booleans in other clothes: compare by their labels
-        from ._columns import Column
-
         value = np.asarray(value)
         value = Column(str(variable.expr), "number", value, np.isnan(value) if np.isnan(value).any() else None).levels
     value, unknown = value.onto(variable.labels)

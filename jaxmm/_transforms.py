@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ._columns import DataError, Levels, logical
+from ._columns import Column, DataError, Levels, logical
 from ._splines import bs_basis, bs_knots, ns_basis, ns_knots
 from ._syntax import Binary, Call, Expr, Name, Number, Paren, Text, Unary, number_text
 
@@ -310,8 +310,6 @@ def _ordered(state: Any, x: Any, levels: Any = None) -> tuple:
 
 
 def _as_levels(state: Any, x: Any, levels: Any, ordered: bool) -> tuple:
-    from ._columns import Column
-
     if isinstance(x, Matrix) or not isinstance(x, np.ndarray | Levels):
         raise _RefusedError("the first argument is a column")
     if isinstance(x, np.ndarray):

@@ -185,13 +185,16 @@ def build(
     if isinstance(terms.response, Call) and terms.response.func == "cbind":
         raise DataError(
             f"'{terms.response}' is the response of a binomial model, not for a linear mixed model; "
-            "use glmm with family='binomial'"
+            "generalised models are not available yet"
         )
     table = Table(data)
     if len(table) == 0:
         raise DataError("the table has no rows")
     fixed = _terms.expand(terms.fixed, dot=dot_columns(terms, table, weights, offset), text=terms.text)
     left = [_terms.expand(_syntax.read(b.left), text=terms.text) for b in terms.bars]
+    for part in (fixed, *left):
+        if any(str(v) == str(terms.response) for v in part.variables):
+            raise DataError(f"the response '{terms.response}' stands on the right of '~' too: leave it out there")
     group_exprs = [tuple(_syntax.read(g) for g in b.group) for b in terms.bars]
     coding = check_contrasts(contrasts, [fixed, *left], table)
 
@@ -218,7 +221,7 @@ def build(
     if len(kept_columns) >= n:
         raise DataError(
             f"X has {X.shape[1]} columns and the data have {n} rows: there is nothing left to estimate the "
-            "residual variance from; use fewer terms or more rows"
+            f"residual variance from; {_widest(matrix)}use fewer terms or more rows"
         )
     if dropped:
         X = np.ascontiguousarray(X[:, kept_columns])
@@ -284,12 +287,24 @@ def check_lmm(design: Design) -> None:
                 "told from the residuals; group by something coarser"
             )
         if term.kind == "us" and J * q >= n:
-            shown = f"({' + '.join(term.effects)} | {factor.name})"
+            some = [*term.effects[:4], "..."] if q > 5 else term.effects
+            shown = f"({' + '.join(some)} | {factor.name})"
             raise DataError(
                 f"the term {shown} has {J} levels × {q} effects = {J * q} random effects and the data have "
                 f"{n} rows: they cannot be told from the residuals; use fewer effects, such as "
                 f"(1 | {factor.name})"
             )
+
+
+def _widest(matrix: ModelMatrix) -> str:
+    """A word about a factor of many levels: mostly it is numbers that were read as text."""
+    wide = max(matrix.variables, key=lambda v: 0 if v.labels is None else len(v.labels), default=None)
+    if wide is None or wide.labels is None or len(wide.labels) < 10:
+        return ""
+    return (
+        f"'{wide.expr}' is a factor of {len(wide.labels)} levels (such as {str(wide.labels[0])!r}): if these are "
+        "numbers, convert the column (pandas.to_numeric), or let it be a grouping factor; else "
+    )
 
 
 def _response(value: Any, expr: Expr, n: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import pandas as pd
 from jaxmm import simulate, summary
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
+from jaxmm.describe import spell
 from jaxmm.estimate import Estimates, conditional_covariance, explained
 from jaxmm.inference import wald
 from jaxmm.optimize import Control, Status
@@ -45,12 +46,6 @@ class Diagnostics:
     @property
     def status_message(self) -> str:
         return self.status.message
-
-
-def spell(effects: Sequence[str]) -> str:
-    """The left side of a bar with these effects: "1 + Days", "0 + x"."""
-    rest = [e for e in effects if e != "(Intercept)"]
-    return " + ".join(["1" if len(rest) < len(effects) else "0", *rest])
 
 
 class Fit:

@@ -8,42 +8,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from jaxmm import covariance
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, known_keywords
-from jaxmm.design import DataError, Design, Factor, RandomTerm, build, check_lmm
+from jaxmm.describe import check_size, describe
+from jaxmm.design import DataError, Design, build, check_lmm
 from jaxmm.estimate import estimate_on_host
-from jaxmm.fit import Fit, spell
+from jaxmm.fit import Fit
 from jaxmm.formula import parse
+from jaxmm.from_arrays import Term, design_from_arrays
 from jaxmm.gram import Accumulator, Gram, assemble, change_columns
 from jaxmm.optimize import Control, as_control
 from jaxmm.structure import Elimination, Grouping, Structure, TermLayout, analyse
-
-
-@dataclass(frozen=True)
-class Term:
-    """A random-effects term given as arrays.
-
-    Attributes:
-        Z: (n, q) columns of the effects, or (n,) for one.
-        codes: (n,) the level of each row: integers or labels.
-        name: of the grouping factor; terms with the same name share it and must have the same codes.
-        effects: names of the columns of Z.
-        kind: covariance structure, "us" or "diag".
-    """
-
-    Z: Any
-    codes: Any
-    name: str | None = None
-    effects: Sequence[str] | None = None
-    kind: str = "us"
 
 
 class Model:
@@ -56,7 +38,7 @@ class Model:
     def __init__(self, design: Design, *, reml: bool = True, device: Any = "auto"):
         check_lmm(design)
         self.design, self.reml = design, reml
-        self.elimination, self.structure, self._groupings = _analyse(design, reml)
+        self.elimination, self.structure, self.groupings = _analyse(design, reml)
         self.device = choose_device(device, self.structure)
         check_size(self)
 
@@ -132,7 +114,7 @@ class Model:
         return Accumulator(
             plan=self.elimination,
             structure=self.structure,
-            groupings=tuple(self._groupings[f] for f in order),
+            groupings=tuple(self.groupings[f] for f in order),
             Z=by_factor,
             X=change_columns(d.X, True),
             weights=d.weights,
@@ -163,12 +145,17 @@ class Model:
             control: ``jaxmm.Control`` or a dictionary of its settings.
         """
         settings = as_control(control)
+        if settings.device != "auto" and choose_device(settings.device, self.structure) != self.device:
+            raise ValueError(
+                f"this model computes on {self.device}, not on control.device = {settings.device!r}: give device= when "
+                "the model is made"
+            )
         if start is not None:
             start = check_start(start, self.structure.num_theta)
         arrays = self.arrays
         with computing(self.device):
             estimates = estimate_on_host(arrays, start, settings)
-        return Fit(self, estimates, settings)
+        return Fit(self, estimates, replace(settings, device="auto"))  # a refit goes where the model is
 
     def with_response(self, y: Any) -> Model:
         """The same design with another response (n,), for the rows of positive weight; compiles nothing."""
@@ -322,126 +309,3 @@ def _analyse(design: Design, reml: bool) -> tuple[Elimination, Structure, list[G
 def theta_order(design: Design) -> list[int]:
     """The terms by decreasing number of levels, then in the formula's order, as lme4 keeps theta."""
     return sorted(range(len(design.terms)), key=lambda t: (-len(design.factors[design.terms[t].factor].levels), t))
-
-
-def gram_bytes(model: Model) -> int:
-    """Bytes of the arrays, estimated before they are made."""
-    s, plan, groups = model.structure, model.elimination, model._groupings
-    columns, size = s.p + 1, s.rest_size
-    total = 8 * (size + columns) ** 2
-    for i, f in enumerate(plan.chain):
-        g = groups[f]
-        wide = columns + (0 if s.sparse and i == 0 else size)
-        total += 8 * g.levels * g.q * (g.q * (len(plan.chain) - i) + wide)
-    return total
-
-
-def check_size(model: Model) -> None:
-    """Refuse what cannot be held: the dense part and its derivatives take about ten times its size."""
-    size = model.structure.rest_size
-    need = 10 * 8 * size**2
-    try:
-        import os
-
-        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # pragma: no cover
-        return
-    if need > have:
-        rest = ", ".join(repr(model._groupings[f].name) for f in model.elimination.rest)
-        raise MemoryError(
-            f"the crossed factors {rest} leave a dense part of {size:,} x {size:,}, which with its derivatives takes "
-            f"about {need / 2**30:,.0f} GiB; this machine has {have / 2**30:,.0f} GiB. Use a coarser factor or fewer "
-            "effects per level"
-        )
-
-
-def describe(model: Model) -> str:
-    """What ``print(model)`` shows: terms, levels, elimination, sizes, device."""
-    d, s, plan = model.design, model.structure, model.elimination
-    lines = [
-        f"Linear mixed model, {'REML' if model.reml else 'ML'}, not fitted",
-        f"  formula   {d.formula}",
-        f"  rows      {len(d.y):,} used" + (f", {d.n_missing:,} dropped for missing values" if d.n_missing else ""),
-        f"  X         {s.p} columns" + (f", aliased and dropped: {', '.join(d.dropped)}" if d.dropped else ""),
-        "  terms",
-    ]
-    for t in theta_order(d):
-        term = d.terms[t]
-        factor = d.factors[term.factor]
-        lines.append(
-            f"    ({spell(term.effects)} | {factor.name})  {len(factor.levels):,} levels x {len(term.effects)}, "
-            f"{term.kind}"
-        )
-    names = [model._groupings[f] for f in plan.chain]
-    nested = " inside ".join(g.name for g in names)
-    lines.append(f"  eliminated first   {nested}: block diagonal, {sum(g.levels * g.q for g in names):,} effects")
-    if plan.rest:
-        rest = " + ".join(model._groupings[f].name for f in plan.rest)
-        coupling = "list of the cells that occur" if s.sparse else "dense border"
-        lines.append(f"  then by Cholesky   {rest}: dense {s.rest_size:,} x {s.rest_size:,}; coupling as {coupling}")
-    lines.append(f"  solver    {model.solver}; arrays {_bytes(gram_bytes(model))}; {s.num_theta} covariance parameters")
-    lines.append(f"  device    {model.device.platform}:{model.device.id}, float64")
-    return "\n".join(lines)
-
-
-def _bytes(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.3g} GB"
-
-
-def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
-    """A ``Design`` without a formula: the checks that a table would have had."""
-    y = np.asarray(y, float)
-    X = np.asarray(X, float)
-    if y.ndim != 1 or X.ndim != 2 or len(X) != len(y):
-        raise DataError(f"y must be (n,) and X (n, p); got {y.shape} and {X.shape}")
-    n = len(y)
-    if not terms:
-        raise DataError("give at least one Term: a model without random effects is an ordinary regression")
-    columns = tuple(names) if names is not None else tuple(f"x{j}" for j in range(X.shape[1]))
-    if len(columns) != X.shape[1]:
-        raise DataError(f"names has {len(columns)} entries for {X.shape[1]} columns of X")
-    factors: list[Factor] = []
-    random: list[RandomTerm] = []
-    for k, term in enumerate(terms):
-        Z = np.asarray(term.Z, float)
-        Z = Z[:, None] if Z.ndim == 1 else Z
-        codes = np.asarray(term.codes)
-        if Z.shape[0] != n or codes.shape != (n,):
-            raise DataError(f"term {k}: Z {Z.shape} and codes {codes.shape} must have {n} rows")
-        check_finite_array(f"Z of term {k}", Z)
-        labels, codes = np.unique(codes, return_inverse=True)
-        name = term.name or f"g{k}"
-        known = next((i for i, f in enumerate(factors) if f.name == name), None)
-        if known is None:
-            factors.append(Factor(name, labels.astype(str).astype(object), codes.astype(np.int32)))
-            known = len(factors) - 1
-        elif not np.array_equal(factors[known].codes, codes):
-            raise DataError(f"two terms are called {name!r} but have different codes: give them different names")
-        effects = tuple(term.effects) if term.effects is not None else tuple(f"z{j}" for j in range(Z.shape[1]))
-        random.append(RandomTerm(known, effects, Z, term.kind))
-    for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
-        if values is not None:
-            check_finite_array(label, np.asarray(values, float))
-    if weights is not None and (np.shape(weights) != (n,) or np.min(weights) <= 0):
-        raise DataError("weights must be n positive numbers; leave rows of weight zero out of the arrays")
-    if X.shape[1] >= n or (X.shape[1] and np.linalg.matrix_rank(X) < X.shape[1]):
-        raise DataError("X must have fewer columns than rows and full column rank")
-    return Design(
-        formula=" + ".join(["y ~ X", *(f"({' + '.join(t.effects)} | {factors[t.factor].name})" for t in random)]),
-        response="y", y=y, X=X, columns=columns, dropped=(), factors=tuple(factors), terms=tuple(random),
-        weights=None if weights is None else np.asarray(weights, float),
-        offset=None if offset is None else np.broadcast_to(np.asarray(offset, float), (n,)),
-        index=pd.RangeIndex(n), kept=np.ones(n, bool), held_out=None, n_missing=0, y_all=y,
-        weights_all=None if weights is None else np.asarray(weights, float), spec=None,  # pyright: ignore
-    )  # fmt: skip
-
-
-def check_finite_array(label: str, values: np.ndarray) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise DataError(f"{label} is not finite in row {int(np.argwhere(bad)[0][0])} (from 0)")

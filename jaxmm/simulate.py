@@ -26,10 +26,14 @@ def check_key(key: Any) -> jax.Array:
         TypeError: no key, with how to make one.
     """
     is_key = isinstance(key, jax.Array) and (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.shape == (2,))
-    )
+        key.shape == () if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        else key.dtype == jnp.uint32 and key.shape == (2,)
+    )  # fmt: skip
     if not is_key:
-        raise TypeError("key must be a JAX key such as jax.random.key(0): results are reproducible by it alone")
+        given = f"an array of shape {np.shape(key)}" if np.ndim(key) else repr(key)
+        raise TypeError(
+            f"key must be one JAX key such as jax.random.key(0), not {given}: results are reproducible by it alone"
+        )
     return key
 
 
@@ -45,7 +49,7 @@ def normals(key: jax.Array, n: int, size: int) -> np.ndarray:
 def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
     """See ``Fit.simulate``."""
     key = check_key(key)
-    if int(n) != n or n < 1:
+    if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive number of replicates, not {n!r}")
     if re not in ("new", "conditional"):
         raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")

@@ -83,14 +83,21 @@ def derivatives(name: str, reml: bool = True, **plan) -> tuple[np.ndarray, np.nd
     return derivatives_of(replanned(m, **plan) if plan else m)
 
 
-def derivatives_of(m: mm.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def derivatives_of(m: mm.Model, theta: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of any model, at other points (3, m)."""
     with jax.enable_x64(True):
-        return tuple(np.asarray(x) for x in _batched(points(m), m.arrays))
+        return tuple(np.asarray(x) for x in _batched(points(m) if theta is None else theta, m.arrays))
 
 
 def points(m: mm.Model) -> np.ndarray:
-    """Two values of theta far from the optimum, in general position; some diagonal elements are negative."""
-    return np.random.default_rng(0).normal(size=(2, m.structure.num_theta)) * 0.7
+    """Three values of theta: one in general position, far from the optimum; the same with the sign of the first
+    column of each lam changed, which is the same model; and zero, no random effects at all."""
+    theta = np.random.default_rng(0).normal(size=m.structure.num_theta) * 0.7
+    mirrored = theta.copy()
+    for term, at in zip(m.structure.terms, m.structure.slices(), strict=True):
+        column = term.covariance.factor(np.arange(1, term.covariance.num_params + 1.0))[:, 0]
+        mirrored[at.start + column[column > 0].astype(int) - 1] *= -1
+    return np.stack([theta, mirrored, np.zeros_like(theta)])
 
 
 def central(f, x: np.ndarray, h: float) -> np.ndarray:

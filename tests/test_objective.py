@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import central, close, derivatives, model, oracle_deviance, points, replanned
+from helpers import central, close, derivatives, model, oracle_deviance, points
 from problems import PROBLEMS
 
 import jaxmm as mm
 
-ML = ("one factor, q = 2", "crossed, q = 2 and 2, cells", "weights and offset", "no fixed effects")
+ML = ("one factor, q = 2", "weights and offset")
 CASES = [(name, True) for name in PROBLEMS] + [(name, False) for name in ML]
 
 
@@ -29,29 +29,24 @@ def test_gradient_and_hessian_are_finite_differences(name, reml):
     def slope(h):
         return lambda t: central(lambda s: oracle_deviance(m, s), t, h)
 
-    close(gradient, slope(1e-3)(theta), 1e-8)
-    close(hessian, central(slope(1e-2), theta, 1e-2), 1e-5)
+    close(gradient, slope(3e-4)(theta), 1e-8)
+    close(hessian, central(slope(1e-3), theta, 1e-3), 1e-5)
     close(hessian, hessian.T, 1e-11)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("name", ["nested, 2 levels"])
-def test_nested_solved_as_crossed(name, sparse):
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_it_is_even_in_each_column_of_lam_and_so_stationary_at_zero(name):
+    value, gradient, _ = derivatives(name)
+    np.testing.assert_allclose(value[1], value[0], rtol=1e-14)
+    np.testing.assert_allclose(gradient[2], 0, atol=1e-12)
+
+
+def test_nested_solved_as_crossed():
     """The chain's outer factor moved to the dense rest: the same value and derivatives."""
-    inner, *outer = model(name).elimination.chain
-    for a, b in zip(derivatives(name), derivatives(name, chain=(inner,), rest=tuple(outer), sparse=sparse), strict=True):
-        close(a, b, 1e-9)
-
-
-def test_the_factor_eliminated_first_does_not_matter():
-    name = "crossed, q = 1 and 1, dense border"
-    m = model(name)
-    (first,), (second,) = m.elimination.chain, m.elimination.rest
-    swapped = replanned(m, chain=(second,), rest=(first,))
-    for theta in points(m):
-        np.testing.assert_allclose(oracle_deviance(swapped, theta), oracle_deviance(m, theta), rtol=1e-14)
-    for a, b in zip(derivatives(name), derivatives(name, chain=(second,), rest=(first,), sparse=False), strict=True):
-        close(a, b, 1e-9)
+    name = "nested, 2 levels"
+    inner, outer = model(name).elimination.chain
+    for a, b in zip(derivatives(name), derivatives(name, chain=(inner,), rest=(outer,), sparse=True), strict=True):
+        close(a, b, 1e-10)
 
 
 # ---------------------------------------------------------------- closed forms
@@ -96,17 +91,9 @@ def test_shrinkage_of_the_means_is_the_reliability(dyestuff):
 
 
 @pytest.mark.parametrize("reml", [True, False])
-def test_at_zero_it_is_ordinary_least_squares(reml, x64):
-    m = model("one factor, q = 2", reml)
-    X, y = m.design.X, m.design.y
+def test_without_random_effects_it_is_ordinary_least_squares(reml):
+    name = "one factor, q = 2"
+    X, y = model(name).design.X, model(name).design.y
     rss, df = np.sum((y - X @ np.linalg.lstsq(X, y, rcond=None)[0]) ** 2), len(y) - reml * X.shape[1]
     expected = df * (1 + np.log(2 * np.pi * rss / df)) + reml * np.linalg.slogdet(X.T @ X)[1]
-    np.testing.assert_allclose(mm.deviance(np.zeros(3), m.arrays), expected, rtol=1e-13)
-
-
-def test_it_is_even_in_the_sign_of_each_column_of_lam(x64):
-    m = model("one factor, q = 2")
-    theta = points(m)[0]
-    value = mm.deviance(theta, m.arrays)
-    for signs in ([-1, -1, 1], [1, 1, -1]):
-        np.testing.assert_allclose(mm.deviance(theta * signs, m.arrays), value, rtol=1e-14)
+    np.testing.assert_allclose(derivatives(name, reml)[0][2], expected, rtol=1e-13)

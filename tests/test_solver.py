@@ -21,6 +21,9 @@ def eliminated(theta, arrays):
     return reduce(scaled_factors(theta, arrays.structure), arrays)
 
 
+densely = quick_jit(dense.reduce, static_argnums=3)
+
+
 def written_out(theta, m):
     """The same from the rows, in the columns in which the model works."""
     rows, groups = m._accumulator, m._accumulator.groupings
@@ -30,7 +33,7 @@ def written_out(theta, m):
     weights = np.ones(len(y)) if rows.weights is None else rows.weights
     Z = [rows.z(position, everything) for position in range(len(groups))]
     lams = scaled_factors(theta, m.structure)
-    return dense.reduce(lams, Z, [g.codes for g in groups], [g.levels for g in groups], Xy, weights)
+    return densely(lams, Z, [g.codes for g in groups], tuple(g.levels for g in groups), Xy, weights)
 
 
 def assert_same_reduction(theta, m, arrays):
@@ -44,7 +47,7 @@ def assert_same_reduction(theta, m, arrays):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_elimination_is_dense(name):
     m = model(name)
-    for theta in (*points(m), 30.0 * points(m)[0], np.zeros(m.structure.num_theta)):
+    for theta in (*points(m), 30.0 * points(m)[0]):
         assert_same_reduction(theta, m, m.arrays)
 
 
@@ -99,24 +102,23 @@ def sides(name, M, R, S):
 
 @pytest.mark.parametrize("alg", [spd.BLOCKS, spd.DENSE], ids=lambda a: a.name)
 @pytest.mark.parametrize("name", ["inverse", "logdet", "solve", "quad", "product"])
-def test_spd_functions_and_three_derivatives(name, alg):
+def test_spd_functions_and_two_derivatives(name, alg):
     curve = a_curve(alg, 3, 2)
-    function = getattr(spd, name)
+    Linv = alg.factor(curve(0.1)[0])
 
     def ours(t):
         M, R, S = curve(t)
-        return jnp.sum(jnp.cos(function(alg, M, alg.factor(M), *sides(name, M, R, S))))
+        return jnp.sum(jnp.cos(getattr(spd, name)(alg, M, Linv, *sides(name, M, R, S))))
 
     def theirs(t):
         M, R, S = curve(t)
         return jnp.sum(jnp.cos(plain(name, alg, M, *sides(name, M, R, S))))
 
     def ladder(f):
-        forward = jax.jacfwd(f)
-        return quick_jit(lambda t: (f(t), jax.grad(f)(t), jax.jacfwd(jax.grad(f))(t), jax.grad(jax.jacfwd(forward))(t)))
+        return quick_jit(lambda t: (f(t), jax.grad(f)(t), jax.jacfwd(jax.grad(f))(t)))(0.1)
 
-    for a, b in zip(ladder(ours)(0.1), ladder(theirs)(0.1), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    for a, b in zip(ladder(ours), ladder(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("alg", [spd.BLOCKS, spd.DENSE], ids=lambda a: a.name)
@@ -140,16 +142,16 @@ def test_spd_functions_are_told_which_arguments_vary(alg):
 @pytest.mark.parametrize("q", [1, 2, 6, 7])
 def test_inverse_root_of_blocks(q):
     M = np.asarray(a_curve(spd.BLOCKS, q, 1)(0.0)[0])
-    Linv = blocks_of(spd.BLOCKS.inverse_root(M))
+    Linv = blocks_of(quick_jit(spd.BLOCKS.inverse_root)(M))
     close(Linv, np.linalg.inv(np.linalg.cholesky(blocks_of(M))))
 
 
-@pytest.mark.parametrize("n", [4, 193, 401])  # one block, halves, quarters
+@pytest.mark.parametrize("n", [4, 400])  # one block; halves of halves
 def test_inverse_root_of_a_dense_matrix(n):
     M = np.asarray(a_curve(spd.DENSE, n, 1)(0.0)[0])
-    Linv = spd.DENSE.inverse_root(M)
+    Linv, inverse = quick_jit(lambda M: (root := spd.DENSE.inverse_root(M), spd.DENSE.gram(root)))(M)
     close(Linv, np.linalg.inv(np.linalg.cholesky(M)))
-    close(spd.DENSE.gram(Linv), np.linalg.inv(M))
+    close(inverse, np.linalg.inv(M))
 
 
 # ---------------------------------------------------------------- block_matmul
@@ -180,7 +182,7 @@ def test_block_matmul_second_derivative(factors):
     def bilinear(f):
         return lambda A, B: jnp.sum(ct * f(A, B) ** 2)
 
-    second = [jax.jit(jax.jacfwd(jax.grad(bilinear(f)), argnums=1)) for f in (block_matmul, einsum)]
+    second = [quick_jit(jax.jacfwd(jax.grad(bilinear(f)), argnums=1)) for f in (block_matmul, einsum)]
     close(second[0](A, B), second[1](A, B), 1e-13)
 
 
@@ -193,7 +195,8 @@ def test_block_matmul_vmap(factors, axes):
 
 def test_block_matmul_keeps_the_dtype_and_refuses_mixtures(factors):
     A, B, _ = factors
-    assert block_matmul(A.astype(np.float32), B.astype(np.float32)).dtype == np.float32
+    single = jax.eval_shape(block_matmul, A.astype(np.float32), B.astype(np.float32))
+    assert single.dtype == np.float32 and single.shape == (2, 4, 7)
     for other in (B.astype(np.float32), B[:2], B[..., :3]):
         with pytest.raises(TypeError, match="block_matmul of"):
-            block_matmul(A, other)
+            jax.eval_shape(block_matmul, A, other)

@@ -14,12 +14,12 @@ Adding a table takes its `.csv` file and one entry in `_DATASETS`.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 __all__ = ["describe", "load", "names"]
 
@@ -242,8 +242,6 @@ def load(name: str) -> pd.DataFrame:
     >>> load("sleepstudy").shape
     (180, 3)
     """
-    import pandas as pd
-
     dataset = _get(name)
     text: Any = {column: str for column, spec in dataset.columns.items() if _is_factor(spec)}
     with resources.files(__name__).joinpath(f"{name}.csv").open(encoding="utf-8") as file:
@@ -259,8 +257,6 @@ def describe(name: str) -> str:
     >>> print(describe("dyestuff").splitlines()[0])
     dyestuff: Yield of a dyestuff by batch of its intermediate
     """
-    import textwrap
-
     dataset = _get(name)
 
     def fill(text: str, first: str = "", rest: str = "") -> str:

@@ -50,7 +50,7 @@ def anova(*fits: Fit) -> Comparison:
         ValueError: fewer than two fits, or fits to different responses or rows.
     """
     if len(fits) < 2:
-        raise ValueError("anova compares two fits or more; for tests of the terms of one fit use fit.anova()")
+        raise ValueError("anova compares two fits or more: mm.anova(fit0, fit1)")
     for f in fits:
         if not hasattr(f, "_estimates"):
             raise TypeError(f"anova compares jaxmm fits, not {type(f).__name__}")

@@ -1,0 +1,88 @@
+"""Plain arrays -> Design: the second way in, without a formula or a table.
+
+The checks are those that a table would have had; a column or a level is named by its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm.design import DataError, Design, Factor, RandomTerm
+
+
+@dataclass(frozen=True)
+class Term:
+    """A random-effects term given as arrays.
+
+    Attributes:
+        Z: (n, q) columns of the effects, or (n,) for one.
+        codes: (n,) the level of each row: integers or labels.
+        name: of the grouping factor; terms with the same name share it and must have the same codes.
+        effects: names of the columns of Z.
+        kind: covariance structure, "us" or "diag".
+    """
+
+    Z: Any
+    codes: Any
+    name: str | None = None
+    effects: Sequence[str] | None = None
+    kind: str = "us"
+
+
+def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
+    """A ``Design`` without a formula: the checks that a table would have had."""
+    y = np.asarray(y, float)
+    X = np.asarray(X, float)
+    if y.ndim != 1 or X.ndim != 2 or len(X) != len(y):
+        raise DataError(f"y must be (n,) and X (n, p); got {y.shape} and {X.shape}")
+    n = len(y)
+    if not terms:
+        raise DataError("give at least one Term: a model without random effects is an ordinary regression")
+    columns = tuple(names) if names is not None else tuple(f"x{j}" for j in range(X.shape[1]))
+    if len(columns) != X.shape[1]:
+        raise DataError(f"names has {len(columns)} entries for {X.shape[1]} columns of X")
+    factors: list[Factor] = []
+    random: list[RandomTerm] = []
+    for k, term in enumerate(terms):
+        Z = np.asarray(term.Z, float)
+        Z = Z[:, None] if Z.ndim == 1 else Z
+        codes = np.asarray(term.codes)
+        if Z.shape[0] != n or codes.shape != (n,):
+            raise DataError(f"term {k}: Z {Z.shape} and codes {codes.shape} must have {n} rows")
+        check_finite_array(f"Z of term {k}", Z)
+        labels, codes = np.unique(codes, return_inverse=True)
+        name = term.name or f"g{k}"
+        known = next((i for i, f in enumerate(factors) if f.name == name), None)
+        if known is None:
+            factors.append(Factor(name, labels.astype(str).astype(object), codes.astype(np.int32)))
+            known = len(factors) - 1
+        elif not np.array_equal(factors[known].codes, codes):
+            raise DataError(f"two terms are called {name!r} but have different codes: give them different names")
+        effects = tuple(term.effects) if term.effects is not None else tuple(f"z{j}" for j in range(Z.shape[1]))
+        random.append(RandomTerm(known, effects, Z, term.kind))
+    for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
+        if values is not None:
+            check_finite_array(label, np.asarray(values, float))
+    if weights is not None and (np.shape(weights) != (n,) or np.min(weights) <= 0):
+        raise DataError("weights must be n positive numbers; leave rows of weight zero out of the arrays")
+    if X.shape[1] >= n or (X.shape[1] and np.linalg.matrix_rank(X) < X.shape[1]):
+        raise DataError("X must have fewer columns than rows and full column rank")
+    return Design(
+        formula=" + ".join(["y ~ X", *(f"({' + '.join(t.effects)} | {factors[t.factor].name})" for t in random)]),
+        response="y", y=y, X=X, columns=columns, dropped=(), factors=tuple(factors), terms=tuple(random),
+        weights=None if weights is None else np.asarray(weights, float),
+        offset=None if offset is None else np.broadcast_to(np.asarray(offset, float), (n,)),
+        index=pd.RangeIndex(n), kept=np.ones(n, bool), held_out=None, n_missing=0, y_all=y,
+        weights_all=None if weights is None else np.asarray(weights, float), spec=None,  # pyright: ignore
+    )  # fmt: skip
+
+
+def check_finite_array(label: str, values: np.ndarray) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise DataError(f"{label} is not finite in row {int(np.argwhere(bad)[0][0])} (from 0)")

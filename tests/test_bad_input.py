@@ -1,0 +1,441 @@
+"""Bad input, as a user meets it: each message names the column or argument, the value and the remedy."""
+
+import re
+
+import jax
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import jaxmm as mm
+from jaxmm import DataError, FormulaError
+
+N = 60
+
+
+@pytest.fixture(scope="module")
+def data() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "score": rng.normal(size=N),
+            "x": rng.normal(size=N),
+            "t": rng.uniform(1, 2, N),
+            "f": np.tile(list("abc"), N // 3),
+            "school": np.repeat([f"s{i}" for i in range(12)], N // 12),
+            "text": np.tile(["1.5", "2.5", "n/a"], N // 3),
+            "digits": [f"{v}.5" for v in range(N)],
+            "day": pd.date_range("2020-01-01", periods=N),
+            "one": "only",
+            "row": np.arange(N),
+            "same": 3.5,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def fit(data):
+    return mm.lmm("score ~ x + f + (1 | school)", data)
+
+
+def says(error: type[Exception], *parts: str):
+    """An error of exactly this kind, with these parts in its message, in this order."""
+    return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, parts)))
+
+
+# --- columns ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "formula, parts",
+    [
+        ("score ~ X + (1 | school)", ["no column 'X'", "did you mean 'x'?"]),
+        ("scor ~ x + (1 | school)", ["no column 'scor', the response", "did you mean 'score'"]),
+        ("score ~ x + (1 | skool)", ["no column 'skool', a grouping factor", "did you mean 'school'?"]),
+        ("score ~ x + (zz | school)", ["no column 'zz'", "the table has 'score', 'x', 't'"]),
+        ("score ~ log(age) + (1 | school)", ["no column 'age' in 'log(age)'"]),
+    ],
+)
+def test_unknown_column(data, formula, parts):
+    with says(DataError, *parts):
+        mm.lmm(formula, data)
+
+
+@pytest.mark.parametrize("argument", ["weights", "offset"])
+def test_unknown_column_of_an_argument(data, argument):
+    with says(DataError, f"no column 'tt' for {argument}="):
+        mm.lmm("score ~ x + (1 | school)", data, **{argument: "tt"})
+
+
+@pytest.mark.parametrize(
+    "formula, arguments, parts",
+    [
+        ("text ~ x + (1 | school)", {}, ["the response 'text' holds text", "such as '1.5'", "pandas.to_numeric"]),
+        (
+            "score ~ log(text) + (1 | school)",
+            {},
+            ["log(text)", "numbers are due", "such as '1.5'", "pandas.to_numeric"],
+        ),
+        ("score ~ offset(f) + (1 | school)", {}, ["offset(f) holds text", "such as 'a'"]),
+        ("score ~ x + (1 | school)", {"weights": "f"}, ["column 'f' holds text", "such as 'a'"]),
+        ("score ~ x + (1 | school)", {"offset": "f"}, ["column 'f' holds text", "such as 'a'"]),
+        ("score ~ x + (1 | school)", {"weights": ["a"] * N}, ["weights holds text", "numbers are due"]),
+        ("score ~ day + (1 | school)", {}, ["column 'day' holds dates or times", "days since the start"]),
+        ("score ~ digits + (1 | school)", {}, ["'digits' is a factor of 60 levels", "pandas.to_numeric"]),
+    ],
+)
+def test_text_where_numbers_are_due(data, formula, arguments, parts):
+    with says(DataError, *parts):
+        mm.lmm(formula, data, **arguments)
+
+
+def test_duplicate_column_names(data):
+    twice = data.rename(columns={"t": "x"})
+    with says(DataError, "several columns named 'x'", "rename"):
+        mm.lmm("score ~ x + (1 | school)", twice)
+
+
+def test_the_response_on_both_sides(data):
+    with says(DataError, "the response 'score' stands on the right of '~' too"):
+        mm.lmm("score ~ x + score + (1 | school)", data)
+
+
+# --- levels and rows ----------------------------------------------------------------------------------------------
+
+
+def test_one_level(data):
+    with says(DataError, "grouping factor 'one' has the one level 'only'", "leave the term out"):
+        mm.lmm("score ~ x + (1 | one)", data)
+
+
+@pytest.mark.parametrize("formula, factor", [("score ~ (1 | row)", "row"), ("score ~ (1 | school/row)", "row:school")])
+def test_as_many_levels_as_rows(data, formula, factor):
+    with says(DataError, f"grouping factor '{factor}' has 60 levels and the data have 60 rows", "coarser"):
+        mm.lmm(formula, data)
+
+
+def test_as_many_random_effects_as_rows(data):
+    with says(DataError, "((Intercept) + x + t + fb + fc | school) has 12 levels × 5 effects = 60", "(1 | school)"):
+        mm.lmm("score ~ x + (x + t + f | school)", data)
+
+
+def test_a_factor_of_one_level_in_the_fixed_part(data):
+    with says(DataError, "'one' has the one level 'only'", "leave it out"):
+        mm.lmm("score ~ x + one + (1 | school)", data)
+
+
+def test_more_columns_than_rows(data):
+    with says(DataError, "X has 17 columns and the data have 15 rows", "fewer terms or more rows"):
+        mm.lmm("score ~ poly(x, 8) + f * poly(t, 2) + (1 | school)", data.head(15))
+
+
+def test_constant_response(data):
+    with says(DataError, "the response 'same' is constant (3.5 in every row)"):
+        mm.lmm("same ~ x + (1 | school)", data)
+
+
+def test_empty_table(data):
+    with says(DataError, "the table has no rows"):
+        mm.lmm("score ~ x + (1 | school)", data.head(0))
+
+
+@pytest.mark.parametrize("nothing", [np.nan, None, pd.NA])
+def test_empty_after_dropping_missing_values(data, nothing):
+    with says(DataError, "no row is left after dropping missing values", "'x' 60 of 60 rows"):
+        mm.lmm("score ~ x + (1 | school)", data.assign(x=nothing))
+
+
+@pytest.mark.parametrize(
+    "table, parts",
+    [
+        ("data.csv", ["data must be a pandas, polars or pyarrow table or a mapping of columns, not str"]),
+        (np.ones((5, 2)), ["not ndarray"]),
+        (pl.DataFrame({"score": [1.0]}).lazy(), ["data is a LazyFrame", "data.collect()"]),
+        ({"score": [1.0, 2.0], "x": [1.0], "school": [1, 2]}, ["different lengths", "'x' 1"]),
+    ],
+)
+def test_no_table(table, parts):
+    with says(DataError, *parts):
+        mm.lmm("score ~ x + (1 | school)", table)
+
+
+# --- formulas -----------------------------------------------------------------------------------------------------
+
+
+def test_no_bar(data):
+    with says(DataError, "'score ~ x' has no random-effects term", "(1 | group)", "OLS"):
+        mm.lmm("score ~ x", data)
+
+
+@pytest.mark.parametrize(
+    "formula, parts",
+    [
+        ("score ~ log(1 | school)", ["a bar inside a call", "(1 | school)"]),
+        ("score ~ I((1 | school)) + x", ["a bar inside a call"]),
+        ("score ~ x + (1 | school", ["a '(' is not closed", "^"]),
+        ("score ~ x) + (1 | school)", ["a ')' without its '('", "^"]),
+        ("score ~ log(x + (1 | school)", ["a '(' is not closed"]),
+        ("score ~ x + 1 | school", ["needs its own brackets: (x + 1 | school)"]),
+        ("score ~ s(x) + (1 | school)", ["'s(...)' is not known", "ns(x, 3)"]),
+        ("", ["the formula is empty"]),
+    ],
+)
+def test_formulas_that_cannot_be_read(data, formula, parts):
+    with says(FormulaError, *parts):
+        mm.lmm(formula, data)
+
+
+def test_arguments_the_wrong_way_round(data):
+    with says(FormulaError, "a formula is a text such as 'y ~ x + (1 | g)', not DataFrame"):
+        mm.lmm(data, "score ~ x + (1 | school)")
+
+
+def test_structures_that_are_not_available(data):
+    with says(ValueError, "covariance structure 'cs' is not available", "us, diag"):
+        mm.lmm("score ~ x + cs(0 + f | school)", data)
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("column", ["score", "x", "t"])
+def test_infinity_in_a_column(data, column, value):
+    bad = data.assign(**{column: data[column].where(data["row"] != 7, value)})
+    bad.index = [f"r{i}" for i in range(N)]
+    with says(DataError, f"'{column}' is infinite at row 'r7'", "correct the value, or leave the row out"):
+        mm.lmm("score ~ x + (1 | school)", bad, weights="t")
+    if column == "t":
+        with says(DataError, "'offset(t)' is infinite at row 'r7'"):
+            mm.lmm("score ~ x + offset(t) + (1 | school)", bad)
+        with says(DataError, "'t' is infinite at row 'r7'"):
+            mm.lmm("score ~ x + (1 | school)", bad, offset="t")
+
+
+@pytest.mark.parametrize("value, shown", [(np.nan, "NaN"), (np.inf, "infinite")])
+@pytest.mark.parametrize("argument", ["weights", "offset"])
+def test_arrays_that_are_not_finite(data, argument, value, shown):
+    array = np.ones(N)
+    array[[3, 5]] = value
+    with says(DataError, f"'{argument}' is {shown} at row 3 and at 1 more"):
+        mm.lmm("score ~ x + (1 | school)", data, **{argument: array})
+
+
+def test_nan_in_a_column_is_missing_and_said_so(data):
+    holes = data.assign(score=data["score"].where(data["row"] > 1), x=data["x"].where(data["row"] != 9))
+    found = mm.lmm("score ~ x + (1 | school)", holes)
+    assert found.nobs == N - 3 and "3 rows left out because of missing values" in str(found.summary())
+    assert "3 dropped for missing values" in str(found.model)
+    with says(DataError, "missing values in 'score' 2, 'x' 1", "missing='drop'"):
+        mm.lmm("score ~ x + (1 | school)", holes, missing="raise")
+
+
+def test_values_that_become_nan(data):
+    with says(DataError, "'log(x)' is NaN at row"):
+        mm.lmm("score ~ log(x) + (1 | school)", data)
+
+
+@pytest.mark.parametrize("weights, name", [(np.where(np.arange(N) == 3, -2.0, 1.0), "weights"), ("w", "w")])
+def test_negative_weights(data, weights, name):
+    with says(DataError, f"'{name}' is -2 at row 3", "cannot be negative (zero leaves the row out)"):
+        mm.lmm("score ~ x + (1 | school)", data.assign(w=np.where(data["row"] == 3, -2.0, 1.0)), weights=weights)
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ({"weights": np.zeros(N)}, ["all weights are zero"]),
+        ({"weights": np.ones(5)}, ["weights has shape (5,) and the data have 60 rows"]),
+        ({"offset": 2.0}, ["offset has shape () and the data have 60 rows"]),
+        ({"contrasts": {"f": "contr.sum"}}, ["contrasts['f'] is 'contr.sum'", "'treatment', 'sum', 'helmert', 'poly'"]),
+        ({"contrasts": {"q": "sum"}}, ["contrasts names 'q'", "it has 'f', 'x'"]),
+        ({"contrasts": "sum"}, ["contrasts is a mapping such as {'column': 'sum'}"]),
+        ({"missing": "ignore"}, ["missing must be 'drop' or 'raise', not 'ignore'"]),
+    ],
+)
+def test_bad_arguments(data, arguments, parts):
+    with says(DataError, *parts):
+        mm.lmm("score ~ x + f + (1 | school)", data, **arguments)
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ({"REML": False}, ["lmm() has no keyword 'REML': reml=True or reml=False", "accepted: formula, data, reml"]),
+        ({"rmel": False}, ["lmm() has no keyword 'rmel': did you mean 'reml'?"]),
+        ({"weight": "t"}, ["did you mean 'weights'?"]),
+        ({"family": "binomial"}, ["no keyword 'family'", "generalised models are not available yet"]),
+        ({"groups": "school"}, ["no keyword 'groups'", "(1 | group)"]),
+        ({"verbose": True}, ["lmm() has no keyword 'verbose'\n    accepted: formula, data, reml, weights, offset"]),
+    ],
+)
+def test_unknown_keyword(data, arguments, parts):
+    with says(TypeError, *parts):
+        mm.lmm("score ~ x + (1 | school)", data, **arguments)
+
+
+@pytest.mark.parametrize(
+    "call, parts",
+    [
+        (lambda m, f: f.predict(re_form=None), ["predict() has no keyword 're_form'", "re='population'"]),
+        (lambda m, f: f.predict(allow_new_levels=True), ["new_levels='population'"]),
+        (lambda m, f: f.simulate(seed=1), ["simulate() has no keyword 'seed': key=jax.random.key(seed)"]),
+        (lambda m, f: m.fit(contorl={}), ["fit() has no keyword 'contorl': did you mean 'control'?"]),
+        (lambda m, f: mm.Model.from_formula("y ~ (1 | g)", {}, REML=1), ["from_formula() has no keyword 'REML'"]),
+        (lambda m, f: mm.Model.from_arrays([], [], [], sigma=1), ["from_arrays() has no keyword 'sigma'"]),
+        (lambda m, f: f.residuals(type="raw"), ["type"]),
+        (lambda m, f: m.fit(control={"maxit": 3}), ["control has no setting 'maxit'", "max_iterations"]),
+        (lambda m, f: m.fit(control=3), ["control must be a jaxmm.Control or a dict, not int"]),
+    ],
+)
+def test_unknown_keywords_of_methods(fit, call, parts):
+    with says(TypeError, *parts):
+        call(fit.model, fit)
+
+
+def test_a_keyword_checked_function_still_shows_its_signature():
+    import inspect
+
+    assert list(inspect.signature(mm.lmm).parameters)[:3] == ["formula", "data", "reml"]
+
+
+@pytest.mark.parametrize("value", ["ML", 0, None])
+def test_reml_is_true_or_false(data, value):
+    with says(TypeError, f"reml must be True or False, not {value!r}"):
+        mm.lmm("score ~ x + (1 | school)", data, reml=value)
+
+
+def test_a_family_of_a_model(data):
+    with says(NotImplementedError, "generalised linear mixed models are not available yet"):
+        mm.Model.from_formula("score ~ x + (1 | school)", data, "poisson")
+    with says(DataError, "'cbind(x, t)' is the response of a binomial model"):
+        mm.lmm("cbind(x, t) ~ f + (1 | school)", data)
+
+
+@pytest.mark.parametrize(
+    "call, parts",
+    [
+        (lambda f: f.predict(re="fixed"), ["re must be one of 'conditional', 'population', 'marginal'", "'fixed'"]),
+        (lambda f: f.predict(re=None), ["re must be one of", "not None"]),
+        (lambda f: f.predict(re=["class"]), ["no grouping factor 'class'", "'school'"]),
+        (lambda f: f.predict(new_levels="allow"), ["new_levels must be 'error' or 'population', not 'allow'"]),
+        (lambda f: f.predict(scale="logit"), ["scale must be 'response' or 'link', not 'logit'"]),
+        (lambda f: f.predict(interval="both"), ["interval must be None, 'confidence' or 'prediction', not 'both'"]),
+        (lambda f: f.predict(level=95), ["level must lie between 0 and 1, not 95"]),
+        (lambda f: f.residuals("raw"), ["kind must be 'response', 'pearson', 'deviance' or 'working', not 'raw'"]),
+        (lambda f: f.confint("boot"), ["method must be 'wald'", "not 'boot'"]),
+        (lambda f: f.confint(level=1.5), ["level must lie between 0 and 1, not 1.5"]),
+        (lambda f: f.simulate(0, key=jax.random.key(1)), ["n must be a positive number of replicates, not 0"]),
+        (lambda f: f.simulate("a", key=jax.random.key(1)), ["n must be a positive number of replicates, not 'a'"]),
+        (lambda f: f.simulate(re="none", key=jax.random.key(1)), ["re must be 'new' or 'conditional', not 'none'"]),
+        (lambda f: f.model.fit(start=[1.0, 2.0]), ["start must be 1 finite number", "fit.theta; got [1.0, 2.0]"]),
+        (lambda f: f.model.fit(start=[np.nan]), ["start must be 1 finite number", "nan"]),
+        (lambda f: f.model.fit(start="auto"), ["start must be 1 finite number", "'auto'"]),
+        (lambda f: f.model.fit(control={"device": "gpu9"}), ["control.device must be 'auto', 'cpu'", "not 'gpu9'"]),
+        (lambda f: mm.Model.from_formula("x ~ (1 | g)", {"x": [1, 2, 3.0], "g": [1, 1, 2]}, device="gpu9"), ["'gpu9'"]),
+        (lambda f: mm.anova(f), ["anova compares two fits or more"]),
+        (lambda f: mm.datasets.load("sleep"), ["no data set named 'sleep'", "sleepstudy"]),
+    ],
+)
+def test_unknown_values(fit, call, parts):
+    with says(ValueError, *parts):
+        call(fit)
+
+
+@pytest.mark.parametrize(
+    "key, shown", [(1, "not 1"), (None, "not None"), (jax.random.split(jax.random.key(0)), "(2,)")]
+)
+def test_wrong_key(fit, key, shown):
+    with says(TypeError, "key must be one JAX key such as jax.random.key(0)", shown):
+        fit.simulate(3, key=key)
+
+
+@pytest.mark.parametrize(
+    "y, parts",
+    [
+        (np.arange(5.0), ["the response must have 60 values", "got shape (5,)"]),
+        (np.ones((N, 2)), ["the response must have 60 values", "got shape (60, 2)"]),
+        (np.where(np.arange(N) == 4, np.nan, np.arange(N)), ["the response is not finite in row 4"]),
+        (np.ones(N), ["the response is constant"]),
+        (["a"] * N, ["the response holds text or other things"]),
+    ],
+)
+def test_responses_that_do_not_fit(fit, y, parts):
+    with says(DataError, *parts):
+        fit.refit(y)
+
+
+# --- new rows -----------------------------------------------------------------------------------------------------
+
+
+def test_new_level(data, fit):
+    new = data.head(3).assign(school=["s0", "z1", "z2"])
+    with says(DataError, "has not seen the levels 'z1', 'z2' of 'school'", "new_levels='population'"):
+        fit.predict(new)
+    with says(DataError, "has not seen the level 'z1'", "re='new'"):
+        fit.simulate(1, key=jax.random.key(0), newdata=new, re="conditional")
+
+
+def test_new_level_of_a_fixed_factor(data, fit):
+    with says(DataError, "'f' holds 'd', which the fit has not seen", "'a', 'b', 'c'"):
+        fit.predict(data.head(3).assign(f="d"))
+
+
+@pytest.mark.parametrize("column", ["x", "f", "school"])
+def test_missing_column_at_prediction(data, fit, column):
+    with says(DataError, f"no column '{column}' in the new data"):
+        fit.predict(data.drop(columns=column))
+
+
+def test_text_at_prediction(data, fit):
+    with says(DataError, "'x' holds text", "such as 'tall'"):
+        fit.predict(data.head(2).assign(x="tall"))
+
+
+def test_new_rows_of_a_model_made_from_arrays(data):
+    fitted = mm.Model.from_arrays(data["score"], np.ones((N, 1)), [mm.Term(np.ones(N), data["school"])]).fit()
+    with says(DataError, "made from arrays", "needs a formula"):
+        fitted.predict(data)
+    with says(DataError, "made from arrays", "needs a formula"):
+        fitted.simulate(1, key=jax.random.key(0), newdata=data)
+
+
+# --- arrays -------------------------------------------------------------------------------------------------------
+
+
+def arrays(**changes):
+    rng = np.random.default_rng(0)
+    given = {"y": rng.normal(size=N), "X": np.ones((N, 1)), "weights": None, "offset": None}
+    given |= {"terms": [mm.Term(np.ones(N), np.arange(N) % 12)]} | changes
+    return mm.Model.from_arrays(given.pop("y"), given.pop("X"), given.pop("terms"), **given)
+
+
+def spoiled(value):
+    return np.where(np.arange(N) == 2, value, np.arange(N) + 1.0)
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"y": spoiled(np.nan)}, ["y is not finite in row 2"]),
+        ({"X": spoiled(np.inf)[:, None]}, ["X is not finite in row 2"]),
+        ({"offset": spoiled(np.nan)}, ["offset is not finite in row 2"]),
+        ({"weights": spoiled(np.inf)}, ["weights is not finite in row 2"]),
+        ({"weights": spoiled(-1.0)}, ["weights must be n positive numbers"]),
+        ({"X": np.ones((N, 2))}, ["X must have fewer columns than rows and full column rank"]),
+        ({"X": np.ones((5, 1))}, ["y must be (n,) and X (n, p); got (60,) and (5, 1)"]),
+        ({"terms": []}, ["give at least one Term"]),
+        ({"terms": [mm.Term(np.ones(5), np.arange(N))]}, ["term 0", "must have 60 rows"]),
+        ({"terms": [mm.Term(np.ones(N), np.arange(N))]}, ["60 levels and the data have 60 rows"]),
+        ({"terms": [mm.Term(np.ones(N), np.zeros(N))]}, ["the one level"]),
+        ({"terms": [mm.Term(spoiled(np.nan), np.arange(N) % 12)]}, ["Z of term 0 is not finite in row 2"]),
+        ({"names": ["a", "b"]}, ["names has 2 entries for 1 columns"]),
+    ],
+)
+def test_bad_arrays(changes, parts):
+    with says(DataError, *parts):
+        arrays(**changes)
