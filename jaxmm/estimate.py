@@ -94,7 +94,35 @@ def objective(gram: Gram) -> Objective:
         value, g, H, at = derivatives(theta, gram, dear)
         return float(value), np.asarray(g), np.asarray(H), at
 
-    return Objective(gradient, hessian, dear)
+    return Objective(gradient, hessian, partial(rough_hessian, gram=gram) if dear else None)
+
+
+ROUGH_LEVELS = 1000  # of each factor are looked at
+
+
+def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
+    """Expected Hessian of the deviance as if each factor were alone, from some of its levels; on the host.
+
+    For one factor it is Σ_j tr(H_j dD_i H_j dD_k) with H_j = A_j (I + D A_j)^-1 (fixed effects aside).
+    """
+    s = gram.structure
+    H = np.zeros((len(theta), len(theta)))
+    diagonal_blocks = [np.moveaxis(np.asarray(A), -1, 0) for A in gram.blocks]
+    corner, at = np.asarray(gram.corner), 0
+    for levels, q in s.rest:
+        inside = at + q * np.arange(levels)[:, None] + np.arange(q)
+        diagonal_blocks.append(corner[inside[:, :, None], inside[:, None, :]])
+        at += levels * q
+    for term, own in zip(s.terms, s.slices(), strict=True):
+        A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
+        A = A[:, :, term.at : term.at + term.covariance.q]
+        some = A[:: max(1, len(A) // ROUGH_LEVELS)]
+        lam = term.covariance.factor(theta[own])
+        moves = [term.covariance.factor(e) for e in np.eye(term.covariance.num_params)]
+        H_j = some @ np.linalg.inv(np.eye(len(lam)) + lam @ lam.T @ some)
+        each = np.stack([H_j @ (m @ lam.T + lam @ m.T) for m in moves])
+        H[own, own] = np.einsum("ijab,kjba->ik", each, each) * (len(A) / len(some))
+    return H
 
 
 def is_dear(gram: Gram) -> bool:

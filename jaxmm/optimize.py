@@ -9,8 +9,8 @@ units of deviance whatever the scale of theta; then one more step is taken, whic
 theta = 0 is always a stationary point, often a saddle: where the least eigenvalue is negative at the end, the
 search leaves along it.
 
-Where the Hessian is dear (``Objective.dear``) it is computed at the start and at the end; in between it is
-carried along by symmetric rank-one updates (Nocedal & Wright 2006, §6.2) from gradients.
+Where the Hessian is dear (``Objective.dear``) it is computed at the end only; until then a rough one is improved by
+symmetric rank-one updates from gradients (Nocedal & Wright 2006, §6.2).
 """
 
 from __future__ import annotations
@@ -111,13 +111,17 @@ class Search(NamedTuple):
 class Objective:
     """theta -> value, derivatives and whatever else comes with the value, on the host.
 
-    ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux); ``dear``: the Hessian costs much more than
-    the gradient.
+    ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux).  Where the Hessian costs much more than the
+    gradient, ``rough`` is given: theta -> a positive semidefinite stand-in for it, to start from.
     """
 
     gradient: Callable[[np.ndarray], tuple[float, np.ndarray, Any]]
     hessian: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray, Any]]
-    dear: bool = False
+    rough: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def dear(self) -> bool:
+        return self.rough is not None
 
 
 class Step(NamedTuple):
@@ -174,11 +178,14 @@ def minimise(objective: Objective, start: np.ndarray, control: Control) -> Searc
 
 
 def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> Search:
-    value, g, H, aux = objective.hessian(theta)
+    exact = objective.rough is None  # whether H is the Hessian at theta, not a stand-in
+    if objective.rough is None:
+        value, g, H, aux = objective.hessian(theta)
+    else:
+        (value, g, aux), H = objective.gradient(theta), objective.rough(theta)
     if not _finite(value, g, H):
         nan = float("nan")
         return Search(theta, value, g, H, nan, nan, 0, Status.NOT_FINITE, aux)
-    exact = True  # H is the Hessian at theta, not carried along
     radius, kicks, closing = first_radius(np, theta), 0, False
     status, iteration = Status.MAX_ITERATIONS, 0
     for iteration in range(1, control.max_iterations + 1):  # noqa: B007 (reported afterwards)
@@ -332,7 +339,7 @@ def _rank_one(H: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The symmetric rank-one update: H s = y afterwards.  Skipped where its denominator is not safe."""
     r = y - H @ s
     scale = r @ s
-    if abs(scale) < 1e-8 * np.linalg.norm(r) * np.linalg.norm(s):
+    if abs(scale) <= 1e-8 * np.linalg.norm(r) * np.linalg.norm(s):
         return H
     return H + np.outer(r, r) / scale
 

@@ -301,8 +301,6 @@ def _kind(spec: Column) -> str:
 
 
 def _typed(values: pd.Series, spec: Column) -> pd.Series:
-    import pandas as pd
-
     if not _is_factor(spec):
         return values.astype({"float": "float64", "int": "int64"}[spec.kind])
     text = values.astype(str)

@@ -1,0 +1,197 @@
+"""The search: the trust-region step, saddles, ends, the settings; and the same optimum by every way to it."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import close, model, oracle_deviance
+
+import jaxmm as mm
+from jaxmm.optimize import Control, Objective, Status, _rank_one, as_control, minimise, minimise_in_loop, newton_step
+
+
+def on_host(f, dear=False) -> Objective:
+    """A JAX function of theta as an ``Objective``; call within x64."""
+    both, second = jax.jit(jax.value_and_grad(f)), jax.jit(jax.hessian(f))
+
+    def gradient(theta):
+        value, g = both(theta)
+        return float(value), np.asarray(g), None
+
+    def hessian(theta):
+        value, g, _ = gradient(theta)
+        return value, g, np.asarray(second(theta)), None
+
+    return Objective(gradient, hessian, dear)
+
+
+def in_loop(f, start, control=Control()):  # noqa: B008 (frozen)
+    def evaluate(theta):
+        value, g = jax.value_and_grad(f)(theta)
+        return value, g, jax.hessian(f)(theta)
+
+    return jax.jit(lambda start: minimise_in_loop(evaluate, start, control))(start)
+
+
+# ---------------------------------------------------------------- the step
+@pytest.mark.parametrize("radius", [1e-3, 0.5, 1e6])
+@pytest.mark.parametrize("kind", ["positive", "indefinite", "singular"])
+def test_the_step_solves_its_trust_region_problem(kind, radius):
+    """s = -(|H| + mu)^-1 g with mu >= 0, |s| <= radius, mu (radius - |s|) = 0 (Conn, Gould & Toint 2000, §7.2)."""
+    rng = np.random.default_rng(3)
+    w = {"positive": [0.5, 2.0, 30.0], "indefinite": [-4.0, 0.5, 2.0], "singular": [0.0, 1.0, 3.0]}[kind]
+    Q = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    H, g = Q @ np.diag(w) @ Q.T, rng.normal(size=3)
+    step = newton_step(np, g, H, radius)
+    s = step.step
+    assert step.length <= radius * (1 + 1e-8)
+    absolute = Q @ np.diag(np.maximum(np.abs(w), 1e-10 * np.max(np.abs(w)))) @ Q.T
+    mu = -(s @ (absolute @ s + g)) / (s @ s)
+    assert mu > -1e-8
+    close(absolute @ s + mu * s, -g, 1e-6)
+    if radius < np.linalg.norm(np.linalg.solve(absolute, g)):
+        np.testing.assert_allclose(step.length, radius, rtol=1e-6)
+    np.testing.assert_allclose(step.predicted, -(g @ s + 0.5 * s @ H @ s), rtol=1e-8)
+    assert step.predicted > 0 and g @ s < 0
+    np.testing.assert_allclose(step.decrement, 0.5 * g @ np.linalg.solve(absolute, g), rtol=1e-6)
+    np.testing.assert_allclose(step.eigenvalue, w[0], atol=1e-12)
+    np.testing.assert_allclose(H @ step.direction, w[0] * step.direction, atol=1e-12)
+
+
+def test_the_step_is_the_same_in_numpy_and_in_jax(x64):
+    rng = np.random.default_rng(0)
+    H, g = rng.normal(size=(4, 4)), rng.normal(size=4)
+    for a, b in zip(newton_step(np, g, H + H.T, 0.3), newton_step(jax.numpy, g, H + H.T, 0.3), strict=True):
+        close(np.abs(a), np.abs(b), 1e-9)
+
+
+# ---------------------------------------------------------------- known functions
+def quadratic(x):
+    return 0.5 * (100 * x[0] ** 2 + x[1] ** 2 + x[0] * x[1]) - 3 * x[0] + 7.0
+
+
+def rosenbrock(x):
+    return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+
+
+def even(x):
+    """Even in each coordinate and stationary at zero, like a deviance in theta; minima at (±1, ±2)."""
+    return (x[0] ** 2 - 1) ** 2 + 0.1 * (x[1] ** 2 - 4) ** 2
+
+
+@pytest.mark.parametrize("way", ["Newton", "rank-one updates", "L-BFGS", "compiled loop"])
+@pytest.mark.parametrize(
+    ("f", "start", "end", "most"),
+    [
+        (quadratic, [5.0, -40.0], np.linalg.solve([[100, 0.5], [0.5, 1]], [3, 0]), 12),
+        (rosenbrock, [-1.2, 1.0], [1.0, 1.0], 40),
+        (even, [0.0, 0.0], [1.0, 2.0], 30),
+        (even, [1e-9, -1e-9], [1.0, 2.0], 30),
+    ],
+    ids=["quadratic", "Rosenbrock", "from a maximum", "from near a maximum"],
+)
+def test_every_way_finds_the_minimum(f, start, end, most, way, x64):
+    start = np.array(start)
+    if way == "compiled loop":
+        found = in_loop(f, start)
+    else:
+        limit = 1 if way == "L-BFGS" else 30
+        found = minimise(on_host(f, dear=way == "rank-one updates"), start, Control(newton_limit=limit))
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(np.abs(found.theta) if f is even else found.theta, end, atol=1e-6)
+    assert found.decrement < 1e-9 and found.eigenvalue > 0
+    assert found.iterations <= most * (3 if way == "rank-one updates" else 1)
+    np.testing.assert_allclose(found.hessian, jax.hessian(f)(found.theta), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_rank_one_update_satisfies_the_secant_or_changes_nothing():
+    H, s = np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([1.0, -2.0])
+    y = np.array([5.0, 0.0])
+    close(_rank_one(H, s, y) @ s, y)
+    assert _rank_one(H, s, H @ s) is H  # already so: 0 / 0
+    assert _rank_one(H, s, H @ s + np.array([2.0, 1.0])) is H  # the residual is orthogonal to s
+
+
+def test_ends_are_states_not_exceptions(x64):
+    short = minimise(on_host(rosenbrock), np.array([-1.2, 1.0]), Control(max_iterations=3))
+    assert short.status == Status.MAX_ITERATIONS and short.iterations == 3
+    assert np.isfinite(short.value) and "raise control.max_iterations" in short.status.message
+    broken = minimise(on_host(lambda x: jax.numpy.log(x[0])), np.array([-1.0]), Control())
+    assert broken.status == Status.NOT_FINITE and "not finite" in broken.status.message
+    assert in_loop(rosenbrock, np.array([-1.2, 1.0]), Control(max_iterations=3)).status == Status.MAX_ITERATIONS
+    assert in_loop(lambda x: jax.numpy.log(x[0]), np.array([-1.0])).status == Status.NOT_FINITE
+
+
+def test_a_wall_of_values_that_are_not_finite_is_stepped_around(x64):
+    """log x + 1/x has its minimum at 1; steps from 3, where it bends down, leave its domain."""
+    f = on_host(lambda x: jax.numpy.log(x[0]) + 1 / x[0])
+    found = minimise(f, np.array([3.0]), Control())
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(found.theta, 1.0, rtol=1e-6)
+
+
+# ---------------------------------------------------------------- settings
+def test_control_says_what_it_accepts():
+    assert as_control(None) == Control() and as_control({"tolerance": 1e-6}) == Control(tolerance=1e-6)
+    with pytest.raises(ValueError, match="tolerance must be positive, not 0"):
+        Control(tolerance=0)
+    with pytest.raises(ValueError, match="max_iterations must be at least 1, not 0"):
+        as_control({"max_iterations": 0})
+    with pytest.raises(TypeError, match="no setting 'tol'; accepted: tolerance, max_iterations"):
+        as_control({"tol": 1e-6})
+    with pytest.raises(TypeError, match="Control or a dict, not float"):
+        as_control(1e-6)
+
+
+# ---------------------------------------------------------------- of a model
+@pytest.fixture(scope="module")
+def several():
+    """Four variance parameters, two of them near the boundary."""
+    m = model("several terms per factor")
+    return m, m.fit()
+
+
+def test_the_estimate_is_a_minimum_of_the_criterion_written_out(several):
+    m, fit = several
+    assert fit.converged and fit.diagnostics.decrement < 1e-9
+    np.testing.assert_allclose(fit.deviance, oracle_deviance(m, fit.theta), rtol=1e-12)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        elsewhere = fit.theta + 0.1 * rng.normal(size=len(fit.theta))
+        assert oracle_deviance(m, elsewhere) > fit.deviance
+
+
+@pytest.mark.parametrize("start", [[0.05] * 4, [20.0] * 4, [-1.0, 0.3, -2.0, 5.0], [0.0] * 4, "the estimate"])
+def test_every_start_ends_at_the_same_optimum(several, start):
+    m, fit = several
+    again = m.fit(start=fit.theta if isinstance(start, str) else start)
+    assert again.converged
+    np.testing.assert_allclose(again.deviance, fit.deviance, atol=1e-9)
+    np.testing.assert_allclose(again.theta, fit.theta, atol=1e-5)
+    if isinstance(start, str):
+        assert again.diagnostics.iterations <= 2
+
+
+def test_quasi_newton_finds_the_same_optimum(several):
+    m, fit = several
+    again = m.fit(control={"newton_limit": 1})
+    assert again.converged
+    np.testing.assert_allclose(again.theta, fit.theta, atol=1e-6)
+
+
+def test_a_fit_cut_short_says_so(several):
+    m, _ = several
+    fit = m.fit(control={"max_iterations": 1})
+    assert not fit.converged and fit.diagnostics.status == Status.MAX_ITERATIONS
+    assert "iteration limit" in fit.diagnostics.status_message and "iteration limit" in str(fit)
+
+
+def test_estimate_in_one_program_is_the_fit(sleep_reml):
+    """mm.estimate: the compiled loop, and the same as the search from the host."""
+    with jax.enable_x64(True):
+        found = jax.jit(mm.estimate)(sleep_reml.model.arrays)
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(found.theta, sleep_reml.theta, rtol=1e-7)
+    np.testing.assert_allclose(found.beta, sleep_reml.fixef, rtol=1e-10)
+    np.testing.assert_allclose(found.vcov, sleep_reml.vcov(), rtol=1e-7)
+    np.testing.assert_allclose(found.deviance, sleep_reml.deviance, rtol=1e-13)
