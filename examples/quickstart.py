@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 import jaxmm as mm
-from jaxmm import plots
 
 OUTPUT = Path(__file__).parent / "output"
 
@@ -70,9 +69,9 @@ def predictions(fit: mm.Fit) -> str:
 def pictures(fit: mm.Fit, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
-        "shrinkage.png": plots.shrinkage(fit),
-        "shrinkage_arrows.png": plots.shrinkage_arrows(fit).figure,
-        "caterpillar.png": plots.caterpillar(fit)[0].figure,
+        "shrinkage.png": mm.plots.shrinkage(fit),
+        "shrinkage_arrows.png": mm.plots.shrinkage_arrows(fit).figure,
+        "caterpillar.png": mm.plots.caterpillar(fit)[0].figure,
     }
     for name, figure in drawn.items():
         figure.savefig(out / name, dpi=120)

@@ -7,6 +7,7 @@ print(fit.shrinkage())
 """
 
 from jaxmm import datasets as datasets
+from jaxmm import plots as plots
 from jaxmm.design import DataError as DataError
 from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate import estimate as estimate

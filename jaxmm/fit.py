@@ -280,6 +280,7 @@ class Fit:
         """Xβ̂ + Zb̂ + offset, on the labels of the rows used (also those of weight zero), in the data's order."""
         return on_all_rows(self, {f.name for f in self.model.design.factors})
 
+    @known_keywords({"type": "kind='response', 'pearson', 'deviance' or 'working'"})
     def residuals(self, kind: str = "response") -> pd.Series:
         """y minus ``fitted``; "pearson" and "deviance" times √w, as lme4's; "working" is "response"."""
         if kind not in ("response", "pearson", "deviance", "working"):
@@ -343,6 +344,7 @@ class Fit:
         return self.model.with_reml(False).fit(control=self._control) if self.reml else self
 
     # ------------------------------------------------------------ tests and tables
+    @known_keywords({"parm": "every fixed effect is in the table; select its rows", "alpha": "level=1 - alpha"})
     def confint(self, method: str = "wald", level: float = 0.95) -> pd.DataFrame:
         """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``."""
         if method in ("profile", "bootstrap"):

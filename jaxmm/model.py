@@ -17,6 +17,7 @@ import numpy as np
 from jaxmm import covariance
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, known_keywords
+from jaxmm._warn import warn
 from jaxmm.describe import check_size, describe
 from jaxmm.design import DataError, Design, build, check_lmm
 from jaxmm.estimate import estimate_on_host
@@ -76,6 +77,11 @@ class Model:
             contrasts=contrasts,
             missing=missing,  # pyright: ignore
         )
+        if design.dropped:
+            warn(
+                f"the fixed effects are rank-deficient: dropped {', '.join(design.dropped)}, a combination of the "
+                "columns before (fit.dropped)"
+            )
         return cls(design, reml=reml, device=device)
 
     @classmethod

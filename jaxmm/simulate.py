@@ -5,6 +5,7 @@ Replicate k depends on the key and on k alone (``fold_in``), whatever the number
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -37,13 +38,14 @@ def check_key(key: Any) -> jax.Array:
     return key
 
 
-def normals(key: jax.Array, n: int, size: int) -> np.ndarray:
+@partial(jax.jit, static_argnums=(1, 2))
+def normals(key: jax.Array, n: int, size: int) -> jax.Array:
     """(n, size) standard normal numbers; row k from ``fold_in(key, k)``."""
 
     def draw(k):
         return jax.random.normal(jax.random.fold_in(key, k), (size,), jnp.float64)
 
-    return np.asarray(jax.jit(jax.vmap(draw))(jnp.arange(n)))
+    return jax.vmap(draw)(jnp.arange(n))
 
 
 def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
@@ -69,7 +71,7 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
     sizes = [J * q for J, q in zip(counts, widths, strict=True)] if re == "new" else []
     m = len(mean)
     with computing(fit.model.device):
-        draws = normals(key, int(n), m + sum(sizes))
+        draws = np.asarray(normals(key, int(n), m + sum(sizes)))
     noise = draws[:, :m] if weights is None else draws[:, :m] / np.sqrt(weights)
     y = mean + fit.sigma * noise
     at = m

@@ -161,4 +161,3 @@ _ALL = (
     _no_fixed_effects(seed=12),
 )
 PROBLEMS: dict[str, Problem] = {p.name: p for p in _ALL}
-

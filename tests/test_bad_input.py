@@ -130,6 +130,13 @@ def test_more_columns_than_rows(data):
         mm.lmm("score ~ poly(x, 8) + f * poly(t, 2) + (1 | school)", data.head(15))
 
 
+def test_aliased_columns_are_named(data):
+    with pytest.warns(UserWarning, match="rank-deficient: dropped twice, a combination") as caught:
+        found = mm.lmm("score ~ x + twice + (1 | school)", data.assign(twice=2 * data["x"]))
+    assert caught[0].filename == __file__  # the caller's own line
+    assert found.dropped == ("twice",) and "dropped twice" in str(found.summary())
+
+
 def test_constant_response(data):
     with says(DataError, "the response 'same' is constant (3.5 in every row)"):
         mm.lmm("same ~ x + (1 | school)", data)
@@ -287,7 +294,8 @@ def test_unknown_keyword(data, arguments, parts):
         (lambda m, f: m.fit(contorl={}), ["fit() has no keyword 'contorl': did you mean 'control'?"]),
         (lambda m, f: mm.Model.from_formula("y ~ (1 | g)", {}, REML=1), ["from_formula() has no keyword 'REML'"]),
         (lambda m, f: mm.Model.from_arrays([], [], [], sigma=1), ["from_arrays() has no keyword 'sigma'"]),
-        (lambda m, f: f.residuals(type="raw"), ["type"]),
+        (lambda m, f: f.residuals(type="raw"), ["residuals() has no keyword 'type': kind="]),
+        (lambda m, f: f.confint(alpha=0.1), ["confint() has no keyword 'alpha': level=1 - alpha"]),
         (lambda m, f: m.fit(control={"maxit": 3}), ["control has no setting 'maxit'", "max_iterations"]),
         (lambda m, f: m.fit(control=3), ["control must be a jaxmm.Control or a dict, not int"]),
     ],
