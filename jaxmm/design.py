@@ -267,6 +267,16 @@ def check_lmm(design: Design) -> None:
     fewer random effects (levels × effects) than rows; the response varies.
     """
     n = len(design.y)
+    seen: set[tuple[int, str]] = set()
+    for term in design.terms:
+        for effect in term.effects:
+            if (term.factor, effect) in seen:
+                raise DataError(
+                    f"two terms give the grouping factor '{design.factors[term.factor].name}' the same effect "
+                    f"{effect!r}: their variances cannot be told apart; write it in one term only (0 + x leaves the "
+                    "intercept out)"
+                )
+            seen.add((term.factor, effect))
     if np.ptp(design.y) == 0:
         raise DataError(
             f"the response '{design.response}' is constant ({_syntax.number_text(float(design.y[0]))} in "

@@ -219,8 +219,12 @@ def change_theta(theta, T: Sequence, s: Structure, xp=np):
     return xp.concatenate(out)
 
 
+ZERO = 1e-8  # an element of lam, as to Z_s, below which it is zero: the deviance moves by rounding only
+
+
 def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
     s = gram.structure
+    found = found._replace(theta=xp.where(xp.abs(found.theta) < ZERO, 0.0, found.theta))
     T, T_X = [xp.asarray(t) for t in gram.T], xp.asarray(gram.T_X)
     M_X, beta = xp.asarray(at.M_X), xp.asarray(at.beta)
     sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))

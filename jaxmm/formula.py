@@ -179,7 +179,7 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
             return
         raise FormulaError(
             f"a bar inside a call: a random-effects term stands by itself in the sum, as in "
-            f"y ~ x + ({bar}); covariance structures around a bar are {', '.join(KINDS)}",
+            f"y ~ x + ({bar}); around it may stand us(...) or diag(...)",
             text,
             node.pos,
         )

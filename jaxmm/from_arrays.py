@@ -63,7 +63,11 @@ def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
             known = len(factors) - 1
         elif not np.array_equal(factors[known].codes, codes):
             raise DataError(f"two terms are called {name!r} but have different codes: give them different names")
-        effects = tuple(term.effects) if term.effects is not None else tuple(f"z{j}" for j in range(Z.shape[1]))
+        before = sum(len(t.effects) for t in random if t.factor == known)
+        given = term.effects if term.effects is not None else [f"z{before + j}" for j in range(Z.shape[1])]
+        effects = tuple(given)
+        if len(effects) != Z.shape[1]:
+            raise DataError(f"term {k}: effects has {len(effects)} names for {Z.shape[1]} columns of Z")
         random.append(RandomTerm(known, effects, Z, term.kind))
     for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
         if values is not None:

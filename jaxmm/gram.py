@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -94,6 +94,15 @@ class Columns:
     T: np.ndarray
 
     def rows(self, at: slice) -> np.ndarray:
+        if len(self.A) <= CHUNK:
+            return self._whole[at]
+        return self._changed(at)
+
+    @cached_property
+    def _whole(self) -> np.ndarray:
+        return self._changed(slice(None))
+
+    def _changed(self, at: slice) -> np.ndarray:
         return ((self.A[at] - self.mean) / self.scale) @ self.rotation
 
 
@@ -141,6 +150,13 @@ def _level_sums(codes: np.ndarray, levels: int, n: int, rows) -> np.ndarray:
     return np.asarray(total)
 
 
+def _cross_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a'b.  Small ones without BLAS, whose threads cost more than they bring when the cores are busy."""
+    if a.size * b.shape[1] <= 1_000_000:
+        return np.einsum("ni,nj->ij", a, b)
+    return a.T @ b
+
+
 def _outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Row-wise products, (rows, ka * kb)."""
     return (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
@@ -171,6 +187,10 @@ class Accumulator:
     def weighted(self, rows: np.ndarray, at: slice) -> np.ndarray:
         return rows if self.weights is None else rows * self.weights[at, None]
 
+    def _total(self, left, right) -> np.ndarray:
+        """Sum over the rows of left'W right."""
+        return np.sum([_cross_product(left(at), self.weighted(right(at), at)) for at in _chunks(self.n)], axis=0)
+
     def _per_level(self, position: int, right) -> np.ndarray:
         """Z'W right, (q, k, J)."""
         g = self.groupings[position]
@@ -196,10 +216,10 @@ class Accumulator:
         beta0, residual = np.zeros(p), y.astype(float)
         if p == 0:
             return beta0, residual
-        gram = sum(self.X.rows(at).T @ self.weighted(self.X.rows(at), at) for at in _chunks(self.n))
+        gram = self._total(self.X.rows, self.X.rows)
         for _ in range(2):
-            right = sum(self.X.rows(at).T @ self.weighted(residual[at, None], at)[:, 0] for at in _chunks(self.n))
-            step = np.linalg.lstsq(gram, right, rcond=None)[0]
+            right = self._total(self.X.rows, lambda at, r=residual: r[at, None])
+            step = np.linalg.lstsq(gram, right[:, 0], rcond=None)[0]
             beta0 = beta0 + step
             residual = np.concatenate([residual[at] - self.X.rows(at) @ step for at in _chunks(self.n)])
         return beta0, residual
@@ -211,14 +231,13 @@ class Accumulator:
         column = residual[:, None]
         borders = [self._per_level(i, lambda at: column[at])[:, 0] for i in range(k)]
         rest = [self._per_level(f, lambda at: column[at])[:, 0].T.ravel() for f in rest_positions]
-        xy = sum((self.X.rows(at).T @ self.weighted(column[at], at))[:, 0] for at in _chunks(self.n))
-        yy = sum(float(column[at, 0] @ self.weighted(column[at], at)[:, 0]) for at in _chunks(self.n))
-        xy = np.zeros(0) if self.structure.p == 0 else xy
-        return {"beta0": beta0, "borders": borders, "corner": np.concatenate([*rest, xy, [yy]])}
+        xy = self._total(self.X.rows, lambda at: column[at])[:, 0]
+        yy = self._total(lambda at: column[at], lambda at: column[at])[0]
+        return {"beta0": beta0, "borders": borders, "corner": np.concatenate([*rest, xy, yy])}
 
     def design(self) -> dict[str, object]:
         """What does not depend on the response, with room for its column."""
-        s, n = self.structure, self.n
+        s = self.structure
         k, p, size = len(s.chain), s.p, s.rest_size
         blocks = [self._per_level(i, partial(self.z, i)) for i in range(k)]
         links = [[self._per_level(i, partial(self.z, o)) for o in range(i + 1, k)] for i in range(k)]
@@ -237,7 +256,7 @@ class Accumulator:
         corner = np.zeros((size + p + 1, size + p + 1))
         self._fill_corner(corner)
         if p:
-            corner[size:-1, size:-1] = sum(self.X.rows(at).T @ self.weighted(self.X.rows(at), at) for at in _chunks(n))
+            corner[size:-1, size:-1] = self._total(self.X.rows, self.X.rows)
         return {
             "blocks": blocks,
             "links": links,

@@ -59,8 +59,9 @@ def oracle_deviance(model: mm.Model, theta: np.ndarray) -> float:
 
 
 # ---------------------------------------------------------------- derivatives
-# LLVM's optimiser is most of the time of a compilation and no part of the mathematics
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# optimising the code is most of the time of a compilation and no part of the mathematics
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick_jit = partial(jax.jit, compiler_options=QUICK)
 
 
 def _derivatives(theta, arrays: Gram):
