@@ -29,7 +29,8 @@ from jaxmm._types import Array
 
 SETTLED = 1e-5  # of the tolerance: the one more step would change nothing
 MU_STEPS = 12  # of Newton's method for the length of the step
-MAX_KICKS = 5  # saddles left behind before the search gives up looking for a way down
+KICK = 0.3  # first length of a step away from a saddle
+MAX_KICKS = 5  # beside one for each parameter, which may all start at zero
 
 
 class Status(enum.IntEnum):
@@ -137,7 +138,7 @@ def newton_step(xp, g, H, radius) -> Step:
     """The step of the module's head; ``xp`` is numpy or jax.numpy."""
     w, Q = xp.linalg.eigh(H)
     size = xp.abs(w)
-    size = xp.maximum(size, 1e-10 * xp.max(size) + 1e-300)
+    size = xp.maximum(size, 1e-10 * xp.max(size) + 1e-100)
     slope = Q.T @ g
     decrement = 0.5 * xp.sum(slope**2 / size)
 
@@ -195,11 +196,12 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             value, g, H, aux = objective.hessian(theta)
             exact = True
             continue
-        if near and step.eigenvalue < saddle_threshold(np, H) and kicks < MAX_KICKS:
-            away = step.direction * min(radius, 0.3)
-            trial = objective.hessian(theta + away)
-            if trial[0] < value:
-                theta, (value, g, H, aux), kicks = theta + away, trial, kicks + 1
+        if near and step.eigenvalue < saddle_threshold(np, H) and kicks < MAX_KICKS + len(theta):
+            kicks += 1
+            lower = _leave_saddle(objective, theta, value, step.direction)
+            if lower is not None:
+                theta, (value, g, H, aux) = lower
+                radius, closing = max(radius, KICK), False
                 continue
         if near and (closing or step.decrement <= SETTLED * control.tolerance):
             status = Status.CONVERGED
@@ -288,8 +290,8 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Sear
         step = newton_step(jnp, g, H, radius)
         tolerance = jnp.maximum(control.tolerance, rounding * jnp.abs(value))
         near = step.decrement <= tolerance
-        saddle = near & (step.eigenvalue < saddle_threshold(jnp, H)) & (s.kicks < MAX_KICKS)
-        away = step.direction * jnp.minimum(radius, 0.3)
+        saddle = near & (step.eigenvalue < saddle_threshold(jnp, H)) & (s.kicks < MAX_KICKS + m)
+        away = step.direction * jnp.minimum(radius, KICK)
         ended = near & ~saddle & (s.closing | (step.decrement <= SETTLED * tolerance) | ~accept)
         stalled = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2)))
         status = jnp.where(first & ~finite, Status.NOT_FINITE, RUNNING)
@@ -329,6 +331,15 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Sear
     s = jax.lax.while_loop(lambda s: s.status == RUNNING, body, state)
     step = newton_step(jnp, s.g, s.H, jnp.asarray(jnp.inf, dtype))
     return Search(s.theta, s.value, s.g, s.H, step.decrement, step.eigenvalue, s.iteration - 1, s.status, None)
+
+
+def _leave_saddle(objective: Objective, theta: np.ndarray, value: float, direction: np.ndarray):
+    """A lower point along a direction of negative curvature, and the derivatives there: close enough there is one."""
+    for length in KICK * 0.25 ** np.arange(8):
+        trial = objective.hessian(theta + length * direction)
+        if trial[0] < value:
+            return theta + length * direction, trial
+    return None
 
 
 def _finite(*values) -> bool:

@@ -53,6 +53,12 @@ EVEN = Known(
     lambda x: [4 * x[0] * (x[0] ** 2 - 1), 0.4 * x[1] * (x[1] ** 2 - 4)],
     lambda x: [[12 * x[0] ** 2 - 4, 0 * x[0]], [0 * x[0], 1.2 * x[1] ** 2 - 1.6]],
 )
+# minima closer to the saddle than the first step away from it goes: even(0) < even(0.3)
+NARROW = Known(
+    lambda x: sum(100 * (t**2 - 0.01) ** 2 for t in x),
+    lambda x: [400 * t * (t**2 - 0.01) for t in x],
+    lambda x: [[(1200 * t**2 - 4) * (i == k) for k in range(len(x))] for i, t in enumerate(x)],
+)
 # finite to the right of zero only; a minimum at 1, bent downwards beyond 2
 WALL = Known(
     lambda x: np.log(x[0]) + 1 / x[0], lambda x: [1 / x[0] - x[0] ** -2], lambda x: [[2 * x[0] ** -3 - x[0] ** -2]]
@@ -100,8 +106,9 @@ def test_the_step_is_the_same_in_numpy_and_in_jax(x64):
         (ROSENBROCK, [-1.2, 1.0], [1.0, 1.0], 40),
         (EVEN, [0.0, 0.0], [1.0, 2.0], 30),
         (EVEN, [1e-9, -1e-9], [1.0, 2.0], 30),
+        (NARROW, [0.0] * 8, [0.1] * 8, 90),
     ],
-    ids=["quadratic", "Rosenbrock", "from a maximum", "from near a maximum"],
+    ids=["quadratic", "Rosenbrock", "from a maximum", "from near a maximum", "a narrow saddle, eight times"],
 )
 def test_every_way_finds_the_minimum(known, start, end, most, way, x64):
     start = np.array(start)
@@ -111,10 +118,10 @@ def test_every_way_finds_the_minimum(known, start, end, most, way, x64):
         rough = (lambda x: np.diag(x**2)) if way == "rank-one updates" else None
         found = minimise(known.on_host(rough), start, Control(newton_limit=1 if way == "L-BFGS" else 30))
     assert found.status == Status.CONVERGED
-    np.testing.assert_allclose(np.abs(found.theta) if known is EVEN else found.theta, end, atol=1e-6)
+    np.testing.assert_allclose(np.abs(found.theta) if known in (EVEN, NARROW) else found.theta, end, atol=1e-6)
     assert found.decrement < 1e-9 and found.eigenvalue > 0
     assert found.iterations <= most * (3 if way == "rank-one updates" else 1)
-    np.testing.assert_allclose(found.hessian, known.hessian(found.theta), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.hessian, known.hessian(found.theta), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("error")
@@ -163,7 +170,7 @@ def test_control_says_what_it_accepts():
 # ---------------------------------------------------------------- of a model
 @pytest.fixture(scope="module")
 def several():
-    """Four variance parameters, two of them near the boundary."""
+    """(1 | g) + (0 + a | g) + (b + c || h)."""
     m = model("several terms per factor")
     return m, m.fit()
 
