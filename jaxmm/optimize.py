@@ -173,9 +173,10 @@ def saddle_threshold(xp, H):
 
 def minimise(objective: Objective, start: np.ndarray, control: Control) -> Search:
     """Search from the host, one compiled evaluation at a time: no loop to compile, and nothing to wait for."""
-    if len(start) > control.newton_limit:
-        start = _quasi_newton(objective, start, control)
-    return _trust_region(objective, np.asarray(start, float), control)
+    with np.errstate(all="ignore"):  # what is not finite is looked for, and has its status
+        if len(start) > control.newton_limit:
+            start = _quasi_newton(objective, start, control)
+        return _trust_region(objective, np.asarray(start, float), control)
 
 
 def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> Search:

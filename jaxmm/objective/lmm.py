@@ -10,6 +10,7 @@ beta and sigma² are profiled out; r² is the penalised weighted residual sum of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -102,16 +103,18 @@ class Parameters(NamedTuple):
     log_phi: Array
 
 
-def neg2_loglik(parameters: Parameters, arrays: Gram) -> Array:
+def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> Array:
     """-2 log-likelihood at any parameters, nothing profiled out: log|V| + e'V^-1 e / σ² + n log 2πσ² - Σ log w.
 
     The full likelihood, also of a model made with ``reml=True``. A pure function, as ``deviance``.
 
     Args:
-        parameters: ``Parameters``, or any object with its three attributes.
+        parameters: ``Parameters``, or a mapping with its three names.
         arrays: ``model.arrays``.
     """
     check_precision(arrays)
+    if isinstance(parameters, Mapping):
+        parameters = Parameters(**parameters)
     s, dtype = arrays.structure, arrays.corner.dtype
     logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), arrays), arrays)
     e = jnp.ones(1, dtype)
