@@ -284,6 +284,12 @@ def check_lmm(design: Design) -> None:
         )
     for term in design.terms:
         factor = design.factors[term.factor]
+        for effect, column in zip(term.effects, term.Z.T, strict=True):
+            if not column.any():
+                raise DataError(
+                    f"the effect {effect!r} of ({' + '.join(term.effects)} | {factor.name}) is zero in every row: its "
+                    "variance cannot be estimated; leave it out"
+                )
         J, q = len(factor.levels), len(term.effects)
         if J < 2:
             raise DataError(

@@ -229,7 +229,7 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
     M_X, beta = xp.asarray(at.M_X), xp.asarray(at.beta)
     sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
     # of a matrix that is not finite there is no inverse, and NumPy would raise
-    inverse = xp.linalg.inv(xp.where(xp.all(xp.isfinite(M_X)), M_X, xp.eye(s.p))) * xp.where(
+    inverse = xp.linalg.inv(xp.where(xp.all(xp.isfinite(M_X)), M_X, xp.eye(s.p, dtype=M_X.dtype))) * xp.where(
         xp.all(xp.isfinite(M_X)), 1.0, xp.nan
     )
     return Estimates(

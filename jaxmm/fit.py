@@ -24,6 +24,8 @@ from jaxmm.tables import Block, RandomEffects, VarCorr
 if TYPE_CHECKING:
     from jaxmm.model import Model
 
+EXACT = 1e-9  # a residual variance below this share of the response's: rounding shows
+FLAT = 1e-9  # an eigenvalue below this share of the Hessian is zero
 SINGULAR = 1e-4  # a diagonal element of lam below this: lme4's isSingular
 
 
@@ -185,6 +187,26 @@ class Fit:
             device=f"{device.platform}:{device.id}",
         )
 
+    @property
+    def remarks(self) -> list[str]:
+        """What limits the meaning of the estimates, one sentence each; empty for most fits."""
+        e, out = self._estimates, []
+        spread = float(
+            np.var(self.model.design.y - (0.0 if self.model.design.offset is None else self.model.design.offset))
+        )
+        if self.scale <= EXACT * spread:
+            out.append(
+                f"the model reproduces the response almost exactly: the residual variance is {self.scale / spread:.0e} "
+                "of the response's, so that rounding limits the likelihood, the standard errors and the modes"
+            )
+        H = np.abs(np.asarray(e.hessian))
+        if self.converged and not self.is_singular and float(e.eigenvalue) <= FLAT * max(1.0, float(H.max())):
+            out.append(
+                "the likelihood is flat in some direction of the covariance parameters: the data do not identify them "
+                "all, and those printed depend on where the search began"
+            )
+        return out
+
     # ------------------------------------------------------------ random effects
     def varcorr(self) -> VarCorr:
         """D = σ²ΛΛ' by grouping factor: what the model says of the population of levels, before the data."""
@@ -327,12 +349,22 @@ class Fit:
         return predict(self, newdata, re, offset, new_levels)
 
     @known_keywords(SIMULATING)
-    def simulate(self, n: int = 1, *, key: Any, newdata: Any = None, re: str = "new") -> np.ndarray:
+    def simulate(
+        self,
+        n: int = 1,
+        *,
+        key: Any,
+        newdata: Any = None,
+        re: str = "new",
+        weights: Any = None,
+        offset: Any = None,
+    ) -> np.ndarray:
         """``n`` new responses (n, nobs): random effects drawn anew ("new"), or at their modes ("conditional").
 
-        Replicate k depends on ``key`` and k alone. On ``newdata`` every level, seen or not, gets its own draw.
+        Replicate k depends on ``key`` and k alone. On ``newdata`` every level, seen or not, gets its own draw;
+        ``weights`` (precisions, asked for if the fit had any) and ``offset`` are those of the new rows.
         """
-        return simulate.simulate(self, n, key, newdata, re)
+        return simulate.simulate(self, n, key, newdata, re, weights, offset)
 
     # ------------------------------------------------------------ fits again
     def refit(self, y: Any) -> Fit:

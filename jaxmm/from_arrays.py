@@ -36,8 +36,7 @@ class Term:
 
 def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
     """A ``Design`` without a formula: the checks that a table would have had."""
-    y = np.asarray(y, float)
-    X = np.asarray(X, float)
+    y, X = numbers("y", y), numbers("X", X)
     if y.ndim != 1 or X.ndim != 2 or len(X) != len(y):
         raise DataError(f"y must be (n,) and X (n, p); got {y.shape} and {X.shape}")
     n = len(y)
@@ -48,13 +47,21 @@ def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
         raise DataError(f"names has {len(columns)} entries for {X.shape[1]} columns of X")
     factors: list[Factor] = []
     random: list[RandomTerm] = []
+    if len(set(columns)) < len(columns):
+        raise DataError(
+            f"names repeats {next(c for c in columns if columns.count(c) > 1)!r}: each column needs its own"
+        )
     for k, term in enumerate(terms):
-        Z = np.asarray(term.Z, float)
+        if not isinstance(term, Term):
+            raise TypeError(f"term {k} must be a jaxmm.Term(Z, codes), not {type(term).__name__}")
+        Z = numbers(f"Z of term {k}", term.Z)
         Z = Z[:, None] if Z.ndim == 1 else Z
         codes = np.asarray(term.codes)
         if Z.shape[0] != n or codes.shape != (n,):
             raise DataError(f"term {k}: Z {Z.shape} and codes {codes.shape} must have {n} rows")
         check_finite_array(f"Z of term {k}", Z)
+        if pd.isna(codes).any():
+            raise DataError(f"codes of term {k} are missing in row {int(np.flatnonzero(pd.isna(codes))[0])} (from 0)")
         labels, codes = np.unique(codes, return_inverse=True)
         name = term.name or f"g{k}"
         known = next((i for i, f in enumerate(factors) if f.name == name), None)
@@ -71,7 +78,9 @@ def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
         random.append(RandomTerm(known, effects, Z, term.kind))
     for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
         if values is not None:
-            check_finite_array(label, np.asarray(values, float))
+            check_finite_array(label, numbers(label, values))
+    if offset is not None and np.shape(offset) not in ((), (n,)):
+        raise DataError(f"offset must be one number or {n}; got shape {np.shape(offset)}")
     if weights is not None and (np.shape(weights) != (n,) or np.min(weights) <= 0):
         raise DataError("weights must be n positive numbers; leave rows of weight zero out of the arrays")
     if X.shape[1] >= n or (X.shape[1] and np.linalg.matrix_rank(X) < X.shape[1]):
@@ -84,6 +93,13 @@ def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
         index=pd.RangeIndex(n), kept=np.ones(n, bool), held_out=None, n_missing=0, y_all=y,
         weights_all=None if weights is None else np.asarray(weights, float), spec=None,  # pyright: ignore
     )  # fmt: skip
+
+
+def numbers(label: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise DataError(f"{label} holds text or other things where numbers are due") from None
 
 
 def check_finite_array(label: str, values: np.ndarray) -> None:

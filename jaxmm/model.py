@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from jaxmm import covariance
 from jaxmm._context import choose_device, computing
@@ -164,14 +165,26 @@ class Model:
         return Fit(self, estimates, replace(settings, device="auto"))  # a refit goes where the model is
 
     def with_response(self, y: Any) -> Model:
-        """The same design with another response (n,), for the rows of positive weight; compiles nothing."""
+        """The same design with another response (n,), for the rows of positive weight; compiles nothing.
+
+        A Series must have the labels of those rows, in their order.
+        """
+        labels = self.design.index[self.design.kept]
+        if isinstance(y, pd.Series) and len(y) == len(labels) and not y.index.equals(labels):
+            if not y.index.equals(pd.RangeIndex(len(y))):
+                raise DataError(
+                    "the response is a Series with other labels than the rows used: reindex it "
+                    "(y.reindex(fit.fitted().index)), or pass y.to_numpy() to take it by position"
+                )
         try:
             y = np.asarray(y, float)
         except (TypeError, ValueError):
             raise DataError("the response holds text or other things where numbers are due") from None
         n = len(self.design.y)
         if y.shape != (n,):
-            raise DataError(f"the response must have {n} values, one per row used; got shape {y.shape}")
+            zero = int((~self.design.kept).sum())
+            without = f" (without the {zero} of weight zero)" if zero else ""
+            raise DataError(f"the response must have {n} values, one per row used{without}; got shape {y.shape}")
         if not np.all(np.isfinite(y)):
             raise DataError(f"the response is not finite in row {int(np.flatnonzero(~np.isfinite(y))[0])} (from 0)")
         if np.ptp(y) == 0:

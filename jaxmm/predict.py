@@ -30,7 +30,8 @@ def factors_asked(fit: Fit, re: str | Collection[str]) -> set[str]:
     names = [f.name for f in fit.model.design.factors]
     if isinstance(re, str):
         if re not in KINDS:
-            raise ValueError(f"re must be one of {', '.join(map(repr, KINDS))} or a list of factors, not {re!r}")
+            hint = f"; did you mean [{re!r}]?" if re in names else ""
+            raise ValueError(f"re must be one of {', '.join(map(repr, KINDS))} or a list of factors, not {re!r}{hint}")
         return set(names) if re == "conditional" else set()
     if not isinstance(re, Collection):
         raise ValueError(f"re must be one of {', '.join(map(repr, KINDS))} or a list of factors, not {re!r}")

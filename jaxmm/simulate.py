@@ -48,7 +48,7 @@ def normals(key: jax.Array, n: int, size: int) -> jax.Array:
     return jax.vmap(draw)(jnp.arange(n))
 
 
-def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
+def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str, weights: Any, offset: Any) -> np.ndarray:
     """See ``Fit.simulate``."""
     key = check_key(key)
     if not isinstance(n, int | np.integer) or n < 1:
@@ -57,11 +57,14 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
         raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
     d = fit.model.design
     if newdata is None:
-        rows, weights = rows_used(fit), d.weights
+        if weights is not None or offset is not None:
+            raise ValueError("weights= and offset= are for new data: the rows of the fit have their own")
+        rows, precision = rows_used(fit), d.weights
     elif d.spec is None:
         raise DataError("this model was made from arrays: simulate(newdata=...) needs a formula")
     else:
-        rows, weights = d.evaluate(newdata), None
+        rows = d.evaluate(newdata, offset=offset)
+        precision = new_weights(fit, newdata, weights, len(rows.X))
         if re == "conditional" and rows.new_levels:
             group, labels = next(iter(rows.new_levels.items()))
             raise DataError(f"the fit has not seen the level {labels[0]!r} of '{group}': it has no mode; use re='new'")
@@ -72,7 +75,7 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
     m = len(mean)
     with computing(fit.model.device):
         draws = np.asarray(normals(key, int(n), m + sum(sizes)))
-    noise = draws[:, :m] if weights is None else draws[:, :m] / np.sqrt(weights)
+    noise = draws[:, :m] if precision is None else draws[:, :m] / np.sqrt(precision)
     y = mean + fit.sigma * noise
     at = m
     for f, size, q in zip(range(len(sizes)), sizes, widths, strict=False):
@@ -80,6 +83,27 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str) -> np.ndarray:
         y += _random_part(fit, rows, f, u)
         at += size
     return y
+
+
+def new_weights(fit: Fit, newdata: Any, weights: Any, m: int) -> np.ndarray | None:
+    """The precision weights of new rows, (m,).
+
+    Raises:
+        DataError: the fit had weights and none are given, or not one positive number for each row.
+    """
+    if weights is None:
+        if fit.model.design.weights is not None:
+            raise DataError(
+                "the fit had weights: pass weights= for the new rows, a column's name or an array (1 for all)"
+            )
+        return None
+    try:
+        values = np.broadcast_to(np.asarray(newdata[weights] if isinstance(weights, str) else weights, float), (m,))
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"weights must be a column of the new data, a number or {m} numbers") from None
+    if not np.all(values > 0) or not np.all(np.isfinite(values)):
+        raise DataError("weights of new rows must be positive and finite")
+    return values
 
 
 def _random_part(fit: Fit, rows: NewData, f: int, u: np.ndarray) -> np.ndarray:

@@ -180,6 +180,9 @@ def _notes(fit: Any) -> tuple[str, ...]:
     zero = int(np.sum(~np.asarray(design.kept)))
     if zero:
         notes.append(f"{_rows(zero)} of weight zero: fitted values, but no part in the estimates")
+        lost = int(np.isnan(np.asarray(fit.fitted())).sum())
+        if lost:
+            notes.append(f"{_rows(lost)} of them without a fitted value: a level of a factor that no counted row has")
     if fit.dropped:
         one = len(fit.dropped) == 1
         notes.append(
@@ -195,6 +198,7 @@ def _notes(fit: Any) -> tuple[str, ...]:
         )
     if not fit.converged:
         notes.append(f"not converged: {fit.diagnostics.status_message}")
+    notes.extend(fit.remarks)
     notes.append(f"computed on {fit.diagnostics.device} in float64")
     return tuple(notes)
 

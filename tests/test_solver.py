@@ -193,6 +193,14 @@ def test_block_matmul_vmap(factors, axes):
     close(jax.vmap(block_matmul, axes)(A, B), jax.vmap(einsum, axes)(A, B), 1e-14)
 
 
+def test_a_long_inner_axis_is_not_unrolled():
+    """The derivative by lam of a dense border: its programs took a minute to compile."""
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(2, 300, 5)), rng.normal(size=(300, 2, 5))
+    close(block_matmul(A, B), einsum(A, B), 1e-13)
+    assert len(jax.jit(block_matmul).lower(A, B).as_text().splitlines()) < 30
+
+
 def test_block_matmul_keeps_the_dtype_and_refuses_mixtures(factors):
     A, B, _ = factors
     single = jax.eval_shape(block_matmul, A.astype(np.float32), B.astype(np.float32))

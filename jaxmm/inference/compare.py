@@ -57,7 +57,12 @@ def anova(*fits: Fit) -> Comparison:
     first = fits[0].model.design
     for f in fits[1:]:
         d = f.model.design
-        if len(d.y) != len(first.y) or not np.array_equal(d.y, first.y):
+        if len(d.y) == len(first.y) and not np.array_equal(d.y, first.y):
+            raise ValueError(
+                f"the fits are to different responses, or to the same rows in another order ({first.response!r} and "
+                f"{d.response!r}): fit all models to one table"
+            )
+        if len(d.y) != len(first.y):
             raise ValueError(
                 f"the fits are to different data: {len(first.y)} rows of {first.response!r} and {len(d.y)} of "
                 f"{d.response!r}; drop the rows with missing values before fitting, so that all models use the same"

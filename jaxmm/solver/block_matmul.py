@@ -15,6 +15,8 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxmm._types import Array
 
+UNROLLED = 128  # the longest inner axis that is
+
 block_matmul_p = Primitive("block_matmul")
 
 
@@ -23,7 +25,9 @@ def block_matmul(A: Array, B: Array) -> Array:
     return block_matmul_p.bind(A, B)  # pyright: ignore
 
 
-def _unrolled(A: Array, B: Array) -> Array:
+def _product(A: Array, B: Array) -> Array:
+    if A.shape[1] > UNROLLED:  # along a wide border: too many operations to compile
+        return jnp.sum(A[:, :, None] * B[None], axis=1)
     out = A[:, 0, None] * B[None, 0]
     for k in range(1, A.shape[1]):
         out = out + A[:, k, None] * B[None, k]
@@ -57,7 +61,7 @@ def _batch(args, dims):
     return block_matmul(*moved), 2
 
 
-block_matmul_p.def_impl(_unrolled)
+block_matmul_p.def_impl(_product)
 ad.defbilinear(block_matmul_p, _transpose_left, _transpose_right)
 batching.primitive_batchers[block_matmul_p] = _batch
-mlir.register_lowering(block_matmul_p, mlir.lower_fun(_unrolled, multiple_results=False))
+mlir.register_lowering(block_matmul_p, mlir.lower_fun(_product, multiple_results=False))
