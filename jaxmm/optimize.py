@@ -29,6 +29,7 @@ from jaxmm._types import Array
 
 SETTLED = 1e-5  # of the tolerance: the one more step would change nothing
 MU_STEPS = 12  # of Newton's method for the length of the step
+ROUNDING = 1e3  # times the tolerance is near enough where no step lowers the value any more
 KICK = 0.3  # first length of a step away from a saddle
 MAX_KICKS = 5  # beside one for each parameter, which may all start at zero
 
@@ -189,10 +190,10 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
         nan = float("nan")
         return Search(theta, value, g, H, nan, nan, 0, Status.NOT_FINITE, aux)
     radius, kicks, closing = first_radius(np, theta), 0, False
-    status, iteration = Status.MAX_ITERATIONS, 0
+    status, iteration, tolerance = Status.MAX_ITERATIONS, 0, control.tolerance
     for iteration in range(1, control.max_iterations + 1):  # noqa: B007 (reported afterwards)
         step = newton_step(np, g, H, radius)
-        near = step.decrement <= control.tolerance
+        near = step.decrement <= tolerance
         if near and not exact:
             value, g, H, aux = objective.hessian(theta)
             exact = True
@@ -202,9 +203,9 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             lower = _leave_saddle(objective, theta, value, step.direction)
             if lower is not None:
                 theta, (value, g, H, aux) = lower
-                radius, closing = max(radius, KICK), False
+                radius, closing, tolerance = max(radius, KICK), False, control.tolerance
                 continue
-        if near and (closing or step.decrement <= SETTLED * control.tolerance):
+        if near and (closing or step.decrement <= SETTLED * tolerance):
             status = Status.CONVERGED
             break
         move = step.step
@@ -237,13 +238,13 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
         if ratio < 0.25:
             radius = 0.25 * min(radius, float(step.length))
             if radius < 1e-12 * (1 + float(np.linalg.norm(theta))):
-                status = Status.STALLED
-                break
+                if step.decrement > ROUNDING * tolerance or tolerance > control.tolerance:
+                    status = Status.STALLED
+                    break
+                tolerance, radius = ROUNDING * tolerance, KICK  # near, as far as rounding lets one see
     if not exact:
         value, g, H, aux = objective.hessian(theta)
     step = newton_step(np, g, H, np.inf)
-    if status == Status.STALLED and step.decrement <= 1e3 * control.tolerance:
-        status = Status.CONVERGED
     return Search(theta, value, g, H, float(step.decrement), float(step.eigenvalue), iteration, status, aux)
 
 

@@ -69,6 +69,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "converged": True,
         "is_singular": False,
         "singular_terms": [],
+        "remarks": [],
         "diagnostics": SimpleNamespace(status_message="converged", device="cpu:0"),
         "model": SimpleNamespace(design=design),
         "formula": design.formula,

@@ -146,6 +146,14 @@ def test_ends_are_states_not_exceptions(x64):
     assert nan.in_loop(np.array([1.0])).status == Status.NOT_FINITE
 
 
+def test_a_saddle_is_seen_through_rounding():
+    """Where rounding hides what a short step gains, the search is near: it must leave the saddle, not end there."""
+    rough = Known(lambda x: np.round(EVEN.value(x), 4), EVEN.gradient, EVEN.hessian)
+    found = minimise(rough.on_host(), np.array([1e-4, 2.0]), Control())
+    assert found.status == Status.CONVERGED and found.eigenvalue > 0
+    np.testing.assert_allclose(found.theta, [1.0, 2.0], atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("start", [0.05, 3.0])
 def test_a_wall_of_values_that_are_not_finite_is_stepped_around(start, x64):
