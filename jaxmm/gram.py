@@ -103,7 +103,10 @@ class Columns:
         return self._changed(slice(None))
 
     def _changed(self, at: slice) -> np.ndarray:
-        return ((self.A[at] - self.mean) / self.scale) @ self.rotation
+        rows = (self.A[at] - self.mean) / self.scale
+        if len(self.rotation) == 1:
+            return rows * self.rotation
+        return np.einsum("nk,kj->nj", rows, self.rotation) if len(self.rotation) <= 8 else rows @ self.rotation
 
 
 def _chunks(n: int) -> Iterator[slice]:
@@ -151,8 +154,8 @@ def _level_sums(codes: np.ndarray, levels: int, n: int, rows) -> np.ndarray:
 
 
 def _cross_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a'b.  Small ones without BLAS, whose threads cost more than they bring when the cores are busy."""
-    if a.size * b.shape[1] <= 1_000_000:
+    """a'b.  Narrow ones without BLAS, whose threads wait for each other when the cores are busy."""
+    if a.shape[1] * b.shape[1] <= 64:
         return np.einsum("ni,nj->ij", a, b)
     return a.T @ b
 

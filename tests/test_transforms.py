@@ -33,7 +33,7 @@ def test_grad_hessian_jit_and_vmap_on_every_structure(name):
 
 
 def test_transformations_one_by_one_agree(x64):
-    name = "crossed, q = 2 and 2, cells"
+    name = "one factor, q = 2"
     arrays, theta = model(name).arrays, jnp.asarray(points(model(name))[0])
     value, gradient, hessian = (x[0] for x in derivatives(name))
     direction = np.linspace(-1, 1, len(theta))
