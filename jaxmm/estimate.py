@@ -23,6 +23,7 @@ from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_factors
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop
 from jaxmm.solver import reduce
+from jaxmm.start import level_start, level_systems, moment_start, split_rest
 from jaxmm.structure import Structure
 
 
@@ -107,12 +108,7 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     """
     s = gram.structure
     H = np.zeros((len(theta), len(theta)))
-    diagonal_blocks = [np.moveaxis(np.asarray(A), -1, 0) for A in gram.blocks]
-    corner, at = np.asarray(gram.corner), 0
-    for levels, q in s.rest:
-        inside = at + q * np.arange(levels)[:, None] + np.arange(q)
-        diagonal_blocks.append(corner[inside[:, :, None], inside[:, None, :]])
-        at += levels * q
+    diagonal_blocks = [A for A, _ in level_systems(gram)]
     for term, own in zip(s.terms, s.slices(), strict=True):
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
@@ -132,15 +128,6 @@ def is_dear(gram: Gram) -> bool:
     return s.rest_size > 300 or work > 500_000
 
 
-def _split_rest(flat: Array, s: Structure) -> list:
-    """(Q_R, ...) -> (J, q, ...) of each factor of the rest."""
-    out, at = [], 0
-    for levels, q in s.rest:
-        out.append(flat[at : at + levels * q].reshape(levels, q, *flat.shape[1:]))
-        at += levels * q
-    return out
-
-
 @jax.jit
 def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """NB = ΛM^-1Λ'Z'W[X_s y] at ``theta`` (as to Z_s), per factor (J, q, p + 1), in the data's columns of Z.
@@ -156,7 +143,7 @@ def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
 
     borders, corner = jax.grad(trace, argnums=(0, 1))(gram.borders, gram.corner)
     NB = [jnp.moveaxis(-0.5 * b[:, -width:], -1, 0) for b in borders]
-    NB += _split_rest(-0.5 * corner[: s.rest_size, s.rest_size :], s)
+    NB += split_rest(-0.5 * corner[: s.rest_size, s.rest_size :], s)
     return tuple(jnp.einsum("ab,jbr->jar", T, x) for T, x in zip(gram.T, NB, strict=True))
 
 
@@ -179,36 +166,6 @@ def conditional_covariance(theta: Array, gram: Gram) -> tuple[Array, ...]:
 
 
 # ---------------------------------------------------------------- the start and the end of a search
-def moment_start(gram: Gram, xp=np) -> Array | np.ndarray:
-    """A rough theta (m,) as to Z_s from one pass over the statistics; ``xp`` is numpy or jax.numpy.
-
-    For one effect with columns of unit mean square, S = Σ_j (z_j'e)²/z_j'z_j has expectation (v - d) J + d n when
-    v is the total variance and d the effect's: method of moments, one effect at a time.  Never zero, where the
-    search would be stuck.
-    """
-    s, n, size = gram.structure, xp.asarray(gram.n_obs), gram.structure.rest_size
-    corner = xp.asarray(gram.corner)
-    pairs = []
-    for A, border in zip(gram.blocks, gram.borders, strict=True):
-        A = xp.asarray(A)
-        pairs.append((xp.stack([A[k, k] for k in range(A.shape[0])]), xp.asarray(border)[:, -1]))
-    rest = zip(_split_rest(xp.diagonal(corner)[:size], s), _split_rest(corner[:size, -1], s), strict=True)
-    pairs += [(square.T, cross.T) for square, cross in rest]
-    total = xp.maximum(corner[-1, -1] / n, 1e-30)
-    variances = []
-    for square, cross in pairs:
-        seen = square > 1e-12 * xp.max(square)
-        explained = xp.sum(xp.where(seen, cross**2 / xp.where(seen, square, 1.0), 0.0), axis=1)
-        levels = xp.sum(seen, axis=1)
-        variances.append(xp.clip((explained - levels * total) / xp.maximum(n - levels, 1.0), 0.0, total))
-    residual = xp.maximum(total - sum(xp.sum(v) for v in variances), 0.02 * total)
-    theta = []
-    for term in s.terms:
-        own = variances[term.position][term.at : term.at + term.covariance.q]
-        theta.append(term.covariance.from_factor(xp.diag(xp.clip(xp.sqrt(own / residual), 0.05, 20.0)), xp))
-    return xp.concatenate(theta)
-
-
 def change_theta(theta, T: Sequence, s: Structure, xp=np):
     """theta of lam -> theta of T lam, diagonals non-negative; ``T`` (q, q) per factor."""
     out = []
@@ -252,10 +209,15 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
 def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> Estimates:
     """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is in the data's columns."""
     if start is None:
-        theta = moment_start(gram)
+        starts = [moment_start(gram)]
+        second = level_start(gram)
+        if second is not None:
+            starts.append(second)
     else:
-        theta = change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram.structure)
-    found = minimise(objective(gram), np.asarray(theta), control)
+        starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram.structure)]
+    criterion = objective(gram)
+    searches = [minimise(criterion, np.asarray(theta), control) for theta in starts]
+    found = min(searches, key=lambda search: np.inf if np.isnan(search.value) else search.value)
     return _finish(found, found.aux, gram)
 
 
@@ -265,7 +227,8 @@ def estimate(arrays: Gram, *, start: Array | None = None, control: Control | Non
 
     The search is a compiled loop.  Derivatives of the result with respect to the leaves of ``arrays`` come from the
     implicit function theorem at the optimum, dθ̂ = -H⁻¹ (∂²f/∂θ∂arrays) darrays, not from the loop; those of
-    ``theta`` itself do not exist where a variance is zero.
+    ``theta`` itself do not exist where a variance is zero.  There is one start; ``Model.fit`` tries a second one where
+    a factor has several independent effects (``start.level_start``).
 
     Args:
         arrays: ``model.arrays``; float64 needs x64 enabled. In float32 the tolerance is raised to what its

@@ -11,9 +11,9 @@ ROOT = Path(jaxmm.__file__).parent
 
 LAYERS = (
     "_types _keywords _warn _syntax _terms _columns _splines _transforms formula _contrasts _modelmatrix _grouping "
-    "_inputs design covariance structure _context gram solver.block_matmul solver.spd solver.elimination solver.dense "
-    "solver objective.lmm objective optimize estimate inference.wald _text tables shrinkage summary predict simulate "
-    "describe fit from_arrays model inference.compare inference plots datasets"
+    "_inputs design covariance structure _context gram solver.block_matmul solver.spd solver.elimination "
+    "solver.dense solver objective.lmm objective optimize start estimate inference.wald _text tables shrinkage "
+    "summary predict simulate describe fit from_arrays model inference.compare inference plots datasets"
 ).split()
 
 # function-level imports: what is optional or slow to import, and is needed by few
