@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.structure import Structure
+from jaxmm.structure import Structure, TermLayout
 
 
 def split_rest(flat: Array | np.ndarray, s: Structure) -> list:
@@ -61,11 +61,17 @@ def level_start(gram: Gram) -> np.ndarray | None:
     """
     s, n = gram.structure, float(gram.n_obs)
     total = float(np.asarray(gram.corner)[-1, -1])
+    joint = [
+        not any(t.position == f and _whole(t, q) for t in s.terms)
+        for f, q in enumerate([*s.chain, *(q for _, q in s.rest)])
+    ]
+    if not any(joint):
+        return None
     theta, found = moment_start(gram), False
     for position, (A, B) in enumerate(level_systems(gram)):
-        terms = [(t, at) for t, at in zip(s.terms, s.slices(), strict=True) if t.position == position]
-        if A.shape[1] == 1 or (len(terms) == 1 and terms[0][0].covariance.recombines):
+        if not joint[position]:
             continue
+        terms = [(t, at) for t, at in zip(s.terms, s.slices(), strict=True) if t.position == position]
         w = np.linalg.eigvalsh(A)
         full = (w[:, 0] > 1e-9 * w[:, -1]) & (w[:, -1] > 0)
         if full.sum() < 2:
@@ -82,6 +88,11 @@ def level_start(gram: Gram) -> np.ndarray | None:
             theta[at] = term.covariance.from_factor(np.diag(sd[term.at : term.at + term.covariance.q]))
         found = True
     return theta if found else None
+
+
+def _whole(term: TermLayout, q: int) -> bool:
+    """Whether one term has all q effects of its factor, and they are one or correlated."""
+    return term.covariance.q == q and (q == 1 or term.covariance.recombines)
 
 
 def level_systems(gram: Gram) -> Iterator[tuple[np.ndarray, np.ndarray]]:
