@@ -1,4 +1,4 @@
-"""Array aliases and the legend of letters.
+"""The array alias and the legend of letters.
 
 One letter means one thing everywhere::
 
@@ -13,12 +13,8 @@ Arrays that hold one small matrix per level keep the levels on the **last** axis
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
-import numpy as np
 
 Array: TypeAlias = jax.Array
-ArrayLike: TypeAlias = jax.Array | np.ndarray | float
-Scalar: TypeAlias = jax.Array
-PyTree: TypeAlias = Any

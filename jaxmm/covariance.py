@@ -32,7 +32,6 @@ class Covariance(Protocol):
 
     @property
     def num_params(self) -> int: ...
-    def init(self) -> np.ndarray: ...
     def factor(self, theta: Any) -> Any: ...
     def from_factor(self, lam, xp=np): ...
 
@@ -61,9 +60,6 @@ class Unstructured:
         columns, rows = np.triu_indices(self.q)  # column-major lower triangle = row-major upper one, transposed
         return rows, columns
 
-    def init(self) -> np.ndarray:
-        return np.eye(self.q)[self._cells()]
-
     def factor(self, theta: Any) -> Any:
         return _fill((self.q, self.q), self._cells(), theta)
 
@@ -85,9 +81,6 @@ class Diagonal:
     @property
     def num_params(self) -> int:
         return self.q
-
-    def init(self) -> np.ndarray:
-        return np.ones(self.q)
 
     def factor(self, theta: Any) -> Any:
         return _fill((self.q, self.q), np.diag_indices(self.q), theta)

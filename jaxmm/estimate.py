@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_factors
+from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_deviance, scaled_factors
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop
 from jaxmm.solver import reduce
 from jaxmm.start import level_start, level_systems, moment_start, split_rest
@@ -157,11 +157,8 @@ def conditional_covariance(theta: Array, gram: Gram) -> tuple[Array, ...]:
         return reduce(lams, dataclasses.replace(gram, blocks=blocks, corner=corner))[0]
 
     blocks, corner = jax.grad(logdet, argnums=(0, 1))(gram.blocks, gram.corner)
-    N, at = [jnp.moveaxis(b, -1, 0) for b in blocks], 0
-    for levels, q in s.rest:
-        inside = at + q * jnp.arange(levels)[:, None] + jnp.arange(q)
-        N.append(corner[inside[:, :, None], inside[:, None, :]])
-        at += levels * q
+    N = [jnp.moveaxis(b, -1, 0) for b in blocks]
+    N += [corner[inside[:, :, None], inside[:, None, :]] for inside in s.rest_places()]
     return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
 
 
@@ -265,7 +262,7 @@ def _(control, primals, tangents):
     found = _argmin(gram, start, control)
 
     def slope(g):
-        return jax.grad(lambda t: profile(scaled_factors(t, g.structure), g).deviance)(found.theta)
+        return jax.grad(scaled_deviance)(found.theta, g)
 
     _, mixed = jax.jvp(slope, (gram,), (tangents[0],))
     w, Q = jnp.linalg.eigh(found.hessian)

@@ -99,8 +99,6 @@ def level_systems(gram: Gram) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Z_j'WZ_j (J, q, q) and Z_j'We (J, q) of each factor, in elimination order."""
     for A, border in zip(gram.blocks, gram.borders, strict=True):
         yield np.moveaxis(np.asarray(A), -1, 0), np.asarray(border)[:, -1].T
-    corner, at = np.asarray(gram.corner), 0
-    for levels, q in gram.structure.rest:
-        inside = at + q * np.arange(levels)[:, None] + np.arange(q)
+    corner = np.asarray(gram.corner)
+    for inside in gram.structure.rest_places():
         yield corner[inside[:, :, None], inside[:, None, :]], corner[inside, -1]
-        at += levels * q

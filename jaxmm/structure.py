@@ -68,6 +68,14 @@ class Structure:
     def num_factors(self) -> int:
         return len(self.chain) + len(self.rest)
 
+    def rest_places(self) -> list[np.ndarray]:
+        """Where each factor of the rest has its effects among the columns of the dense part: (levels, q) each."""
+        starts = np.cumsum([0] + [levels * q for levels, q in self.rest])
+        return [
+            int(start) + q * np.arange(levels)[:, None] + np.arange(q)
+            for start, (levels, q) in zip(starts, self.rest, strict=False)
+        ]
+
     def slices(self) -> list[slice]:
         """Where each term's parameters stand in theta."""
         ends = np.cumsum([t.covariance.num_params for t in self.terms])
