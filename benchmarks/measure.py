@@ -1,6 +1,6 @@
 """One (task, Python peer) measurement in a process of its own; prints one line `RESULT {json}`.
 
-    python measure.py PEER TASK FOLDER REPEAT BUDGET FORMULA REML
+    python measure.py PEER TASK FOLDER REPEAT BUDGET ...
 
 In order: import the library in an otherwise empty interpreter; read the staged columns into a data frame
 (not timed); build, twice; fit, the first time and then again; fit from the formula. A step is repeated REPEAT
@@ -49,7 +49,7 @@ def memory_mb(field: str) -> float | None:
 
 
 def data_frame(folder):
-    """The staged columns as a user would hold them: floats, whole-number labels, categoricals."""
+    """The staged columns as a user would hold them: floats, whole numbers, categoricals."""
     from pathlib import Path
 
     import pandas as pd
@@ -91,9 +91,6 @@ def measure(peer: str, task: str, folder: str, repeat: int, budget: float) -> di
     import problems
 
     problem = problems.PROBLEMS[task]
-    reason = library.refuses(problem)
-    if reason:
-        return result | {"status": f"cannot: {reason}"}
     frame = data_frame(folder)
     result |= {"rows": len(frame), "base_mb": memory_mb("VmRSS")}
 

@@ -104,7 +104,8 @@ def peers(rows: list[dict]) -> str:
         cells = [duration(number(row, name)) for name in times]
         cells += [megabytes(number(row, "peak_mb")), shown, gap, verdict(row)]
         body.append([f"{row['peer']} {row['version'] or ''}".strip(), *cells])
-    criterion = "REML" if problem.reml else "ML"
+    criterion = f"{problem.family} with {problem.link} link, Laplace" if problem.family else "ML"
+    criterion = "REML" if problem.reml else criterion
     header = ["peer", *times.values(), "peak memory", "−2ℓ", "gap", "status"]
     return f"### {problem.name}\n`{problem.formula}`, {criterion}. {problem.about}\n\n{table(header, body)}\n"
 

@@ -1,4 +1,4 @@
-"""Time linear mixed models: each (task, peer) in a child process of its own.
+"""Time mixed models, linear and generalised: each (task, peer) in a child process of its own.
 
     python benchmarks/run.py TASK … [--peer PEER …] [--repeat N]
 
@@ -8,6 +8,7 @@ Environment:
 
     JAXMM_BENCH_PYTHON     the interpreter of the Python peers, or one per peer: "glmm=/a/python,jaxmm=…"
     JAXMM_BENCH_INSTEVAL   a .csv or .csv.gz of the lecturer ratings: s, d, service, dept, y (or --data)
+    JAXMM_BENCH_VERBAGG    the same of the answers on verbal aggression: r2, Anger, Gender, btype, situ, id, item
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import report
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
 MEGABYTE = 1024**2 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss differs
+DATA = ("JAXMM_BENCH_INSTEVAL", "JAXMM_BENCH_VERBAGG")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "XLA_FLAGS")
 
 FIELDS = [
@@ -114,8 +116,8 @@ def time_fit(problem: problems.Problem, folder: Path, peer: str, options) -> dic
     if command is None:
         return {"status": "not installed"}
     arguments = [problem.name, str(folder), str(options.repeat), str(options.budget)]
-    command = [*command, *arguments, problem.formula, str(problem.reml)]
-    done = spawn(command, options.timeout, child_environment())
+    model = [problem.formula, str(problem.reml), problem.family or "gaussian", problem.link or "identity"]
+    done = spawn([*command, *arguments, *model], options.timeout, child_environment())
     found = [line for line in done["text"].splitlines() if line.startswith("RESULT ")]
     if done["trouble"] or not found:
         row = {"status": done["trouble"] or "failed", "note": " ".join(done["text"].split())[-200:]}
@@ -128,10 +130,10 @@ def time_process(problem: problems.Problem, folder: Path, peer: str, options) ->
     """Whole processes by the driver's clock: without a compilation cache, then with one that is filled."""
     library = libraries.get(peer)
     python = interpreter(peer)
-    command = library.process_command(python)
+    command = library.process_command(python, problem)
     if command is None:
         return {"status": "not installed"}
-    command = [*command, str(problems.SLEEPSTUDY)]
+    command = [*command, str(problem.table)]
     never = {"JAX_COMPILATION_CACHE_DIR": None, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     cold = [spawn(command, options.timeout, child_environment(**never)) for _ in range(options.repeat)]
     row = _deviance(cold[-1])
@@ -198,17 +200,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5, help="fits, or processes, that a median is taken of")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one child process")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of repeats of one step")
-    parser.add_argument("--data", default=os.environ.get("JAXMM_BENCH_INSTEVAL"), help="the lecturer ratings")
+    parser.add_argument("--data", action="append", metavar="FILE", help="a table that a task reads; may be repeated")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
-    everything = [name for name in problems.PROBLEMS if name != "insteval_like"]
+    everything = [name for name in problems.PROBLEMS if not name.endswith("_like")]
     options.task = everything if "all" in options.task else options.task
+    given = options.data or []
+    options.data = [*given, *(os.environ[name] for name in DATA if os.environ.get(name))]
     try:
-        for name in options.task:
-            problems.choose(name, options.data)
+        used = [problems.choose(name, options.data)[1] for name in options.task]
+        for file in set(given).difference(used):
+            raise ValueError(f"no task asked for reads {file}")
         for name in options.peer:
             libraries.get(name)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return options
 
@@ -226,14 +231,14 @@ def main() -> None:
         "versions": {},
     }
     for task in options.task:
-        problem = problems.choose(task, options.data)
-        staging = [sys.executable, str(HERE / "problems.py"), task, str(CACHE), *filter(None, [options.data])]
+        problem, file = problems.choose(task, options.data)
+        staging = [sys.executable, str(HERE / "problems.py"), problem.name, str(CACHE), *filter(None, [file])]
         subprocess.run(staging, check=True, stdout=subprocess.DEVNULL)  # its memory is not to count as ours
         timed = time_process if problem.whole_process else time_fit
         for peer in options.peer:
-            load = os.getloadavg()[0]
-            row = {"run": run, "task": problem.name, "peer": peer, "load": load}
-            row |= timed(problem, CACHE / problem.name, peer, options)
+            row = {"run": run, "task": problem.name, "peer": peer, "load": os.getloadavg()[0]}
+            reason = libraries.get(peer).refuses(problem)
+            row |= {"status": f"cannot: {reason}"} if reason else timed(problem, CACHE / problem.name, peer, options)
             save(row, options.out)
             print(report.line(row), flush=True)
             if row.get("versions"):

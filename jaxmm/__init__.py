@@ -7,6 +7,8 @@ print(fit.shrinkage())
 """
 
 from jaxmm import datasets as datasets
+from jaxmm import families as families
+from jaxmm import links as links
 from jaxmm import plots as plots
 from jaxmm.design import DataError as DataError
 from jaxmm.estimate import Estimates as Estimates
@@ -16,6 +18,7 @@ from jaxmm.formula import FormulaError as FormulaError
 from jaxmm.from_arrays import Term as Term
 from jaxmm.inference.compare import anova as anova
 from jaxmm.model import Model as Model
+from jaxmm.model import glmm as glmm
 from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import Parameters as Parameters
 from jaxmm.objective.lmm import deviance as deviance

@@ -4,7 +4,7 @@ counts.
 A row is used when no column of the model is missing in it; it counts when its weight is above zero.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import pandas as pd
 from . import _contrasts, _syntax, _terms
 from ._columns import Column, DataError, Levels, Table, row_text
 from ._modelmatrix import check_finite
-from ._syntax import Expr, Name
+from ._syntax import Call, Expr, Name
+from ._transforms import as_number, evaluate
 from .formula import Terms
 
 
@@ -180,7 +181,62 @@ def row_weights(weights: Any, table: Table, used: np.ndarray | None) -> np.ndarr
     if (array < 0).any():
         i = int(np.argmax(array < 0))
         raise DataError(
-            f"'{what}' is {_syntax.number_text(float(array[i]))} at row {row_text(labels[i])}: weights are "
-            "precisions and cannot be negative (zero leaves the row out)"
+            f"'{what}' is {_syntax.number_text(float(array[i]))} at row {row_text(labels[i])}: weights "
+            "cannot be negative (zero leaves the row out)"
         )
     return array
+
+
+def row_offset(
+    exprs: Iterable[Expr], argument: Any, frame: Frame, memory: dict[str, Any], labels: pd.Index
+) -> np.ndarray | None:
+    """(n,) the sum of the formula's offsets and the argument; None where there is neither."""
+    parts = []
+    for expr in exprs:
+        value = np.asarray(as_number(evaluate(expr, frame, memory, fitting=True), f"offset({expr})"), dtype=float)
+        value = np.broadcast_to(value, (len(labels),))
+        check_finite(value, f"offset({expr})", labels, _offset_remedy(expr, frame))
+        parts.append(value)
+    if argument is not None:
+        array = argument_offset(argument, frame)
+        check_finite(array, argument if isinstance(argument, str) else "offset", labels)
+        parts.append(array)
+    return np.sum(parts, axis=0) if parts else None
+
+
+def formula_offset(exprs: Iterable[Expr], frame: Frame, memory: dict[str, Any], n: int) -> np.ndarray:
+    """(n,) the sum of the formula's offsets on other rows, unchecked."""
+    total = np.zeros(n)
+    for expr in exprs:
+        total = total + np.asarray(as_number(evaluate(expr, frame, memory, fitting=False), f"offset({expr})"))
+    return total
+
+
+def argument_offset(argument: Any, frame: Frame) -> np.ndarray:
+    """The rows' values of a column, or of an array over the whole table."""
+    if isinstance(argument, str):
+        numbers = frame.table.column(argument, frame.where).numbers
+    else:
+        numbers = row_values(argument, "offset", frame.table)
+    return numbers if frame.rows is None else numbers[frame.rows]
+
+
+def new_offset(offset: Any, frame: Frame, n: int) -> np.ndarray:
+    """The same for new rows, where it may be one number for all."""
+    if not isinstance(offset, str) and np.ndim(offset) == 0:
+        return np.full(n, float(offset))
+    return argument_offset(offset, frame)
+
+
+def _offset_remedy(expr: Expr, frame: Frame) -> Callable[[int], str]:
+    """What to do about an offset that is not finite in a row: it tells the columns' values there."""
+
+    def remedy(i: int) -> str:
+        values = {c: frame[c] for c in _names(expr, frame.table)}
+        shown = [f"'{c}' is {_syntax.number_text(float(v[i]))}" for c, v in values.items() if isinstance(v, np.ndarray)]
+        there = f"there {' and '.join(shown)}; " if shown else ""
+        if any(isinstance(node, Call) and node.func.startswith("log") for node in _syntax.walk(expr)):
+            there = there.replace(";", ", and an exposure must be above zero to have a logarithm;")
+        return f"{there}correct the value, or leave the row out"
+
+    return remedy

@@ -7,7 +7,7 @@ earlier term, else by indicators; and with no intercept, the first factor of the
 coded by indicators.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,8 +196,8 @@ def _variable(expr: Expr, value: Any, n: int, labels: pd.Index) -> tuple[Any, Va
     return value, Variable(expr, None, ("",))
 
 
-def check_finite(values: np.ndarray, what: str, labels: pd.Index) -> None:
-    """Raises DataError, naming the first row, where a value is not finite."""
+def check_finite(values: np.ndarray, what: str, labels: pd.Index, remedy: Callable[[int], str] | None = None) -> None:
+    """Raises DataError, naming the first row i, where a value is not finite; `remedy(i)` says what to do."""
     total = float(np.sum(values))
     if np.isfinite(total):  # one pass; NaN and infinity survive a sum
         return
@@ -205,9 +205,8 @@ def check_finite(values: np.ndarray, what: str, labels: pd.Index) -> None:
     if bad.any():
         i = int(np.argmax(bad))
         shown = "NaN" if np.isnan(values[i]) else "infinite"
-        raise DataError(
-            f"'{what}' is {shown} at row {row_text(labels[i])}{_count(bad)}: correct the value, or leave the row out"
-        )
+        advice = "correct the value, or leave the row out" if remedy is None else remedy(i)
+        raise DataError(f"'{what}' is {shown} at row {row_text(labels[i])}{_count(bad)}: {advice}")
 
 
 def _count(bad: np.ndarray) -> str:

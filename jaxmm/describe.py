@@ -49,7 +49,7 @@ def describe(model: Model) -> str:
     """What ``print(model)`` shows: terms, levels, elimination, sizes, device."""
     d, s, plan = model.design, model.structure, model.elimination
     lines = [
-        f"Linear mixed model, {'REML' if model.reml else 'ML'}, not fitted",
+        f"{model.likelihood.kind}, not fitted",
         f"  formula   {d.formula}",
         f"  rows      {len(d.y):,} used" + (f", {d.n_missing:,} dropped for missing values" if d.n_missing else ""),
         f"  X         {s.p} columns" + (f", aliased and dropped: {', '.join(d.dropped)}" if d.dropped else ""),

@@ -1,16 +1,19 @@
 """Terms + a table -> Design: the arrays of a mixed model, and what is needed to make them for new rows.
 
-    y (n,), X (n, p), per random-effects term Z (n, q) with the codes of its grouping factor, weights, offset
+    y (n,), trials (n,), X (n, p), per random-effects term Z (n, q) with the codes of its grouping factor,
+    weights (n,), offset (n,)
 
-The n rows are those with nothing missing in any column of the model, and with a weight above zero; levels,
-contrasts, knots and centres come from these rows alone. Z is never expanded over levels: the row i of a term
-touches the q effects of level `codes[i]`. Columns, names and their order are those of R's `model.matrix`;
-aliased columns of X are dropped as R's `qr` drops them.
+The n rows are those with nothing missing in any column of the model, with a weight above zero and, where there are
+trials, with a trial; levels, contrasts, knots and centres come from these rows alone. Z is never expanded over
+levels: the row i of a term touches the q effects of level `codes[i]`. Columns, names and their order are those of R's
+`model.matrix`; aliased columns of X are dropped as R's `qr` drops them.
 """
+
+from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,20 +23,26 @@ from ._columns import DataError, Table
 from ._grouping import Grouping, fit_grouping
 from ._inputs import (
     Frame,
+    argument_offset,
     check_contrasts,
     complete_rows,
     counted_rows,
     dot_columns,
+    formula_offset,
     model_columns,
-    row_values,
+    new_offset,
+    row_offset,
     row_weights,
 )
-from ._modelmatrix import ModelMatrix, check_finite, fit_matrix, independent_columns
-from ._syntax import Call, Expr
-from ._transforms import Matrix, as_number, evaluate
+from ._modelmatrix import ModelMatrix, fit_matrix, independent_columns
+from ._syntax import Expr
 from .formula import Terms
+from .response import Response, any_trial, check_spelling, other_rows, read_response
 
-__all__ = ["DataError", "Design", "Factor", "NewData", "RandomTerm", "build", "check_lmm"]
+if TYPE_CHECKING:
+    from .families import Family
+
+__all__ = ["DataError", "Design", "Factor", "NewData", "RandomTerm", "build"]
 
 
 @dataclass(frozen=True)
@@ -92,11 +101,12 @@ class Spec:
 class Design:
     """The arrays of a model on its n rows; see the fields' shapes.
 
-    y (n,) float64; X (n, p) with the names `columns`, the aliased ones named in `dropped`; `factors` and
-    `terms` as in the formula; weights (n,) above zero or None; offset (n,) or None. `index` labels every row
-    used, also those of weight zero, and `kept` is True where a row counts: y, X and the codes are the rows
-    `index[kept]`. `y_all` and `weights_all` run over `index`; `held_out` is the design of the rows of weight
-    zero, or None. `n_missing` rows went because of a missing value.
+    y (n,) float64, the count of successes where there are trials (n,), else trials is None; `success` is the level
+    of a factor that counts as success. X (n, p) with the names `columns`, the aliased ones named in `dropped`;
+    `factors` and `terms` as in the formula; weights (n,) above zero or None; offset (n,) or None. `index` labels
+    every row used, also those of weight zero or without trials, and `kept` is True where a row counts: y, X and the
+    codes are the rows `index[kept]`. `y_all`, `trials_all` and `weights_all` run over `index`; `held_out` is the
+    design of the rows that do not count, or None. `n_missing` rows went because of a missing value.
     """
 
     formula: str
@@ -116,6 +126,17 @@ class Design:
     y_all: np.ndarray
     weights_all: np.ndarray | None
     spec: Spec
+    trials: np.ndarray | None = None
+    trials_all: np.ndarray | None = None
+    success: str | None = None
+
+    @property
+    def observed(self) -> np.ndarray:
+        """The response over `index` as fitted values are: proportions where there are trials, NaN for 0 of 0."""
+        if self.trials_all is None:
+            return self.y_all
+        with np.errstate(invalid="ignore"):
+            return self.y_all / self.trials_all
 
     def evaluate(self, newdata: Any, *, offset: Any = None, need_groups: bool | Collection[str] = True) -> NewData:
         """The design on other rows: the fit's levels, contrasts, knots and centres.
@@ -134,13 +155,13 @@ class Design:
         frame = Frame(table, None, " in the new data")
         n = len(table)
         X = spec.matrix.rows(frame, n, spec.memory)[:, spec.kept_columns]
-        total = _formula_offset(spec, frame, n)
+        total = formula_offset(spec.offsets, frame, spec.memory, n)
         if offset is None and spec.offset_column is not None:
             offset = spec.offset_column
         if offset is None and spec.offset_array:
             raise DataError("the fit had an offset given as an array: pass offset= for the new rows (0 for none)")
         if offset is not None:
-            total = total + _new_offset(offset, frame, n)
+            total = total + new_offset(offset, frame, n)
         return _new_data(self, frame, X, total, table.index, needed)
 
     def _needed(self, need_groups: bool | Collection[str]) -> set[str]:
@@ -157,6 +178,7 @@ def build(
     terms: Terms,
     data: Any,
     *,
+    family: Family | None = None,
     weights: Any = None,
     offset: Any = None,
     contrasts: Mapping[str, str] | None = None,
@@ -167,7 +189,10 @@ def build(
     Args:
         terms: from `formula.parse`.
         data: a pandas, polars or pyarrow table, or a mapping of columns. Only the model's columns are looked
-        at. weights, offset: a column's name, or an array (N,) over the rows of `data`.
+        at.
+        family: what the response must be; None for a linear mixed model, which takes any numbers.
+        weights, offset: a column's name, or an array (N,) over the rows of `data`. The weights of a proportion are
+        its trials.
         contrasts: column -> "treatment", "sum", "helmert" or "poly"; they hold in X and in Z.
         missing: what to do with a missing value in a column of the model.
 
@@ -182,11 +207,7 @@ def build(
             f"'{terms.text}' has no random-effects term: add one such as (1 | group); "
             "for an ordinary regression use statsmodels OLS"
         )
-    if isinstance(terms.response, Call) and terms.response.func == "cbind":
-        raise DataError(
-            f"'{terms.response}' is the response of a binomial model, not for a linear mixed model; "
-            "generalised models are not available yet"
-        )
+    check_spelling(terms.response, family)
     table = Table(data)
     if len(table) == 0:
         raise DataError("the table has no rows")
@@ -205,29 +226,36 @@ def build(
     kept = np.ones(len(index), dtype=bool) if weight_values is None else weight_values > 0
     if not kept.any():
         raise DataError("all weights are zero: no row is left")
+    some = any_trial(terms.response, Frame(table, used, ""), len(index))
+    if some is not None:
+        kept = kept & some
+        if not kept.any():
+            raise DataError(f"no row has a trial: '{terms.response}' is zero of zero in each that counts")
     rows = counted_rows(used, kept, len(table))
     labels = index if kept.all() else index[kept]
     n = len(labels)
     frame = Frame(table, rows, "")
 
     memory: dict[str, Any] = {}
-    response = str(terms.response)
-    y = _response(evaluate(terms.response, frame, memory, fitting=True), terms.response, n)
-    check_finite(y, response, labels)
+    response = read_response(
+        terms.response, frame, memory, family, None if weight_values is None else weight_values[kept], labels
+    )
+    if response.weights_are_trials:
+        weight_values = None
     X, matrix = fit_matrix(fixed, frame, n, memory, coding, labels)
     kept_columns = independent_columns(X)
     names = np.array(matrix.columns, dtype=object)
     dropped = tuple(np.delete(names, kept_columns))
     if len(kept_columns) >= n:
         raise DataError(
-            f"X has {X.shape[1]} columns and the data have {n} rows: there is nothing left to estimate the "
-            f"residual variance from; {_widest(matrix)}use fewer terms or more rows"
+            f"X has {X.shape[1]} columns and the data have {n} rows: there is nothing left to estimate "
+            f"{'the residual variance' if family is None else 'a variance'} from; {_widest(matrix)}use fewer terms or "
+            "more rows"
         )
     if dropped:
         X = np.ascontiguousarray(X[:, kept_columns])
 
     factors, groupings, random, bars = _random(terms, left, group_exprs, frame, n, memory, coding, labels)
-    all_offset = _offset(terms.offsets, offset, table, frame, rows, memory, labels)
     spec = Spec(
         matrix=matrix,
         kept_columns=kept_columns,
@@ -240,76 +268,27 @@ def build(
     )
     design = Design(
         formula=terms.text,
-        response=response,
-        y=y,
+        response=str(terms.response),
+        y=response.y,
         X=X,
         columns=tuple(names[kept_columns]),
         dropped=dropped,
         factors=factors,
         terms=random,
         weights=None if weight_values is None else weight_values[kept],
-        offset=all_offset,
+        offset=row_offset(terms.offsets, offset, frame, memory, labels),
         index=index,
         kept=kept,
         held_out=None,
         n_missing=len(table) - len(index),
-        y_all=y,
+        y_all=response.y,
         weights_all=weight_values,
         spec=spec,
+        trials=response.trials,
+        trials_all=response.trials,
+        success=None if response.levels is None else response.levels[1],
     )
-    return design if kept.all() else _with_held_out(design, terms, table, used, offset)
-
-
-def check_lmm(design: Design) -> None:
-    """What a linear mixed model needs beyond a design; raises DataError as lme4 does.
-
-    Each grouping factor has two levels or more and fewer levels than there are rows; an unstructured term has
-    fewer random effects (levels × effects) than rows; the response varies.
-    """
-    n = len(design.y)
-    seen: set[tuple[int, str]] = set()
-    for term in design.terms:
-        for effect in term.effects:
-            if (term.factor, effect) in seen:
-                raise DataError(
-                    f"two terms give the grouping factor '{design.factors[term.factor].name}' the same effect "
-                    f"{effect!r}: their variances cannot be told apart; write it in one term only (0 + x leaves the "
-                    "intercept out)"
-                )
-            seen.add((term.factor, effect))
-    if np.ptp(design.y) == 0:
-        raise DataError(
-            f"the response '{design.response}' is constant ({_syntax.number_text(float(design.y[0]))} in "
-            "every row): there is nothing to explain"
-        )
-    for term in design.terms:
-        factor = design.factors[term.factor]
-        for effect, column in zip(term.effects, term.Z.T, strict=True):
-            if not column.any():
-                raise DataError(
-                    f"the effect {effect!r} of ({' + '.join(term.effects)} | {factor.name}) is zero in every row: its "
-                    "variance cannot be estimated; leave it out"
-                )
-        J, q = len(factor.levels), len(term.effects)
-        if J < 2:
-            raise DataError(
-                f"the grouping factor '{factor.name}' has the one level {str(factor.levels[0])!r}: its "
-                "variance cannot be estimated; leave the term out"
-            )
-        if J >= n:
-            raise DataError(
-                f"the grouping factor '{factor.name}' has {J} levels and the data have {n} rows: the number "
-                "of levels must be below the number of observations, or the random effects cannot be "
-                "told from the residuals; group by something coarser"
-            )
-        if term.kind == "us" and J * q >= n:
-            some = [*term.effects[:4], "..."] if q > 5 else term.effects
-            shown = f"({' + '.join(some)} | {factor.name})"
-            raise DataError(
-                f"the term {shown} has {J} levels × {q} effects = {J * q} random effects and the data have "
-                f"{n} rows: they cannot be told from the residuals; use fewer effects, such as "
-                f"(1 | {factor.name})"
-            )
+    return design if kept.all() else _with_held_out(design, terms, table, used, offset, family, response)
 
 
 def _widest(matrix: ModelMatrix) -> str:
@@ -321,16 +300,6 @@ def _widest(matrix: ModelMatrix) -> str:
         f"'{wide.expr}' is a factor of {len(wide.labels)} levels (such as {str(wide.labels[0])!r}): if these are "
         "numbers, convert the column (pandas.to_numeric), or let it be a grouping factor; else "
     )
-
-
-def _response(value: Any, expr: Expr, n: int) -> np.ndarray:
-    """(n,) numbers; a logical counts 0 and 1."""
-    if isinstance(value, Matrix):
-        raise DataError(f"the response '{expr}' has several columns")
-    y = as_number(value, f"the response '{expr}'")
-    if np.shape(y) != (n,):
-        raise DataError(f"the response '{expr}' is not a column")
-    return np.array(y, dtype=np.float64)
 
 
 def _random(
@@ -356,49 +325,6 @@ def _random(
         bars.append(matrix)
         random.append(RandomTerm(places[bar.group], matrix.columns, Z, bar.kind))
     return tuple(factors), tuple(groupings), tuple(random), tuple(bars)
-
-
-def _offset(
-    exprs: tuple[Expr, ...],
-    argument: Any,
-    table: Table,
-    frame: Frame,
-    rows: np.ndarray | None,
-    memory: dict[str, Any],
-    labels: pd.Index,
-) -> np.ndarray | None:
-    """(n,) the sum of the formula's offsets and the argument; None where there is neither."""
-    parts = []
-    for expr in exprs:
-        value = np.asarray(as_number(evaluate(expr, frame, memory, fitting=True), f"offset({expr})"), dtype=float)
-        value = np.broadcast_to(value, (len(labels),))
-        check_finite(value, f"offset({expr})", labels)
-        parts.append(value)
-    if argument is not None:
-        if isinstance(argument, str):
-            array = table.column(argument).numbers
-        else:
-            array = row_values(argument, "offset", table)
-        array = array if rows is None else array[rows]
-        check_finite(array, argument if isinstance(argument, str) else "offset", labels)
-        parts.append(array)
-    return np.sum(parts, axis=0) if parts else None
-
-
-def _formula_offset(spec: Spec, frame: Frame, n: int) -> np.ndarray:
-    total = np.zeros(n)
-    for expr in spec.offsets:
-        total = total + np.asarray(as_number(evaluate(expr, frame, spec.memory, fitting=False), f"offset({expr})"))
-    return total
-
-
-def _new_offset(offset: Any, frame: Frame, n: int) -> np.ndarray:
-    if isinstance(offset, str):
-        numbers = frame.table.column(offset, frame.where).numbers
-        return numbers if frame.rows is None else numbers[frame.rows]
-    if np.ndim(offset) == 0:
-        return np.full(n, float(offset))
-    return row_values(offset, "offset", frame.table)
 
 
 def _new_data(
@@ -434,8 +360,16 @@ def _new_data(
     return NewData(X, Z, tuple(codes), offset, index, new_levels)
 
 
-def _with_held_out(design: Design, terms: Terms, table: Table, used: np.ndarray | None, offset: Any) -> Design:
-    """The same design with its rows of weight zero evaluated: they still get a fitted value."""
+def _with_held_out(
+    design: Design,
+    terms: Terms,
+    table: Table,
+    used: np.ndarray | None,
+    offset: Any,
+    family: Family | None,
+    response: Response,
+) -> Design:
+    """The same design with the rows that do not count evaluated: they still get a fitted value."""
     spec = design.spec
     out = ~design.kept
     rows = np.flatnonzero(used)[out] if used is not None else np.flatnonzero(out)
@@ -443,13 +377,18 @@ def _with_held_out(design: Design, terms: Terms, table: Table, used: np.ndarray 
     index = design.index[out]
     n = len(index)
     X = spec.matrix.rows(frame, n, spec.memory, unseen="nan")[:, spec.kept_columns]
-    total = _formula_offset(spec, frame, n)
-    if isinstance(offset, str):
-        total = total + table.column(offset).numbers[rows]
-    elif offset is not None:
-        total = total + row_values(offset, "offset", table)[rows]
+    total = formula_offset(spec.offsets, frame, spec.memory, n)
+    if offset is not None:
+        total = total + argument_offset(offset, frame)
     new = _new_data(design, frame, X, total, index, {f.name for f in design.factors}, "nan")
-    y_all = np.empty(len(design.index))
-    y_all[design.kept] = design.y
-    y_all[out] = _response(evaluate(terms.response, frame, spec.memory, fitting=False), terms.response, n)
-    return replace(design, held_out=new, y_all=y_all)
+    y, trials = other_rows(terms.response, frame, spec.memory, family, response, n)
+    y_all, trials_all = _over_all(design.kept, design.y, y), None
+    if design.trials is not None and trials is not None:
+        trials_all = _over_all(design.kept, design.trials, trials)
+    return replace(design, held_out=new, y_all=y_all, trials_all=trials_all)
+
+
+def _over_all(kept: np.ndarray, counted: np.ndarray, others: np.ndarray) -> np.ndarray:
+    values = np.empty(len(kept))
+    values[kept], values[~kept] = counted, others
+    return values

@@ -20,10 +20,11 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_deviance, scaled_factors
+from jaxmm.objective.factors import scaled_factors
+from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_deviance
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop
 from jaxmm.solver import reduce
-from jaxmm.start import level_start, level_systems, moment_start, split_rest
+from jaxmm.start import level_start, level_systems, moment_start
 from jaxmm.structure import Structure
 
 
@@ -143,7 +144,7 @@ def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
 
     borders, corner = jax.grad(trace, argnums=(0, 1))(gram.borders, gram.corner)
     NB = [jnp.moveaxis(-0.5 * b[:, -width:], -1, 0) for b in borders]
-    NB += split_rest(-0.5 * corner[: s.rest_size, s.rest_size :], s)
+    NB += s.split_rest(-0.5 * corner[: s.rest_size, s.rest_size :])
     return tuple(jnp.einsum("ab,jbr->jar", T, x) for T, x in zip(gram.T, NB, strict=True))
 
 

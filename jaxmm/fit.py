@@ -14,17 +14,17 @@ from jaxmm import simulate, summary
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.describe import spell
-from jaxmm.estimate import Estimates, conditional_covariance, explained
 from jaxmm.inference import wald
+from jaxmm.likelihood import Effects
 from jaxmm.optimize import Control, Status
-from jaxmm.predict import on_all_rows, predict
+from jaxmm.predict import fitted_values, predict
+from jaxmm.residuals import residuals
 from jaxmm.shrinkage import GroupShrinkage, Shrinkage
 from jaxmm.tables import Block, RandomEffects, VarCorr
 
 if TYPE_CHECKING:
     from jaxmm.model import Model
 
-EXACT = 1e-9  # a residual variance below this share of the response's: rounding shows
 FLAT = 1e-9  # an eigenvalue below this share of the Hessian is zero
 SINGULAR = 1e-4  # a diagonal element of lam below this: lme4's isSingular
 
@@ -51,10 +51,13 @@ class Diagnostics:
 
 
 class Fit:
-    """A fitted linear mixed model; ``lmm`` or ``Model.fit`` makes one.  Values are properties, the rest methods."""
+    """A fitted mixed model; ``lmm``, ``glmm`` or ``Model.fit`` makes one.  Values are properties, the rest methods.
 
-    def __init__(self, model: Model, estimates: Estimates, control: Control):
-        self.model, self._estimates, self._control = model, estimates, control
+    ``estimates`` holds the same as arrays, in the columns that the search worked in too.
+    """
+
+    def __init__(self, model: Model, estimates: Any, control: Control):
+        self.model, self.estimates, self._control = model, estimates, control
 
     # ------------------------------------------------------------ estimates
     @property
@@ -68,16 +71,17 @@ class Fit:
     @property
     def fixef(self) -> pd.Series:
         """β̂, indexed by the columns of X."""
-        return self._labelled(self._estimates.beta, "estimate")
+        return self._labelled(self.estimates.beta, "estimate")
 
     @property
     def bse(self) -> pd.Series:
-        """Standard errors of β̂: square roots of the diagonal of σ²(X'V⁻¹X)⁻¹."""
-        return self._labelled(np.sqrt(np.diag(self._estimates.vcov)), "std_error")
+        """Standard errors of β̂: square roots of the diagonal of ``vcov()``."""
+        return self._labelled(np.sqrt(np.diag(self.estimates.vcov)), "std_error")
 
     @property
     def tvalues(self) -> pd.Series:
-        return (self.fixef / self.bse).rename("t")
+        """β̂ over its standard error: called t in a linear model, z in a generalised one."""
+        return (self.fixef / self.bse).rename(self.model.likelihood.statistic)
 
     @property
     def pvalues(self) -> pd.Series:
@@ -85,19 +89,25 @@ class Fit:
         return wald.p_values(self.tvalues)
 
     def vcov(self) -> pd.DataFrame:
-        """Covariance matrix of β̂."""
+        """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters."""
         names = list(self.model.design.columns)
-        return pd.DataFrame(np.asarray(self._estimates.vcov), names, names)
+        return pd.DataFrame(np.asarray(self.estimates.vcov), names, names)
 
     @property
     def theta(self) -> np.ndarray:
-        """Relative covariance factor: column-major lower triangle per term, terms by decreasing levels."""
-        return np.array(self._estimates.theta)
+        """Covariance factor, relative to σ in ``lmm`` and absolute in ``glmm``: column-major lower triangle per term,
+        terms by decreasing levels."""
+        return np.array(self.estimates.theta)
+
+    @property
+    def family(self) -> Any:
+        """The ``families.Family``: Gaussian with the identity link in a linear model."""
+        return self.model.likelihood.family
 
     @property
     def sigma(self) -> float:
-        """Residual standard deviation."""
-        return float(self._estimates.sigma)
+        """Residual standard deviation, √φ; 1.0 where the family has no scale."""
+        return self.model.likelihood.sigma(self.estimates)
 
     @property
     def scale(self) -> float:
@@ -105,18 +115,19 @@ class Fit:
         return self.sigma**2
 
     @property
-    def dispersion(self) -> float:
-        """φ of the Gaussian family, σ²."""
-        return self.scale
+    def dispersion(self) -> float | None:
+        """φ of the family, σ² of the Gaussian; None where there is none."""
+        return self.model.likelihood.dispersion(self.estimates)
 
     @property
     def family_params(self) -> dict[str, float]:
+        """Further parameters of the family."""
         return {}
 
     @property
     def deviance(self) -> float:
         """−2 log-likelihood with all constants; the restricted one (the REML criterion) when ``reml``."""
-        return float(self._estimates.deviance)
+        return float(self.estimates.deviance)
 
     @property
     def loglik(self) -> float:
@@ -124,8 +135,8 @@ class Fit:
 
     @property
     def df(self) -> int:
-        """Parameters: rank of X, length of θ, and σ."""
-        return len(self.model.design.columns) + len(self.theta) + 1
+        """Parameters: rank of X, length of θ, and σ or what dispersion the family has."""
+        return len(self.model.design.columns) + len(self.theta) + self.family.num_phi
 
     @property
     def nobs(self) -> int:
@@ -157,7 +168,7 @@ class Fit:
     # ------------------------------------------------------------ how it went
     @property
     def converged(self) -> bool:
-        return int(self._estimates.status) == Status.CONVERGED
+        return int(self.estimates.status) == Status.CONVERGED
 
     @property
     def singular_terms(self) -> list[str]:
@@ -176,7 +187,7 @@ class Fit:
 
     @property
     def diagnostics(self) -> Diagnostics:
-        e, device = self._estimates, self.model.device
+        e, device = self.estimates, self.model.device
         return Diagnostics(
             status=Status(int(e.status)),
             gradient_norm=float(np.linalg.norm(np.asarray(e.gradient))),
@@ -190,56 +201,53 @@ class Fit:
     @property
     def remarks(self) -> list[str]:
         """What limits the meaning of the estimates, one sentence each; empty for most fits."""
-        e, out = self._estimates, []
-        spread = float(
-            np.var(self.model.design.y - (0.0 if self.model.design.offset is None else self.model.design.offset))
-        )
-        if self.scale <= EXACT * spread:
-            out.append(
-                f"the model reproduces the response almost exactly: the residual variance is {self.scale / spread:.0e} "
-                "of the response's, so that rounding limits the likelihood, the standard errors and the modes"
-            )
+        e, out = self.estimates, self.model.likelihood.remarks(self)
         H = np.abs(np.asarray(e.hessian))
         if self.converged and not self.is_singular and float(e.eigenvalue) <= FLAT * max(1.0, float(H.max())):
             out.append(
-                "the likelihood is flat in some direction of the covariance parameters: the data do not identify them "
+                "the likelihood is flat in some direction of the parameters: the data do not identify them "
                 "all, and those printed depend on where the search began"
             )
         return out
 
+    def accuracy(self) -> str | None:
+        """What more quadrature nodes would do to the log-likelihood of a Laplace fit, in a sentence; None where that
+        cannot be had (several factors) or does not apply."""
+        with computing(self.model.device):
+            return self.model.likelihood.accuracy(self)
+
+    @property
+    def n_agq(self) -> int:
+        """Quadrature nodes per effect; 1 by Laplace's method and in a linear model."""
+        return getattr(self.estimates, "n_agq", 1)
+
     # ------------------------------------------------------------ random effects
     def varcorr(self) -> VarCorr:
-        """D = σ²ΛΛ' by grouping factor: what the model says of the population of levels, before the data."""
+        """D by grouping factor (σ²ΛΛ' in a linear model, else ΛΛ'): what the model says of the population of levels,
+        before the data."""
         d, blocks = self.model.design, []
+        scale = self.model.likelihood.effects_scale(self.estimates)
         for factor in self._factors_in_order():
             f = d.factors.index(factor)
             lam = self.factor_lam(f)
             terms = [t for t in d.terms if t.factor == f]
             parts = [p for t in terms for p in ((len(t.effects),) if t.kind == "us" else (1,) * len(t.effects))]
             effects = tuple(e for t in terms for e in t.effects)
-            blocks.append(Block(factor.name, effects, self.scale * lam @ lam.T, tuple(parts)))
-        return VarCorr(blocks, self.sigma)
+            blocks.append(Block(factor.name, effects, scale * lam @ lam.T, tuple(parts)))
+        return VarCorr(blocks, self.sigma if self.family.has_scale else None)
 
     @cached_property
-    def _explained(self) -> list[np.ndarray]:
-        """NB per design factor, (J, q, p + 1): see ``estimate.explained``."""
+    def effects(self) -> Effects:
+        """Modes and conditional covariances per factor of the design, unlabelled."""
         arrays = self.model.arrays
         with computing(self.model.device):
-            NB = explained(self._estimates.theta_scaled, arrays)
-        return self._by_design([np.asarray(x) for x in NB])
+            found = self.model.likelihood.effects(arrays, self.estimates)
+        return Effects(*(self._by_design(x) for x in (found.modes, found.conditional, found.prediction)))
 
-    @cached_property
+    @property
     def modes(self) -> list[np.ndarray]:
         """Conditional modes per factor of the design, (J, q)."""
-        weights = np.append(-np.asarray(self._estimates.beta_scaled), 1.0)
-        return [NB @ weights for NB in self._explained]
-
-    @cached_property
-    def _conditional_covariance(self) -> list[np.ndarray]:
-        arrays = self.model.arrays
-        with computing(self.model.device):
-            N = conditional_covariance(self._estimates.theta_scaled, arrays)
-        return self._by_design([self.scale * np.asarray(x) for x in N])
+        return self.effects.modes
 
     def ranef(self) -> RandomEffects:
         """Conditional modes (BLUPs) per grouping factor: levels × effects."""
@@ -252,7 +260,7 @@ class Fit:
         return RandomEffects(tables, self._named_covariances)
 
     def _named_covariances(self) -> dict[str, np.ndarray]:
-        return {f.name: x for f, x in zip(self.model.design.factors, self._conditional_covariance, strict=True)}
+        return {f.name: x for f, x in zip(self.model.design.factors, self.effects.conditional, strict=True)}
 
     def coef(self) -> dict[str, pd.DataFrame]:
         """Fixed plus random effects per level, by grouping factor: levels × effects of X and Z."""
@@ -268,50 +276,47 @@ class Fit:
 
     def shrinkage(self) -> Shrinkage:
         """VarCorr beside the spread of the BLUPs, and why they differ."""
-        d, e, groups = self.model.design, self._estimates, []
-        gram_T_X = np.asarray(self.model.arrays.T_X)
-        vcov_scaled = (
-            np.linalg.solve(gram_T_X, np.linalg.solve(gram_T_X, np.asarray(e.vcov)).T) if d.columns else e.vcov
-        )
+        d, groups = self.model.design, []
         D = self.varcorr().cov
         for factor in self._factors_in_order():
             f = d.factors.index(factor)
-            cond = self._conditional_covariance[f]
-            if self.reml and d.columns:  # the prediction variance: what not knowing beta adds
-                NB_X = self._explained[f][:, :, :-1]
-                cond = cond + np.einsum("jap,pk,jbk->jab", NB_X, np.asarray(vcov_scaled), NB_X)
             groups.append(
                 GroupShrinkage(
                     group=factor.name,
                     effects=tuple(self._effects(f)),
                     levels=factor.levels,
                     D=np.asarray(D[factor.name]),
-                    cond_cov=cond,
+                    cond_cov=self.effects.prediction[f],
                     modes=self.modes[f],
                     n_obs=np.bincount(factor.codes, minlength=len(factor.levels)),
                 )
             )
-        return Shrinkage(groups, self.reml)
+        return Shrinkage(groups, self.reml, exact=self.model.likelihood.exact)
 
     def marginal_coef(self) -> pd.DataFrame:
-        """Population-averaged coefficients; in a linear model they are β̂."""
-        return pd.DataFrame({"estimate": self.fixef, "std_error": self.bse})
+        """Population-averaged coefficients: ``estimate``, ``std_error``; β̂ in a linear model.
+
+        What a unit of x does to the average over levels, where β̂ says what it does within one level: nearer to zero in
+        a logistic model, the more so the larger the variance of the effects. See ``inference.marginal``.
+        """
+        return self.model.likelihood.marginal_coef(self)
 
     # ------------------------------------------------------------ rows
     def fitted(self) -> pd.Series:
-        """Xβ̂ + Zb̂ + offset, on the labels of the rows used (also those of weight zero), in the data's order."""
-        return on_all_rows(self, {f.name for f in self.model.design.factors})
+        """g⁻¹(Xβ̂ + Zb̂ + offset) on the labels of the rows used (also those of weight zero), in the data's order.
+
+        The response's scale; proportions where the response counts successes.
+        """
+        return fitted_values(self)
 
     @known_keywords({"type": "kind='response', 'pearson', 'deviance' or 'working'"})
     def residuals(self, kind: str = "response") -> pd.Series:
-        """y minus ``fitted``; "pearson" and "deviance" times √w, as lme4's; "working" is "response"."""
-        if kind not in ("response", "pearson", "deviance", "working"):
-            raise ValueError(f"kind must be 'response', 'pearson', 'deviance' or 'working', not {kind!r}")
-        d = self.model.design
-        values = pd.Series(d.y_all, d.index) - self.fitted().to_numpy()
-        if kind in ("pearson", "deviance") and d.weights_all is not None:
-            values = values * np.sqrt(d.weights_all)
-        return values.rename("residual")
+        """Residuals on the labels of the rows used.
+
+        "response": y − μ (proportions where there are trials); "pearson": (y − μ)√w/√V(μ), w with the trials, as
+        lme4's not divided by σ; "deviance": the signed roots of the unit deviances; "working": (y − μ) dη/dμ.
+        """
+        return residuals(self, kind)
 
     @known_keywords(PREDICTING)
     def predict(
@@ -329,24 +334,23 @@ class Fit:
         """Predictions on the rows of ``newdata``, or of the fit.
 
         Args:
-            re: "conditional" (with the modes of the levels), "population" (b = 0), "marginal" (the mean over b; the
-                same in a linear model), or a list of the grouping factors whose modes count.
+            re: "conditional" (with the modes of the levels), "population" (b = 0: a typical level), "marginal" (the
+                mean over all levels, an integral over b; the same as "population" in a linear model), or a list of the
+                grouping factors whose modes count.
             offset: for new data, in the place of the fit's offset argument.
-            scale: "response" or "link", the same in a linear model.
+            scale: "response" (the mean; a proportion where there are trials) or "link".
             new_levels: "error" for a level that the fit has not seen, or "population": b = 0 there.
             interval, weights, level: prediction intervals are not available in this version; only None.
 
         Raises:
             DataError: a missing column, an unseen level; the message names it and the remedy.
         """
-        if scale not in ("response", "link"):
-            raise ValueError(f"scale must be 'response' or 'link', not {scale!r}")
         wald.check_level(level)
         if interval not in (None, "confidence", "prediction"):
             raise ValueError(f"interval must be None, 'confidence' or 'prediction', not {interval!r}")
         if interval is not None or weights is not None:
             raise NotImplementedError("intervals of predictions are not available yet: leave interval and weights out")
-        return predict(self, newdata, re, offset, new_levels)
+        return predict(self, newdata, re, offset, new_levels, scale)
 
     @known_keywords(SIMULATING)
     def simulate(
@@ -362,7 +366,8 @@ class Fit:
         """``n`` new responses (n, nobs): random effects drawn anew ("new"), or at their modes ("conditional").
 
         Replicate k depends on ``key`` and k alone. On ``newdata`` every level, seen or not, gets its own draw;
-        ``weights`` (precisions, asked for if the fit had any) and ``offset`` are those of the new rows.
+        ``weights`` (precisions, or the numbers of trials; asked for if the fit had any) and ``offset`` are those of the
+        new rows. Counts of successes where the response has trials.
         """
         return simulate.simulate(self, n, key, newdata, re, weights, offset)
 
@@ -373,7 +378,7 @@ class Fit:
 
     def refit_ml(self) -> Fit:
         """The same model by maximum likelihood; itself if it is that already."""
-        return self.model.with_reml(False).fit(control=self._control) if self.reml else self
+        return self.model.by_ml().fit(control=self._control) if self.reml else self
 
     # ------------------------------------------------------------ tests and tables
     @known_keywords({"parm": "every fixed effect is in the table; select its rows", "alpha": "level=1 - alpha"})
@@ -435,7 +440,7 @@ class Fit:
         return [t.covariance.factor(self.theta[at]) for t, at in zip(s.terms, s.slices(), strict=True)]
 
     def factor_lam(self, f: int) -> np.ndarray:
-        """Λ's block of factor ``f`` of the design, (q, q), relative to σ."""
+        """Λ's block of factor ``f`` of the design, (q, q), as ``theta``."""
         q = sum(len(t.effects) for t in self.model.design.terms if t.factor == f)
         lam = np.zeros((q, q))
         for (term, layout), part in zip(self._term_layouts(), self._term_lams(), strict=True):
@@ -445,4 +450,4 @@ class Fit:
         return lam
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k in ("model", "_estimates", "_control")}
+        return {k: v for k, v in self.__dict__.items() if k in ("model", "estimates", "_control")}

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from jaxmm.design import DataError, Design, Factor, RandomTerm
+from jaxmm.response import by_position, check_counts, check_support
+
+if TYPE_CHECKING:
+    from jaxmm.families import Family
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,20 @@ class Term:
     kind: str = "us"
 
 
-def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
-    """A ``Design`` without a formula: the checks that a table would have had."""
+def design_from_arrays(
+    y: Any,
+    X: Any,
+    terms: Sequence[Term],
+    weights: Any,
+    offset: Any,
+    names: Sequence[str] | None,
+    family: Family | None = None,
+    trials: Any = None,
+) -> Design:
+    """A ``Design`` without a formula: the checks that a table would have had.
+
+    For a family with trials y counts the successes in ``trials``: one number or (n,), one each by default.
+    """
     y, X = numbers("y", y), numbers("X", X)
     if y.ndim != 1 or X.ndim != 2 or len(X) != len(y):
         raise DataError(f"y must be (n,) and X (n, p); got {y.shape} and {X.shape}")
@@ -81,6 +97,7 @@ def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
             check_finite_array(label, numbers(label, values))
     if offset is not None and np.shape(offset) not in ((), (n,)):
         raise DataError(f"offset must be one number or {n}; got shape {np.shape(offset)}")
+    trials = _trials(trials, y, family)
     if weights is not None and (np.shape(weights) != (n,) or np.min(weights) <= 0):
         raise DataError("weights must be n positive numbers; leave rows of weight zero out of the arrays")
     if X.shape[1] >= n or (X.shape[1] and np.linalg.matrix_rank(X) < X.shape[1]):
@@ -92,7 +109,31 @@ def design_from_arrays(y, X, terms, weights, offset, names) -> Design:
         offset=None if offset is None else np.broadcast_to(np.asarray(offset, float), (n,)),
         index=pd.RangeIndex(n), kept=np.ones(n, bool), held_out=None, n_missing=0, y_all=y,
         weights_all=None if weights is None else np.asarray(weights, float), spec=None,  # pyright: ignore
+        trials=trials, trials_all=trials,
     )  # fmt: skip
+
+
+def _trials(trials: Any, y: np.ndarray, family: Family | None) -> np.ndarray | None:
+    """(n,) trials of a family that has them; checks that it takes y."""
+    if family is None or not family.has_trials:
+        if trials is not None:
+            who = "a linear mixed model" if family is None else f"the {family.name} family"
+            raise DataError(f"{who} has no trials: leave trials= out, or use a family with trials such as 'binomial'")
+        check_support(y, family, "y", by_position)
+        return None
+    count = np.ones(len(y)) if trials is None else numbers("trials", trials)
+    if count.shape not in ((), y.shape):
+        raise DataError(f"trials must be one number or {len(y)}; got shape {count.shape}")
+    count = np.array(np.broadcast_to(count, y.shape))
+    check_finite_array("trials", count)
+    if (bad := (count <= 0) | (count != np.round(count))).any():
+        i = int(np.argmax(bad))
+        raise DataError(
+            f"trials is {count[i]:g} {by_position(i)}: trials are whole numbers above 0; leave rows without a trial out"
+        )
+    check_counts(y, count, "y", by_position, "" if trials is not None else "; trials= gives their numbers")
+    check_support(y, family, "y", by_position)
+    return count
 
 
 def numbers(label: str, values: Any) -> np.ndarray:

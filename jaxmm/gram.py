@@ -244,9 +244,6 @@ class Accumulator:
         k, p, size = len(s.chain), s.p, s.rest_size
         blocks = [self._per_level(i, partial(self.z, i)) for i in range(k)]
         links = [[self._per_level(i, partial(self.z, o)) for o in range(i + 1, k)] for i in range(k)]
-        parents = [
-            [self.plan.parents[self.plan.chain[i], self.plan.chain[o]] for o in range(i + 1, k)] for i in range(k)
-        ]
         borders = []
         for i in range(k):
             width = 0 if s.sparse and i == 0 else size
@@ -263,11 +260,28 @@ class Accumulator:
         return {
             "blocks": blocks,
             "links": links,
-            "parents": parents,
+            "parents": self.parents(),
             "borders": borders,
             "cells": self._cells() if s.sparse else None,
             "corner": corner,
         }
+
+    def parents(self) -> list[list[np.ndarray]]:
+        """As in ``Gram``: the level of each outer factor of the chain, for each inner one."""
+        chain = self.plan.chain
+        return [[self.plan.parents[inner, outer] for outer in chain[i + 1 :]] for i, inner in enumerate(chain)]
+
+    def changes(self) -> list[np.ndarray]:
+        """T (q, q) of each factor: block diagonal over its terms."""
+        out = []
+        for columns in self.Z:
+            size = sum(len(c.T) for c in columns)
+            block, at = np.zeros((size, size)), 0
+            for c in columns:
+                block[at : at + len(c.T), at : at + len(c.T)] = c.T
+                at += len(c.T)
+            out.append(block)
+        return out
 
     def _rest_offsets(self) -> list[tuple[int, int]]:
         """(position, first column) of each factor of the rest."""
@@ -316,22 +330,27 @@ class Accumulator:
                 level.append(own)
                 column.append(first + other * q + b)
                 values.append(block[:, :, b])
-        level, column, values = np.concatenate(level), np.concatenate(column), np.concatenate(values)
-        order = np.lexsort((column, level))
-        level, column, values = level[order], column[order], values[order]
-        # all pairs a >= b within a level: cell a pairs with those from the start of its level up to itself
-        start = np.searchsorted(level, level)
-        reach = np.arange(len(level)) - start + 1
-        pair_a = np.repeat(np.arange(len(level)), reach)
-        pair_b = np.arange(len(pair_a)) - np.repeat(np.cumsum(reach) - reach, reach) + start[pair_a]
-        by_target = np.argsort(column[pair_a].astype(np.int64) * self.structure.rest_size + column[pair_b])
-        return {
-            "values": np.ascontiguousarray(values.T),
-            "level": level.astype(np.int32),
-            "column": column.astype(np.int32),
-            "pair_a": pair_a[by_target].astype(np.int32),
-            "pair_b": pair_b[by_target].astype(np.int32),
-        }
+        values = np.concatenate(values)
+        order, arrays = cell_pairs(np.concatenate(level), np.concatenate(column), self.structure.rest_size)
+        return {"values": np.ascontiguousarray(values[order].T), **arrays}
+
+
+def cell_pairs(level: np.ndarray, column: np.ndarray, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The order in which cells are kept, by level, and ``Cells``' arrays of indices in it; ``size`` is Q_R."""
+    order = np.lexsort((column, level))
+    level, column = level[order], column[order]
+    # all pairs a >= b within a level: cell a pairs with those from the start of its level up to itself
+    start = np.searchsorted(level, level)
+    reach = np.arange(len(level)) - start + 1
+    pair_a = np.repeat(np.arange(len(level)), reach)
+    pair_b = np.arange(len(pair_a)) - np.repeat(np.cumsum(reach) - reach, reach) + start[pair_a]
+    by_target = np.argsort(column[pair_a].astype(np.int64) * size + column[pair_b])
+    return order, {
+        "level": level.astype(np.int32),
+        "column": column.astype(np.int32),
+        "pair_a": pair_a[by_target].astype(np.int32),
+        "pair_b": pair_b[by_target].astype(np.int32),
+    }
 
 
 def assemble(accumulator: Accumulator, parts: dict, response: dict) -> Gram:
@@ -344,14 +363,6 @@ def assemble(accumulator: Accumulator, parts: dict, response: dict) -> Gram:
         borders.append(border)
     corner = parts["corner"].copy()
     corner[-1, :] = corner[:, -1] = response["corner"]
-    T = []
-    for columns in a.Z:
-        size = sum(len(c.T) for c in columns)
-        block, at = np.zeros((size, size)), 0
-        for c in columns:
-            block[at : at + len(c.T), at : at + len(c.T)] = c.T
-            at += len(c.T)
-        T.append(block)
     tree: Any = Gram(
         blocks=tuple(parts["blocks"]),
         links=tuple(tuple(x) for x in parts["links"]),
@@ -359,7 +370,7 @@ def assemble(accumulator: Accumulator, parts: dict, response: dict) -> Gram:
         borders=tuple(borders),
         cells=None if parts["cells"] is None else Cells(**parts["cells"]),
         corner=corner,
-        T=tuple(T),
+        T=tuple(a.changes()),
         T_X=a.X.T,
         beta0=np.asarray(response["beta0"]),
         logdet_T=np.asarray(np.linalg.slogdet(a.X.T)[1] if s.p else 0.0),

@@ -1,8 +1,8 @@
 """Model: the path from a formula and a table to arrays, one line per step, before any fitting.
 
-    formula --parse--> Terms --build--> Design --analyse--> Structure --gram--> arrays --estimate--> Fit
+    formula --parse--> Terms --build--> Design --analyse--> Structure --gram or rows--> arrays --estimate--> Fit
 
-``lmm()`` is ``Model.from_formula(...).fit()``.
+``lmm()`` and ``glmm()`` are ``Model.from_formula(...).fit()``.  What differs between them is in ``model.likelihood``.
 """
 
 from __future__ import annotations
@@ -13,34 +13,40 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from jaxmm import covariance
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, known_keywords
 from jaxmm._warn import warn
 from jaxmm.describe import check_size, describe
-from jaxmm.design import DataError, Design, build, check_lmm
-from jaxmm.estimate import estimate_on_host
+from jaxmm.design import Design, build
+from jaxmm.families import Family
+from jaxmm.families import get as get_family
 from jaxmm.fit import Fit
 from jaxmm.formula import parse
 from jaxmm.from_arrays import Term, design_from_arrays
-from jaxmm.gram import Accumulator, Gram, assemble, change_columns
+from jaxmm.generalised import Generalised
+from jaxmm.gram import Accumulator, Gram, change_columns
+from jaxmm.likelihood import Likelihood
+from jaxmm.linear import Linear
 from jaxmm.optimize import Control, as_control
+from jaxmm.response import check_response
+from jaxmm.rows import Rows
 from jaxmm.structure import Elimination, Grouping, Structure, TermLayout, analyse
 
 
 class Model:
-    """A linear mixed model that has its data but is not fitted.
+    """A mixed model that has its data but is not fitted.
 
     Make one with ``from_formula`` or ``from_arrays``; ``fit()`` fits it, ``arrays`` is what a program needs of it.
     ``print(model)`` shows how it will be computed.
     """
 
-    def __init__(self, design: Design, *, reml: bool = True, device: Any = "auto"):
-        check_lmm(design)
-        self.design, self.reml = design, reml
-        self.elimination, self.structure, self.groupings = _analyse(design, reml)
+    def __init__(self, design: Design, likelihood: Likelihood, *, device: Any = "auto"):
+        likelihood.check(design)
+        self.design, self.likelihood = design, likelihood
+        self.elimination, self.structure, self.groupings = _analyse(design, likelihood.reml)
+        likelihood.check_structure(self.structure)
         self.device = choose_device(device, self.structure)
         check_size(self)
 
@@ -51,28 +57,28 @@ class Model:
         cls,
         formula: str,
         data: Any,
-        family: Any = None,
+        family: str | Family | None = None,
         *,
-        reml: bool = True,
+        reml: bool | None = None,
+        n_agq: int | str | None = None,
         weights: Any = None,
         offset: Any = None,
         contrasts: dict[str, str] | None = None,
         missing: str = "drop",
         device: Any = "auto",
     ) -> Model:
-        """The model of a formula on a table; the keywords are those of ``lmm``.
+        """The model of a formula on a table; the keywords are those of ``lmm``, or with a ``family`` those of ``glmm``.
 
         Raises:
             FormulaError: the formula cannot be read; the message names the token and the accepted spelling.
             DataError: the data cannot be used; the message names column, row and remedy.
-            NotImplementedError: a ``family`` (generalised models are not part of this version).
+            ValueError: an unknown family or link, or quadrature where it cannot be had.
         """
-        if family is not None:
-            raise NotImplementedError("generalised linear mixed models are not available yet: leave family out")
-        check_flag("reml", reml)
+        likelihood = choose_likelihood(family, reml, n_agq)
         design = build(
             parse(formula),
             data,
+            family=None if family is None else likelihood.family,
             weights=weights,
             offset=offset,
             contrasts=contrasts,
@@ -83,7 +89,7 @@ class Model:
                 f"the fixed effects are rank-deficient: dropped {', '.join(design.dropped)}, a combination of the "
                 "columns before (fit.dropped)"
             )
-        return cls(design, reml=reml, device=device)
+        return cls(design, likelihood, device=device)
 
     @classmethod
     @known_keywords(FITTING)
@@ -92,8 +98,11 @@ class Model:
         y: Any,
         X: Any,
         terms: Sequence[Term],
+        family: str | Family | None = None,
         *,
-        reml: bool = True,
+        reml: bool | None = None,
+        n_agq: int | str | None = None,
+        trials: Any = None,
         weights: Any = None,
         offset: Any = None,
         names: Sequence[str] | None = None,
@@ -101,11 +110,19 @@ class Model:
     ) -> Model:
         """The model of plain arrays: y (n,), X (n, p) with its intercept column, and one ``Term`` per bar.
 
+        ``trials`` (n,) where y counts successes; 1 by default.
+
         Raises:
-            DataError: lengths that differ, values that are not finite, too few or too many levels.
+            DataError: lengths that differ, values that are not finite or not the family's, too few or too many levels.
         """
-        check_flag("reml", reml)
-        return cls(design_from_arrays(y, X, terms, weights, offset, names), reml=reml, device=device)
+        likelihood = choose_likelihood(family, reml, n_agq)
+        of = None if family is None else likelihood.family
+        design = design_from_arrays(y, X, terms, weights, offset, names, of, trials)
+        return cls(design, likelihood, device=device)
+
+    @property
+    def reml(self) -> bool:
+        return self.likelihood.reml
 
     # ------------------------------------------------------------ what a program needs
     @cached_property
@@ -128,19 +145,17 @@ class Model:
         )
 
     @cached_property
-    def _parts(self) -> dict:
-        return self._accumulator.design()
+    def _parts(self) -> Any:
+        with computing(self.device):
+            return self.likelihood.parts(self._accumulator, self.design)
 
     @cached_property
-    def arrays(self) -> Gram:
-        """The sufficient statistics, a pytree in float64 on ``device``."""
-        return self._arrays_for(self.design.y)
-
-    def _arrays_for(self, y: np.ndarray) -> Gram:
-        offset = self.design.offset
-        response = self._accumulator.response(y if offset is None else y - offset)
+    def arrays(self) -> Gram | Rows:
+        """What the likelihood needs of the data, a pytree in float64 on ``device``: sufficient statistics (``Gram``) of
+        a linear model, the rows (``Rows``) of a generalised one."""
+        parts = self._parts
         with computing(self.device):
-            return assemble(self._accumulator, self._parts, response)
+            return self.likelihood.arrays(self._accumulator, parts, self.design)
 
     # ------------------------------------------------------------ fitting
     @known_keywords(FITTING)
@@ -159,44 +174,32 @@ class Model:
             )
         if start is not None:
             start = check_start(start, self.structure.num_theta)
+        return self._fit_from(start, settings)
+
+    def _fit_from(self, start: Any, settings: Control) -> Fit:
         arrays = self.arrays
         with computing(self.device):
-            estimates = estimate_on_host(arrays, start, settings)
+            estimates = self.likelihood.estimate(self._accumulator, arrays, self.design, start, settings)
         return Fit(self, estimates, replace(settings, device="auto"))  # a refit goes where the model is
 
     def with_response(self, y: Any) -> Model:
-        """The same design with another response (n,), for the rows of positive weight; compiles nothing.
+        """The same design with another response (n,), for the rows that count; compiles nothing.
 
-        A Series must have the labels of those rows, in their order.
+        Counts of successes where there are trials. A Series must have the labels of those rows, in their order.
         """
-        labels = self.design.index[self.design.kept]
-        if isinstance(y, pd.Series) and len(y) == len(labels) and not y.index.equals(labels):
-            if not y.index.equals(pd.RangeIndex(len(y))):
-                raise DataError(
-                    "the response is a Series with other labels than the rows used: reindex it "
-                    "(y.reindex(fit.fitted().index)), or pass y.to_numpy() to take it by position"
-                )
-        try:
-            y = np.asarray(y, float)
-        except (TypeError, ValueError):
-            raise DataError("the response holds text or other things where numbers are due") from None
-        n = len(self.design.y)
-        if y.shape != (n,):
-            zero = int((~self.design.kept).sum())
-            without = f" (without the {zero} of weight zero)" if zero else ""
-            raise DataError(f"the response must have {n} values, one per row used{without}; got shape {y.shape}")
-        if not np.all(np.isfinite(y)):
-            raise DataError(f"the response is not finite in row {int(np.flatnonzero(~np.isfinite(y))[0])} (from 0)")
-        if np.ptp(y) == 0:
-            raise DataError("the response is constant: there is nothing to explain")
+        y = check_response(self.design, self.likelihood.family, y)
         _ = self._parts  # made once, here, and shared by every copy
         y_all = self.design.y_all.copy()
         y_all[self.design.kept] = y
         return self._copy(design=replace(self.design, y=y, y_all=y_all))
 
-    def with_reml(self, reml: bool) -> Model:
-        """The same model by the other criterion."""
-        return self._copy(reml=reml, structure=replace(self.structure, reml=reml))
+    def with_likelihood(self, likelihood: Likelihood) -> Model:
+        """The same data by another criterion of the same family."""
+        return self._copy(likelihood=likelihood, structure=replace(self.structure, reml=likelihood.reml))
+
+    def by_ml(self) -> Model:
+        """The same model by maximum likelihood."""
+        return self.with_likelihood(self.likelihood.by_ml())
 
     @property
     def solver(self) -> str:
@@ -277,7 +280,74 @@ def lmm(
     return model.fit(start=start, control=settings)
 
 
+@known_keywords(FITTING)
+def glmm(
+    formula: str,
+    data: Any,
+    family: str | Family,
+    *,
+    n_agq: int | str = 1,
+    weights: Any = None,
+    offset: Any = None,
+    contrasts: dict[str, str] | None = None,
+    missing: str = "drop",
+    start: Any = None,
+    control: Control | dict | None = None,
+    dispersion: str | None = None,
+    zero_inflation: str | None = None,
+) -> Fit:
+    """Fit a generalised linear mixed model: y | b ~ family(μ, φ), g(μ) = Xβ + Zb + offset, b ~ N(0, D).
+
+    By maximum likelihood, where the integral over b is Laplace's approximation or adaptive Gauss-Hermite quadrature.
+
+    Args:
+        formula: in R's spelling, ``"cbind(incidence, size - incidence) ~ period + (1 | herd)"``.
+        data: a pandas, polars or pyarrow table, or a mapping of columns.
+        family: a name of ``families.FAMILIES`` (with its first link), or a family such as
+            ``mm.families.Binomial(link="probit")``, also one of your own.
+        n_agq: nodes per effect; 1 is Laplace's method. More need one grouping factor with at most three effects.
+            "auto" takes more and more until the estimates settle (Laplace's method where more cannot be had).
+        weights: they multiply each row's log density, so that an integer is that many equal rows; the numbers of
+            trials where the response is a proportion. A row of weight 0 counts nowhere and still gets a fitted value.
+        offset, contrasts, missing: as in ``lmm``.
+        start: theta to start from.
+        control: ``jaxmm.Control`` or a dictionary of its settings.
+        dispersion, zero_inflation: formulas for them are not available in this version; only None.
+
+    Returns:
+        A ``Fit``. One that did not converge, or whose coefficients run away (separation), is returned too, flagged.
+
+    Raises:
+        FormulaError, DataError: the message names the token or the column, the row, the value and the remedy.
+        ValueError: an unknown family or link, or quadrature where it cannot be had.
+    """
+    for name, given in (("dispersion", dispersion), ("zero_inflation", zero_inflation)):
+        if given is not None:
+            raise NotImplementedError(f"{name}= is not available yet: leave it out")
+    settings = as_control(control)
+    if family is None:
+        raise ValueError("glmm needs a family, such as 'binomial'; for a linear mixed model use lmm")
+    model = Model.from_formula(
+        formula, data, family, n_agq=n_agq, weights=weights, offset=offset, contrasts=contrasts, missing=missing,
+        device=settings.device,
+    )  # fmt: skip
+    return model.fit(start=start, control=settings)
+
+
 # ---------------------------------------------------------------- the steps
+def choose_likelihood(family: Any, reml: bool | None, n_agq: int | str | None) -> Likelihood:
+    """Linear without a family, else generalised; a keyword of the other one is an error."""
+    if family is None:
+        if n_agq is not None:
+            raise TypeError("n_agq is for generalised models: give a family")
+        reml = True if reml is None else reml
+        check_flag("reml", reml)
+        return Linear(bool(reml))
+    if reml is not None:
+        raise TypeError("reml is for linear mixed models: leave it out, generalised models are fitted by ML")
+    return Generalised(get_family(family), 1 if n_agq is None else n_agq)
+
+
 def check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, not {value!r}")

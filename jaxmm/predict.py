@@ -1,18 +1,19 @@
-"""Fitted values and predictions: Xβ, and Zb for the grouping factors asked for.
+"""Fitted values and predictions: g⁻¹ of Xβ, and of Zb for the grouping factors asked for.
 
-conditional  Xβ + Zb̂      this subject: the modes of the levels that the fit has seen
-population   Xβ           a typical subject, b = 0
-marginal     E[Xβ + Zb]   the average over subjects; the same as population in a linear model
+conditional  g⁻¹(Xβ + Zb̂)      this subject: the modes of the levels that the fit has seen
+population   g⁻¹(Xβ)           a typical subject, b = 0
+marginal     E[g⁻¹(Xβ + Zb)]   the average over subjects; the same as population in a linear model only
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
 
 if TYPE_CHECKING:
@@ -63,14 +64,33 @@ def rows_used(fit: Fit) -> NewData:
     return NewData(d.X, tuple(t.Z for t in d.terms), codes, offset, d.index[d.kept], {})
 
 
-def on_all_rows(fit: Fit, asked: set[str]) -> pd.Series:
-    """Over every row used, those of weight zero too, in the data's order."""
+def on_all_rows(fit: Fit, value: Callable[[NewData], np.ndarray]) -> np.ndarray:
+    """``value`` over every row used, those of weight zero too, in the data's order."""
     d = fit.model.design
     values = np.empty(len(d.index))
-    values[d.kept] = linear_predictor(fit, rows_used(fit), asked)
+    values[d.kept] = value(rows_used(fit))
     if d.held_out is not None:
-        values[~d.kept] = linear_predictor(fit, d.held_out, asked)
-    return pd.Series(values, d.index, name="fitted")
+        values[~d.kept] = value(d.held_out)
+    return values
+
+
+def inverse_link(fit: Fit, eta: np.ndarray) -> np.ndarray:
+    """μ at the linear predictor."""
+    with computing(fit.model.device):
+        return np.asarray(fit.family.link.inverse(eta))
+
+
+def link_of(fit: Fit, mu: np.ndarray) -> np.ndarray:
+    """The linear predictor of a mean."""
+    with computing(fit.model.device):
+        return np.asarray(fit.family.link.link(mu))
+
+
+def fitted_values(fit: Fit) -> pd.Series:
+    """See ``Fit.fitted``."""
+    everyone = {f.name for f in fit.model.design.factors}
+    eta = on_all_rows(fit, lambda rows: linear_predictor(fit, rows, everyone))
+    return pd.Series(inverse_link(fit, eta), fit.model.design.index, name="fitted")
 
 
 def predict(
@@ -79,20 +99,32 @@ def predict(
     re: str | Collection[str],
     offset: Any,
     new_levels: str,
+    scale: str,
 ) -> pd.Series:
     """See ``Fit.predict``."""
+    if scale not in ("response", "link"):
+        raise ValueError(f"scale must be 'response' or 'link', not {scale!r}")
     asked = factors_asked(fit, re)
+    averaged = isinstance(re, str) and re == "marginal"
+
+    def value(rows: NewData) -> np.ndarray:
+        eta = linear_predictor(fit, rows, asked)
+        if not averaged:
+            return eta if scale == "link" else inverse_link(fit, eta)
+        mean = fit.model.likelihood.marginal_mean(fit, rows, eta)
+        return mean if scale == "response" else link_of(fit, mean)
+
     if new_levels not in ("error", "population"):
         raise ValueError(f"new_levels must be 'error' or 'population', not {new_levels!r}")
     if newdata is None:
         if offset is not None:
             raise ValueError("offset= is for new data: the rows of the fit have their own")
-        return on_all_rows(fit, asked).rename("predicted")
+        return pd.Series(on_all_rows(fit, value), fit.model.design.index, name="predicted")
     if fit.model.design.spec is None:
         raise DataError(
             "this model was made from arrays: predict(newdata) needs a formula; use X @ fit.fixef and ranef()"
         )
-    rows = fit.model.design.evaluate(newdata, offset=offset, need_groups=asked)
+    rows = fit.model.design.evaluate(newdata, offset=offset, need_groups=True if averaged else asked)
     if new_levels == "error":
         for group, labels in rows.new_levels.items():
             if group in asked and labels:
@@ -101,4 +133,4 @@ def predict(
                     f"the fit has not seen the level{'s' if len(labels) > 1 else ''} {shown} of '{group}': pass "
                     "new_levels='population' to predict with b = 0 there, or re='population' for every row"
                 )
-    return pd.Series(linear_predictor(fit, rows, asked), rows.index, name="predicted")
+    return pd.Series(value(rows), rows.index, name="predicted")

@@ -77,9 +77,9 @@ class Shrinkage:
     or of a frame levels × effects with the column n_obs (`by_level`).
     """
 
-    def __init__(self, groups: Sequence[GroupShrinkage], reml: bool):
+    def __init__(self, groups: Sequence[GroupShrinkage], reml: bool, exact: bool = True):
         self.groups = tuple(groups)
-        self.reml = bool(reml)
+        self.reml, self.exact = bool(reml), bool(exact)
 
     @property
     def D(self) -> dict[str, pd.DataFrame]:
@@ -173,7 +173,7 @@ class Shrinkage:
             cells = _group_cells(g)
             table = _text.align(cells, [False, *[True] * (len(cells[0]) - 1)], gap="  ")
             parts.append("\n".join([_group_title(g), *table, *_group_remarks(g)]))
-        return "\n\n".join([*parts, "\n".join(_explanation(self.reml))])
+        return "\n\n".join([*parts, "\n".join(_explanation(self.reml, self.exact))])
 
     __repr__ = __str__
 
@@ -183,7 +183,7 @@ class Shrinkage:
             header, *rows = _group_cells(g)
             parts.append(_text.paragraph(_group_title(g)) + _text.html_table(header, rows))
             parts += [_text.paragraph(remark) for remark in _group_remarks(g)]
-        return "".join([*parts, *map(_text.paragraph, _statements(self.reml))])
+        return "".join([*parts, *map(_text.paragraph, _statements(self.reml, self.exact))])
 
 
 def _group_title(g: GroupShrinkage) -> str:
@@ -225,8 +225,13 @@ def _group_remarks(g: GroupShrinkage) -> list[str]:
     return [f"The variance of {', '.join(zero)} is estimated as zero: every level is shrunk onto the mean."]
 
 
-def _statements(reml: bool) -> list[str]:
+def _statements(reml: bool, exact: bool) -> list[str]:
     uncertainty = "including the uncertainty of the fixed effects" if reml else "at the estimated fixed effects"
+    how = (
+        f"exactly so at {'REML' if reml else 'ML'} estimates"
+        if exact
+        else ("nearly so in a generalised model, where the conditional distribution is not quite normal")
+    )
     return [
         "VarCorr estimates the covariance of the effects in the population that the levels come from, before "
         "any of their data are seen. Use it to say how much levels differ, for intraclass correlations, R² "
@@ -237,15 +242,15 @@ def _statements(reml: bool) -> list[str]:
         "population's.",
         f"The conditional variance is what the data leave unknown of one level's effect, {uncertainty}.",
         "The first is the sum of the other two, on average over the levels: VarCorr = mean conditional "
-        f"variance + mean square of the modes, exactly so at {'REML' if reml else 'ML'} estimates.",
+        f"variance + mean square of the modes, {how}.",
         "Share kept: 100% is no shrinkage, 0% all the way to the mean; its complement is the share of the "
         "variance that the data leave unknown.",
     ]
 
 
-def _explanation(reml: bool) -> list[str]:
+def _explanation(reml: bool, exact: bool) -> list[str]:
     lines = ["What each number estimates"]
-    for statement in _statements(reml):
+    for statement in _statements(reml, exact):
         lines += textwrap.wrap(statement, 96, initial_indent="- ", subsequent_indent="  ")
     return lines
 

@@ -7,18 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.structure import Structure, TermLayout
-
-
-def split_rest(flat: Array | np.ndarray, s: Structure) -> list:
-    """(Q_R, ...) -> (J, q, ...) of each factor of the rest."""
-    out, at = [], 0
-    for levels, q in s.rest:
-        out.append(flat[at : at + levels * q].reshape(levels, q, *flat.shape[1:]))
-        at += levels * q
-    return out
+from jaxmm.structure import TermLayout
 
 
 def moment_start(gram: Gram, xp: Any = np) -> Any:
@@ -34,7 +24,7 @@ def moment_start(gram: Gram, xp: Any = np) -> Any:
     for A, border in zip(gram.blocks, gram.borders, strict=True):
         A = xp.asarray(A)
         pairs.append((xp.stack([A[k, k] for k in range(A.shape[0])]), xp.asarray(border)[:, -1]))
-    rest = zip(split_rest(xp.diagonal(corner)[:size], s), split_rest(corner[:size, -1], s), strict=True)
+    rest = zip(s.split_rest(xp.diagonal(corner)[:size]), s.split_rest(corner[:size, -1]), strict=True)
     pairs += [(square.T, cross.T) for square, cross in rest]
     total = xp.maximum(corner[-1, -1] / n, 1e-30)
     variances = []

@@ -76,6 +76,14 @@ class Structure:
             for start, (levels, q) in zip(starts, self.rest, strict=False)
         ]
 
+    def split_rest(self, flat) -> list:
+        """(Q_R, ...) -> (levels, q, ...) of each factor of the rest."""
+        out, at = [], 0
+        for levels, q in self.rest:
+            out.append(flat[at : at + levels * q].reshape(levels, q, *flat.shape[1:]))
+            at += levels * q
+        return out
+
     def slices(self) -> list[slice]:
         """Where each term's parameters stand in theta."""
         ends = np.cumsum([t.covariance.num_params for t in self.terms])

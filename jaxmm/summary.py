@@ -71,18 +71,25 @@ def summary(fit: Any) -> Summary:
     vcov = fit.vcov()
     p = len(fit.fixef)
     return Summary(
-        title=f"Linear mixed model fit by {'REML' if fit.reml else 'maximum likelihood'}",
+        title=fit.model.likelihood.title(fit.estimates),
         formula=str(fit.formula),
         criteria=_criteria(fit),
         residuals=_scaled_quantiles(fit),
         varcorr=fit.varcorr(),
         counts=_counts(fit),
-        fixed=pd.DataFrame(
-            {"Estimate": fit.fixef, "Std. Error": fit.bse, "t value": fit.tvalues}, index=fit.fixef.index
-        ),
+        fixed=_fixed_table(fit),
         correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
         notes=_notes(fit),
     )
+
+
+def _fixed_table(fit: Any) -> pd.DataFrame:
+    """Estimate, standard error, t or z; with z its p-value, which needs no degrees of freedom."""
+    statistic = fit.model.likelihood.statistic
+    table = {"Estimate": fit.fixef, "Std. Error": fit.bse, f"{statistic} value": fit.tvalues}
+    if statistic == "z":
+        table["Pr(>|z|)"] = fit.pvalues
+    return pd.DataFrame(table, index=fit.fixef.index)
 
 
 def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
@@ -163,7 +170,7 @@ def _scaled_quantiles(fit: Any) -> pd.Series:
     residuals = np.asarray(fit.residuals("pearson"), dtype=float)
     kept = np.asarray(fit.model.design.kept)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = residuals[kept] / fit.sigma
+        scaled = residuals[kept] / fit.sigma  # 1 where the family has no scale
     return pd.Series(np.quantile(scaled, [0, 0.25, 0.5, 0.75, 1]), index=["Min", "1Q", "Median", "3Q", "Max"])
 
 
@@ -199,6 +206,9 @@ def _notes(fit: Any) -> tuple[str, ...]:
     if not fit.converged:
         notes.append(f"not converged: {fit.diagnostics.status_message}")
     notes.extend(fit.remarks)
+    accuracy = fit.accuracy()
+    if accuracy is not None:
+        notes.append(accuracy)
     notes.append(f"computed on {fit.diagnostics.device} in float64")
     return tuple(notes)
 
@@ -218,14 +228,17 @@ def _fixed_cells(fixed: pd.DataFrame) -> list[list[str]]:
     size = np.abs(both[np.isfinite(both) & (both != 0)])
     least = 1 + int(np.floor(np.log10(size.min()))) if size.size else 1
     texts = _text.number_column(np.round(both, max(1, _DIGITS - least)), _DIGITS)
-    t = _text.number_column(np.round(fixed["t value"].to_numpy(dtype=float), _DIGITS - 1), _DIGITS)
+    t = _text.number_column(np.round(fixed.iloc[:, 2].to_numpy(dtype=float), _DIGITS - 1), _DIGITS)
     rows = [[str(name), texts[2 * i], texts[2 * i + 1], t[i]] for i, name in enumerate(fixed.index)]
+    for p in fixed.columns[3:]:
+        for row, value in zip(rows, fixed[p], strict=True):
+            row.append("<2e-16" if value < 2e-16 else f"{value:.3g}")
     return [["", *fixed.columns], *rows]
 
 
 def _fixed_lines(fixed: pd.DataFrame) -> list[str]:
     rows = [[c.strip() if k else c for k, c in enumerate(row)] for row in _fixed_cells(fixed)]
-    return _text.align(rows, [False, True, True, True])
+    return _text.align(rows, [False] + [True] * len(fixed.columns))
 
 
 def _correlation(vcov: pd.DataFrame) -> pd.DataFrame:

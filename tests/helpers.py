@@ -18,7 +18,7 @@ def replanned(model: mm.Model, **changes) -> mm.Model:
     """The model eliminated in another way: ``chain``, ``rest`` (indices of factors) or ``sparse`` replaced."""
     plan = dataclasses.replace(model.elimination, **changes)
     with mock.patch("jaxmm.model.analyse", lambda groupings: plan):
-        return mm.Model(model.design, reml=model.reml)
+        return mm.Model(model.design, model.likelihood)
 
 
 def model_of(problem: Problem, **changes) -> mm.Model:

@@ -11,7 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from jaxmm.design import DataError, Design, build, check_lmm
+from jaxmm.checks import check_lmm
+from jaxmm.design import DataError, Design, build
 from jaxmm.formula import parse
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "model_matrices.json").read_text())

@@ -1,34 +1,36 @@
-"""One module per peer: how a linear mixed model is fitted with it.
+"""One module per peer: how a mixed model, linear or generalised, is fitted with it.
 
 A module is read twice: by the driver, which asks it for the command of a child process, and, if it is a
 Python library, within that child by `measure.py`. It must therefore import its library inside its functions
-only.
+only. To the driver it supplies
 
-    distribution                 the name whose version is reported
-    needs_compiling              its first fit compiles: the driver also times a new process with a warm cache
-    fit_command(python)          the command of a measurement, less its arguments; None where it cannot run
-    process_command(python)      the command of a process that fits sleepstudy, less the path of the table
+    needs_compiling                    its first fit compiles: the driver also times a new process, cache filled
+    refuses(problem)                   why it cannot fit this model, or None
+    fit_command(python)                the command of a measurement, less its arguments; None where it cannot run
+    process_command(python, problem)   the command of a process that fits the problem, less the path of the table
 
 and, in the child,
 
-    load()                       import the library
-    refuses(problem)             why it cannot fit this model, or None
-    build(problem, frame)        data frame -> whatever `fit` takes, None where the two are one step
-    fit(built) -> Outcome        the fit from there, finished on return
-    fit_formula(problem, frame)  -> Outcome, the fit from formula and data frame
+    distribution                       the name whose version is reported
+    load()                             import the library
+    build(problem, frame)              data frame -> whatever `fit` takes, None where the two are one step
+    fit(built) -> Outcome              the fit from there, finished on return
+    fit_formula(problem, frame)        -> Outcome, the fit from formula and data frame
 
-Adding a peer takes one such module and its name in `PEERS`.
+Adding a peer takes one such module and its name in `PEERS`. An R package takes, for the second half, a file
+of functions that `measure.R` sources (see there).
 """
 
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-PEERS = ("jaxmm", "glmm", "mixedlm", "statsmodels", "lme4")
-MEASURE = str(Path(__file__).resolve().parent.parent / "measure.py")
+PEERS = ("jaxmm", "glmm", "mixedlm", "statsmodels", "lme4", "glmmTMB")
+MEASURE = Path(__file__).resolve().parent.parent / "measure.py"
 
 
 class Outcome(NamedTuple):
@@ -41,9 +43,45 @@ class Outcome(NamedTuple):
 def get(peer: str) -> ModuleType:
     if peer not in PEERS:
         raise ValueError(f"no peer named {peer!r}; there are {', '.join(PEERS)}")
-    return importlib.import_module(f"libraries.{peer}_")
+    return importlib.import_module(f"libraries.{peer.lower()}_")
 
 
 def in_python(peer: str, python: str) -> list[str]:
     """The `fit_command` of a Python library."""
-    return [python, "-W", "ignore", MEASURE, peer]
+    return [python, "-W", "ignore", str(MEASURE), peer]
+
+
+def in_r(peer: str) -> list[str] | None:
+    """The `fit_command` of an R package."""
+    rscript = shutil.which("Rscript")
+    return [rscript, str(MEASURE.with_suffix(".R")), peer] if rscript else None
+
+
+def python_process(python: str, problem, imports: str, fit: str, deviance: str) -> list[str]:
+    """The `process_command` of a Python library: expressions of `frame`, and of the `fit` that comes of it."""
+    lines = [
+        "import sys",
+        f"import pandas as pd, {imports}",
+        f"frame = pd.read_csv(sys.argv[1], dtype={dict.fromkeys(problem.labels, 'str')})",
+        f"fit = {fit}",
+        "print(fit.summary())",
+        f"print('DEVIANCE', float({deviance}))",
+    ]
+    if problem.trials:
+        successes, trials = problem.trials
+        lines.insert(3, f"frame['proportion'] = frame['{successes}'] / frame['{trials}']")
+    return [python, "-c", "\n".join(lines)]
+
+
+def r_process(problem, package: str, fit: str) -> list[str] | None:
+    """The `process_command` of an R package."""
+    rscript = shutil.which("Rscript")
+    labels = ", ".join(f'{name} = "factor"' for name in problem.labels)
+    lines = [
+        f"suppressMessages(library({package}))",
+        f"frame <- read.csv(commandArgs(TRUE)[1], colClasses = c({labels}))",
+        f"fit <- {fit}",
+        "print(summary(fit))",
+        'cat("DEVIANCE", format(-2 * as.numeric(logLik(fit)), digits = 15), "\\n")',
+    ]
+    return [rscript, "-e", "\n".join(lines)] if rscript else None

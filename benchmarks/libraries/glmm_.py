@@ -1,29 +1,26 @@
 """glmm (Rust): one step from formula and data frame, at its cheapest settings: no Satterthwaite pass,
-standard errors from the cross-products, no stored likelihood-ratio tests."""
+standard errors from the cross-products, no stored likelihood-ratio tests. A grouped binomial response goes in
+as a proportion with weights, since its `cbind` takes no expressions."""
 
-from libraries import Outcome, in_python
+from libraries import Outcome, in_python, python_process
 
 distribution = "glmm"
 needs_compiling = False
 
 CHEAP = {"satterthwaite": False, "wald_se": "rx", "anova_test": "Wald"}
 
-PROCESS = """
-import sys
-import pandas as pd, glmm
-frame = pd.read_csv(sys.argv[1], dtype={"Subject": str})
-fit = glmm.fit(frame, "Reaction ~ Days + (Days | Subject)", reml=False)
-print(fit.summary())
-print("DEVIANCE", -2 * fit.loglik)
-"""
-
 
 def fit_command(python):
     return in_python("glmm", python)
 
 
-def process_command(python):
-    return [python, "-c", PROCESS]
+def process_command(python, problem):
+    if problem.family:
+        weights = f"frame[{problem.trials[1]!r}].to_numpy('float64')" if problem.trials else None
+        fit = f"glmm.fit(frame, {problem.proportion_formula!r}, {problem.family!r}, weights={weights})"
+    else:
+        fit = f"glmm.fit(frame, {problem.formula!r}, reml={problem.reml})"
+    return python_process(python, problem, "glmm", fit, "-2 * fit.loglik")
 
 
 def load():
@@ -41,5 +38,10 @@ def build(problem, frame):
 def fit_formula(problem, frame):
     import glmm
 
-    fit = glmm.fit(frame, problem.formula, "gaussian", reml=problem.reml, **CHEAP)
+    if problem.family:
+        weights = frame[problem.trials[1]].to_numpy("float64") if problem.trials else None
+        options = {"link": problem.link, "weights": weights}
+        fit = glmm.fit(frame, problem.proportion_formula, problem.family, **options, **CHEAP)
+    else:
+        fit = glmm.fit(frame, problem.formula, "gaussian", reml=problem.reml, **CHEAP)
     return Outcome(-2 * fit.loglik, bool(fit.converged))

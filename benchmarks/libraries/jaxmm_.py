@@ -1,26 +1,21 @@
 """jaxmm: `build` makes the unfitted model with its arrays, `fit` is `model.fit()` on arrays that exist."""
 
-from libraries import Outcome, in_python
+from libraries import Outcome, in_python, python_process
 
 distribution = "jaxmm"
 needs_compiling = True
-
-PROCESS = """
-import sys
-import pandas as pd, jaxmm as mm
-frame = pd.read_csv(sys.argv[1], dtype={"Subject": str})
-fit = mm.lmm("Reaction ~ Days + (Days | Subject)", frame, reml=False)
-print(fit.summary())
-print("DEVIANCE", float(fit.deviance))
-"""
 
 
 def fit_command(python):
     return in_python("jaxmm", python)
 
 
-def process_command(python):
-    return [python, "-c", PROCESS]
+def process_command(python, problem):
+    if problem.family:
+        fit = f"mm.glmm({problem.formula!r}, frame, {problem.family!r})"
+    else:
+        fit = f"mm.lmm({problem.formula!r}, frame, reml={problem.reml})"
+    return python_process(python, problem, "jaxmm as mm", fit, "fit.deviance")
 
 
 def load():
@@ -36,7 +31,7 @@ def build(problem, frame):
 
     import jaxmm as mm
 
-    model = mm.Model.from_formula(problem.formula, frame, reml=problem.reml)
+    model = mm.Model.from_formula(problem.formula, frame, **_options(problem))
     jax.block_until_ready(model.arrays)
     return model
 
@@ -48,7 +43,15 @@ def fit(model):
 def fit_formula(problem, frame):
     import jaxmm as mm
 
-    return _outcome(mm.lmm(problem.formula, frame, reml=problem.reml))
+    return _outcome((mm.glmm if problem.family else mm.lmm)(problem.formula, frame, **_options(problem)))
+
+
+def _options(problem):
+    if not problem.family:
+        return {"reml": problem.reml}
+    import jaxmm as mm
+
+    return {"family": mm.families.get(problem.family, link=problem.link)}
 
 
 def _outcome(fit):

@@ -1,28 +1,24 @@
-"""lme4, by Rscript: `lme4_.R` takes the steps of `lmer` one by one, so that building and fitting are timed
-apart; its fit from the formula is their sum."""
+"""lme4, by Rscript: `lme4_.R` takes the steps of `lmer` and `glmer` one by one, so that building and fitting are
+timed apart; its fit from the formula is their sum."""
 
-import shutil
-from pathlib import Path
+from libraries import in_r, r_process
 
-distribution = "lme4"
 needs_compiling = False
-
-SCRIPT = str(Path(__file__).with_name("lme4_.R"))
-
-PROCESS = """
-suppressMessages(library(lme4))
-frame <- read.csv(commandArgs(TRUE)[1], colClasses = c(Subject = "factor"))
-fit <- lmer(Reaction ~ Days + (Days | Subject), frame, REML = FALSE)
-print(summary(fit))
-cat("DEVIANCE", format(-2 * as.numeric(logLik(fit)), digits = 15), "\\n")
-"""
 
 
 def fit_command(python):
-    rscript = shutil.which("Rscript")
-    return rscript and [rscript, SCRIPT, "lme4"]
+    return in_r("lme4")
 
 
-def process_command(python):
-    rscript = shutil.which("Rscript")
-    return rscript and [rscript, "-e", PROCESS]
+def process_command(python, problem):
+    if problem.family:
+        fit = f"glmer({problem.formula}, frame, {problem.family})"
+    else:
+        fit = f"lmer({problem.formula}, frame, REML = {str(problem.reml).upper()})"
+    return r_process(problem, "lme4", fit)
+
+
+def refuses(problem):
+    if problem.family == "gamma":
+        return "its criterion is another one where there is a dispersion to estimate"
+    return None

@@ -1,26 +1,26 @@
-"""mixedlm (Rust core): `lmer`, one step from formula and data frame."""
+"""mixedlm (Rust core): `lmer` and `glmer`, one step from formula and data frame. A grouped binomial response
+goes in as a proportion with weights, since its formulas have no `cbind`."""
 
-from libraries import Outcome, in_python
+from libraries import Outcome, in_python, python_process
 
 distribution = "mixedlm"
 needs_compiling = False
 
-PROCESS = """
-import sys
-import pandas as pd, mixedlm
-frame = pd.read_csv(sys.argv[1], dtype={"Subject": str})
-fit = mixedlm.lmer("Reaction ~ Days + (Days | Subject)", frame, REML=False)
-print(fit.summary())
-print("DEVIANCE", -2 * float(fit.logLik().value))
-"""
+FAMILIES = {("binomial", "logit"): "Binomial", ("poisson", "log"): "Poisson"}
 
 
 def fit_command(python):
     return in_python("mixedlm", python)
 
 
-def process_command(python):
-    return [python, "-c", PROCESS]
+def process_command(python, problem):
+    if problem.family:
+        family = f"mixedlm.families.{FAMILIES[problem.family, problem.link]}()"
+        weights = problem.trials and problem.trials[1]
+        fit = f"mixedlm.glmer({problem.proportion_formula!r}, frame, family={family}, weights={weights!r})"
+    else:
+        fit = f"mixedlm.lmer({problem.formula!r}, frame, REML={problem.reml})"
+    return python_process(python, problem, "mixedlm", fit, "fit.logLik().value * -2")
 
 
 def load():
@@ -30,6 +30,8 @@ def load():
 
 
 def refuses(problem):
+    if problem.family == "gamma":
+        return "its likelihood has no dispersion to estimate"
     return None
 
 
@@ -40,5 +42,10 @@ def build(problem, frame):
 def fit_formula(problem, frame):
     import mixedlm
 
-    fit = mixedlm.lmer(problem.formula, frame, REML=problem.reml)
+    if problem.family:
+        family = getattr(mixedlm.families, FAMILIES[problem.family, problem.link])()
+        weights = problem.trials and problem.trials[1]
+        fit = mixedlm.glmer(problem.proportion_formula, frame, family=family, weights=weights)
+    else:
+        fit = mixedlm.lmer(problem.formula, frame, REML=problem.reml)
     return Outcome(-2 * float(fit.logLik().value), bool(fit.converged))

@@ -2,19 +2,10 @@
 
 import re
 
-from libraries import Outcome, in_python
+from libraries import Outcome, in_python, python_process
 
 distribution = "statsmodels"
 needs_compiling = False
-
-PROCESS = """
-import sys
-import pandas as pd, statsmodels.formula.api as smf
-frame = pd.read_csv(sys.argv[1], dtype={"Subject": str})
-fit = smf.mixedlm("Reaction ~ Days", frame, groups="Subject", re_formula="~Days").fit(reml=False)
-print(fit.summary())
-print("DEVIANCE", -2 * fit.llf)
-"""
 
 BAR = re.compile(r"\s*\+\s*\(([^|]*)\|\s*(\w+)\s*\)\s*$")
 
@@ -23,8 +14,10 @@ def fit_command(python):
     return in_python("statsmodels", python)
 
 
-def process_command(python):
-    return [python, "-c", PROCESS]
+def process_command(python, problem):
+    fixed, effects, group = _parts(problem.formula)
+    fit = f"smf.mixedlm({fixed!r}, frame, groups={group!r}, re_formula={effects!r}).fit(reml={problem.reml})"
+    return python_process(python, problem, "statsmodels.formula.api as smf", fit, "-2 * fit.llf")
 
 
 def load():
@@ -32,6 +25,8 @@ def load():
 
 
 def refuses(problem):
+    if problem.family:
+        return "no likelihood of a generalised mixed model"
     one = problem.formula.count("|") == 1 and BAR.search(problem.formula)
     return None if one else "one grouping factor only"
 
@@ -39,9 +34,8 @@ def refuses(problem):
 def build(problem, frame):
     import statsmodels.formula.api as smf
 
-    effects, group = BAR.search(problem.formula).groups()
-    fixed = BAR.sub("", problem.formula)
-    return smf.mixedlm(fixed, frame, groups=group, re_formula=f"~{effects}"), problem.reml
+    fixed, effects, group = _parts(problem.formula)
+    return smf.mixedlm(fixed, frame, groups=group, re_formula=effects), problem.reml
 
 
 def fit(built):
@@ -52,3 +46,11 @@ def fit(built):
 
 def fit_formula(problem, frame):
     return fit(build(problem, frame))
+
+
+def _parts(formula):
+    """Fixed part, random effects, grouping factor."""
+    found = BAR.search(formula)
+    assert found, formula
+    effects, group = found.groups()
+    return BAR.sub("", formula), f"~{effects}", group

@@ -52,7 +52,7 @@ def anova(*fits: Fit) -> Comparison:
     if len(fits) < 2:
         raise ValueError("anova compares two fits or more: mm.anova(fit0, fit1)")
     for f in fits:
-        if not hasattr(f, "_estimates"):
+        if not hasattr(f, "estimates"):
             raise TypeError(f"anova compares jaxmm fits, not {type(f).__name__}")
     first = fits[0].model.design
     for f in fits[1:]:

@@ -18,29 +18,9 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
+from jaxmm.objective.factors import original_factors, scaled_factors
 from jaxmm.solver import reduce, spd
 from jaxmm.solver.spd import DENSE
-from jaxmm.structure import Structure
-
-
-def scaled_factors(theta: Array, structure: Structure) -> tuple[Array, ...]:
-    """theta -> lam of every factor (q, q), in the columns that the criterion works in (Z_s)."""
-    widths = list(structure.chain) + [q for _, q in structure.rest]
-    lams = [jnp.zeros((q, q), theta.dtype) for q in widths]
-    for term, at in zip(structure.terms, structure.slices(), strict=True):
-        lam = term.covariance.factor(theta[at])
-        if lam.shape == lams[term.position].shape:
-            lams[term.position] = lam
-        else:
-            inside = slice(term.at, term.at + term.covariance.q)
-            lams[term.position] = lams[term.position].at[inside, inside].set(lam)
-    return tuple(lams)
-
-
-def original_factors(theta: Array, gram: Gram) -> tuple[Array, ...]:
-    """theta as to the original columns of Z -> lam as to Z_s = ZT: Z lam = Z_s (T^-1 lam)."""
-    lams = scaled_factors(theta, gram.structure)
-    return tuple(jnp.linalg.solve(T, lam) for T, lam in zip(gram.T, lams, strict=True))
 
 
 class Profile(NamedTuple):
@@ -91,7 +71,9 @@ def deviance(theta: Array, arrays: Gram) -> Array:
         TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
     """
     check_precision(arrays)
-    return profile(original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays), arrays).deviance
+    return profile(
+        original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays.structure, arrays.T), arrays
+    ).deviance
 
 
 class Parameters(NamedTuple):
@@ -116,7 +98,7 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
     if isinstance(parameters, Mapping):
         parameters = Parameters(**parameters)
     s, dtype = arrays.structure, arrays.corner.dtype
-    logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), arrays), arrays)
+    logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), s, arrays.T), arrays)
     e = jnp.ones(1, dtype)
     if s.p:
         beta = jnp.linalg.solve(arrays.T_X, jnp.asarray(parameters.beta, dtype)) - arrays.beta0

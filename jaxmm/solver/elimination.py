@@ -15,6 +15,8 @@ Eliminating chain factor i, with R_k = lam_i'(link to outer factor k) and R_b = 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from jaxmm._types import Array
@@ -26,21 +28,57 @@ from jaxmm.structure import Structure
 IN_BOUNDS = "promise_in_bounds"  # the indices are ours: no masks, no checks
 
 
+class Step(NamedTuple):
+    """One eliminated chain factor: ``lam`` (q, q, J), M and its inverse root (q, q, J), R_b and the R_k.
+
+    ``parents[k]`` (J,) is the level of the k-th outer factor.  With ``cells``, R_b lacks the part of the rest.
+    """
+
+    lam: Array
+    M: Array
+    Linv: Array
+    R_b: Array
+    R: tuple[Array, ...]
+    parents: tuple[Array, ...]
+
+
+class Eliminated(NamedTuple):
+    """All steps, log|M|, what is left of the corner after them (p + 1, p + 1), and M and root of the rest, if any."""
+
+    steps: tuple[Step, ...]
+    logdet: Array
+    corner: Array
+    rest: tuple[Array, Array] | None
+
+    @property
+    def roots(self) -> tuple[Array, ...]:
+        """The inverse Cholesky factors: constants, for ``eliminate`` at the same point."""
+        return tuple(step.Linv for step in self.steps) + (() if self.rest is None else self.rest[1:])
+
+
 def reduce(lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
     """log|M| and C* (p + 1, p + 1), for the factors ``lams`` (q, q) of each grouping factor, as to Z_s."""
+    done = eliminate(lams, gram)
+    return done.logdet, done.corner
+
+
+def eliminate(lams: tuple[Array, ...], gram: Gram, roots: tuple[Array, ...] | None = None) -> Eliminated:
+    """The whole elimination; ``roots`` saves the factorisations when they are known at this point."""
     s = gram.structure
     blocks, borders = list(gram.blocks), list(gram.borders)
     links = [list(outer) for outer in gram.links]
     corner, logdet = gram.corner, jnp.zeros((), gram.corner.dtype)
+    steps: list[Step] = []
     for i in range(len(s.chain)):
         lam = _every_level(lams[i], blocks[i])
         lam_t = BLOCKS.t(lam)
         M = BLOCKS.mm(BLOCKS.mm(lam_t, blocks[i]), lam)
         M = M + jnp.eye(s.chain[i], dtype=M.dtype)[:, :, None]
-        Linv = BLOCKS.factor(M)
+        Linv = BLOCKS.factor(M) if roots is None else roots[i]
         logdet = logdet + spd.logdet(BLOCKS, M, Linv)
         R_b = BLOCKS.mm(lam_t, borders[i])
         R = [BLOCKS.mm(lam_t, link) for link in links[i]]
+        steps.append(Step(lam, M, Linv, R_b, tuple(R), gram.parents[i]))
         cells = gram.cells if i == 0 else None
         N = BLOCKS.mm(BLOCKS.mm(lam, spd.inverse(BLOCKS, M, Linv)), lam_t)  # used, and computed, with cells only
         if cells is None:
@@ -62,8 +100,71 @@ def reduce(lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
                 change = spd.product(BLOCKS, M, Linv, R_k, R[l])
                 links[outer][l - k - 1] = _subtract(links[outer][l - k - 1], parent, change)
     if not s.rest:
-        return logdet, corner
-    return _eliminate_rest(lams[len(s.chain) :], corner, logdet, s)
+        return Eliminated(tuple(steps), logdet, corner, None)
+    size = s.rest_size
+    half = rest_rows(lams[len(s.chain) :], corner[:size, :], s)  # Λ'[A B]
+    M = rest_rows(lams[len(s.chain) :], half[:, :size].T, s) + jnp.eye(size, dtype=corner.dtype)
+    Linv = DENSE.factor(M) if roots is None else roots[-1]
+    left = corner[size:, size:] - spd.quad(DENSE, M, Linv, half[:, size:])
+    return Eliminated(tuple(steps), logdet + spd.logdet(DENSE, M, Linv), left, (M, Linv))
+
+
+def solve(done: Eliminated, lams: tuple[Array, ...], gram: Gram, right: tuple[Array, ...]) -> tuple[Array, ...]:
+    """M^-1 right, for ``right`` one array (q, J) per grouping factor; linear in it, the rest are constants to it.
+
+    Forward through the chain, the dense rest, and back:
+
+        r_k -= lam_k'Σ R_k'M_i^-1 r_i      r_rest -= Λ_rest'Σ R_b'M_i^-1 r_i
+        x_i  = M_i^-1 (r_i - R_b b_rest - Σ R_k b_k),    b = Λx
+    """
+    s, cells = gram.structure, gram.cells
+    size, chain = s.rest_size, len(s.chain)
+    r = [x[:, None] for x in right[:chain]]
+    dense = jnp.zeros((size, 1), gram.corner.dtype)
+    for i, step in enumerate(done.steps):
+        x = spd.solve(BLOCKS, step.M, step.Linv, r[i])
+        for k, (R_k, parent) in enumerate(zip(step.R, step.parents, strict=True)):
+            outer = i + 1 + k
+            change = jnp.zeros_like(r[outer]).at[..., parent].add(BLOCKS.mm(BLOCKS.t(R_k), x), mode=IN_BOUNDS)
+            r[outer] = r[outer] - BLOCKS.mm(BLOCKS.t(done.steps[outer].lam), change)
+        if size:
+            dense = dense - _onto_rest(step, x, cells if i == 0 else None, size)
+    b_rest, x_rest = None, ()
+    if size:
+        own = jnp.concatenate([x.T.ravel() for x in right[chain:]])[:, None]
+        M, Linv = done.rest  # pyright: ignore
+        flat = spd.solve(DENSE, M, Linv, own + rest_rows(lams[chain:], dense, s))
+        x_rest = tuple(x[:, :, 0].T for x in s.split_rest(flat))
+        transposed = tuple(lam.T for lam in lams[chain:])
+        b_rest = rest_rows(transposed, flat, s)[:, 0]
+    xs: list[Array] = [jnp.zeros(())] * chain
+    for i in reversed(range(chain)):
+        step, left = done.steps[i], r[i]
+        if b_rest is not None:
+            left = left - _from_rest(step, b_rest, cells if i == 0 else None)
+        for k, (R_k, parent) in enumerate(zip(step.R, step.parents, strict=True)):
+            outer = i + 1 + k
+            b = BLOCKS.mm(done.steps[outer].lam, xs[outer])
+            left = left - BLOCKS.mm(R_k, _take(b, parent))
+        xs[i] = spd.solve(BLOCKS, step.M, step.Linv, left)
+    return tuple(x[:, 0] for x in xs) + x_rest
+
+
+def _onto_rest(step: Step, x: Array, cells: Cells | None, size: int) -> Array:
+    """R_b'x summed over the levels: (Q_R, 1)."""
+    if cells is None:
+        return jnp.einsum("arj,aj->r", step.R_b, x[:, 0])[:, None]
+    b = _take(BLOCKS.mm(step.lam, x)[:, 0], cells.level)
+    return jnp.zeros((size, 1), x.dtype).at[cells.column, 0].add(jnp.sum(cells.values * b, axis=0), mode=IN_BOUNDS)
+
+
+def _from_rest(step: Step, b_rest: Array, cells: Cells | None) -> Array:
+    """R_b b_rest: (q, 1, J)."""
+    if cells is None:
+        return jnp.einsum("arj,r->aj", step.R_b, b_rest)[:, None]
+    each = cells.values * _take(b_rest, cells.column)
+    total = jnp.zeros((each.shape[0], step.M.shape[-1]), each.dtype).at[:, cells.level].add(each, mode=IN_BOUNDS)
+    return BLOCKS.mm(BLOCKS.t(step.lam), total[:, None])
 
 
 def _every_level(lam: Array, blocks: Array) -> Array:
@@ -74,16 +175,7 @@ def _subtract(total: Array, parent: Array, change: Array) -> Array:
     return total.at[..., parent].add(-change, mode=IN_BOUNDS)
 
 
-def _eliminate_rest(lams, corner: Array, logdet: Array, s: Structure) -> tuple[Array, Array]:
-    size = s.rest_size
-    half = _rest_rows(lams, corner[:size, :], s)  # Λ'[A B]
-    M = _rest_rows(lams, half[:, :size].T, s) + jnp.eye(size, dtype=corner.dtype)
-    Linv = DENSE.factor(M)
-    C = corner[size:, size:] - spd.quad(DENSE, M, Linv, half[:, size:])
-    return logdet + spd.logdet(DENSE, M, Linv), C
-
-
-def _rest_rows(lams, rows: Array, s: Structure) -> Array:
+def rest_rows(lams, rows: Array, s: Structure) -> Array:
     """Λ_rest' rows, for rows (Q_R, k): each factor's rows come level by level."""
     parts, at = [], 0
     for lam, (levels, q) in zip(lams, s.rest, strict=True):

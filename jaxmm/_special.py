@@ -1,0 +1,265 @@
+"""Special functions whose derivatives of any order are as accurate as their values.
+
+Automatic differentiation of an accurate formula is not accurate: 1 - p, log1p(w) - w and log Gamma(a + y) -
+log Gamma(a) cancel, and what they lose grows with the order.  Each function below states its derivative as a
+formula of its own, made of terms that do not cancel, and JAX differentiates that one.  Nothing here calls lgamma
+or polygamma of XLA, which are slow to compile.
+
+    softplus(x)              log(1 + e^x)                    with sigmoid as derivative
+    logaddexp(x, z)          log(e^x + e^z)
+    softplus_excess(x)       softplus(x) - sigmoid(x)
+    scaled_softplus(x, b)    e^b log(1 + e^(x - b)),         b -> oo: e^x
+    expm1_excess(r)          e^r - 1 - r
+    log1p_excess(v)          v - log(1 + v)
+    relative_entropy(r)      r e^r - e^r + 1
+    log_gamma(x)             log Gamma(x)                    for x > 0
+    stirling_density(la)     a log a - a - log Gamma(a)      for a = e^la
+    log_rising(a, y)         log Gamma(a + y) - log Gamma(a)
+    rising_excess(la, y)     the same - y log a,             a -> oo: y (y - 1) / (2 a)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+
+def bernoulli(n: int) -> list[Fraction]:
+    """B_0, ..., B_n (B_1 = -1/2), exactly."""
+    B = [Fraction(1)]
+    for m in range(1, n + 1):
+        B.append(-sum((math.comb(m + 1, k) * B[k] for k in range(m)), Fraction(0)) / (m + 1))
+    return B
+
+
+def polynomial(x, coefficients):
+    """The sum of coefficients[k] x^k."""
+    out = coefficients[-1]
+    for c in reversed(coefficients[:-1]):
+        out = out * x + c
+    return out
+
+
+def derivatives(*functions: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The first function of one argument, with the next as its derivative, and so on; JAX derives the last."""
+    *above, f = functions
+    for g in reversed(above):
+        f = _differentiated(g, f)
+    return f
+
+
+def _differentiated(f, df):
+    f = jax.custom_jvp(f)
+    f.defjvps(lambda t, value, x: df(x) * t)
+    return f
+
+
+# ---------------------------------------------------------------- exponentials
+@jax.custom_jvp
+def sigmoid(x):
+    """1 / (1 + e^-x), to relative accuracy in both tails, and so are its derivatives: p' = p (1 - p)."""
+    return 1 / (1 + jnp.exp(-x))
+
+
+sigmoid.defjvps(lambda t, p, x: p * sigmoid(-x) * t)  # pyright: ignore
+
+softplus = derivatives(lambda x: jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))), sigmoid)
+
+
+@jax.custom_jvp
+def logaddexp(x, z):
+    """log(e^x + e^z); the derivatives sigmoid(x - z) and sigmoid(z - x) never come from 1 - p."""
+    return jnp.maximum(x, z) + jnp.log1p(jnp.exp(-jnp.abs(x - z)))
+
+
+logaddexp.defjvps(
+    lambda t, value, x, z: sigmoid(x - z) * t,
+    lambda t, value, x, z: sigmoid(z - x) * t,
+)
+
+expm1 = derivatives(jnp.expm1, jnp.exp)  # JAX's own derivative is expm1 + 1: nothing left of it at -40
+
+
+def _expm1_excess(r):
+    small = jnp.clip(r, -0.5, 0.5)
+    series = small * small * polynomial(small, [1 / math.factorial(k) for k in range(2, 18)])
+    return jnp.where(jnp.abs(r) < 0.5, series, jnp.expm1(r) - r)
+
+
+expm1_excess = derivatives(_expm1_excess, expm1)
+relative_entropy = derivatives(lambda r: r * jnp.expm1(r) - _expm1_excess(r), lambda r: r * jnp.exp(r))
+
+
+def _log1p_excess(v):
+    """log(1 + v) = 2 artanh p with p = v / (2 + v), and v - 2 p = v p."""
+    small = jnp.clip(v, -0.5, 0.5)
+    p = small / (2 + small)
+    series = p * (small - 2 * p * p * polynomial(p * p, [1 / (2 * k + 3) for k in range(15)]))
+    return jnp.where(jnp.abs(v) < 0.5, series, v - jnp.log1p(v))
+
+
+log1p_excess = derivatives(_log1p_excess, lambda v: v / (1 + v), lambda v: 1 / (1 + v) ** 2)
+
+
+def _softplus_excess(x):
+    """With p = sigmoid(x): -log(1 - p) - p."""
+    return jnp.where(x < -1, _log1p_excess(-sigmoid(jnp.minimum(x, -1.0))), softplus(x) - sigmoid(x))
+
+
+softplus_excess = derivatives(_softplus_excess, lambda x: sigmoid(x) ** 2)
+
+
+@jax.custom_jvp
+def scaled_softplus(x, b):
+    """e^b log(1 + e^(x - b))."""
+    return jnp.exp(b) * softplus(x - b)
+
+
+scaled_softplus.defjvps(
+    lambda t, value, x, b: jnp.exp(b) * sigmoid(x - b) * t,
+    lambda t, value, x, b: jnp.exp(b) * softplus_excess(x - b) * t,
+)
+
+# ---------------------------------------------------------------- the gamma function
+# Gamma(x) = Gamma(x + 8) / (x (x + 1) ... (x + 7)), and for X = x + 8 the series of Stirling has converged:
+#     log Gamma(X) = (X - 1/2) log X - X + log(2 pi) / 2 + s(X),    s(X) = sum_k B_2k / (2k (2k - 1) X^(2k - 1)).
+# There is one formula for all x > 0, so nothing to select and no seam.
+SHIFT = 8
+TERMS = 10
+_B = bernoulli(2 * TERMS)
+STIRLING = [float(_B[2 * k] / (2 * k * (2 * k - 1))) for k in range(1, TERMS + 1)]
+STIRLING_1 = [-(2 * k - 1) * c for k, c in enumerate(STIRLING, start=1)]
+LOG_SHIFT = math.log(SHIFT)
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _s(X):
+    r = 1 / X
+    return polynomial(r * r, STIRLING) * r
+
+
+def _s1(X):
+    """s'(X)."""
+    r2 = (1 / X) ** 2  # not 1 / X^2, whose derivatives leave the range of single precision
+    return polynomial(r2, STIRLING_1) * r2
+
+
+def _product(x):
+    """(x + 1) ... (x + 7) / (x + 8)^7, between 0.002 and 1."""
+    r = 1 / (x + SHIFT)
+    out = (x + 1) * r
+    for k in range(2, SHIFT):
+        out = out * ((x + k) * r)
+    return out
+
+
+def _log_gamma(x):
+    X = x + SHIFT
+    return (x - 0.5) * jnp.log(X) - X + HALF_LOG_2PI + _s(X) - jnp.log(x / X) - jnp.log(_product(x))
+
+
+def digamma(x):
+    """The derivative of ``log_gamma``."""
+    X = x + SHIFT
+    return jnp.log(X) - 0.5 / X + _s1(X) - sum(1 / (x + k) for k in range(SHIFT))
+
+
+log_gamma = derivatives(_log_gamma, digamma)
+
+
+def _exp(la):
+    """e^la, held where its powers are finite: beyond, the functions below have reached their limits."""
+    limit = math.log(jnp.finfo(la.dtype).max) / 4.7
+    return jnp.exp(jnp.clip(la, -limit, limit))
+
+
+# a log a - a - log Gamma(a), with A = a + 8 and a log(a / A) = -a log(1 + 8 / a)
+def _stirling_density(la):
+    a = _exp(la)
+    A = a + SHIFT
+    w = softplus(LOG_SHIFT - la)
+    return SHIFT - a * w + 0.5 * jnp.log(A) - HALF_LOG_2PI - _s(A) - w + jnp.log(_product(a))
+
+
+def _stirling_density_1(la):
+    a = _exp(la)
+    A = a + SHIFT
+    ratios = sum((SHIFT - k) * a / (a + k) for k in range(1, SHIFT))
+    return 0.5 + (0.5 * SHIFT + ratios) / A - a * (softplus_excess(LOG_SHIFT - la) + _s1(A))
+
+
+stirling_density = derivatives(_stirling_density, _stirling_density_1)
+
+
+# log Gamma(a + y) - log Gamma(a), with A = a + 8 and v = y / A: from the formula of log Gamma,
+#     (A + y - 1/2) log(A + y) - (A - 1/2) log A - y = y log A + (y - 1/2) log(1 + v) - A (v - log(1 + v)),
+# less the logarithms of (a + k + y) / (a + k), k < 8; among these, log(1 + y / a) is finite for any e^la.
+def _rising(la, y):
+    """The same - y log A."""
+    a = _exp(la)
+    A = a + SHIFT
+    v = y / A
+    smooth = (y - 0.5 - (SHIFT - 1)) * jnp.log1p(v) - A * _log1p_excess(v) + _s(A + y) - _s(A)
+    return smooth - jnp.log(_product(a + y) / _product(a)) - softplus(jnp.log(y) - la)
+
+
+def _rising_slope(a, y):
+    """a d/da of what is not written out in its two callers."""
+    A = a + SHIFT
+    ratios = sum(a / (a + k) * (y / (a + k + y)) for k in range(1, SHIFT))
+    return y / (a + y) + ratios + a * (0.5 * y / A / (A + y) + _s1(A + y) - _s1(A))
+
+
+def _with_slopes(value, *slopes):
+    """A function of (la, y) with its two derivatives; y is data as a rule, and then costs nothing."""
+
+    def rule(primals, tangents):
+        out = f(*primals)
+        tangent = jnp.zeros_like(out)
+        for slope, t in zip(slopes, tangents, strict=True):
+            if not isinstance(t, SymbolicZero):
+                tangent = tangent + slope(*primals) * t
+        return out, tangent
+
+    f = jax.custom_jvp(value)
+    f.defjvp(rule, symbolic_zeros=True)
+    return f
+
+
+def _log_rising_slope(la, y):
+    a = _exp(la)
+    return a * jnp.log1p(y / (a + SHIFT)) + _rising_slope(a, y)
+
+
+def _excess_slope(la, y):
+    a = _exp(la)
+    A = a + SHIFT
+    return _rising_slope(a, y) - SHIFT * y / A - a * log1p_excess(y / A)
+
+
+_log_rising = _with_slopes(
+    lambda la, y: y * jnp.log(_exp(la) + SHIFT) + _rising(la, y),
+    _log_rising_slope,
+    lambda la, y: digamma(_exp(la) + y),
+)
+_rising_excess = _with_slopes(
+    lambda la, y: y * softplus(LOG_SHIFT - la) + _rising(la, y),
+    _excess_slope,
+    lambda la, y: digamma(_exp(la) + y) - la,
+)
+
+
+def log_rising(a, y):
+    """log Gamma(a + y) - log Gamma(a) for a > 0, y >= 0: the logarithm of a (a + 1) ... (a + y - 1)."""
+    return _log_rising(jnp.log(a), y)
+
+
+def rising_excess(la, y):
+    """``log_rising(a, y) - y log a`` for a = e^la: the sum of log(1 + k / a) over k < y."""
+    return _rising_excess(la, y)

@@ -1,0 +1,177 @@
+"""Rows -> GlmmEstimates: the joint search over beta, theta and the dispersion, with exact derivatives.
+
+    psi = (beta_s, theta_s, log phi),  as to X_s and Z_s
+
+Each evaluation finds the conditional mode from the last one and gives value, gradient and Hessian of -2 log-likelihood
+there.  Var(psi) = 2 H^-1, so that the standard errors of beta include the uncertainty of the variance parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+from jaxmm.estimate import ZERO, change_theta
+from jaxmm.estimate import conditional_covariance as covariance_of_effects
+from jaxmm.objective.laplace import at_mode, scaled_point
+from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
+from jaxmm.objective.quadrature import neg2_loglik
+from jaxmm.optimize import Control, Objective, Search, minimise
+from jaxmm.rows import Rows
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "beta", "theta", "log_phi", "deviance", "vcov", "psi", "covariance", "u", "mode_found", "gradient", "hessian",
+        "decrement", "eigenvalue", "iterations", "status",
+    ],
+    meta_fields=["n_agq"],
+)  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class GlmmEstimates:
+    """A generalised fit as arrays, a pytree.
+
+    ``beta`` (p,), ``vcov`` (p, p) and ``theta`` (m,) in the data's columns; ``log_phi`` (k,); ``psi`` where the search
+    ended, in the scaled columns, with its ``covariance``, the ``gradient``, ``hessian``, Newton ``decrement`` and least
+    ``eigenvalue`` of the deviance there; ``u`` the conditional mode (q, J) per factor, and whether its search ended;
+    ``n_agq`` the nodes per effect.
+    """
+
+    beta: Array
+    theta: Array
+    log_phi: Array
+    deviance: Array
+    vcov: Array
+    psi: Array
+    covariance: Array
+    u: tuple[Array, ...]
+    mode_found: Array
+    gradient: Array
+    hessian: Array
+    decrement: Array
+    eigenvalue: Array
+    iterations: Array
+    status: Array
+    n_agq: int = dataclasses.field(metadata={"static": True})
+
+
+# ---------------------------------------------------------------- compiled programs, one per structure and family
+def _criterion(psi: Array, rows: Rows, mode: Mode, n_agq: int) -> Array:
+    return neg2_loglik(scaled_point(psi, rows), rows, mode.u, n_agq)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by_one: bool):
+    """Value, gradient, Hessian, mode; the Hessian's columns at once, or one after another to save memory."""
+    mode = find_mode(scaled_point(psi, rows), rows, u)
+
+    def first(p):
+        value, gradient = jax.value_and_grad(_criterion)(p, rows, mode, n_agq)
+        return gradient, value
+
+    gradient, push, value = jax.linearize(first, psi, has_aux=True)
+    eye = jnp.eye(len(psi), dtype=psi.dtype)
+    columns = jax.lax.map(push, eye) if one_by_one else jax.vmap(push)(eye)
+    return value, gradient, 0.5 * (columns + columns.T), mode
+
+
+@partial(jax.jit, static_argnums=3)
+def gradient_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
+    mode = find_mode(scaled_point(psi, rows), rows, u)
+    value, gradient = jax.value_and_grad(_criterion)(psi, rows, mode, n_agq)
+    return value, gradient, mode
+
+
+@partial(jax.jit, static_argnums=3)
+def value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Array:
+    """-2 log-likelihood with ``n_agq`` nodes, the mode searched from ``u``."""
+    return _criterion(psi, rows, find_mode(scaled_point(psi, rows), rows, u), n_agq)
+
+
+def objective(rows: Rows, n_agq: int) -> Objective:
+    """The criterion on the host: NumPy in, NumPy out; every mode is searched from the last one."""
+    last: list[tuple[Array, ...]] = [zero_effects(rows)]
+
+    def gradient(psi):
+        value, g, mode = gradient_only(psi, rows, last[0], n_agq)
+        if np.isfinite(value):
+            last[0] = mode.u
+        return float(value), np.asarray(g), mode
+
+    def hessian(psi):
+        value, g, H, mode = derivatives(psi, rows, last[0], n_agq, is_large(rows))
+        if np.isfinite(value):
+            last[0] = mode.u
+        return float(value), np.asarray(g), np.asarray(H), mode
+
+    return Objective(gradient, hessian)
+
+
+def is_large(rows: Rows) -> bool:
+    """Whether the columns of a Hessian together would take too much memory."""
+    s = rows.structure
+    return (rows.y.size + s.rest_size**2) * (s.p + s.num_theta) > 2_000_000
+
+
+@jax.jit
+def random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Modes (J, q) and conditional covariances (J, q, q) of each factor, in the data's columns of Z."""
+    point = scaled_point(psi, rows)
+    a = at_mode(point, rows, u)
+    s = rows.structure
+    theta = psi[s.p : s.p + s.num_theta]
+    modes = tuple((jnp.asarray(T) @ b).T for T, b in zip(rows.T, effects(point.lams, a.u), strict=True))
+    return modes, covariance_of_effects(theta, a.gram)
+
+
+# ---------------------------------------------------------------- the search
+def estimate_on_host(rows: Rows, start: np.ndarray, control: Control, n_agq: int) -> GlmmEstimates:
+    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
+    found = minimise(objective(rows, n_agq), start, control)
+    return finish(found, rows, n_agq)
+
+
+def pseudo_inverse(H: np.ndarray) -> np.ndarray:
+    """H^-1 without the directions in which the likelihood is flat or not convex (a singular Λ is rotation-invariant)."""
+    if not np.all(np.isfinite(H)):
+        return np.full_like(H, np.nan)
+    scale = np.sqrt(np.maximum(np.abs(np.diag(H)), 1e-300))  # correlations, so that no parameter counts by its units
+    w, Q = np.linalg.eigh(H / np.outer(scale, scale))
+    keep = w > 1e-9 * max(w[-1], 1e-300)
+    inverse = (Q[:, keep] / w[keep]) @ Q[:, keep].T
+    return inverse / np.outer(scale, scale)
+
+
+def finish(found: Search, rows: Rows, n_agq: int) -> GlmmEstimates:
+    """Estimates in the data's columns from where the search ended."""
+    s = rows.structure
+    psi = np.array(found.theta)
+    own = slice(s.p, s.p + s.num_theta)
+    psi[own] = np.where(np.abs(psi[own]) < ZERO, 0.0, psi[own])
+    covariance = 2.0 * pseudo_inverse(found.hessian)
+    T_X = np.asarray(rows.T_X)
+    vcov = T_X @ covariance[: s.p, : s.p] @ T_X.T
+    return GlmmEstimates(
+        beta=T_X @ psi[: s.p],
+        theta=change_theta(psi[own], [np.asarray(t) for t in rows.T], s),
+        log_phi=psi[own.stop :],
+        deviance=found.value,
+        vcov=0.5 * (vcov + vcov.T),
+        psi=psi,
+        covariance=covariance,
+        u=tuple(np.asarray(u) for u in found.aux.u),
+        mode_found=np.asarray(found.aux.converged),
+        gradient=found.gradient,
+        hessian=found.hessian,
+        decrement=found.decrement,
+        eigenvalue=found.eigenvalue,
+        iterations=found.iterations,
+        status=found.status,
+        n_agq=n_agq,
+    )  # pyright: ignore

@@ -1,0 +1,61 @@
+"""The families by name; ``get`` finds one."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+
+from jaxmm.families._base import Family as Family
+from jaxmm.families.beta import Beta as Beta
+from jaxmm.families.betabinomial import BetaBinomial as BetaBinomial
+from jaxmm.families.binomial import Binomial as Binomial
+from jaxmm.families.gamma import Gamma as Gamma
+from jaxmm.families.gaussian import Gaussian as Gaussian
+from jaxmm.families.inverse_gaussian import InverseGaussian as InverseGaussian
+from jaxmm.families.nbinom1 import NegativeBinomial1 as NegativeBinomial1
+from jaxmm.families.nbinom2 import NegativeBinomial2 as NegativeBinomial2
+from jaxmm.families.poisson import Poisson as Poisson
+from jaxmm.links import Link
+
+FAMILIES: dict[str, type[Family]] = {
+    family.name: family
+    for family in (
+        Binomial,
+        Poisson,
+        Gamma,
+        InverseGaussian,
+        NegativeBinomial1,
+        NegativeBinomial2,
+        Beta,
+        BetaBinomial,
+        Gaussian,
+    )
+}
+
+# what other programs call them, where the spelling alone does not tell
+OTHER_NAMES = {"negativebinomial": "nbinom2", "negbin": "nbinom2", "nb": "nbinom2", "bernoulli": "binomial"}
+OTHER_NAMES |= {"normal": "gaussian", "wald": "inverse_gaussian"}
+
+
+def get(family: str | Family, link: str | Link | None = None) -> Family:
+    """The family called ``family``, or ``family`` itself when it is one; with ``link`` in place of its own.
+
+    Raises:
+        ValueError: for a name that is not in ``FAMILIES``, or a link that the family does not accept.
+    """
+    if isinstance(family, Family):
+        return family if link is None else replace(family, link=link)
+    if family not in FAMILIES:
+        hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(str(family))) else ""
+        raise ValueError(
+            f"family {family!r} is not available{hint} Accepted: {', '.join(FAMILIES)}, or a Family of your own"
+        )
+    return FAMILIES[family](link)
+
+
+def _nearest(name: str) -> str | None:
+    """The accepted spelling of another program's."""
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    spelled = {n.replace("_", ""): n for n in FAMILIES} | OTHER_NAMES
+    close = difflib.get_close_matches(plain, spelled, n=1)
+    return spelled[close[0]] if close else None

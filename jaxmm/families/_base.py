@@ -1,0 +1,142 @@
+"""Families of distributions: y | eta ~ F(mu = g^-1(eta), phi), with trials where y counts successes.
+
+A family is one small class.  ``log_density`` is the one defining method, elementwise in y, eta and, for a scalar
+phi, in nothing else; ``variance`` and ``sample`` serve residuals and simulation.  Score and curvature in eta, and
+the derivatives in log phi, are derived from ``log_density`` by JAX, up to the fourth order: it has to be written
+from ``link.log_mu`` and ``link.log_1m_mu`` in terms that do not cancel (see ``_special``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm import links
+from jaxmm._types import Array
+
+NEWTON_STEPS = 60  # of the generic saturated density, each halved up to ...
+HALVINGS = 12
+
+
+@dataclass(frozen=True, repr=False)
+class Family:
+    """What a family supplies; a class of one's own needs ``name``, ``links``, ``support`` and three methods.
+
+    Attributes:
+        link: an instance, or a name in ``links``; the first of them unless given.
+        name, links: the family's name, the names of the links it accepts.
+        num_phi: number of dispersion parameters, estimated as log phi.  phi is a scalar when there is one,
+            ignored when there is none, an array (num_phi,) otherwise.
+        has_scale: Var y = phi V(mu), and ``variance`` is V; sigma is then the root of phi.
+        has_trials: y counts the successes among ``trials``, and mu is the probability of one.
+        support: what y may be, in words.
+    """
+
+    link: Any = None  # a links.Link, once the family is made
+
+    name: ClassVar[str]
+    links: ClassVar[tuple[str, ...]]
+    num_phi: ClassVar[int] = 0
+    has_scale: ClassVar[bool] = False
+    has_trials: ClassVar[bool] = False
+    support: ClassVar[str]
+
+    def __post_init__(self):
+        link = self.links[0] if self.link is None else self.link
+        if not isinstance(link, links.Link) and link not in self.links:
+            accepted = ", ".join(self.links)
+            raise ValueError(
+                f"the {self.name} family has no link {link!r}; accepted: {accepted}, or a Link of your own"
+            )
+        object.__setattr__(self, "link", links.get(link))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(link={self.link.name!r})"
+
+    # ------------------------------------------------------------ defining
+    def log_density(self, y, eta, phi, *trials) -> Array:
+        """The part of log p(y | eta, phi) that depends on eta or phi; ``trials`` follow where there are any."""
+        raise NotImplementedError
+
+    def variance(self, mu, phi, trials: Any = 1.0):
+        """Var y per trial; without phi where ``has_scale``."""
+        raise NotImplementedError
+
+    def sample(self, key, mu, phi, trials: Any = 1.0) -> Array:
+        """Random y of the shape of mu."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ with defaults
+    def log_constant(self, y, trials: Any = 1.0):
+        """The part of log p that depends on neither eta nor phi."""
+        return jnp.zeros_like(y)
+
+    def valid(self, y) -> np.ndarray:
+        """Whether each y lies in the support."""
+        return np.isfinite(y)
+
+    def start_mu(self, y, trials: Any = 1.0) -> np.ndarray:
+        """Means to start a GLM from: y where it may be a mean, else the average of those."""
+        y = np.asarray(y, float)
+        inside = np.isfinite(np.asarray(self.density(y, self.link.link(jnp.asarray(y)), np.ones(max(self.num_phi, 1)))))
+        return np.where(inside, y, np.mean(y[inside]) if inside.any() else 1.0)
+
+    def unit_deviance(self, y, mu, phi, trials: Any = 1.0):
+        """2 (log density at the best mean for this y alone - at mu); times phi where ``has_scale``."""
+        eta = self.link.link(jnp.asarray(mu))
+        gain = self.saturated(y, phi, trials) - self.density(y, eta, phi, trials)
+        return 2 * jnp.maximum(gain, 0.0) * (phi if self.has_scale else 1.0)
+
+    # ------------------------------------------------------------ derived
+    def density(self, y, eta, phi, trials: Any = 1.0) -> Array:
+        """``log_density`` with or without trials; -inf where eta has no mean."""
+        value = self.log_density(y, eta, phi, trials) if self.has_trials else self.log_density(y, eta, phi)
+        return inside(value)
+
+    def saturated(self, y, phi, trials: Any = 1.0) -> Array:
+        """The maximum of ``density`` over eta for each y: Newton steps, halved until they climb.
+
+        Where the maximum is at infinity (y = 0) the steps walk towards it, one in log mu at a time.
+        """
+        start = np.asarray(self.start_mu(np.asarray(y), np.asarray(trials)))
+        eta = self.link.link(jnp.asarray(start))
+        y, trials = jnp.broadcast_to(jnp.asarray(y, eta.dtype), eta.shape), jnp.asarray(trials, eta.dtype)
+
+        def value(e):
+            return self.density(y, e, phi, trials)
+
+        def slope(e):
+            return jax.jvp(value, (e,), (jnp.ones_like(e),))[1]
+
+        def step(_, e):
+            g, h = jax.jvp(slope, (e,), (jnp.ones_like(e),))
+            newton = jnp.where(h < 0, -g / jnp.where(h < 0, h, -1.0), jnp.sign(g))
+            newton = jnp.clip(newton, -3.0, 3.0)
+            best, at = value(e), e
+            for halving in range(HALVINGS):
+                there = e + newton * 0.5**halving
+                f = value(there)
+                best, at = jnp.where(f > best, f, best), jnp.where(f > best, there, at)
+            return at
+
+        return value(jax.lax.fori_loop(0, NEWTON_STEPS, step, eta))
+
+
+def inside(value: Array) -> Array:
+    """-inf for nan: the links give nan where eta has no mean inside the family's range."""
+    return jnp.where(jnp.isnan(value), -jnp.inf, value)
+
+
+def times(y, x) -> Array:
+    """y x, where 0 times -inf is 0: what did not happen may have had probability zero."""
+    return jnp.where((y == 0) & (x == -jnp.inf), 0.0, y * x)
+
+
+def whole(y) -> np.ndarray:
+    """Whether each y is a whole number from 0."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(y) & (y >= 0) & (np.asarray(y) == np.round(y))

@@ -1,0 +1,43 @@
+"""Negative binomial with linear variance: Var y = mu (1 + phi)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._special import log_gamma, rising_excess, scaled_softplus, softplus
+from jaxmm.families._base import Family, inside, times, whole
+from jaxmm.families.nbinom2 import poisson_gamma
+
+
+class NegativeBinomial1(Family):
+    """With the size s = mu / phi: log p = y log(mu / (1 + phi)) - s log(1 + phi) + log((s)_y / s^y) - log y!.
+
+    (s)_y is the rising factorial.  Each term has a limit as phi -> 0, the Poisson distribution's.
+    """
+
+    name = "nbinom1"
+    links = ("log", "sqrt", "identity")
+    num_phi = 1
+    support = "whole numbers from 0"
+
+    def log_density(self, y, eta, phi):
+        log_mu, log_phi = self.link.log_mu(eta), jnp.log(phi)
+        log_size = log_mu - log_phi
+        mean = times(y, log_mu) - y * softplus(log_phi) - scaled_softplus(log_mu, log_size)
+        return inside(mean + rising_excess(log_size, y))
+
+    def log_constant(self, y, trials=1.0):
+        return -log_gamma(y + 1.0)
+
+    def variance(self, mu, phi, trials=1.0):
+        return mu * (1 + phi)
+
+    def sample(self, key, mu, phi, trials=1.0):
+        return poisson_gamma(key, mu, mu / phi)
+
+    def valid(self, y):
+        return whole(y)
+
+    def start_mu(self, y, trials=1.0):
+        return np.asarray(y) + (np.asarray(y) == 0) / 6

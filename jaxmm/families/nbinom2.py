@@ -1,0 +1,53 @@
+"""Negative binomial with quadratic variance: Var y = mu + mu^2 / phi."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import xlogy
+
+from jaxmm._special import log_gamma, logaddexp, rising_excess, scaled_softplus
+from jaxmm.families._base import Family, inside, whole
+
+
+class NegativeBinomial2(Family):
+    """log p = y log(mu / (1 + mu / phi)) - phi log(1 + mu / phi) + log((phi)_y / phi^y) - log y!.
+
+    (phi)_y is the rising factorial.  Each term has a limit as phi -> oo, the Poisson distribution's.
+    """
+
+    name = "nbinom2"
+    links = ("log", "sqrt", "identity")
+    num_phi = 1
+    support = "whole numbers from 0"
+
+    def log_density(self, y, eta, phi):
+        log_mu, log_phi = self.link.log_mu(eta), jnp.log(phi)
+        mean = -y * logaddexp(-log_mu, -log_phi) - scaled_softplus(log_mu, log_phi)
+        return inside(mean + rising_excess(log_phi, y))
+
+    def log_constant(self, y, trials=1.0):
+        return -log_gamma(y + 1.0)
+
+    def variance(self, mu, phi, trials=1.0):
+        return mu + mu * mu / phi
+
+    def sample(self, key, mu, phi, trials=1.0):
+        return poisson_gamma(key, mu, jnp.broadcast_to(phi, mu.shape))
+
+    def valid(self, y):
+        return whole(y)
+
+    def start_mu(self, y, trials=1.0):
+        return np.asarray(y) + (np.asarray(y) == 0) / 6
+
+    def unit_deviance(self, y, mu, phi, trials=1.0):
+        return 2 * (xlogy(y, y / mu) + (y + phi) * jnp.log1p((mu - y) / (y + phi)))
+
+
+def poisson_gamma(key, mu, size):
+    """Poisson counts whose means are gamma distributed around mu with shape ``size``."""
+    mixing, counts = jax.random.split(key)
+    rate = mu / size * jax.random.gamma(mixing, size, mu.shape, mu.dtype)
+    return jax.random.poisson(counts, rate).astype(mu.dtype)

@@ -1,0 +1,112 @@
+"""The linear mixed model as a likelihood: y = Xβ + Zb + ε, b ~ N(0, σ²ΛΛ'), ε ~ N(0, σ²/w), by REML or ML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from jaxmm._random import normals
+from jaxmm.checks import check_lmm
+from jaxmm.design import Design, NewData
+from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained
+from jaxmm.families import Gaussian
+from jaxmm.gram import Accumulator, Gram, assemble
+from jaxmm.likelihood import Effects
+from jaxmm.optimize import Control
+
+EXACT = 1e-9  # a residual variance below this share of the response's: rounding shows
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The likelihood of a linear mixed model, restricted or not."""
+
+    reml: bool = True
+    family = Gaussian()
+    exact = True  # whether VarCorr is the sum of its two parts exactly
+
+    def title(self, e: Estimates) -> str:
+        return f"Linear mixed model fit by {'REML' if self.reml else 'maximum likelihood'}"
+
+    @property
+    def kind(self) -> str:
+        return f"Linear mixed model, {'REML' if self.reml else 'ML'}"
+
+    @property
+    def statistic(self) -> str:
+        return "t"
+
+    def by_ml(self) -> Linear:
+        return Linear(False)
+
+    def check(self, design: Design) -> None:
+        check_lmm(design)
+
+    def check_structure(self, structure: Any) -> None:
+        """Every structure has an exact likelihood."""
+
+    # ------------------------------------------------------------ arrays
+    def parts(self, accumulator: Accumulator, design: Design) -> dict:
+        return accumulator.design()
+
+    def arrays(self, accumulator: Accumulator, parts: dict, design: Design) -> Gram:
+        offset = 0.0 if design.offset is None else design.offset
+        return assemble(accumulator, parts, accumulator.response(design.y - offset))
+
+    def estimate(self, accumulator: Accumulator, arrays: Gram, design: Design, start: Any, control: Control):
+        return estimate_on_host(arrays, start, control)
+
+    # ------------------------------------------------------------ what is read off
+    def dispersion(self, e: Estimates) -> float:
+        return float(e.sigma) ** 2
+
+    def sigma(self, e: Estimates) -> float:
+        return float(e.sigma)
+
+    def effects_scale(self, e: Estimates) -> float:
+        return self.dispersion(e)
+
+    def effects(self, arrays: Gram, e: Estimates) -> Effects:
+        """Modes and conditional covariances per factor in elimination order; by REML what beta's own error adds."""
+        NB = [np.asarray(x) for x in explained(e.theta_scaled, arrays)]
+        weights = np.append(-np.asarray(e.beta_scaled), 1.0)
+        cond = [self.dispersion(e) * np.asarray(x) for x in conditional_covariance(e.theta_scaled, arrays)]
+        prediction = cond
+        if self.reml and arrays.structure.p:
+            T_X = np.asarray(arrays.T_X)
+            vcov = np.linalg.solve(T_X, np.linalg.solve(T_X, np.asarray(e.vcov)).T)
+            prediction = [
+                c + np.einsum("jap,pk,jbk->jab", x[:, :, :-1], vcov, x[:, :, :-1])
+                for c, x in zip(cond, NB, strict=True)
+            ]
+        return Effects([x @ weights for x in NB], cond, prediction)
+
+    def marginal_coef(self, fit: Any) -> pd.DataFrame:
+        """β̂: with an identity link what holds for a subject holds on average."""
+        return pd.DataFrame({"estimate": fit.fixef, "std_error": fit.bse})
+
+    def marginal_mean(self, fit: Any, rows: NewData, eta: np.ndarray) -> np.ndarray:
+        return eta
+
+    def remarks(self, fit: Any) -> list[str]:
+        d = fit.model.design
+        spread = float(np.var(d.y - (0.0 if d.offset is None else d.offset)))
+        if fit.scale > EXACT * spread:
+            return []
+        return [
+            f"the model reproduces the response almost exactly: the residual variance is {fit.scale / spread:.0e} "
+            "of the response's, so that rounding limits the likelihood, the standard errors and the modes"
+        ]
+
+    def accuracy(self, fit: Any) -> str | None:
+        """The likelihood is exact."""
+        return None
+
+    def draw(self, keys: jax.Array, eta: np.ndarray, e: Estimates, weights: Any, trials: Any) -> np.ndarray:
+        """Responses (n, m) at the linear predictors ``eta`` (n, m), one key for each."""
+        noise = np.asarray(normals(keys, eta.shape[-1]))
+        return eta + self.sigma(e) * (noise if weights is None else noise / np.sqrt(weights))

@@ -1,0 +1,371 @@
+"""Links: eta = g(mu), the mean of a response on the scale of the linear predictor.
+
+A link is one small class.  ``link`` and ``inverse`` define it; families work with ``log_mu`` and ``log_1m_mu``,
+which follow from ``inverse`` and are written out where the logarithm of a rounded mean would have lost the tail:
+values and derivatives of any order are then right for every eta.  Where eta has no mean inside the family's range
+(eta < 0 under ``identity``, when means are positive), both are nan, which ``Family.density`` takes for -inf.
+
+    name      mu                      name       mu             name        mu
+    logit     1 / (1 + exp(-eta))     log        exp(eta)       inverse     1 / eta
+    probit    Phi(eta)                identity   eta            1/mu^2      eta^(-1/2)
+    cloglog   1 - exp(-exp(eta))      sqrt       eta^2
+    cauchit   1/2 + arctan(eta) / pi
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax.scipy.special import erfc, ndtri
+
+from jaxmm._special import bernoulli, derivatives, expm1, polynomial, sigmoid, softplus
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a link supplies: ``name``, ``link`` and ``inverse``.  Instances are hashable."""
+
+    name: ClassVar[str]
+
+    def link(self, mu):
+        """eta for a mean."""
+        raise NotImplementedError
+
+    def inverse(self, eta):
+        """The mean for an eta."""
+        raise NotImplementedError
+
+    def log_mu(self, eta):
+        """log of the mean."""
+        return jnp.log(self.inverse(eta))
+
+    def log_1m_mu(self, eta):
+        """log of 1 - mean."""
+        return jnp.log1p(-self.inverse(eta))
+
+
+class Logit(Link):
+    """mu = 1 / (1 + exp(-eta))."""
+
+    name = "logit"
+
+    def link(self, mu):
+        return jnp.log(mu) - jnp.log1p(-mu)
+
+    def inverse(self, eta):
+        return sigmoid(eta)
+
+    def log_mu(self, eta):
+        return -softplus(-eta)
+
+    def log_1m_mu(self, eta):
+        return -softplus(eta)
+
+
+# ---------------------------------------------------------------- log Phi(x) and its derivatives
+# Lower tail, t = -x: let I_n = ∫ (u - t)^n / n! phi(u) du over u > t, with I_-1 = phi(t), I_0 = Phi(x), and
+# r_n = I_n / I_{n-1}.  From I_n' = -I_{n-1} and (n + 1) I_{n+1} = I_{n-1} - t I_n,
+#     r_n = 1 / (t + (n + 1) r_{n+1})    (Laplace's continued fraction),
+#     dr_n/dx = r_n e_n,                 e_n = (n + 1) r_{n+1} - n r_n > 0.
+# With h = 1 / r_0 the derivatives of log Phi are
+#     h,    -h r_1,    2 h r_1 (r_1 - r_2) = 2 h r_1^2 r_2 e_2,    the last times 2 e_1 - r_1 + e_2 + e_2' / e_2.
+# All that would cancel has done so on paper.  Elsewhere, with h = phi / Phi and s = x + h:
+#     h,    -h s,      h (s^2 + h s - 1),                          h (3 s + h - s (s^2 + 4 h s + h^2)).
+TAIL = -3.0  # where the two forms lose equally little
+DEPTH = 24  # of the continued fraction; enough for t > 3
+
+
+def _ratios(t):
+    """r_0, ..., r_4."""
+    n = DEPTH  # the limit cycle of the recursion starts it: (n + 1) r^2 + t r = 1
+    r = 2 / (t + jnp.sqrt(t * t + 4 * (n + 1)))
+    out = []
+    for n in range(DEPTH - 1, -1, -1):
+        r = 1 / (t + (n + 1) * r)
+        if n <= 4:
+            out.append(r)
+    return out[::-1]
+
+
+def _phi(x):
+    return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def _mills(x):
+    """h and s = x + h, not in the lower tail."""
+    h = _phi(x) / (0.5 * erfc(-x / math.sqrt(2)))
+    return h, x + h
+
+
+def _split(lower, upper):
+    """One function from its form in the lower tail, of t = -x, and its form elsewhere."""
+    return lambda x: jnp.where(x < TAIL, lower(jnp.maximum(-x, -TAIL)), upper(jnp.maximum(x, TAIL)))
+
+
+def _log_cdf_lower(t):
+    return -0.5 * t * t - 0.5 * math.log(2 * math.pi) + jnp.log(_ratios(t)[0])
+
+
+def _log_cdf_upper(x):
+    tail = 0.5 * erfc(jnp.abs(x) / math.sqrt(2))
+    return jnp.where(x > 0, jnp.log1p(-tail), jnp.log(tail))
+
+
+def _d1_lower(t):
+    return 1 / _ratios(t)[0]
+
+
+def _d2_lower(t):
+    r = _ratios(t)
+    return -r[1] / r[0]
+
+
+def _d3_lower(t):
+    r = _ratios(t)
+    return 2 * r[1] ** 2 * r[2] * (3 * r[3] - 2 * r[2]) / r[0]
+
+
+def _d4_lower(t):
+    r = _ratios(t)
+    e1, e2, e3 = (k * r[k] - (k - 1) * r[k - 1] for k in (2, 3, 4))
+    return _d3_lower(t) * (2 * e1 - r[1] + e2 + (3 * r[3] * e3 - 2 * r[2] * e2) / e2)
+
+
+def _d2_upper(x):
+    h, s = _mills(x)
+    return -h * s
+
+
+def _d3_upper(x):
+    h, s = _mills(x)
+    return h * (s * s + h * s - 1)
+
+
+def _d4_upper(x):
+    h, s = _mills(x)
+    return h * (3 * s + h - s * (s * s + 4 * h * s + h * h))
+
+
+log_cdf = derivatives(
+    _split(_log_cdf_lower, _log_cdf_upper),
+    _split(_d1_lower, lambda x: _mills(x)[0]),
+    _split(_d2_lower, _d2_upper),
+    _split(_d3_lower, _d3_upper),
+    _split(_d4_lower, _d4_upper),
+)
+
+
+class Probit(Link):
+    """mu = Phi(eta)."""
+
+    name = "probit"
+
+    def link(self, mu):
+        return ndtri(mu)
+
+    def inverse(self, eta):
+        return 0.5 * erfc(-eta / math.sqrt(2))
+
+    def log_mu(self, eta):
+        return log_cdf(eta)
+
+    def log_1m_mu(self, eta):
+        return log_cdf(-eta)
+
+
+# ---------------------------------------------------------------- log(1 - exp(-e^eta)) and its derivatives
+# With t = e^eta the first is r = t / (e^t - 1) = sum_k B_k t^k / k!, and each further one is t d/dt of the one
+# before: the k-th term times k.  For t > 1, where the series is slow, with q = 1 - t - r:
+#     t r' = r q,    t q' = -t - r q.
+BERNOULLI = bernoulli(26)
+LARGE = 750.0  # e^t is then infinite and r zero; t^3 has to stay finite
+
+
+def _series(j):
+    """The k-th term times k^j; without k = 0."""
+    terms = [float(b / math.factorial(k) * Fraction(k) ** j) for k, b in enumerate(BERNOULLI) if k > 0]
+    return lambda t: t * polynomial(t, terms)
+
+
+def _joined(j, constant, closed):
+    series = _series(j)
+
+    def f(eta):
+        t = jnp.exp(jnp.minimum(eta, math.log(LARGE)))
+        return jnp.where(t < 1, constant(eta) + series(jnp.minimum(t, 1.0)), closed(jnp.maximum(t, 1.0)))
+
+    return f
+
+
+def _rq(t):
+    r = t / jnp.expm1(t)
+    return r, 1 - t - r
+
+
+def _c2(t):
+    r, q = _rq(t)
+    return r * q
+
+
+def _c3(t):
+    r, q = _rq(t)
+    return r * (q * q - r * q - t)
+
+
+def _c4(t):
+    r, q = _rq(t)
+    return r * (q * (q * q - r * q - t) - (2 * q - r) * (t + r * q) - r * q * q - t)
+
+
+log_cloglog = derivatives(
+    _joined(-1, lambda eta: eta, lambda t: jnp.log1p(-jnp.exp(-t))),
+    _joined(0, lambda eta: 1.0, lambda t: _rq(t)[0]),
+    _joined(1, lambda eta: 0.0, _c2),
+    _joined(2, lambda eta: 0.0, _c3),
+    _joined(3, lambda eta: 0.0, _c4),
+)
+
+
+class CLogLog(Link):
+    """mu = 1 - exp(-exp(eta))."""
+
+    name = "cloglog"
+
+    def link(self, mu):
+        return jnp.log(-jnp.log1p(-mu))
+
+    def inverse(self, eta):
+        return -expm1(-jnp.exp(eta))
+
+    def log_mu(self, eta):
+        return log_cloglog(eta)
+
+    def log_1m_mu(self, eta):
+        return -jnp.exp(eta)
+
+
+class Cauchit(Link):
+    """mu = 1/2 + arctan(eta) / pi, which is the angle of (-eta, 1) over pi."""
+
+    name = "cauchit"
+
+    def link(self, mu):
+        return jnp.where(mu < 0.5, -1 / jnp.tan(jnp.pi * mu), 1 / jnp.tan(jnp.pi * (1 - mu)))
+
+    def inverse(self, eta):
+        return jnp.arctan2(1.0, -eta) / jnp.pi
+
+    def log_mu(self, eta):
+        return jnp.where(eta > 0, jnp.log1p(-self.inverse(-eta)), jnp.log(self.inverse(eta)))
+
+    def log_1m_mu(self, eta):
+        return self.log_mu(-eta)
+
+
+# log(1 - e^eta), eta < 0: with the odds m = mu / (1 - mu) the first derivative is -m, and m' = m (1 + m)
+def _odds(eta):
+    return jnp.exp(eta) / -jnp.expm1(eta)
+
+
+odds = derivatives(_odds, lambda eta: odds(eta) * (1 + odds(eta)))
+log_1m_exp = derivatives(
+    lambda eta: jnp.where(eta > -0.7, jnp.log(-jnp.expm1(eta)), jnp.log1p(-jnp.exp(eta))), lambda eta: -odds(eta)
+)
+
+
+class Log(Link):
+    """mu = exp(eta)."""
+
+    name = "log"
+
+    def link(self, mu):
+        return jnp.log(mu)
+
+    def inverse(self, eta):
+        return jnp.exp(eta)
+
+    def log_mu(self, eta):
+        return eta
+
+    def log_1m_mu(self, eta):
+        return log_1m_exp(eta)
+
+
+class Identity(Link):
+    """mu = eta."""
+
+    name = "identity"
+
+    def link(self, mu):
+        return mu
+
+    def inverse(self, eta):
+        return eta
+
+
+class Inverse(Link):
+    """mu = 1 / eta."""
+
+    name = "inverse"
+
+    def link(self, mu):
+        return 1 / mu
+
+    def inverse(self, eta):
+        return 1 / eta
+
+    def log_mu(self, eta):
+        return -jnp.log(eta)
+
+
+class Sqrt(Link):
+    """mu = eta^2, eta > 0."""
+
+    name = "sqrt"
+
+    def link(self, mu):
+        return jnp.sqrt(mu)
+
+    def inverse(self, eta):
+        return eta * eta
+
+    def log_mu(self, eta):
+        return 2 * jnp.log(eta)
+
+
+class InverseSquare(Link):
+    """mu = eta^(-1/2), eta > 0."""
+
+    name = "1/mu^2"
+
+    def link(self, mu):
+        return 1 / (mu * mu)
+
+    def inverse(self, eta):
+        return 1 / jnp.sqrt(eta)
+
+    def log_mu(self, eta):
+        return -0.5 * jnp.log(eta)
+
+
+LINKS: dict[str, Link] = {
+    link.name: link
+    for link in (Logit(), Probit(), CLogLog(), Cauchit(), Log(), Identity(), Inverse(), Sqrt(), InverseSquare())
+}
+
+
+def get(link: str | Link) -> Link:
+    """The link called ``link``, or ``link`` itself when it is one.
+
+    Raises:
+        ValueError: for a name that is not in ``LINKS``, or what is neither a name nor a ``Link``.
+    """
+    if isinstance(link, Link):
+        return link
+    if link not in LINKS:
+        raise ValueError(f"link {link!r} is not available; accepted: {', '.join(LINKS)}, or a Link of your own")
+    return LINKS[link]

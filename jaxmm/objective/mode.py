@@ -1,0 +1,213 @@
+"""The conditional mode û of the random effects: the minimum of
+
+    h(u) = -2 Σ w log p(y | η) + u'u,       η = Xβ + offset + ZΛu,    b = Λu
+
+by Newton's method with M = Λ'Z'WZΛ + I and the observed weights W = -w d²log p/dη².  Levels of the outermost factor of
+a chain are independent *parts*, each damped and finished by itself; crossed factors make one part.  A step that does
+not lower h is halved; where M is not positive definite (W may be negative for links that are not canonical) one
+step is made with the negative weights set to zero.  Newton's last step is taken without looking: it squares what
+error is left.
+
+``attach`` gives û its derivatives.  From dh/du = 0, dû = -M^-1 d(u - Λ'Z'w dlog p/dη), a linear solve that is itself
+differentiable (``lax.custom_linear_solve``), so that derivatives of every order follow and none goes through the loop.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxmm._types import Array
+from jaxmm.gram import Gram
+from jaxmm.rows import Rows
+from jaxmm.solver.elimination import Eliminated, eliminate, solve
+
+TOLERANCE = 1e-9  # of the Newton decrement, per part; the closing step leaves about its square
+MAX_ITERATIONS = 100
+SLACK = 1e-11  # relative rise of h that counts as rounding
+
+
+class Point(NamedTuple):
+    """Where the mode is looked for: ``beta`` (p,) as to X_s, ``lams`` (q, q) per factor as to Z_s, and phi."""
+
+    beta: Array
+    lams: tuple[Array, ...]
+    phi: Array
+
+
+class Terms(NamedTuple):
+    """Per row (N,): weighted log density, its first derivative by eta, and minus its second."""
+
+    log_density: Array
+    score: Array
+    W: Array
+
+
+def fixed_part(point: Point, rows: Rows) -> Array:
+    """Xβ + offset, (N,)."""
+    return rows.offset + point.beta @ rows.X if len(point.beta) else rows.offset
+
+
+def effects(lams: tuple[Array, ...], u: tuple[Array, ...]) -> tuple[Array, ...]:
+    """b = Λu: (q, J) of each factor."""
+    return tuple(lam @ x if len(lam) > 1 else lam[0, 0] * x for lam, x in zip(lams, u, strict=True))
+
+
+def effects_transposed(lams: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[Array, ...]:
+    return effects(tuple(lam.T for lam in lams), x)
+
+
+def row_terms(eta: Array, phi: Array, rows: Rows) -> Terms:
+    """The log density of each row and two derivatives, by forward mode."""
+
+    def density(e):
+        return rows.family.density(rows.y, e, phi, rows.trials)
+
+    def first(e):
+        return jax.jvp(density, (e,), (jnp.ones_like(e),))
+
+    (value, d1), (_, d2) = jax.jvp(first, (eta,), (jnp.ones_like(eta),))
+    return Terms(rows.weights * value, rows.weights * d1, -rows.weights * d2)
+
+
+class Parts:
+    """The independent parts of the random effects; values by part are (parts,)."""
+
+    def __init__(self, rows: Rows):
+        self.rows, self.last = rows, len(rows.structure.chain) - 1
+        self.one = bool(rows.structure.rest)
+
+    def of_rows(self, x: Array) -> Array:
+        return jnp.sum(x)[None] if self.one else self.rows.collect(self.last, x)
+
+    def to_rows(self, x: Array) -> Array:
+        return x if self.one else self.rows.spread(self.last, x)
+
+    def of_levels(self, f: int, x: Array) -> Array:
+        if self.one:
+            return jnp.sum(x)[None]
+        if f == self.last:
+            return x
+        total = jnp.zeros(self.rows.levels_of(self.last), x.dtype)
+        return total.at[self.rows.parents[f][self.last - f - 1]].add(x)
+
+    def to_levels(self, f: int, x: Array) -> Array:
+        return x if self.one or f == self.last else x[self.rows.parents[f][self.last - f - 1]]
+
+    def dot(self, a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+        """Σ a b over the effects of each part."""
+        return sum(self.of_levels(f, jnp.sum(x * y, axis=0)) for f, (x, y) in enumerate(zip(a, b, strict=True)))  # pyright: ignore
+
+    def where(self, chosen: Array, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(jnp.where(self.to_levels(f, chosen), x, y) for f, (x, y) in enumerate(zip(a, b, strict=True)))
+
+
+class _State(NamedTuple):
+    u: tuple[Array, ...]
+    step: tuple[Array, ...]
+    value: Array
+    closing: Array
+    clip: Array
+    iteration: Array
+
+
+class Mode(NamedTuple):
+    """``u`` (q, J) per factor; whether every part converged; iterations."""
+
+    u: tuple[Array, ...]
+    converged: Array
+    iterations: Array
+
+
+def zero_effects(rows: Rows) -> tuple[Array, ...]:
+    """u = 0, where every search may begin."""
+    s = rows.structure
+    widths = [*s.chain, *(q for _, q in s.rest)]
+    return tuple(jnp.zeros((q, rows.levels_of(f)), rows.y.dtype) for f, q in enumerate(widths))
+
+
+def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
+    """û from ``start``; a constant to every derivative."""
+    point, rows, start = jax.lax.stop_gradient((point, rows, start))
+    parts, fixed = Parts(rows), fixed_part(point, rows)
+    dtype = rows.y.dtype
+    rounding = float(jnp.finfo(dtype).eps) / float(jnp.finfo(jnp.float64).eps)
+    tolerance, slack = TOLERANCE * max(1.0, rounding / 1e3), SLACK * max(1.0, rounding)
+
+    def body(s: _State) -> _State:
+        trial = tuple(u + d for u, d in zip(s.u, s.step, strict=True))
+        t = row_terms(fixed + rows.effects(effects(point.lams, trial)), point.phi, rows)
+        value = parts.dot(trial, trial) - 2 * parts.of_rows(t.log_density)
+        ok = jnp.isfinite(value) & (value <= s.value + slack * (jnp.abs(value) + 1.0))
+        W = jnp.where(parts.to_rows(s.clip), jnp.maximum(t.W, 0.0), t.W)
+        gram = rows.gram(W)
+        pull = effects_transposed(point.lams, rows.pull(t.score))
+        right = tuple(x - u for x, u in zip(pull, trial, strict=True))
+        newton = solve(eliminate(point.lams, gram), point.lams, gram, right)
+        decrement = parts.dot(right, newton)
+        good = jnp.isfinite(decrement) & (decrement >= 0)
+        near = ok & good & (decrement <= tolerance)
+        lost = ~ok & (s.iteration == 0)  # a start out of the family's reach: from zero then
+        zero = tuple(jnp.zeros_like(x) for x in trial)
+        shorter = tuple(0.5 * x for x in s.step)
+        step = parts.where(ok & good, newton, parts.where(ok | lost, zero, shorter))
+        return _State(
+            u=parts.where(s.closing | ~ok, parts.where(lost, zero, s.u), trial),
+            step=parts.where(s.closing, s.step, step),
+            value=jnp.where(ok & ~s.closing, value, s.value),
+            closing=s.closing | near,
+            clip=ok & ~good,
+            iteration=s.iteration + 1,
+        )
+
+    many = parts.of_rows(jnp.zeros_like(rows.y))
+    none = jnp.zeros(many.shape, bool)
+    state = _State(start, tuple(jnp.zeros_like(u) for u in start), many + jnp.inf, none, none, jnp.zeros((), jnp.int32))
+    s = jax.lax.while_loop(lambda s: ~jnp.all(s.closing) & (s.iteration < MAX_ITERATIONS), body, state)
+    closing = parts.where(s.closing, s.step, tuple(jnp.zeros_like(x) for x in s.step))
+    u = tuple(a + b for a, b in zip(s.u, closing, strict=True))
+    return Mode(u, jnp.all(s.closing), s.iteration)
+
+
+# ---------------------------------------------------------------- derivatives of the mode
+@jax.custom_jvp
+def attach(u: tuple[Array, ...], point: Point, rows: Rows, done: Eliminated, gram: Gram) -> tuple[Array, ...]:
+    """The mode ``u`` at (point, rows) as a function of them; ``done`` eliminates M there, constants as ``gram`` is."""
+    return u
+
+
+@partial(attach.defjvp, symbolic_zeros=True)
+def _(primals, tangents):
+    u, point, rows, done, gram = primals
+    mode = attach(u, point, rows, done, gram)
+    leaves, tree = jax.tree.flatten((point, rows))
+    moves = jax.tree.leaves(tangents[1:3], is_leaf=lambda x: isinstance(x, SymbolicZero))
+    moving = [i for i, t in enumerate(moves) if not isinstance(t, SymbolicZero)]
+    if not moving:
+        return mode, tuple(jnp.zeros_like(x) for x in mode)
+
+    def slope(values):
+        changed = list(leaves)
+        for i, value in zip(moving, values, strict=True):
+            changed[i] = value
+        p, r = jax.tree.unflatten(tree, changed)
+        eta = fixed_part(p, r) + r.effects(effects(p.lams, mode))
+        return effects_transposed(p.lams, r.pull(row_terms(eta, p.phi, r).score))
+
+    _, right = jax.jvp(slope, ([leaves[i] for i in moving],), ([moves[i] for i in moving],))
+    W = row_terms(fixed_part(point, rows) + rows.effects(effects(point.lams, mode)), point.phi, rows).W
+
+    def times_M(x):
+        pulled = effects_transposed(point.lams, rows.pull(W * rows.effects(effects(point.lams, x))))
+        return tuple(a + b for a, b in zip(x, pulled, strict=True))
+
+    fixed: Any = jax.lax.stop_gradient((done, point.lams, gram))
+
+    def by_factors(_, r):
+        return solve(fixed[0], fixed[1], fixed[2], r)
+
+    return mode, jax.lax.custom_linear_solve(times_M, right, by_factors, symmetric=True)

@@ -1,0 +1,46 @@
+"""Residuals of a fit, row by row, by the family's variance, density and link."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from jaxmm._context import computing
+from jaxmm.predict import fitted_values, link_of
+
+if TYPE_CHECKING:
+    from jaxmm.fit import Fit
+
+KINDS = ("response", "pearson", "deviance", "working")
+
+
+def residuals(fit: Fit, kind: str) -> pd.Series:
+    """See ``Fit.residuals``.
+
+    Raises:
+        ValueError: ``kind`` is not one of KINDS.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be 'response', 'pearson', 'deviance' or 'working', not {kind!r}")
+    d, family = fit.model.design, fit.family
+    mu = fitted_values(fit).to_numpy()
+    values = np.asarray(d.observed) - mu
+    if kind == "response":
+        return pd.Series(values, d.index, name="residual")
+    weights = np.ones(len(mu)) if d.weights_all is None else d.weights_all
+    trials = np.ones(len(mu)) if d.trials_all is None else d.trials_all
+    phi = 1.0 if fit.dispersion is None else fit.dispersion
+    with computing(fit.model.device), np.errstate(invalid="ignore", divide="ignore"):
+        if kind == "pearson":
+            values = values * np.sqrt(weights * trials / np.asarray(family.variance(jnp.asarray(mu), phi)))
+        elif kind == "deviance":
+            unit = np.asarray(family.unit_deviance(jnp.asarray(d.y_all), jnp.asarray(mu), phi, jnp.asarray(trials)))
+            values = np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0))
+        else:
+            eta = jnp.asarray(link_of(fit, mu))
+            values = values / np.asarray(jax.jvp(family.link.inverse, (eta,), (jnp.ones_like(eta),))[1])
+    return pd.Series(values, d.index, name="residual")

@@ -1,0 +1,117 @@
+"""Where the search for a generalised model begins: a GLM without random effects, then moments of its residuals.
+
+With the working weights W and residuals e = (y - μ) / (dμ/dη) of the GLM, B_j = z_j'We and A_j = z_j'Wz_j have
+E[B_j²/A_j] = φ + d A_j for one effect of variance d: method of moments, one effect at a time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm.gram import Accumulator
+from jaxmm.objective.laplace import as_phi
+
+ITERATIONS = 25
+PHI_GRID = np.arange(-6.0, 9.0, 1.5)  # of log phi, where its scale is not that of the data
+SMALL, LARGE = 0.15, 4.0  # standard deviations of effects, as to Z_s, that a search starts from
+
+
+class Data(NamedTuple):
+    """Rows in the data's order: ``y``, ``trials`` (1 without), ``weights``, ``offset`` (n,), ``X`` (n, p) as to X_s."""
+
+    y: np.ndarray
+    trials: np.ndarray
+    weights: np.ndarray
+    offset: np.ndarray
+    X: np.ndarray
+
+
+@partial(jax.jit, static_argnums=0)
+def _working(family: Any, eta, y, trials, weights, log_phi):
+    """Fisher weights, working residuals and log likelihood of a GLM at ``eta`` (n,)."""
+    mu, slope = jax.jvp(family.link.inverse, (eta,), (jnp.ones_like(eta),))
+    phi = as_phi(log_phi)
+    W = weights * trials * slope**2 / family.variance(mu, phi)
+    density = family.density(y, eta, phi, trials)
+    return W, (y / jnp.maximum(trials, 1e-300) - mu) / slope, jnp.sum(weights * density)
+
+
+def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray) -> np.ndarray:
+    """psi = (beta_s, theta_s, log phi) to begin with; ``log_phi`` (k,) is a first guess."""
+    beta, log_phi, W, e = fit_glm(family, data, log_phi)
+    scale = float(np.exp(log_phi[0])) if family.has_scale else 1.0
+    s = accumulator.structure
+    sd = []
+    for f, g in enumerate(accumulator.groupings):
+        Z = accumulator.z(f, slice(0, accumulator.n))
+        variances = []
+        for z in Z.T:
+            A = np.bincount(g.codes, z * z * W, g.levels)
+            B = np.bincount(g.codes, z * W * e, g.levels)
+            seen = A > 1e-8 * A.max(initial=1e-300)
+            spread = np.sum(B[seen] ** 2 / A[seen]) - seen.sum() * scale
+            variances.append(spread / A[seen].sum())
+        sd.append(np.clip(np.sqrt(np.maximum(variances, 0.0)), SMALL, LARGE))
+    theta = [
+        term.covariance.from_factor(np.diag(sd[term.position][term.at : term.at + term.covariance.q]))
+        for term in s.terms
+    ]
+    return np.concatenate([beta, *theta, log_phi])
+
+
+def fit_glm(family: Any, data: Data, log_phi: np.ndarray):
+    """Fisher scoring from a constant mean, halved where the likelihood falls: beta, log phi, W and e at the end."""
+    y, trials, weights, offset, X = data
+    total = weights * trials
+    mean = np.sum(weights * y) / max(np.sum(total), 1e-300)
+    level = float(family.link.link(np.asarray(family.start_mu(mean * np.ones(1), np.ones(1)))[0]))
+    beta = _least_squares(X, level - offset, total) if X.shape[1] else np.zeros(0)
+
+    def at(beta):
+        return [np.asarray(x) for x in _working(family, offset + X @ beta, y, trials, weights, log_phi)]
+
+    W, e, value = at(beta)
+    log_phi = _guess_phi(family, data, beta, log_phi, W, e)
+    W, e, value = at(beta)
+    for _ in range(ITERATIONS if X.shape[1] else 0):
+        usable = np.isfinite(W) & np.isfinite(e)
+        step = _least_squares(X, np.where(usable, e, 0.0), np.where(usable, W, 0.0))
+        for _ in range(12):
+            trial = at(beta + step)
+            if np.isfinite(trial[2]) and (trial[2] >= value or not np.isfinite(value)):
+                break
+            step = 0.5 * step
+        else:
+            break
+        gain, beta, (W, e, value) = trial[2] - value, beta + step, trial
+        if gain < 1e-2:  # of the log likelihood: it is a start
+            break
+    log_phi = _guess_phi(family, data, beta, log_phi, W, e)
+    W, e, _ = at(beta)
+    usable = np.isfinite(W) & np.isfinite(e)
+    return beta, log_phi, np.where(usable, W, 0.0), np.where(usable, e, 0.0)
+
+
+def _least_squares(X: np.ndarray, y: np.ndarray, W: np.ndarray) -> np.ndarray:
+    WX = X * W[:, None]
+    return np.linalg.lstsq(np.einsum("ni,nj->ij", WX, X) if X.shape[1] <= 8 else WX.T @ X, WX.T @ y, rcond=1e-12)[0]
+
+
+def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W: np.ndarray, e: np.ndarray):
+    """log phi from Pearson residuals where phi is the scale, else the best of a grid."""
+    if not family.num_phi:
+        return log_phi
+    if family.has_scale:
+        usable = np.isfinite(W) & np.isfinite(e)
+        pearson = np.sum(np.where(usable, W * e**2, 0.0)) / max(np.sum(data.weights) - len(beta), 1.0)
+        return np.full_like(log_phi, np.log(max(pearson, 1e-12)))
+    eta = data.offset + data.X @ beta
+    values = [
+        float(_working(family, eta, data.y, data.trials, data.weights, np.full_like(log_phi, g))[2]) for g in PHI_GRID
+    ]
+    return np.full_like(log_phi, PHI_GRID[int(np.nanargmax(np.where(np.isfinite(values), values, -np.inf)))])
