@@ -76,7 +76,7 @@ class Logit(Link):
 # All that would cancel has done so on paper.  Elsewhere, with h = phi / Phi and s = x + h:
 #     h,    -h s,      h (s^2 + h s - 1),                          h (3 s + h - s (s^2 + 4 h s + h^2)).
 TAIL = -3.0  # where the two forms lose equally little
-DEPTH = 24  # of the continued fraction; enough for t > 3
+DEPTH = 40  # of the continued fraction: r_4 has converged for t > 3
 
 
 def _ratios(t):

@@ -38,7 +38,7 @@ def jets(f, x, *args, order: int = 4) -> np.ndarray:
 
 def exact(f, x: float, order: int = 4) -> list[float]:
     """f, f', ..., f^(order + 1) of an mpmath function; what overflows is infinite."""
-    coefficients = mp.taylor(f, mp.mpf(float(x)), order + 1)
+    coefficients = mp.taylor(f, mp.mpf(float(x)), order + 1, chop=False)
     return [float(mp.re(c) * mp.factorial(k)) for k, c in enumerate(coefficients)]
 
 

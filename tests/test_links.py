@@ -16,6 +16,8 @@ REAL = np.concatenate([np.linspace(-40, 40, 33), [-38.0, -8.3, -3.001, -2.999, -
 POSITIVE = np.concatenate([np.geomspace(1e-6, 40, 25), [1.0]])
 SQRT_2 = mp.sqrt(2)
 
+ALGEBRAIC = ("cauchit", "identity", "inverse", "sqrt", "1/mu^2")
+
 # name: log mu, log(1 - mu) or None where means are positive, eta
 EXACT = {
     "logit": (lambda e: -mp.log1p(mp.exp(-e)), lambda e: -mp.log1p(mp.exp(e)), REAL),
@@ -55,8 +57,8 @@ def test_logarithms_and_their_derivatives(name, which):
         pytest.skip("means are not probabilities")
     with mp.workdps(60):
         expected = [exact(reference, e) for e in eta]
-    algebraic = eta if name in ("cauchit", "identity", "inverse", "sqrt", "1/mu^2") else None
-    assert_close(jets(getattr(LINKS[name], which), eta), expected, 2e-13, x=algebraic, at=eta)
+    x = np.maximum(np.abs(eta), 0.1 if name == "cauchit" else 0) if name in ALGEBRAIC else None
+    assert_close(jets(getattr(LINKS[name], which), eta), expected, 2e-13, x=x, at=eta)
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -72,8 +74,12 @@ def test_means_and_back(name):
 @pytest.mark.parametrize("name", LINKS)
 def test_derivatives_of_the_mean(name):
     log_mu, _, eta = EXACT[name]
-    expected = [exact(lambda e: mp.exp(log_mu(e)), e) for e in eta]
-    assert_close(jets(LINKS[name].inverse, eta), expected, 1e-12, x=eta, at=eta)
+    if name == "probit":
+        eta = eta[np.abs(eta) < 18]
+    with mp.workdps(130 if name == "probit" else 60):  # the upper tail is that close to one
+        expected = [exact(lambda e: mp.exp(log_mu(e)), e) for e in eta]
+    x = np.maximum(np.abs(eta), 0.1 if name == "cauchit" else 0) if name in ALGEBRAIC else None
+    assert_close(jets(LINKS[name].inverse, eta), expected, 1e-12, x=x, at=eta)
 
 
 @pytest.mark.parametrize("name", ["logit", "probit", "cloglog", "cauchit"])
