@@ -60,11 +60,20 @@ def _differentiated(f, df):
     return f
 
 
+def times(y, x):
+    """y x, where 0 times -inf is 0: what did not happen may have had probability zero."""
+    return jnp.where((y == 0) & (x == -jnp.inf), 0.0, y * x)
+
+
 # ---------------------------------------------------------------- exponentials
 @jax.custom_jvp
 def sigmoid(x):
-    """1 / (1 + e^-x), to relative accuracy in both tails, and so are its derivatives: p' = p (1 - p)."""
-    return 1 / (1 + jnp.exp(-x))
+    """1 / (1 + e^-x), to relative accuracy in both tails, and so are its derivatives: p' = p (1 - p).
+
+    Through e^-|x| like ``softplus``, so that a compiled program has one exponential for both and their derivatives.
+    """
+    e = jnp.exp(-jnp.abs(x))
+    return jnp.where(x < 0, e, 1.0) / (1 + e)
 
 
 sigmoid.defjvps(lambda t, p, x: p * sigmoid(-x) * t)  # pyright: ignore
@@ -129,25 +138,24 @@ scaled_softplus.defjvps(
 # ---------------------------------------------------------------- the gamma function
 # Gamma(x) = Gamma(x + 8) / (x (x + 1) ... (x + 7)), and for X = x + 8 the series of Stirling has converged:
 #     log Gamma(X) = (X - 1/2) log X - X + log(2 pi) / 2 + s(X),    s(X) = sum_k B_2k / (2k (2k - 1) X^(2k - 1)).
-# There is one formula for all x > 0, so nothing to select and no seam.
+# There is one formula for all x > 0, so nothing to select and no seam.  Of what derives from it the first four
+# derivatives are written out: left to JAX, the product rule in eight factors is slow to compile, and to run.
 SHIFT = 8
 TERMS = 10
-_B = bernoulli(2 * TERMS)
-STIRLING = [float(_B[2 * k] / (2 * k * (2 * k - 1))) for k in range(1, TERMS + 1)]
-STIRLING_1 = [-(2 * k - 1) * c for k, c in enumerate(STIRLING, start=1)]
 LOG_SHIFT = math.log(SHIFT)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_B = bernoulli(2 * TERMS)
+# of s and its first four derivatives, in powers of 1 / X^2
+STIRLING = [
+    [float((-1) ** m * math.perm(2 * k - 2 + m, m) * _B[2 * k] / (2 * k * (2 * k - 1))) for k in range(1, TERMS + 1)]
+    for m in range(5)
+]
 
 
-def _s(X):
+def _s(X, m=0):
+    """The m-th derivative of s; in powers of 1 / X, whose derivatives stay in the range of single precision."""
     r = 1 / X
-    return polynomial(r * r, STIRLING) * r
-
-
-def _s1(X):
-    """s'(X)."""
-    r2 = (1 / X) ** 2  # not 1 / X^2, whose derivatives leave the range of single precision
-    return polynomial(r2, STIRLING_1) * r2
+    return polynomial(r * r, STIRLING[m]) * r ** (m + 1)
 
 
 def _product(x):
@@ -167,19 +175,36 @@ def _log_gamma(x):
 def digamma(x):
     """The derivative of ``log_gamma``."""
     X = x + SHIFT
-    return jnp.log(X) - 0.5 / X + _s1(X) - sum(1 / (x + k) for k in range(SHIFT))
+    return jnp.log(X) - 0.5 / X + _s(X, 1) - sum(1 / (x + k) for k in range(SHIFT))
 
 
 log_gamma = derivatives(_log_gamma, digamma)
 
 
+# Functions of a are differentiated by la = log a, by T = a d/da.
 def _exp(la):
     """e^la, held where its powers are finite: beyond, the functions below have reached their limits."""
     limit = math.log(jnp.finfo(la.dtype).max) / 4.7
     return jnp.exp(jnp.clip(la, -limit, limit))
 
 
-# a log a - a - log Gamma(a), with A = a + 8 and a log(a / A) = -a log(1 + 8 / a)
+POWERS = {1: (1,), 2: (1, 1), 3: (1, 3, 1), 4: (1, 7, 6, 1)}  # T^j = sum_m POWERS[j][m - 1] a^m (d/da)^m
+
+
+def _by_log(a, D):
+    """T^j f from the first j derivatives of f."""
+    return a * polynomial(a, [c * d for c, d in zip(POWERS[len(D)], D, strict=True)])
+
+
+def _logistic(p, q, j):
+    """T^j p for p = k / (a + k) and q = a / (a + k) = 1 - p."""
+    if j == 0:
+        return p
+    return -p * q * (1, p - q, (p - q) ** 2 - 2 * p * q)[j - 1]
+
+
+# a log a - a - log Gamma(a), with A = a + 8 and a log(a / A) = -a w where w = log(1 + 8 / a):
+#     8 - a w + log(A) / 2 - log(2 pi) / 2 - s(A) - w + the sum of log((a + k) / A) over 1 <= k < 8
 def _stirling_density(la):
     a = _exp(la)
     A = a + SHIFT
@@ -187,42 +212,85 @@ def _stirling_density(la):
     return SHIFT - a * w + 0.5 * jnp.log(A) - HALF_LOG_2PI - _s(A) - w + jnp.log(_product(a))
 
 
-def _stirling_density_1(la):
+def _stirling_density_slope(la):
     a = _exp(la)
     A = a + SHIFT
     ratios = sum((SHIFT - k) * a / (a + k) for k in range(1, SHIFT))
-    return 0.5 + (0.5 * SHIFT + ratios) / A - a * (softplus_excess(LOG_SHIFT - la) + _s1(A))
+    return 0.5 + (0.5 * SHIFT + ratios) / A - a * (softplus_excess(LOG_SHIFT - la) + _s(A, 1))
 
 
-stirling_density = derivatives(_stirling_density, _stirling_density_1)
+def _stirling_density_derivative(j):
+    """T^j for j > 1.  That of -a w is -a (w - p - the last term of the line below), where T w = -p."""
+
+    def derivative(la):
+        a = _exp(la)
+        A = a + SHIFT
+        p, q = SHIFT / A, a / A
+        w = softplus_excess(LOG_SHIFT - la) - (p * p, 2 * p**3, p * p + p**3 * (2 - 6 * q))[j - 2]
+        factors = sum(_logistic(k / (a + k), a / (a + k), j - 1) for k in range(1, SHIFT))
+        return 7.5 * _logistic(p, q, j - 1) - factors - a * w - _by_log(a, [_s(A, m) for m in range(1, j + 1)])
+
+    return derivative
 
 
-# log Gamma(a + y) - log Gamma(a), with A = a + 8 and v = y / A: from the formula of log Gamma,
-#     (A + y - 1/2) log(A + y) - (A - 1/2) log A - y = y log A + (y - 1/2) log(1 + v) - A (v - log(1 + v)),
+stirling_density = derivatives(
+    _stirling_density, _stirling_density_slope, *(_stirling_density_derivative(j) for j in (2, 3, 4))
+)
+
+
+# log Gamma(a + y) - log Gamma(a) - y log a, with A = a + 8 and v = y / A: from the formula of log Gamma,
+#     y log(A / a) + (A + y) log(1 + v) - y - log(1 + v) / 2 + s(A + y) - s(A)
 # less the logarithms of (a + k + y) / (a + k), k < 8; among these, log(1 + y / a) is finite for any e^la.
-def _rising(la, y):
-    """The same - y log A."""
+def _rising_excess(la, y):
     a = _exp(la)
     A = a + SHIFT
     v = y / A
     smooth = (y - 0.5 - (SHIFT - 1)) * jnp.log1p(v) - A * _log1p_excess(v) + _s(A + y) - _s(A)
-    return smooth - jnp.log(_product(a + y) / _product(a)) - softplus(jnp.log(y) - la)
+    shifted = y * softplus(LOG_SHIFT - la) - softplus(jnp.log(y) - la)
+    return shifted + smooth - jnp.log(_product(a + y) / _product(a))
 
 
-def _rising_slope(a, y):
-    """a d/da of what is not written out in its two callers."""
-    A = a + SHIFT
-    ratios = sum(a / (a + k) * (y / (a + k + y)) for k in range(1, SHIFT))
-    return y / (a + y) + ratios + a * (0.5 * y / A / (A + y) + _s1(A + y) - _s1(A))
+def _rising_excess_derivative(j):
+    """T^j.  With x = 1 / (a + k), z = 1 / (a + k + y) the m-th derivative of log(x / z) is a multiple of
+
+        x^m - z^m = d (x^(m-1) + x^(m-2) z + ... + z^(m-1)),    d = x - z = y x z,
+
+    and those of (A + y) log(1 + y / A) - y, where x = 1 / A, have y x d as a factor from the second on.
+    """
+
+    def derivative(la, y):
+        a = _exp(la)
+        A = a + SHIFT
+        differences = [0.0] * j
+        for k in range(1, SHIFT + 1):
+            x, z = 1 / (a + k), 1 / (a + k + y)
+            d = y * x * z * (1 if k < SHIFT else 0.5)
+            terms = (1, x + z, x * x + x * z + z * z, (x + z) * (x * x + z * z))
+            differences = [before + d * terms[m] for m, before in enumerate(differences)]
+        x, z = 1 / A, 1 / (A + y)
+        entropy = [-log1p_excess(y * x)]
+        entropy += [y * x * (y * x * z) * c for c in (1, -(2 * x + z), 2 * (3 * x * x + 2 * x * z + z * z))]
+        D = [
+            (-1) ** (m - 1) * math.factorial(m - 1) * differences[m - 1] + entropy[m - 1] + _s(A + y, m) - _s(A, m)
+            for m in range(1, j + 1)
+        ]
+        first = _logistic(y / (a + y), a / (a + y), j - 1) - y * _logistic(SHIFT / A, a / A, j - 1)
+        return first + _by_log(a, D)
+
+    return derivative
 
 
-def _with_slopes(value, *slopes):
+def _by_y(f):
+    return lambda la, y: jax.jvp(lambda y: f(la, y), (y,), (jnp.ones_like(y),))[1]
+
+
+def _with_slopes(value, slope_la, slope_y):
     """A function of (la, y) with its two derivatives; y is data as a rule, and then costs nothing."""
 
     def rule(primals, tangents):
         out = f(*primals)
         tangent = jnp.zeros_like(out)
-        for slope, t in zip(slopes, tangents, strict=True):
+        for slope, t in zip((slope_la, slope_y), tangents, strict=True):
             if not isinstance(t, SymbolicZero):
                 tangent = tangent + slope(*primals) * t
         return out, tangent
@@ -232,34 +300,18 @@ def _with_slopes(value, *slopes):
     return f
 
 
-def _log_rising_slope(la, y):
-    a = _exp(la)
-    return a * jnp.log1p(y / (a + SHIFT)) + _rising_slope(a, y)
-
-
-def _excess_slope(la, y):
-    a = _exp(la)
-    A = a + SHIFT
-    return _rising_slope(a, y) - SHIFT * y / A - a * log1p_excess(y / A)
-
-
-_log_rising = _with_slopes(
-    lambda la, y: y * jnp.log(_exp(la) + SHIFT) + _rising(la, y),
-    _log_rising_slope,
-    lambda la, y: digamma(_exp(la) + y),
-)
-_rising_excess = _with_slopes(
-    lambda la, y: y * softplus(LOG_SHIFT - la) + _rising(la, y),
-    _excess_slope,
-    lambda la, y: digamma(_exp(la) + y) - la,
-)
-
-
-def log_rising(a, y):
-    """log Gamma(a + y) - log Gamma(a) for a > 0, y >= 0: the logarithm of a (a + 1) ... (a + y - 1)."""
-    return _log_rising(jnp.log(a), y)
+_rising = _rising_excess_derivative(4)
+for _j in (3, 2, 1):
+    _rising = _with_slopes(_rising_excess_derivative(_j), _rising, _by_y(_rising_excess_derivative(_j)))
+_rising = _with_slopes(_rising_excess, _rising, lambda la, y: digamma(_exp(la) + y) - la)
 
 
 def rising_excess(la, y):
     """``log_rising(a, y) - y log a`` for a = e^la: the sum of log(1 + k / a) over k < y."""
-    return _rising_excess(la, y)
+    return _rising(la, y)
+
+
+def log_rising(a, y):
+    """log Gamma(a + y) - log Gamma(a) for a > 0, y >= 0: the logarithm of a (a + 1) ... (a + y - 1)."""
+    la = jnp.log(a)
+    return y * la + _rising(la, y)

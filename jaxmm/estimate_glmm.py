@@ -62,8 +62,9 @@ class GlmmEstimates:
 
 
 # ---------------------------------------------------------------- compiled programs, one per structure and family
-def _criterion(psi: Array, rows: Rows, mode: Mode, n_agq: int) -> Array:
-    return neg2_loglik(scaled_point(psi, rows), rows, mode.u, n_agq)
+def _criterion(psi: Array, rows: Rows, mode: Mode, n_agq: int, order: int) -> Array:
+    """With ``order`` derivatives of the log density: 3 for a gradient, 4 for a Hessian."""
+    return neg2_loglik(scaled_point(psi, rows), rows, mode.u, n_agq, order)
 
 
 @partial(jax.jit, static_argnums=(3, 4))
@@ -72,7 +73,7 @@ def derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by
     mode = find_mode(scaled_point(psi, rows), rows, u)
 
     def first(p):
-        value, gradient = jax.value_and_grad(_criterion)(p, rows, mode, n_agq)
+        value, gradient = jax.value_and_grad(_criterion)(p, rows, mode, n_agq, 4)
         return gradient, value
 
     gradient, push, value = jax.linearize(first, psi, has_aux=True)
@@ -84,14 +85,14 @@ def derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by
 @partial(jax.jit, static_argnums=3)
 def gradient_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
     mode = find_mode(scaled_point(psi, rows), rows, u)
-    value, gradient = jax.value_and_grad(_criterion)(psi, rows, mode, n_agq)
+    value, gradient = jax.value_and_grad(_criterion)(psi, rows, mode, n_agq, 3)
     return value, gradient, mode
 
 
 @partial(jax.jit, static_argnums=3)
 def value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Array:
     """-2 log-likelihood with ``n_agq`` nodes, the mode searched from ``u``."""
-    return _criterion(psi, rows, find_mode(scaled_point(psi, rows), rows, u), n_agq)
+    return _criterion(psi, rows, find_mode(scaled_point(psi, rows), rows, u), n_agq, 2)
 
 
 def objective(rows: Rows, n_agq: int) -> Objective:
@@ -123,7 +124,7 @@ def is_large(rows: Rows) -> bool:
 def random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Modes (J, q) and conditional covariances (J, q, q) of each factor, in the data's columns of Z."""
     point = scaled_point(psi, rows)
-    a = at_mode(point, rows, u)
+    a = at_mode(point, rows, u, 2)
     s = rows.structure
     theta = psi[s.p : s.p + s.num_theta]
     modes = tuple((jnp.asarray(T) @ b).T for T, b in zip(rows.T, effects(point.lams, a.u), strict=True))

@@ -22,7 +22,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax.scipy.special import erfc, ndtri
 
-from jaxmm._special import bernoulli, derivatives, expm1, polynomial, sigmoid, softplus
+from jaxmm._special import bernoulli, derivatives, expm1, polynomial, sigmoid, softplus, times
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Link:
         """log of 1 - mean."""
         return jnp.log1p(-self.inverse(eta))
 
+    def log_binomial(self, y, failures, eta):
+        """y log mu + failures log(1 - mu)."""
+        return times(y, self.log_mu(eta)) + times(failures, self.log_1m_mu(eta))
+
 
 class Logit(Link):
     """mu = 1 / (1 + exp(-eta))."""
@@ -65,6 +69,11 @@ class Logit(Link):
     def log_1m_mu(self, eta):
         return -softplus(eta)
 
+    def log_binomial(self, y, failures, eta):
+        """y eta - trials log(1 + e^eta), and where all succeed -trials log(1 + e^-eta), which keeps that tail."""
+        every = failures == 0
+        return jnp.where(every, 0.0, y) * eta - (y + failures) * softplus(jnp.where(every, -eta, eta))
+
 
 # ---------------------------------------------------------------- log Phi(x) and its derivatives
 # Lower tail, t = -x: let I_n = ∫ (u - t)^n / n! phi(u) du over u > t, with I_-1 = phi(t), I_0 = Phi(x), and
@@ -75,20 +84,19 @@ class Logit(Link):
 #     h,    -h r_1,    2 h r_1 (r_1 - r_2) = 2 h r_1^2 r_2 e_2,    the last times 2 e_1 - r_1 + e_2 + e_2' / e_2.
 # All that would cancel has done so on paper.  Elsewhere, with h = phi / Phi and s = x + h:
 #     h,    -h s,      h (s^2 + h s - 1),                          h (3 s + h - s (s^2 + 4 h s + h^2)).
+# The fraction is run backwards without divisions, J_n = t^n I_n up to a factor: J_{n-1} = J_n + (n+1) J_{n+1} / t^2.
 TAIL = -3.0  # where the two forms lose equally little
-DEPTH = 40  # of the continued fraction: r_4 has converged for t > 3
+DEPTH = 56  # of the continued fraction: r_4 has converged for t > 3
 
 
 def _ratios(t):
     """r_0, ..., r_4."""
-    n = DEPTH  # the limit cycle of the recursion starts it: (n + 1) r^2 + t r = 1
-    r = 2 / (t + jnp.sqrt(t * t + 4 * (n + 1)))
-    out = []
-    for n in range(DEPTH - 1, -1, -1):
-        r = 1 / (t + (n + 1) * r)
-        if n <= 4:
-            out.append(r)
-    return out[::-1]
+    u = 1 / t
+    w = u * u
+    J = [jnp.zeros_like(t), jnp.ones_like(t)]  # J_n for n = DEPTH + 1, DEPTH, ..., -1
+    for n in range(DEPTH, -1, -1):
+        J.append(J[-1] + ((n + 1) * w) * J[-2])
+    return [u * J[DEPTH + 1 - n] / J[DEPTH + 2 - n] for n in range(5)]
 
 
 def _phi(x):
@@ -248,22 +256,34 @@ class CLogLog(Link):
         return -jnp.exp(eta)
 
 
+# the angle of (-eta, 1) is pi mu, to relative accuracy
+angle = derivatives(lambda eta: jnp.arctan2(1.0, -eta), lambda eta: 1 / (1 + eta * eta))
+
+
+def _log_cauchit(eta):
+    tail = jnp.arctan2(1.0, jnp.abs(eta)) / math.pi
+    return jnp.where(eta > 0, jnp.log1p(-tail), jnp.log(tail))
+
+
+log_cauchit = derivatives(_log_cauchit, lambda eta: 1 / ((1 + eta * eta) * angle(eta)))
+
+
 class Cauchit(Link):
-    """mu = 1/2 + arctan(eta) / pi, which is the angle of (-eta, 1) over pi."""
+    """mu = 1/2 + arctan(eta) / pi."""
 
     name = "cauchit"
 
     def link(self, mu):
-        return jnp.where(mu < 0.5, -1 / jnp.tan(jnp.pi * mu), 1 / jnp.tan(jnp.pi * (1 - mu)))
+        return jnp.where(mu < 0.5, -1 / jnp.tan(math.pi * mu), 1 / jnp.tan(math.pi * (1 - mu)))
 
     def inverse(self, eta):
-        return jnp.arctan2(1.0, -eta) / jnp.pi
+        return angle(eta) / math.pi
 
     def log_mu(self, eta):
-        return jnp.where(eta > 0, jnp.log1p(-self.inverse(-eta)), jnp.log(self.inverse(eta)))
+        return log_cauchit(eta)
 
     def log_1m_mu(self, eta):
-        return self.log_mu(-eta)
+        return log_cauchit(-eta)
 
 
 # log(1 - e^eta), eta < 0: with the odds m = mu / (1 - mu) the first derivative is -m, and m' = m (1 + m)

@@ -2,13 +2,13 @@
 
 A linear model needs cross-products only; here the working weights change with the parameters, so the rows stay, and
 
-    spread   b (.., J) -> b[codes] (.., N)          collect   x (.., N) -> sums over the rows of each level (.., J)
+    spread   b (.., J) -> b[codes] (.., H, P)      collect   x (.., H, P) -> sums over the rows of each level (.., J)
 
 are needed again and again, each the transpose of the other.  Scattering rows one by one is slow everywhere, so the
 rows are cut into *pieces* of equal height, each of one level, padded with rows of weight zero: a sum is then a sum
-over a short axis and a scatter of a few pieces.  The first factor to be eliminated has its rows in place, N = height x
-pieces; the other factors of the chain follow it through their parents; those of the rest have a layout of their own,
-reached by a permutation (``pick``).
+over a short axis and a scatter of a few pieces.  The first factor to be eliminated has its rows in place, in P pieces
+of height H, and every array of rows is (.., H, P); the other factors of the chain follow it through their parents; those of the rest have a layout of their own,
+reached by a permutation (``_pieces.pick``).
 
 The columns are changed as in ``gram``: X_s = XT_X, Z_s = ZT.
 """
@@ -22,56 +22,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
+from jaxmm._pieces import pick, repeat_pieces, sum_pieces
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Cells, Gram, cell_pairs
 from jaxmm.structure import Structure
 
-# ---------------------------------------------------------------- permutations with gaps, and their transposes
-pick_p = Primitive("pick")
 
-
-def pick(x: Array, there: Array, back: Array) -> Array:
-    """x (.., A) -> (.., B): element ``there[i]`` of x, or zero where that is A; ``back`` (A,) says the same backwards.
-
-    A scatter as a gather: its transpose is a gather too, where autodiff would scatter.
-    """
-    return pick_p.bind(x, there, back)  # pyright: ignore
-
-
-def _picked(x, there, back):
-    return x.at[..., there].get(mode="fill", fill_value=0)
-
-
-@pick_p.def_abstract_eval
-def _(x, there, back):
-    return ShapedArray((*x.shape[:-1], there.shape[0]), x.dtype)
-
-
-def _pick_batch(args, dims):
-    x, there, back = args
-    if dims[1] is not None or dims[2] is not None:
-        raise NotImplementedError("the layout of the rows is one for the whole batch")
-    return pick(jnp.moveaxis(x, dims[0], 0), there, back), 0
-
-
-pick_p.def_impl(_picked)
-ad.defjvp(pick_p, lambda t, x, there, back: pick(t, there, back), None, None)
-ad.primitive_transposes[pick_p] = lambda ct, x, there, back: (pick(ct, back, there), None, None)
-batching.primitive_batchers[pick_p] = _pick_batch
-mlir.register_lowering(pick_p, mlir.lower_fun(_picked, multiple_results=False))
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["there", "back", "level"], meta_fields=["levels", "height"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["there", "back", "level"], meta_fields=["levels", "height", "rows"]
+)
 @dataclass(frozen=True)
 class Layout:
     """Where the rows of each level of one factor are.
 
     Piece k holds ``height`` rows of the level ``level[k]``; ``level`` is None where piece k is level k.  ``there`` and
-    ``back`` lead from the order of the rows to that of the pieces and back; None where they are the same.
+    ``back`` lead from the order of the rows, whose arrays are ``rows`` = (H, P), to that of the pieces and back; None
+    where they are the same.
     """
 
     there: Array | None
@@ -79,12 +46,13 @@ class Layout:
     level: Array | None
     levels: int
     height: int
+    rows: tuple[int, int]
 
     def collect(self, x: Array) -> Array:
         if self.there is not None:
-            x = pick(x, self.there, self.back)  # pyright: ignore
-        if self.height > 1:
-            x = jnp.sum(x.reshape(*x.shape[:-1], self.height, -1), axis=-2)
+            x = pick(x.reshape(*x.shape[:-2], -1), self.there, self.back)  # pyright: ignore
+            x = x.reshape(*x.shape[:-1], self.height, -1)
+        x = sum_pieces(x)
         if self.level is None:
             return x
         total = jnp.zeros((*x.shape[:-1], self.levels), x.dtype)
@@ -93,10 +61,11 @@ class Layout:
     def spread(self, b: Array) -> Array:
         if self.level is not None:
             b = b.at[..., self.level].get(indices_are_sorted=True, mode="promise_in_bounds")
-        if self.height > 1:
-            b = jnp.broadcast_to(b[..., None, :], (*b.shape[:-1], self.height, b.shape[-1]))
-            b = b.reshape(*b.shape[:-2], -1)
-        return b if self.there is None else pick(b, self.back, self.there)  # pyright: ignore
+        b = repeat_pieces(b, self.height)
+        if self.there is None:
+            return b
+        b = pick(b.reshape(*b.shape[:-2], -1), self.back, self.there)  # pyright: ignore
+        return b.reshape(*b.shape[:-1], *self.rows)
 
 
 @partial(
@@ -118,8 +87,8 @@ class Crossing:
     shape: tuple[int, int]
 
     def table(self, x: Array) -> Array:
-        """Rows x (.., N) -> sums (.., J_second, J_first)."""
-        return pick(self.layout.collect(x), self.there, self.back).reshape(*x.shape[:-1], *self.shape)
+        """Rows x (.., H, P) -> sums (.., J_second, J_first)."""
+        return pick(self.layout.collect(x), self.there, self.back).reshape(*x.shape[:-2], *self.shape)
 
 
 @partial(
@@ -135,8 +104,8 @@ class Rows:
     """The rows of a generalised model; a pytree whose static fields are ``structure``, ``family`` and
     ``chain_levels``, the number of levels of each factor of the chain.
 
-    ``y``, ``trials``, ``weights``, ``offset`` (N,), ``X`` (p, N), ``Z[f]`` (q_f, N) of each factor in elimination order;
-    rows of weight zero fill the pieces.  ``main`` lays out the first factor, ``others`` those of the rest;
+    ``y``, ``trials``, ``weights``, ``offset`` (H, P), ``X`` (p, H, P), ``Z[f]`` (q_f, H, P) of each factor in
+    elimination order; rows of weight zero fill the pieces.  ``main`` lays out the first factor, ``others`` those of the rest;
     ``parents[i][k]`` as in ``Gram``.  ``crossings``: pairs of levels for the couplings to and within the rest;
     ``cells`` where the first of these are kept as a list, whose values stand in ``cell_order`` (there, back).
     ``log_constant``: the part of the log density that depends on no parameter, weighted and summed.
@@ -169,7 +138,7 @@ class Rows:
         return self.chain_levels[f] if f < chain else self.others[f - chain].levels
 
     def collect(self, f: int, x: Array) -> Array:
-        """Sums of x (.., N) over the rows of each level of factor ``f``."""
+        """Sums of x (.., H, P) over the rows of each level of factor ``f``."""
         chain = len(self.structure.chain)
         if f >= chain:
             return self.others[f - chain].collect(x)
@@ -187,40 +156,40 @@ class Rows:
         return b if f == 0 else b.at[..., self.parents[0][f - 1]].get(mode="promise_in_bounds")
 
     def spread(self, f: int, b: Array) -> Array:
-        """The element of b (.., J) that each row belongs to: (.., N)."""
+        """The element of b (.., J) that each row belongs to: (.., H, P)."""
         chain = len(self.structure.chain)
         return self.others[f - chain].spread(b) if f >= chain else self.main.spread(self.inwards(f, b))
 
     def effects(self, b: tuple[Array, ...]) -> Array:
-        """Zb (N,) for b (q, J) of each factor."""
-        return sum(jnp.sum(Z * self.spread(f, x), axis=0) for f, (Z, x) in enumerate(zip(self.Z, b, strict=True)))  # pyright: ignore
+        """Zb (H, P) for b (q, J) of each factor; term by term, since a sum over a short first axis is slow."""
+        terms = [z * self.spread(f, x[k]) for f, x in enumerate(b) for k, z in enumerate(self.Z[f])]
+        return sum(terms[1:], terms[0])
 
     def pull(self, x: Array) -> tuple[Array, ...]:
         """Z'x: (q, J) of each factor."""
-        return tuple(self.collect(f, Z * x) for f, Z in enumerate(self.Z))
+        return tuple(jnp.stack([self.collect(f, z * x) for z in Z]) for f, Z in enumerate(self.Z))
 
     # ------------------------------------------------------------ cross-products
     def gram(self, W: Array, columns: Array | None = None) -> Gram:
-        """Z'W[Z columns] for working weights W (N,) and further columns (c, N), in the shape of sufficient statistics."""
+        """Z'W[Z columns] for working weights W (H, P) and further columns (c, H, P), shaped as sufficient statistics."""
         s = self.structure
         chain, size, k = len(s.chain), s.rest_size, 0 if columns is None else len(columns)
-        every = self.collect
-        blocks = tuple(every(f, _outer(self.Z[f], self.Z[f], W, True)) for f in range(chain))
+        blocks = tuple(self._squares(f, W) for f in range(chain))
         links = tuple(
-            tuple(every(f, _outer(self.Z[f], self.Z[o], W)) for o in range(f + 1, chain)) for f in range(chain)
+            tuple(self.collect(f, _outer(self.Z[f], self.Z[o], W)) for o in range(f + 1, chain)) for f in range(chain)
         )
         tables = {(c.first, c.second): c.table(_outer(self.Z[c.first], self.Z[c.second], W)) for c in self.crossings
                   if self.cells is None or c.first > 0}  # fmt: skip
         borders = []
         for f in range(chain):
             dense = [_side(tables[f, chain + r]) for r in range(len(s.rest))] if (f, chain) in tables else []
-            wide = [] if columns is None else [every(f, _outer(self.Z[f], columns, W))]
+            wide = [] if columns is None else [self.collect(f, _outer(self.Z[f], columns, W))]
             empty = jnp.zeros((s.chain[f], 0, self.levels_of(f)), W.dtype)
             borders.append(jnp.concatenate([*dense, *wide], axis=1) if dense or wide else empty)
         corner = jnp.zeros((size + k, size + k), W.dtype)
         for r, inside in enumerate(s.rest_places()):
             f = chain + r
-            own = jnp.moveaxis(every(f, _outer(self.Z[f], self.Z[f], W, True)), -1, 0)
+            own = jnp.moveaxis(self._squares(f, W), -1, 0)
             corner = corner.at[inside[:, :, None], inside[:, None, :]].set(own)
             for other in range(r + 1, len(s.rest)):
                 block = _flat(tables[f, chain + other], s.rest[r], s.rest[other])
@@ -228,16 +197,24 @@ class Rows:
                 corner = jax.lax.dynamic_update_slice(corner, block, (at, to))
                 corner = jax.lax.dynamic_update_slice(corner, block.T, (to, at))
             if columns is not None:
-                side = jnp.moveaxis(every(f, _outer(self.Z[f], columns, W)), -1, 0).reshape(-1, k)
+                side = jnp.moveaxis(self.collect(f, _outer(self.Z[f], columns, W)), -1, 0).reshape(-1, k)
                 corner = jax.lax.dynamic_update_slice(corner, side, (inside[0, 0], size))
                 corner = jax.lax.dynamic_update_slice(corner, side.T, (size, inside[0, 0]))
         if columns is not None:
-            corner = jax.lax.dynamic_update_slice(corner, (columns * W) @ columns.T, (size, size))
+            corner = jax.lax.dynamic_update_slice(
+                corner, jnp.tensordot(columns * W, columns, ((1, 2), (1, 2))), (size, size)
+            )
         zero = jnp.zeros((), W.dtype)
         return Gram(
             blocks, links, self.parents, tuple(borders), self._cell_values(W), corner,
             self.T, self.T_X, zero, zero, self.n_obs, zero, s,
         )  # fmt: skip
+
+    def _squares(self, f: int, W: Array) -> Array:
+        """Z'WZ (q, q, J) of each level of one factor; what is symmetric is summed once."""
+        Z, q = self.Z[f], len(self.Z[f])
+        below = [[self.collect(f, Z[a] * (Z[b] * W)) for b in range(a + 1)] for a in range(q)]
+        return jnp.stack([jnp.stack([below[max(a, b)][min(a, b)] for b in range(q)]) for a in range(q)])
 
     def _cell_values(self, W: Array) -> Cells | None:
         if self.cells is None:
@@ -251,13 +228,9 @@ class Rows:
         return Cells(pick(jnp.concatenate(parts, axis=1), there, back), c.level, c.column, c.pair_a, c.pair_b)
 
 
-def _outer(A: Array, B: Array, W: Array, symmetric: bool = False) -> Array:
-    """A_a B_b W: (a, b, N); what is symmetric is made once."""
-    if not symmetric or len(A) == 1:
-        return A[:, None] * (B * W)[None]
-    WB = B * W
-    rows = [[A[min(a, b)] * WB[max(a, b)] for b in range(len(B))] for a in range(len(A))]
-    return jnp.stack([jnp.stack(row) for row in rows])
+def _outer(A: Array, B: Array, W: Array) -> Array:
+    """A_a B_b W: (a, b, H, P)."""
+    return A[:, None] * (B * W)[None]
 
 
 def _side(table: Array) -> Array:
@@ -274,7 +247,7 @@ def _flat(table: Array, first: tuple[int, int], second: tuple[int, int]) -> Arra
 
 # ---------------------------------------------------------------- making them, on the host
 FEW_PIECES = 256  # so many at least, for a long inner axis
-PIECE = 4.0  # what the scatter of one piece costs, in rows
+PIECE = 0.5  # what the scatter of one piece costs, in rows
 
 
 def choose_height(counts: np.ndarray) -> int:
@@ -307,42 +280,48 @@ def _pieces(codes: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray | No
     return places, None if len(level) == levels else level.astype(np.int32), height
 
 
-def layout_of(codes: np.ndarray, levels: int) -> Layout:
-    """The layout of a factor whose rows are not in its order: ``codes`` (N,)."""
+def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int]) -> Layout:
+    """The layout of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,)."""
     places, level, height = _pieces(codes, levels)
     there = places.ravel()
     back = np.full(len(codes), len(there), np.int32)
     real = there >= 0
     back[there[real]] = np.flatnonzero(real)
-    return Layout(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height)  # pyright: ignore
+    return Layout(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height, rows)  # pyright: ignore
 
 
 def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> tuple[Rows, np.ndarray]:
     """The pytree, from the columns of a model, without its ``log_constant``; call it with x64 enabled.
 
-    ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.  Also ``source`` (N,),
+    ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.  Also ``source`` (H, P),
     the row of the data at each place, to lay out another response.
     """
     a, s = accumulator, accumulator.structure
     places, level, height = _pieces(a.groupings[0].codes, a.groupings[0].levels)
     real = places >= 0
+    shape = places.shape
     # what fills a piece is a copy of its first row: of the same level, and in the family's support
     source = np.where(real, places, places[0]).ravel()
     everything = slice(0, a.n)
     weights = np.ones(a.n) if a.weights is None else a.weights
     codes = [g.codes[source] for g in a.groupings]
     chain = len(s.chain)
-    layouts = tuple(layout_of(codes[f], a.groupings[f].levels) for f in range(chain, len(codes)))
-    crossings, pairs = _crossings(a, codes, chain)
+    layouts = tuple(layout_of(codes[f], a.groupings[f].levels, shape) for f in range(chain, len(codes)))
+    crossings, pairs = _crossings(a, codes, chain, shape)
     cells, cell_order = _cells(pairs, a, chain) if s.sparse else (None, None)
+
+    def lay(values: np.ndarray) -> np.ndarray:
+        """(n,) -> (H, P), or (n, k) -> (k, H, P)."""
+        return np.ascontiguousarray(values[source].T).reshape(*values.shape[1:], *shape)
+
     tree: Any = Rows(
-        y=np.asarray(y, float)[source],
-        trials=np.asarray(trials, float)[source],
-        weights=np.where(real.ravel(), weights[source], 0.0),
-        offset=np.asarray(offset, float)[source],
-        X=np.ascontiguousarray(a.X.rows(everything)[source].T),
-        Z=tuple(np.ascontiguousarray(a.z(f, everything)[source].T) for f in range(len(codes))),
-        main=Layout(None, None, level, a.groupings[0].levels, height),  # pyright: ignore
+        y=lay(np.asarray(y, float)),
+        trials=lay(np.asarray(trials, float)),
+        weights=np.where(real, lay(weights), 0.0),
+        offset=lay(np.asarray(offset, float)),
+        X=lay(a.X.rows(everything)),
+        Z=tuple(lay(a.z(f, everything)) for f in range(len(codes))),
+        main=Layout(None, None, level, a.groupings[0].levels, height, shape),  # pyright: ignore
         others=layouts,
         parents=tuple(tuple(x) for x in a.parents()),
         crossings=crossings,
@@ -356,10 +335,10 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> tuple
         structure=s,
         family=family,
     )
-    return jax.device_put(tree), source
+    return jax.device_put(tree), source.reshape(shape)
 
 
-def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int):
+def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple[int, int]):
     """Every pair of factors of which one is of the rest, and the levels (first, second) of its pairs that occur."""
     crossings, pairs = [], {}
     for second in range(chain, len(codes)):
@@ -371,7 +350,7 @@ def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int):
             back = (found % K) * J + found // K if dense else np.zeros(0, np.int64)
             there = np.full(J * K if dense else 0, len(found), np.int32)
             there[back] = np.arange(len(back))
-            layout = layout_of(at.astype(np.int64), len(found))
+            layout = layout_of(at.astype(np.int64), len(found), shape)
             crossings.append(
                 Crossing(layout, there, back.astype(np.int32), first, second, (K, J))  # pyright: ignore
             )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm.gram import Accumulator
-from jaxmm.objective.laplace import as_phi
+from jaxmm.objective.density import as_phi
 
 ITERATIONS = 25
 PHI_GRID = np.arange(-6.0, 9.0, 1.5)  # of log phi, where its scale is not that of the data

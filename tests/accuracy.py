@@ -45,21 +45,23 @@ def exact(f, x: float, order: int = 4) -> list[float]:
 def errors(actual, expected, x=None) -> np.ndarray:
     """Errors (order + 1, n) relative to the derivative, or to the next one where it crosses zero.
 
-    With x, also to the one before over x: an algebraic function's derivative is found by subtracting those.
+    With x, also to those before, over powers of x: an algebraic function's derivatives are found from such terms.
     """
     expected = np.asarray(expected, float).T
     scale = np.abs(expected[:-1]) + np.abs(expected[1:]) + TINY
     if x is not None:
-        scale[1:] += np.abs(expected[:-2] / x)
-        scale[2:] += np.abs(expected[:-3] / np.square(x))
+        for k in range(1, len(scale)):
+            scale[k] += sum(np.abs(expected[k - j]) / x**j for j in range(1, k + 1))
     with np.errstate(invalid="ignore", over="ignore"):
         return np.where(actual == expected[:-1], 0.0, np.abs(actual - expected[:-1]) / scale)
 
 
-def assert_close(actual, expected, rtol, x=None, at=None) -> None:
+def assert_close(actual, expected, rtol, x=None, at=None, atol=0.0) -> None:
+    """``atol`` is for the values, not for the derivatives."""
     e = errors(actual, expected, x)
+    e[0, np.abs(actual[0] - np.asarray(expected)[:, 0]) <= atol] = 0.0
     worst = np.unravel_index(np.argmax(np.where(np.isnan(e), np.inf, e)), e.shape)
-    where = "" if at is None else f" at {at[worst[1]]}"
+    where = "" if at is None else f" at {tuple(map(float, np.atleast_1d(at[worst[1]])))}"
     assert np.all(e < rtol), (
         f"derivative {worst[0]}{where}: {actual[worst]:.17g}, not {np.asarray(expected)[worst[1]][worst[0]]:.17g}; "
         f"errors by order {np.max(e, axis=1)}"

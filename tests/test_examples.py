@@ -59,6 +59,41 @@ def test_varcorr_or_blups(tmp_path, capsys):
     assert (tmp_path / "varcorr_or_blups.png").read_bytes().startswith(PNG)
 
 
+def test_which_correlation(tmp_path, capsys):
+    run("which_correlation.py", "--replicates", "3", "--subjects", "40", "--out", str(tmp_path))
+    lines = [line.replace("±", " ").replace("%", "").split() for line in capsys.readouterr().out.splitlines()]
+
+    correlation = next(line for line in lines if line[:1] == ["correlation"])
+    assert float(correlation[1]) == -0.83
+    assert all(-1 <= float(correlation[k]) <= 1 for k in (2, 5))
+    assert float(correlation[8]) == pytest.approx(-0.98, abs=0.005)  # as in the question
+
+    directions = [line for line in lines if line[-8:-7] in (["along"], ["across"])]
+    assert len(directions) == 4
+    for line in directions:
+        D, error, kept, varcorr, unknown, modes, _ = map(float, line[-7:])
+        assert 0 < kept < 100 and abs(kept - 100 * D / (D + error)) < 8
+        assert unknown + modes == pytest.approx(varcorr, rel=0.1, abs=2e-3)
+
+    truth = {line[1]: float(line[2]) for line in lines if line[:1] in (["fixef,"], ["marginal_coef,"])}
+    assert truth == {"intercept": pytest.approx(1.411, abs=0.01), "slope": pytest.approx(-0.2693, abs=0.01)}
+    assert any(line[:6] == "6 data sets simulated and fitted".split() for line in lines)
+    assert (tmp_path / "which_correlation.png").read_bytes().startswith(PNG)
+
+
+def test_own_family(capsys):
+    run("own_family.py", "--shops", "60")
+    printed = capsys.readouterr().out
+    assert "Family: truncated_poisson (log)" in printed
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.endswith(" s.e.")}
+    for row in (rows["(Intercept)"], rows["discount"]):  # truth, estimate, its error, off by ..
+        assert abs(float(row[4])) < 3.5
+        assert float(row[4]) == pytest.approx((float(row[2]) - float(row[1])) / float(row[3]), abs=0.1)
+    assert float(rows["(Intercept)"][8]) > 5  # Poisson's
+    drawn = [line.split()[-2:] for line in printed.splitlines() if line.startswith("share of")]
+    assert len(drawn) == 4 and all(abs(float(a) - float(b)) < 0.05 for a, b in drawn)
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py")))
 def test_every_example_says_what_it_answers_and_is_tested(name):
     text = (EXAMPLES / name).read_text()

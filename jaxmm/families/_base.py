@@ -18,8 +18,8 @@ import numpy as np
 from jaxmm import links
 from jaxmm._types import Array
 
-NEWTON_STEPS = 60  # of the generic saturated density, each halved up to ...
-HALVINGS = 12
+NEWTON_STEPS = 60  # of the generic saturated density
+HALVINGS = 12  # of each step; the best of them is taken
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,8 +81,9 @@ class Family:
 
     def start_mu(self, y, trials: Any = 1.0) -> np.ndarray:
         """Means to start a GLM from: y where it may be a mean, else the average of those."""
-        y = np.asarray(y, float)
-        inside = np.isfinite(np.asarray(self.density(y, self.link.link(jnp.asarray(y)), np.ones(max(self.num_phi, 1)))))
+        y, eta = np.asarray(y, float), self.link.link(jnp.asarray(y, float))
+        phi = jnp.ones(self.num_phi if self.num_phi > 1 else ())
+        inside = np.asarray(jnp.isfinite(eta) & jnp.isfinite(self.density(jnp.asarray(y), eta, phi, trials)))
         return np.where(inside, y, np.mean(y[inside]) if inside.any() else 1.0)
 
     def unit_deviance(self, y, mu, phi, trials: Any = 1.0):
@@ -98,11 +99,11 @@ class Family:
         return inside(value)
 
     def saturated(self, y, phi, trials: Any = 1.0) -> Array:
-        """The maximum of ``density`` over eta for each y: Newton steps, halved until they climb.
+        """The maximum of ``density`` over eta for each y: Newton steps, the best of their halves.
 
         Where the maximum is at infinity (y = 0) the steps walk towards it, one in log mu at a time.
         """
-        start = np.asarray(self.start_mu(np.asarray(y), np.asarray(trials)))
+        start = self.start_mu(np.asarray(y), np.asarray(trials))
         eta = self.link.link(jnp.asarray(start))
         y, trials = jnp.broadcast_to(jnp.asarray(y, eta.dtype), eta.shape), jnp.asarray(trials, eta.dtype)
 
@@ -116,12 +117,14 @@ class Family:
             g, h = jax.jvp(slope, (e,), (jnp.ones_like(e),))
             newton = jnp.where(h < 0, -g / jnp.where(h < 0, h, -1.0), jnp.sign(g))
             newton = jnp.clip(newton, -3.0, 3.0)
-            best, at = value(e), e
-            for halving in range(HALVINGS):
-                there = e + newton * 0.5**halving
+
+            def halve(k, found):
+                best, at = found
+                there = e + newton * 0.5**k
                 f = value(there)
-                best, at = jnp.where(f > best, f, best), jnp.where(f > best, there, at)
-            return at
+                return jnp.maximum(f, best), jnp.where(f > best, there, at)
+
+            return jax.lax.fori_loop(0, HALVINGS, halve, (value(e), e))[1]
 
         return value(jax.lax.fori_loop(0, NEWTON_STEPS, step, eta))
 
@@ -129,11 +132,6 @@ class Family:
 def inside(value: Array) -> Array:
     """-inf for nan: the links give nan where eta has no mean inside the family's range."""
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
-
-
-def times(y, x) -> Array:
-    """y x, where 0 times -inf is 0: what did not happen may have had probability zero."""
-    return jnp.where((y == 0) & (x == -jnp.inf), 0.0, y * x)
 
 
 def whole(y) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._special import rising_excess
-from jaxmm.families._base import Family, inside, times, whole
+from jaxmm.families._base import Family, inside, whole
 from jaxmm.families.beta import beta_variate
 from jaxmm.families.binomial import log_choose
 
@@ -26,7 +26,7 @@ class BetaBinomial(Family):
 
     def log_density(self, y, eta, phi, trials):
         log_mu, log_1m_mu, log_phi = self.link.log_mu(eta), self.link.log_1m_mu(eta), jnp.log(phi)
-        binomial = times(y, log_mu) + times(trials - y, log_1m_mu)
+        binomial = self.link.log_binomial(y, trials - y, eta)
         mixed = rising_excess(log_mu + log_phi, y) + rising_excess(log_1m_mu + log_phi, trials - y)
         return inside(binomial + mixed - rising_excess(log_phi, trials))
 

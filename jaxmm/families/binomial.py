@@ -7,7 +7,7 @@ import numpy as np
 from jax.scipy.special import xlogy
 
 from jaxmm._special import log_gamma
-from jaxmm.families._base import Family, inside, times, whole
+from jaxmm.families._base import Family, inside, whole
 
 
 class Binomial(Family):
@@ -19,7 +19,7 @@ class Binomial(Family):
     support = "whole numbers of successes from 0"
 
     def log_density(self, y, eta, phi, trials):
-        return inside(times(y, self.link.log_mu(eta)) + times(trials - y, self.link.log_1m_mu(eta)))
+        return inside(self.link.log_binomial(y, trials - y, eta))
 
     def log_constant(self, y, trials=1.0):
         return log_choose(y, trials)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm._special import log_gamma, rising_excess, scaled_softplus, softplus
-from jaxmm.families._base import Family, inside, times, whole
+from jaxmm._special import log_gamma, rising_excess, scaled_softplus, softplus, times
+from jaxmm.families._base import Family, inside, whole
 from jaxmm.families.nbinom2 import poisson_gamma
 
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.scipy.special import xlogy
 
-from jaxmm._special import log_gamma
-from jaxmm.families._base import Family, inside, times, whole
+from jaxmm._special import log_gamma, times
+from jaxmm.families._base import Family, inside, whole
 
 
 class Poisson(Family):

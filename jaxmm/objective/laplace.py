@@ -16,34 +16,18 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
+from jaxmm.objective.density import Expansion, Terms, expand
 from jaxmm.objective.factors import original_factors, scaled_factors
-from jaxmm.objective.mode import (
-    Point,
-    Terms,
-    attach,
-    effects,
-    find_mode,
-    fixed_part,
-    row_terms,
-    zero_effects,
-)
+from jaxmm.objective.mode import Known, Point, attach, effects, find_mode, fixed_part, terms_at, zero_effects
 from jaxmm.rows import Rows
 from jaxmm.solver.elimination import Eliminated, eliminate
-
-
-def as_phi(log_phi: Array) -> Array:
-    """log phi (k,) -> phi as a family takes it: a number for k = 1, 1 for k = 0, else (k,)."""
-    if log_phi.shape[0] == 0:
-        return jnp.ones((), log_phi.dtype)
-    phi = jnp.exp(log_phi)
-    return phi[0] if log_phi.shape[0] == 1 else phi
 
 
 def scaled_point(psi: Array, rows: Rows) -> Point:
     """psi = (beta_s, theta_s, log phi) -> the point, as to X_s and Z_s."""
     s = rows.structure
     ends = s.p, s.p + s.num_theta
-    return Point(psi[: ends[0]], scaled_factors(psi[ends[0] : ends[1]], s), as_phi(psi[ends[1] :]))
+    return Point(psi[: ends[0]], scaled_factors(psi[ends[0] : ends[1]], s), psi[ends[1] :])
 
 
 class AtMode(NamedTuple):
@@ -56,24 +40,30 @@ class AtMode(NamedTuple):
     done: Eliminated
 
 
-def at_mode(point: Point, rows: Rows, found: tuple[Array, ...]) -> AtMode:
-    """Everything at û, given its value ``found``."""
-    constant: tuple[Point, Rows] = jax.lax.stop_gradient((point, rows))
-    before = _evaluate(constant[0], constant[1], jax.lax.stop_gradient(found), None)
-    u = attach(before.u, point, rows, before.done, before.gram)
-    return _evaluate(point, rows, u, before.done.roots)
+def at_mode(point: Point, rows: Rows, found: tuple[Array, ...], order: int | None = None) -> AtMode:
+    """Everything at û, given its value ``found``.
+
+    With ``order``, derivatives by the point up to ``order - 2`` come from an expansion of the log density (``density``);
+    without, any derivative, also by y, through the family's formulas.
+    """
+    p, r, u = jax.lax.stop_gradient((point, rows, found))
+    eta = fixed_part(p, r) + r.effects(effects(p.lams, u))
+    expansion = None if order is None else expand(eta, p.log_phi, r, order)
+    before = _evaluate(p, r, u, expansion, None)
+    u = attach(before.u, point, rows, Known(before.done, before.gram, expansion))
+    return _evaluate(point, rows, u, expansion, before.done.roots)
 
 
-def _evaluate(point: Point, rows: Rows, u: tuple[Array, ...], roots) -> AtMode:
+def _evaluate(point: Point, rows: Rows, u: tuple[Array, ...], expansion: Expansion | None, roots) -> AtMode:
     eta = fixed_part(point, rows) + rows.effects(effects(point.lams, u))
-    terms = row_terms(eta, point.phi, rows)
+    terms = terms_at(eta, point, rows, expansion)
     gram = rows.gram(terms.W)
     return AtMode(u, eta, terms, gram, eliminate(point.lams, gram, roots))
 
 
-def laplace(point: Point, rows: Rows, found: tuple[Array, ...]) -> Array:
-    """-2 log-likelihood at ``point``, where the mode is ``found``."""
-    a = at_mode(point, rows, found)
+def laplace(point: Point, rows: Rows, found: tuple[Array, ...], order: int | None = None) -> Array:
+    """-2 log-likelihood at ``point``, where the mode is ``found``; ``order`` as in ``at_mode``."""
+    a = at_mode(point, rows, found, order)
     size = sum(jnp.sum(u * u) for u in a.u)
     return size - 2 * (jnp.sum(a.terms.log_density) + rows.log_constant) + a.done.logdet
 
@@ -81,7 +71,7 @@ def laplace(point: Point, rows: Rows, found: tuple[Array, ...]) -> Array:
 def original_point(beta: Array, theta: Array, log_phi: Array, rows: Rows) -> Point:
     """The point of parameters in the data's columns."""
     beta = jnp.linalg.solve(rows.T_X, beta) if rows.structure.p else beta
-    return Point(beta, original_factors(theta, rows.structure, rows.T), as_phi(log_phi))
+    return Point(beta, original_factors(theta, rows.structure, rows.T), log_phi)
 
 
 def neg2_loglik(beta: Array, theta: Array, log_phi: Array, rows: Rows) -> Array:

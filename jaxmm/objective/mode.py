@@ -15,14 +15,16 @@ differentiable (``lax.custom_linear_solve``), so that derivatives of every order
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxmm._pieces import apart
 from jaxmm._types import Array
 from jaxmm.gram import Gram
+from jaxmm.objective.density import Expansion, Terms, expanded_terms, terms
 from jaxmm.rows import Rows
 from jaxmm.solver.elimination import Eliminated, eliminate, solve
 
@@ -32,24 +34,16 @@ SLACK = 1e-11  # relative rise of h that counts as rounding
 
 
 class Point(NamedTuple):
-    """Where the mode is looked for: ``beta`` (p,) as to X_s, ``lams`` (q, q) per factor as to Z_s, and phi."""
+    """Where the mode is looked for: ``beta`` (p,) as to X_s, ``lams`` (q, q) per factor as to Z_s, and log phi (k,)."""
 
     beta: Array
     lams: tuple[Array, ...]
-    phi: Array
-
-
-class Terms(NamedTuple):
-    """Per row (N,): weighted log density, its first derivative by eta, and minus its second."""
-
-    log_density: Array
-    score: Array
-    W: Array
+    log_phi: Array
 
 
 def fixed_part(point: Point, rows: Rows) -> Array:
-    """Xβ + offset, (N,)."""
-    return rows.offset + point.beta @ rows.X if len(point.beta) else rows.offset
+    """Xβ + offset, (H, P)."""
+    return rows.offset + jnp.tensordot(point.beta, rows.X, 1) if len(point.beta) else rows.offset
 
 
 def effects(lams: tuple[Array, ...], u: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -59,19 +53,6 @@ def effects(lams: tuple[Array, ...], u: tuple[Array, ...]) -> tuple[Array, ...]:
 
 def effects_transposed(lams: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[Array, ...]:
     return effects(tuple(lam.T for lam in lams), x)
-
-
-def row_terms(eta: Array, phi: Array, rows: Rows) -> Terms:
-    """The log density of each row and two derivatives, by forward mode."""
-
-    def density(e):
-        return rows.family.density(rows.y, e, phi, rows.trials)
-
-    def first(e):
-        return jax.jvp(density, (e,), (jnp.ones_like(e),))
-
-    (value, d1), (_, d2) = jax.jvp(first, (eta,), (jnp.ones_like(eta),))
-    return Terms(rows.weights * value, rows.weights * d1, -rows.weights * d2)
 
 
 class Parts:
@@ -140,7 +121,8 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
 
     def body(s: _State) -> _State:
         trial = tuple(u + d for u, d in zip(s.u, s.step, strict=True))
-        t = row_terms(fixed + rows.effects(effects(point.lams, trial)), point.phi, rows)
+        eta = fixed + rows.effects(effects(point.lams, trial))
+        t: Terms = apart(lambda e: terms(e, point.log_phi, rows), eta)
         value = parts.dot(trial, trial) - 2 * parts.of_rows(t.log_density)
         ok = jnp.isfinite(value) & (value <= s.value + slack * (jnp.abs(value) + 1.0))
         W = jnp.where(parts.to_rows(s.clip), jnp.maximum(t.W, 0.0), t.W)
@@ -174,16 +156,31 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
 
 
 # ---------------------------------------------------------------- derivatives of the mode
+class Known(NamedTuple):
+    """What is known at the mode, constants: the elimination of M there, its cross-products, and the expansion of the
+    log density, if that is to be used."""
+
+    done: Eliminated
+    gram: Gram
+    expansion: Expansion | None
+
+
+def terms_at(eta: Array, point: Point, rows: Rows, expansion: Expansion | None) -> Terms:
+    if expansion is None:
+        return terms(eta, point.log_phi, rows)
+    return expanded_terms(eta, point.log_phi, rows, expansion)
+
+
 @jax.custom_jvp
-def attach(u: tuple[Array, ...], point: Point, rows: Rows, done: Eliminated, gram: Gram) -> tuple[Array, ...]:
-    """The mode ``u`` at (point, rows) as a function of them; ``done`` eliminates M there, constants as ``gram`` is."""
+def attach(u: tuple[Array, ...], point: Point, rows: Rows, known: Known) -> tuple[Array, ...]:
+    """The mode ``u`` at (point, rows) as a function of them."""
     return u
 
 
 @partial(attach.defjvp, symbolic_zeros=True)
 def _(primals, tangents):
-    u, point, rows, done, gram = primals
-    mode = attach(u, point, rows, done, gram)
+    u, point, rows, known = primals
+    mode = attach(u, point, rows, known)
     leaves, tree = jax.tree.flatten((point, rows))
     moves = jax.tree.leaves(tangents[1:3], is_leaf=lambda x: isinstance(x, SymbolicZero))
     moving = [i for i, t in enumerate(moves) if not isinstance(t, SymbolicZero)]
@@ -196,18 +193,20 @@ def _(primals, tangents):
             changed[i] = value
         p, r = jax.tree.unflatten(tree, changed)
         eta = fixed_part(p, r) + r.effects(effects(p.lams, mode))
-        return effects_transposed(p.lams, r.pull(row_terms(eta, p.phi, r).score))
+        return effects_transposed(p.lams, r.pull(terms_at(eta, p, r, known.expansion).score))
 
     _, right = jax.jvp(slope, ([leaves[i] for i in moving],), ([moves[i] for i in moving],))
-    W = row_terms(fixed_part(point, rows) + rows.effects(effects(point.lams, mode)), point.phi, rows).W
+    eta = fixed_part(point, rows) + rows.effects(effects(point.lams, mode))
+    W = terms_at(eta, point, rows, known.expansion).W
 
     def times_M(x):
         pulled = effects_transposed(point.lams, rows.pull(W * rows.effects(effects(point.lams, x))))
         return tuple(a + b for a, b in zip(x, pulled, strict=True))
 
-    fixed: Any = jax.lax.stop_gradient((done, point.lams, gram))
+    lams = jax.lax.stop_gradient(point.lams)
+    done, gram = jax.lax.stop_gradient((known.done, known.gram))
 
     def by_factors(_, r):
-        return solve(fixed[0], fixed[1], fixed[2], r)
+        return solve(done, lams, gram, r)
 
     return mode, jax.lax.custom_linear_solve(times_M, right, by_factors, symmetric=True)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
+from jaxmm.objective.density import expand, log_density, term
 from jaxmm.objective.laplace import at_mode, laplace
 from jaxmm.objective.mode import Point, effects, fixed_part
 from jaxmm.rows import Rows
@@ -36,11 +37,14 @@ def nodes(n_agq: int, q: int) -> tuple[np.ndarray, np.ndarray]:
     return grid, log_w
 
 
-def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int) -> Array:
-    """-2 log-likelihood at ``point``, where the mode is ``found``; Laplace's with one node."""
+def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int, order: int | None = None) -> Array:
+    """-2 log-likelihood at ``point``, where the mode is ``found``; Laplace's with one node.
+
+    ``order`` as in ``laplace.at_mode``.
+    """
     if n_agq == 1:
-        return laplace(point, rows, found)
-    a = at_mode(point, rows, found)
+        return laplace(point, rows, found, order)
+    a = at_mode(point, rows, found, order)
     q, dtype = rows.structure.chain[0], rows.y.dtype
     z, log_w = (jnp.asarray(x, dtype) for x in nodes(n_agq, q))
     root = BLOCKS.inverse_root(a.done.steps[0].M)
@@ -49,8 +53,12 @@ def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int) 
     def node(z_k, log_w_k):
         u = a.u[0] + jnp.sqrt(2.0) * jnp.einsum("abj,a->bj", root, z_k)
         eta = fixed + rows.effects(effects(point.lams, (u,)))
-        density = rows.weights * rows.family.density(rows.y, eta, point.phi, rows.trials)
-        return log_w_k + rows.main.collect(density) - 0.5 * jnp.sum(u * u, axis=0)
+        if order is None:
+            density = log_density(eta, point.log_phi, rows)
+        else:
+            C = expand(eta, point.log_phi, rows, order - 2, 0)
+            density = term((0,) * (1 + len(point.log_phi)), eta, point.log_phi, C)
+        return log_w_k + rows.main.collect(rows.weights * density) - 0.5 * jnp.sum(u * u, axis=0)
 
     if len(z) * rows.y.size <= AT_ONCE:
         each = jax.vmap(node)(z, log_w)

@@ -1,0 +1,485 @@
+"""Families: densities and their derivatives against mpmath, moments, samplers, SciPy's densities, error messages."""
+
+from functools import cache
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+from accuracy import assert_close, exact, jets
+from scipy import stats
+from test_links import EXACT, POSITIVE
+
+import jaxmm.links
+from jaxmm import families
+from jaxmm.families import FAMILIES, Family
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+PAIRS = [(name, link) for name, family in FAMILIES.items() for link in family.links]
+PHI = (1e-4, 0.3, 7.0, 1e8)
+REAL = np.array([-40.0, -31.3, -17.0, -8.1, -3.02, -2.9, -0.7, 0.0, 0.6, 1.1, 2.9, 4.3, 11.0, 25.0, 40.0])
+
+# rows to test: (y, trials)
+ROWS = {
+    "binomial": [(0, 1), (1, 1), (3, 10), (10, 10), (70, 1000)],
+    "betabinomial": [(3, 10), (0, 12), (12, 12), (20, 60)],
+    "poisson": [(0, 1), (1, 1), (7, 1), (5000, 1)],
+    "nbinom1": [(0, 1), (1, 1), (7, 1), (5000, 1)],
+    "nbinom2": [(0, 1), (1, 1), (7, 1), (5000, 1)],
+    "gamma": [(1e-3, 1), (0.9, 1), (300.0, 1)],
+    "inverse_gaussian": [(1e-3, 1), (0.9, 1), (300.0, 1)],
+    "beta": [(1e-6, 1), (0.3, 1), (0.999, 1)],
+    "gaussian": [(-3.0, 1), (0.4, 1), (50.0, 1)],
+}
+
+
+# ---------------------------------------------------------------- log densities, naively, to many digits
+@cache
+def _kept(f, x, precision):
+    return f(x)
+
+
+def kept(f, x):
+    """f(x), looked up: rows differ in y and phi, and share their means."""
+    return _kept(f, x, mp.mp.prec)
+
+
+def lgamma(x):
+    return kept(mp.loggamma, x)
+
+
+def rising(a, y):
+    return mp.log(mp.fprod(a + k for k in range(int(y)))) if y < 100 else lgamma(a + y) - lgamma(a)
+
+
+def lchoose(n, y):
+    return lgamma(n + 1) - lgamma(y + 1) - lgamma(n - y + 1)
+
+
+def binomial(y, n, phi, lm, l1m):
+    return y * lm() + (n - y) * l1m() + lchoose(n, y)
+
+
+def poisson(y, n, phi, lm, l1m):
+    return y * lm() - mp.exp(lm()) - lgamma(y + 1)
+
+
+def negative_binomial(y, size, mu):
+    return rising(size, y) - lgamma(y + 1) + size * mp.log(size / (size + mu)) + y * mp.log(mu / (size + mu))
+
+
+def gamma(y, n, phi, lm, l1m):
+    a, mu = 1 / phi, mp.exp(lm())
+    return a * mp.log(a / mu) + (a - 1) * mp.log(y) - a * y / mu - lgamma(a)
+
+
+def inverse_gaussian(y, n, phi, lm, l1m):
+    mu = mp.exp(lm())
+    return -mp.log(2 * mp.pi * phi * y**3) / 2 - (y - mu) ** 2 / (2 * phi * mu**2 * y)
+
+
+def beta(y, n, phi, lm, l1m):
+    a, b = phi * mp.exp(lm()), phi * mp.exp(l1m())
+    return (a - 1) * mp.log(y) + (b - 1) * mp.log(1 - y) + lgamma(phi) - lgamma(a) - lgamma(b)
+
+
+def betabinomial(y, n, phi, lm, l1m):
+    a, b = phi * mp.exp(lm()), phi * mp.exp(l1m())
+    return lchoose(n, y) + rising(a, y) + rising(b, n - y) - rising(phi, n)
+
+
+NAIVE = {
+    "binomial": binomial,
+    "poisson": poisson,
+    "gamma": gamma,
+    "inverse_gaussian": inverse_gaussian,
+    "nbinom1": lambda y, n, phi, lm, l1m: negative_binomial(y, mp.exp(lm()) / phi, mp.exp(lm())),
+    "nbinom2": lambda y, n, phi, lm, l1m: negative_binomial(y, phi, mp.exp(lm())),
+    "beta": beta,
+    "betabinomial": betabinomial,
+}
+
+
+def naive(name, link, y, n, eta, phi):
+    y, n = mp.mpf(float(y)), mp.mpf(n)
+    if name == "gaussian":
+        mu = {"identity": lambda e: e, "log": mp.exp, "inverse": lambda e: 1 / e}[link](eta)
+        return -((y - mu) ** 2) / (2 * phi) - mp.log(2 * mp.pi * phi) / 2
+    log_mu, log_1m_mu, _ = EXACT[link]
+    return NAIVE[name](y, n, mp.mpf(phi), lambda: kept(log_mu, eta), lambda: kept(log_1m_mu, eta))
+
+
+def domain(name, link) -> np.ndarray:
+    """Values of eta all over where the mean is in the family's range."""
+    if link == "log" and name == "binomial":
+        return -POSITIVE[::3]
+    if link in ("identity", "inverse", "sqrt", "1/mu^2") and (name, link) != ("gaussian", "identity"):
+        return POSITIVE[::3]
+    if name.startswith("beta"):  # the naive formulas need as many digits as mu or 1 - mu has zeros
+        return REAL[(REAL > (-12 if link == "probit" else -41)) & (REAL < {"probit": 12, "cloglog": 4.5}.get(link, 41))]
+    return REAL
+
+
+def cases(name, link, etas, phis=PHI):
+    """Rows (eta, y, phi, trials) of every combination, as columns."""
+    phis = phis if FAMILIES[name].num_phi else (1.0,)
+    return [np.array(c) for c in zip(*[(e, y, p, n) for e, (y, n), p in product(etas, ROWS[name], phis)], strict=True)]
+
+
+def full(family):
+    """The log density with all constants, of eta first."""
+    return lambda eta, y, phi, n: family.density(y, eta, phi, n) + family.log_constant(y, n)
+
+
+@pytest.mark.parametrize(("name", "link"), PAIRS)
+def test_derivatives_in_eta(name, link):
+    family, columns = families.get(name, link), cases(name, link, domain(name, link))
+    with mp.workdps(60):
+        expected = [
+            exact(lambda e, y=y, p=p, n=n: naive(name, link, y, n, e, p), eta)
+            for eta, y, p, n in zip(*columns, strict=True)
+        ]
+    algebraic = link in ("identity", "inverse", "sqrt", "1/mu^2", "cauchit")
+    x = np.maximum(np.abs(columns[0]), 1e-6) if algebraic else None
+    actual = jets(full(family), *columns)
+    assert_close(actual, expected, 1e-11, x=x, atol=1e-13, at=list(zip(*columns, strict=True)))
+
+
+@pytest.mark.parametrize("link", FAMILIES["betabinomial"].links)
+def test_one_trial_is_bernoulli(link):
+    """Whatever phi: in value, and in derivatives over the whole range of eta."""
+    eta, y, phi = (c.ravel() for c in np.meshgrid(REAL, [0.0, 1.0], [1e-4, 7.0, 1e8]))
+    ones = np.ones_like(eta)
+    mixed = jets(full(families.get("betabinomial", link)), eta, y, phi, ones)
+    plain = jets(full(families.get("binomial", link)), eta, y, phi, ones)
+    np.testing.assert_allclose(mixed[0], plain[0], rtol=1e-13, atol=1e-13)
+    for order in range(1, 5):
+        np.testing.assert_allclose(mixed[order], plain[order], rtol=1e-10, atol=1e-15)
+
+
+def directions(name):
+    return ["phi", "both"] if FAMILIES[name].num_phi else []
+
+
+@pytest.mark.parametrize(("name", "way"), [(n, w) for n in FAMILIES for w in directions(n)])
+def test_derivatives_in_log_phi(name, way):
+    """Along log phi, and along the diagonal of (eta, log phi), to which the mixed derivatives contribute."""
+    link = "log" if "log" in FAMILIES[name].links else FAMILIES[name].links[0]
+    family, slope = families.get(name, link), float(way == "both")
+    eta, y, phi, n = cases(name, link, [-5.0, -1.2, 0.4, 3.0], np.geomspace(1e-4, 1e8, 7))
+    with mp.workdps(60):
+        expected = [
+            exact(lambda t, e=e, r=r, p=p, m=m: naive(name, link, r, m, e + slope * t, p * mp.exp(t)), 0.0, order=3)
+            for e, r, p, m in zip(eta, y, phi, n, strict=True)
+        ]
+
+    def f(t, eta, y, phi, n):
+        return full(family)(eta + slope * t, y, jnp.exp(jnp.log(phi) + t), n)
+
+    actual = jets(f, np.zeros_like(eta), eta, y, phi, n, order=3)
+    error = np.abs(actual - np.array(expected).T[:4]) / (1 + np.abs(y) + np.abs(expected).T[:4])
+    assert error.max() < 1e-12
+    if name.startswith("nbinom") and way == "phi":  # to what is left of them next to the Poisson limit, too
+        assert_close(actual, expected, 1e-7, atol=1e-13, at=list(zip(eta, y, phi, n, strict=True)))
+
+
+@pytest.mark.parametrize(("name", "link"), PAIRS)
+def test_reverse_mode(name, link):
+    """Hessian times vector by forward over reverse, compiled: what the Newton steps of a fit use."""
+    family = families.get(name, link)
+    eta, y, phi, n = map(jnp.asarray, cases(name, link, domain(name, link)))
+
+    @jax.jit
+    def derivatives(eta, phi):
+        def total(eta, phi):
+            return jnp.sum(family.density(y, eta, phi, n))
+
+        gradient = jax.grad(total, argnums=(0, 1))
+        return jax.jvp(gradient, (eta, phi), (jnp.ones_like(eta), jnp.zeros_like(phi)))
+
+    (score, by_phi), (curvature, mixed) = derivatives(eta, phi)
+    expected = jets(full(family), eta, y, phi, n, order=2)
+    np.testing.assert_allclose(score, expected[1], rtol=1e-9, atol=1e-280)
+    np.testing.assert_allclose(curvature, expected[2], rtol=1e-6, atol=1e-9 * np.abs(expected[1]).max())
+    assert np.isfinite(by_phi).all() and np.isfinite(mixed).all()
+
+
+# ---------------------------------------------------------------- distributions
+# name: mu, phi, trials; of moderate size, so that sums and integrals reach both tails
+MODERATE = {
+    "binomial": (0.3, 1.0, 12.0),
+    "poisson": (4.2, 1.0, 1.0),
+    "gamma": (2.5, 0.4, 1.0),
+    "inverse_gaussian": (2.5, 0.2, 1.0),
+    "nbinom1": (4.2, 1.7, 1.0),
+    "nbinom2": (4.2, 1.7, 1.0),
+    "beta": (0.3, 6.0, 1.0),
+    "betabinomial": (0.3, 2.5, 12.0),
+    "gaussian": (-0.8, 2.3, 1.0),
+}
+
+
+def points(name):
+    """y and the weight of each: all whole numbers, or trapezoids on a scale where the density dies out quickly."""
+    s = np.linspace(-60, 60, 4001)
+    step = s[1] - s[0]
+    if name in ("binomial", "betabinomial"):
+        y = np.arange(MODERATE[name][2] + 1)
+        return y, np.ones_like(y)
+    if name in ("poisson", "nbinom1", "nbinom2"):
+        return np.arange(400.0), np.ones(400)
+    if name == "beta":
+        s = s[np.abs(s) < 30]
+        y = 1 / (1 + np.exp(-s))
+        return y, y / (1 + np.exp(s)) * step
+    if name == "gaussian":
+        return s, np.full_like(s, step)
+    return np.exp(s), np.exp(s) * step
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_density_and_moments(name):
+    """The density sums to one; its mean is mu, its variance what ``variance`` says."""
+    family, (mu, phi, trials) = families.get(name), MODERATE[name]
+    y, weight = points(name)
+    p = weight * np.exp(full(family)(family.link.link(jnp.asarray(mu)), y, phi, trials))
+    variance = trials * family.variance(jnp.asarray(mu), phi, trials) * (phi if family.has_scale else 1.0)
+    np.testing.assert_allclose(np.sum(p), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(np.sum(p * y), mu * trials, rtol=1e-11)
+    np.testing.assert_allclose(np.sum(p * (y - mu * trials) ** 2), variance, rtol=1e-10)
+    assert np.all(family.valid(y[p > 0]))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_samples(name):
+    """Mean, variance and three points of the distribution function within Monte Carlo error."""
+    family, (mu, phi, trials) = families.get(name), MODERATE[name]
+    keys = jax.random.split(jax.random.key(sum(map(ord, name))), 200)
+
+    @jax.jit
+    @jax.vmap
+    def draws(key):
+        return family.sample(key, jnp.full(200, mu), phi, jnp.full(200, trials))
+
+    y = np.asarray(draws(keys)).ravel()
+    assert y.dtype == np.float64 and np.all(family.valid(y))
+    at, weight = points(name)
+    p = weight * np.exp(full(family)(family.link.link(jnp.asarray(mu)), at, phi, trials))
+    mean = np.sum(p * at)
+    moments = [np.sum(p * (at - mean) ** k) for k in (2, 4)]
+    assert abs(y.mean() - mean) < 4.5 * np.sqrt(moments[0] / len(y))
+    assert abs(np.mean((y - mean) ** 2) - moments[0]) < 4.5 * np.sqrt((moments[1] - moments[0] ** 2) / len(y))
+    for q in (0.1, 0.5, 0.9):  # the distribution function where it passes q
+        k = np.searchsorted(np.cumsum(p), q)
+        assert abs(np.mean(y <= at[k]) - np.sum(p[: k + 1])) < 4.5 * np.sqrt(0.25 / len(y)) + p[k]
+
+
+def test_samples_of_extreme_parameters():
+    """Probabilities near 0 and 1, shapes that underflow: in the support, never nan."""
+    key = jax.random.key(1)
+    mu = jnp.array([1e-12, 1e-4, 0.5, 1 - 1e-4, 1 - 1e-12])
+    for phi in (1e-3, 1e6):
+        y = families.Beta().sample(key, mu, phi)
+        assert np.all(families.Beta().valid(y))
+        counts = families.BetaBinomial().sample(key, mu, phi, jnp.full(5, 20.0))
+        assert np.all((counts >= 0) & (counts <= 20))
+    counts = families.Binomial().sample(key, mu, 1.0, jnp.array([0.0, 1.0, 7.0, 50.0, 5000.0]))
+    assert np.all((counts >= 0) & (counts <= np.array([0, 1, 7, 50, 5000])))
+    positive = jnp.array([1e-8, 1.0, 1e6])
+    for name in ("gamma", "inverse_gaussian", "nbinom1", "nbinom2", "poisson"):
+        for phi in (1e-3, 1e3):
+            y = families.get(name).sample(key, positive, phi)
+            assert np.all(np.isfinite(y) & (y >= 0)), (name, phi)
+
+
+SCIPY = {
+    "binomial": lambda y, mu, phi, n: stats.binom.logpmf(y, n, mu),
+    "poisson": lambda y, mu, phi, n: stats.poisson.logpmf(y, mu),
+    "gamma": lambda y, mu, phi, n: stats.gamma.logpdf(y, 1 / phi, scale=mu * phi),
+    "inverse_gaussian": lambda y, mu, phi, n: stats.invgauss.logpdf(y, mu * phi, scale=1 / phi),
+    "nbinom1": lambda y, mu, phi, n: stats.nbinom.logpmf(y, mu / phi, 1 / (1 + phi)),
+    "nbinom2": lambda y, mu, phi, n: stats.nbinom.logpmf(y, phi, phi / (phi + mu)),
+    "beta": lambda y, mu, phi, n: stats.beta.logpdf(y, mu * phi, (1 - mu) * phi),
+    "betabinomial": lambda y, mu, phi, n: stats.betabinom.logpmf(y, n, mu * phi, (1 - mu) * phi),
+    "gaussian": lambda y, mu, phi, n: stats.norm.logpdf(y, mu, np.sqrt(phi)),
+}
+
+
+@pytest.mark.parametrize(("name", "link"), PAIRS)
+def test_against_scipy(name, link):
+    family, (mu, phi, _) = families.get(name, link), MODERATE[name]
+    mu = abs(mu) if link == "log" else mu
+    y, n = np.array(ROWS[name], float).T
+    actual = full(family)(family.link.link(jnp.asarray(mu)), y, phi, n)
+    np.testing.assert_allclose(actual, SCIPY[name](y, mu, phi, n), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["nbinom1", "nbinom2", "betabinomial"])
+def test_limits_without_dispersion(name):
+    """Poisson and binomial: the difference is of the order of the excess variance, and nothing is lost to it."""
+    excess = 1e-12
+    family, limit = families.get(name), families.get("binomial" if name == "betabinomial" else "poisson")
+    phi = excess if name == "nbinom1" else 1 / excess
+    y, n = np.array([0.0, 1.0, 4.0, 30.0]), 40.0
+    eta = family.link.link(jnp.asarray(0.3 if family.has_trials else 9.0))
+    actual, expected = (full(f)(eta, y, phi, n) for f in (family, limit))
+    np.testing.assert_allclose(actual, expected, atol=1e-9)
+    with mp.workdps(60):
+        digits = [float(naive(name, family.link.name, v, n, mp.mpf(float(eta)), phi)) for v in y]
+    np.testing.assert_allclose(actual, digits, rtol=2e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "link"), PAIRS)
+def test_outside_of_the_range_of_means(name, link):
+    """-inf and not nan, so that a line search turns back; for y = 0 and y = trials too."""
+    family = families.get(name, link)
+    if len(domain(name, link)) == len(REAL) or name.startswith("beta") or name == "gaussian":
+        pytest.skip("every eta has a mean")
+    y, n = np.array(ROWS[name], float).T
+    eta = 0.5 if name == "binomial" else -0.5
+    assert np.all(family.log_density(y, jnp.full_like(y, eta), 0.7, *([n] if family.has_trials else [])) == -np.inf)
+    assert np.all(family.density(y, jnp.full_like(y, eta), 0.7, n) == -np.inf)
+
+
+# ---------------------------------------------------------------- deviance, starting values, support
+@pytest.mark.parametrize("name", FAMILIES)
+def test_unit_deviance(name):
+    """The written formula, where there is one, agrees with the search for the best mean."""
+    family, (mu, phi, _) = families.get(name), MODERATE[name]
+    y, n = np.array(ROWS[name], float).T
+    d = family.unit_deviance(y, np.full_like(y, mu), phi, n)
+    searched = Family.unit_deviance(family, y, np.full_like(y, mu), phi, n)
+    np.testing.assert_allclose(d, searched, rtol=1e-9, atol=1e-9)
+    assert np.all(d >= 0)
+
+
+@pytest.mark.parametrize("name", ["binomial", "poisson", "gamma", "inverse_gaussian", "nbinom2", "gaussian"])
+def test_deviance_of_a_perfect_fit(name):
+    family = families.get(name)
+    y, n = np.array([1.0, 3.0, 7.0]), np.full(3, 10.0)
+    np.testing.assert_allclose(family.unit_deviance(y, y / (n if family.has_trials else 1), 0.7, n), 0.0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "link"), PAIRS)
+def test_start(name, link):
+    """Every y of the support gives a mean with a finite density."""
+    family = families.get(name, link)
+    y, n = np.array(ROWS[name], float).T
+    mu = family.start_mu(y, n)
+    assert isinstance(mu, np.ndarray) and mu.shape == y.shape
+    assert np.isfinite(family.density(y, family.link.link(jnp.asarray(mu)), 1.0, n)).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_valid(name):
+    family = families.get(name)
+    y = np.array([-1.0, 0.0, 0.3, 1.0, 2.0, np.nan, np.inf])
+    counts, positive = [0, 1, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0, 0]
+    expected = {"gamma": positive, "inverse_gaussian": positive, "beta": [0, 0, 1, 0, 0, 0, 0]}
+    expected["gaussian"] = [1, 1, 1, 1, 1, 0, 0]
+    assert isinstance(family.valid(y), np.ndarray)
+    np.testing.assert_array_equal(family.valid(y), np.array(expected.get(name, counts), bool))
+
+
+def test_starting_means_are_clipped():
+    """A Gaussian y below zero has no logarithm: the average of the others starts it."""
+    np.testing.assert_array_equal(families.Gaussian("log").start_mu(np.array([-1.0, 2.0, 4.0])), [3.0, 2.0, 4.0])
+    np.testing.assert_array_equal(families.Gaussian("inverse").start_mu(np.array([-1.0, 0.0, 4.0])), [-1.0, 1.5, 4.0])
+
+
+# ---------------------------------------------------------------- objects and names
+def test_print_compare_hash():
+    assert repr(families.Binomial()) == "Binomial(link='logit')"
+    assert repr(families.get("binomial", link="probit")) == "Binomial(link='probit')"
+    assert families.Binomial(link="probit") == families.get("binomial", "probit") != families.Binomial()
+    assert families.Poisson() != families.NegativeBinomial2() and len({families.Poisson(), families.Poisson()}) == 1
+    f = jax.jit(lambda eta, family: family.density(1.0, eta, 1.0), static_argnums=1)
+    assert f(0.0, families.Poisson()) == -1.0 and f(0.0, families.Gaussian()) == -0.5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_first_link_is_the_default(name):
+    assert families.get(name).link == jaxmm.links.get(FAMILIES[name].links[0])
+
+
+def test_instances_pass_through():
+    own = families.Binomial(link="probit")
+    assert families.get(own) is own
+    assert families.get(own, link="cloglog") == families.Binomial("cloglog")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    {
+        "Gamma": "gamma",
+        "inverse.gaussian": "inverse_gaussian",
+        "negative binomial": "nbinom2",
+        "Bernoulli": "binomial",
+        "beta-binomial": "betabinomial",
+        "poison": "poisson",
+        "normal": "gaussian",
+    }.items(),
+)
+def test_unknown_families(name, meant):
+    with pytest.raises(ValueError, match=rf"did you mean '{meant}'\? Accepted: binomial, poisson, gamma"):
+        families.get(name)
+
+
+@pytest.mark.parametrize("unknown", ["", "zzz", None, 7])
+def test_nothing_like_a_family(unknown):
+    with pytest.raises(ValueError, match=r"is not available\. Accepted: binomial"):
+        families.get(unknown)
+
+
+@pytest.mark.parametrize("link", ["1/mu^2", "logitt", 3])
+def test_links_that_a_family_does_not_accept(link):
+    with pytest.raises(
+        ValueError, match=r"binomial family has no link .*; accepted: logit, probit, cloglog, cauchit, log, or"
+    ):
+        families.Binomial(link=link)
+    with pytest.raises(ValueError, match="accepted: inverse, log, identity"):
+        families.get("gamma", link=link)
+
+
+def test_any_link_object_is_accepted():
+    assert repr(families.Poisson(jaxmm.links.InverseSquare())) == "Poisson(link='1/mu^2')"
+
+
+class TruncatedPoisson(Family):
+    """A family as a user writes one: Poisson without its zeros, by the rate."""
+
+    name = "zero-truncated poisson"
+    links = ("log",)
+    support = "whole numbers from 1"
+
+    def log_density(self, y, eta, phi):
+        rate = self.link.inverse(eta)
+        return y * self.link.log_mu(eta) - rate - jnp.log(-jnp.expm1(-rate))
+
+    def variance(self, mu, phi, trials=1.0):
+        return mu
+
+    def sample(self, key, mu, phi, trials=1.0):
+        first = -jnp.log1p(jax.random.uniform(key, mu.shape) * jnp.expm1(-mu))  # time of the first event, before 1
+        return 1 + jax.random.poisson(key, mu - first)
+
+
+def test_a_family_of_ones_own():
+    family = families.get(TruncatedPoisson())
+    assert repr(family) == "TruncatedPoisson(link='log')" and family == TruncatedPoisson(link="log")
+    y = np.array([1.0, 2.0, 6.0])
+    p = np.exp(family.density(np.arange(1.0, 60.0), jnp.log(3.0), 1.0)) / jax.scipy.special.gamma(np.arange(2.0, 61.0))
+    np.testing.assert_allclose(p.sum(), 1.0, rtol=1e-12)
+    assert family.num_phi == 0 and not family.has_scale and not family.has_trials
+    assert np.all(family.valid(y)) and not family.valid(np.array([np.nan]))[0]
+    np.testing.assert_array_equal(family.start_mu(y), y)
+    np.testing.assert_array_equal(family.log_constant(y), 0.0)
+    d = family.unit_deviance(y, np.full(3, 3.0), 1.0)
+    best = np.array([0.0, 1.593624260040040, 5.984901])  # the rate whose mean is y
+    at_best = family.density(y[1:], np.log(best[1:]), 1.0)
+    np.testing.assert_allclose(d[1:], 2 * (at_best - family.density(y[1:], jnp.log(3.0), 1.0)), rtol=1e-8)
+    with pytest.raises(ValueError, match="zero-truncated poisson family has no link 'logit'; accepted: log, or"):
+        TruncatedPoisson(link="logit")
