@@ -12,7 +12,7 @@ from jaxmm import links as links
 from jaxmm import plots as plots
 from jaxmm.design import DataError as DataError
 from jaxmm.estimate import Estimates as Estimates
-from jaxmm.estimate import estimate as estimate
+from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
 from jaxmm.formula import FormulaError as FormulaError
 from jaxmm.from_arrays import Term as Term
@@ -20,10 +20,11 @@ from jaxmm.inference.compare import anova as anova
 from jaxmm.model import Model as Model
 from jaxmm.model import glmm as glmm
 from jaxmm.model import lmm as lmm
-from jaxmm.objective.lmm import Parameters as Parameters
 from jaxmm.objective.lmm import deviance as deviance
-from jaxmm.objective.lmm import neg2_loglik as neg2_loglik
+from jaxmm.objective.parameters import Parameters as Parameters
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
+from jaxmm.programs import estimate as estimate
+from jaxmm.programs import neg2_loglik as neg2_loglik
 
 __version__ = "0.1.0"

@@ -4,9 +4,9 @@
     repeat_pieces  (.., P) -> (.., height, P)    its transpose
     pick           (.., A) -> (.., B)            a permutation with gaps, and its transpose the other way round
 
-As a reduction over an axis that is not the last, XLA on a CPU walks memory in long strides; as sums of halves it is eight
-times faster, but autodiff would write the transpose of those as a cascade of padded sums, and that of a gather as a
-scatter.
+As a reduction over an axis that is not the last, XLA on a CPU walks memory in long strides; as sums of halves it is
+eight times faster, but autodiff would write the transpose of those as a cascade of padded sums, and that of a gather
+as a scatter.
 
     hold           x -> x                        kept in memory, in derivatives too
 

@@ -220,7 +220,7 @@ def _stirling_density_slope(la):
 
 
 def _stirling_density_derivative(j):
-    """T^j for j > 1.  That of -a w is -a (w - p - the last term of the line below), where T w = -p."""
+    """T^j for j > 1.  Since T w = -p, T (-a w) = -a (w - p), and -a (w - p - ...) with the terms below from then on."""
 
     def derivative(la):
         a = _exp(la)

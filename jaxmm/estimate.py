@@ -20,8 +20,8 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.factors import scaled_factors
-from jaxmm.objective.lmm import Profile, check_precision, profile, scaled_deviance
+from jaxmm.objective.lmm import Profile, profile, scaled_deviance
+from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop
 from jaxmm.solver import reduce
 from jaxmm.start import level_start, level_systems, moment_start
@@ -221,22 +221,8 @@ def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> 
 
 # ---------------------------------------------------------------- the same as one program
 def estimate(arrays: Gram, *, start: Array | None = None, control: Control | None = None) -> Estimates:
-    """Fit from arrays alone: a pure function, safe under ``jit`` and ``vmap``.
-
-    The search is a compiled loop.  Derivatives of the result with respect to the leaves of ``arrays`` come from the
-    implicit function theorem at the optimum, dθ̂ = -H⁻¹ (∂²f/∂θ∂arrays) darrays, not from the loop; those of
-    ``theta`` itself do not exist where a variance is zero.  There is one start; ``Model.fit`` tries a second one where
-    a factor has several independent effects (``start.level_start``).
-
-    Args:
-        arrays: ``model.arrays``; float64 needs x64 enabled. In float32 the tolerance is raised to what its
-            rounding allows.
-        start: theta (m,) in the data's columns; by default moments of the data.
-
-    Returns:
-        ``Estimates`` of JAX arrays; ``status`` says how the search ended. Nothing is raised for a hard data set.
-    """
-    check_precision(arrays)
+    """See ``programs.estimate``.  There is one start; ``Model.fit`` tries a second one where a factor has several
+    independent effects (``start.level_start``)."""
     control = control or Control()
     s, dtype = arrays.structure, arrays.corner.dtype
     if start is None:
@@ -250,9 +236,9 @@ def estimate(arrays: Gram, *, start: Array | None = None, control: Control | Non
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _argmin(gram: Gram, start: Array, control: Control) -> Search:
-    def evaluate(theta):
+    def evaluate(theta, carried):
         value, g, H, _ = _value_and_derivatives(theta, gram, False)
-        return value, g, H
+        return value, g, H, carried
 
     return minimise_in_loop(evaluate, start, control)
 
@@ -270,11 +256,11 @@ def _(control, primals, tangents):
     # along a ridge (a singular Λ is rotation-invariant) the estimate does not move
     inverse = jnp.where(w > 1e-10 * jnp.max(jnp.abs(w)), 1 / jnp.where(w == 0, 1.0, w), 0.0)
     moved = -Q @ (inverse * (Q.T @ mixed))
-    still = jax.tree.map(_no_tangent, found)
+    still = jax.tree.map(no_tangent, found)
     return found, still._replace(theta=moved)
 
 
-def _no_tangent(x: Array):
+def no_tangent(x: Array):
     if jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.zeros_like(x)
     return np.zeros(x.shape, jax.dtypes.float0)

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
-from jaxmm.estimate import ZERO, change_theta
+from jaxmm.estimate import ZERO, change_theta, no_tangent
 from jaxmm.estimate import conditional_covariance as covariance_of_effects
 from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.quadrature import neg2_loglik
-from jaxmm.optimize import Control, Objective, Search, minimise
+from jaxmm.optimize import Control, Objective, Search, Status, minimise, minimise_in_loop
 from jaxmm.rows import Rows
 
 
@@ -67,8 +68,7 @@ def _criterion(psi: Array, rows: Rows, mode: Mode, n_agq: int, order: int) -> Ar
     return neg2_loglik(scaled_point(psi, rows), rows, mode.u, n_agq, order)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by_one: bool):
+def _value_and_derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by_one: bool):
     """Value, gradient, Hessian, mode; the Hessian's columns at once, or one after another to save memory."""
     mode = find_mode(scaled_point(psi, rows), rows, u)
 
@@ -80,6 +80,9 @@ def derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by
     eye = jnp.eye(len(psi), dtype=psi.dtype)
     columns = jax.lax.map(push, eye) if one_by_one else jax.vmap(push)(eye)
     return value, gradient, 0.5 * (columns + columns.T), mode
+
+
+derivatives = jax.jit(_value_and_derivatives, static_argnums=(3, 4))
 
 
 @partial(jax.jit, static_argnums=3)
@@ -138,15 +141,31 @@ def estimate_on_host(rows: Rows, start: np.ndarray, control: Control, n_agq: int
     return finish(found, rows, n_agq)
 
 
-def pseudo_inverse(H: np.ndarray) -> np.ndarray:
-    """H^-1 without the directions in which the likelihood is flat or not convex (a singular Λ is rotation-invariant)."""
-    if not np.all(np.isfinite(H)):
-        return np.full_like(H, np.nan)
-    scale = np.sqrt(np.maximum(np.abs(np.diag(H)), 1e-300))  # correlations, so that no parameter counts by its units
-    w, Q = np.linalg.eigh(H / np.outer(scale, scale))
-    keep = w > 1e-9 * max(w[-1], 1e-300)
-    inverse = (Q[:, keep] / w[keep]) @ Q[:, keep].T
-    return inverse / np.outer(scale, scale)
+FLAT = 1e-9  # an eigenvalue of the Hessian below this share of the largest
+RUNAWAY = 1e3  # a standard error, where eta has no unit, as to columns of unit mean square
+
+
+def covariance_matrix(H: Any, p: int, xp: Any = np) -> Any:
+    """2 H^-1, where the first p parameters are beta.
+
+    Directions of theta in which the likelihood is flat are left out (a singular Λ is rotation-invariant); a flat
+    direction of beta is kept, and its variance enormous.
+    """
+    finite = xp.all(xp.isfinite(H))
+    H = xp.where(finite, H, xp.eye(len(H), dtype=H.dtype))
+    scale = xp.sqrt(xp.maximum(xp.abs(xp.diagonal(H)), 1e-30))  # so that no parameter counts by its units
+    w, Q = xp.linalg.eigh(H / (scale[:, None] * scale))
+    of_beta = xp.sum(Q[:p] ** 2, axis=0) > 0.01
+    inverse = xp.where((w > FLAT * w[-1]) | of_beta, 1 / xp.maximum(w, 1e-14 * w[-1]), 0.0)
+    return xp.where(finite, 2 * (Q * inverse) @ Q.T / (scale[:, None] * scale), xp.nan)
+
+
+def final_status(status: Any, covariance: Any, rows: Rows, xp: Any = np) -> Any:
+    """RUNAWAY where a coefficient on a scale without unit has no standard error to speak of."""
+    if not rows.structure.p or not rows.family.link.unit_free:
+        return status
+    away = xp.max(xp.diagonal(covariance)[: rows.structure.p]) > RUNAWAY**2
+    return xp.where((status == Status.CONVERGED) & away, Status.RUNAWAY, status)
 
 
 def finish(found: Search, rows: Rows, n_agq: int) -> GlmmEstimates:
@@ -155,7 +174,7 @@ def finish(found: Search, rows: Rows, n_agq: int) -> GlmmEstimates:
     psi = np.array(found.theta)
     own = slice(s.p, s.p + s.num_theta)
     psi[own] = np.where(np.abs(psi[own]) < ZERO, 0.0, psi[own])
-    covariance = 2.0 * pseudo_inverse(found.hessian)
+    covariance = covariance_matrix(found.hessian, s.p)
     T_X = np.asarray(rows.T_X)
     vcov = T_X @ covariance[: s.p, : s.p] @ T_X.T
     return GlmmEstimates(
@@ -173,6 +192,78 @@ def finish(found: Search, rows: Rows, n_agq: int) -> GlmmEstimates:
         decrement=found.decrement,
         eigenvalue=found.eigenvalue,
         iterations=found.iterations,
-        status=found.status,
+        status=final_status(found.status, covariance, rows),
         n_agq=n_agq,
     )  # pyright: ignore
+
+
+# ---------------------------------------------------------------- the same as one program
+def estimate(arrays: Rows, *, start: Array | None = None, control: Control | None = None) -> GlmmEstimates:
+    """See ``programs.estimate``; by Laplace's method.  ``start`` is psi, by default a constant mean."""
+    control = control or Control()
+    psi = first_guess(arrays) if start is None else jnp.asarray(start, arrays.y.dtype)
+    found = _argmin(arrays, jax.lax.stop_gradient(psi), control)
+    s, psi = arrays.structure, found.theta
+    own = slice(s.p, s.p + s.num_theta)
+    psi = psi.at[own].set(jnp.where(jnp.abs(psi[own]) < ZERO, 0.0, psi[own]))
+    covariance = covariance_matrix(found.hessian, s.p, jnp)
+    value = neg2_loglik(scaled_point(psi, arrays), arrays, found.aux.u, 1)
+    vcov = arrays.T_X @ covariance[: s.p, : s.p] @ arrays.T_X.T
+    return GlmmEstimates(
+        beta=arrays.T_X @ psi[: s.p],
+        theta=change_theta(psi[own], list(arrays.T), s, jnp),
+        log_phi=psi[own.stop :],
+        deviance=value,
+        vcov=vcov,
+        psi=psi,
+        covariance=covariance,
+        u=found.aux.u,
+        mode_found=found.aux.converged,
+        gradient=found.gradient,
+        hessian=found.hessian,
+        decrement=found.decrement,
+        eigenvalue=found.eigenvalue,
+        iterations=found.iterations,
+        status=final_status(found.status, covariance, arrays, jnp),
+        n_agq=1,
+    )
+
+
+def first_guess(rows: Rows) -> Array:
+    """psi of a constant mean, effects of standard deviation a half, and a scale that fits these."""
+    s, family, W = rows.structure, rows.family, rows.weights
+    total = jnp.sum(W * rows.trials)
+    mean = jnp.sum(W * rows.y) / total
+    level = family.link.link(jnp.clip(mean, *family.mean_range))
+    beta = jnp.zeros(s.p, W.dtype)
+    if s.p:
+        gram = jnp.tensordot(rows.X * W, rows.X, ((1, 2), (1, 2)))
+        beta = jnp.linalg.solve(gram, jnp.tensordot(rows.X, W * (level - rows.offset), 2))
+    theta = jnp.concatenate([t.covariance.from_factor(0.5 * jnp.eye(t.covariance.q), jnp) for t in s.terms])
+    log_phi = jnp.zeros(family.num_phi, W.dtype)
+    if family.has_scale:
+        spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)
+        log_phi = jnp.log(jnp.maximum(spread, 1e-12))[None]
+    return jnp.concatenate([beta, theta.astype(W.dtype), log_phi])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _argmin(rows: Rows, start: Array, control: Control) -> Search:
+    def evaluate(psi, mode):
+        return _value_and_derivatives(psi, rows, mode.u, 1, False)
+
+    nothing = Mode(zero_effects(rows), jnp.ones((), bool), jnp.zeros((), jnp.int32))
+    return minimise_in_loop(evaluate, start, control, nothing)
+
+
+@_argmin.defjvp
+def _(control, primals, tangents):
+    rows, start = primals
+    found = _argmin(rows, start, control)
+
+    def slope(r):
+        return jax.grad(lambda psi: neg2_loglik(scaled_point(psi, r), r, found.aux.u, 1))(found.theta)
+
+    _, mixed = jax.jvp(slope, (rows,), (tangents[0],))
+    moved = -jnp.linalg.pinv(found.hessian, rtol=FLAT, hermitian=True) @ mixed
+    return found, jax.tree.map(no_tangent, found)._replace(theta=moved)

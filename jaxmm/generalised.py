@@ -5,7 +5,7 @@ By Laplace's method, or adaptive Gauss-Hermite quadrature with ``n_agq`` nodes p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,11 +24,11 @@ from jaxmm.gram import Accumulator
 from jaxmm.inference import marginal
 from jaxmm.likelihood import Effects
 from jaxmm.objective.quadrature import MAX_EFFECTS
-from jaxmm.optimize import Control
+from jaxmm.optimize import Control, Status
 from jaxmm.rows import Rows, make_rows
 from jaxmm.structure import Structure
 
-RUNAWAY = 1e3  # a standard error, as to columns of unit mean square: the likelihood knows no bound there
+WIDE = 12.0  # a standard deviation of effects on a scale without unit
 AUTO_NODES = (5, 9, 15, 25, 41, 61)
 SETTLED = 1e-3  # of a standard error: what more nodes may still change with n_agq="auto"
 ACCURACY_NODES = {1: 15, 2: 9, 3: 5}  # by effects per level
@@ -79,8 +79,8 @@ class Generalised:
             return
         if structure.num_factors > 1:
             raise ValueError(
-                f"n_agq={self.n_agq} needs one grouping factor, and the model has {structure.num_factors}: use n_agq=1, "
-                "Laplace's method"
+                f"n_agq={self.n_agq} needs one grouping factor, and the model has {structure.num_factors}: use "
+                "n_agq=1, Laplace's method"
             )
         if structure.chain[0] > MAX_EFFECTS:
             raise ValueError(
@@ -89,16 +89,12 @@ class Generalised:
             )
 
     # ------------------------------------------------------------ arrays
-    def parts(self, accumulator: Accumulator, design: Design) -> tuple[Rows, np.ndarray]:
+    def parts(self, accumulator: Accumulator, design: Design) -> Rows:
         offset = np.zeros(len(design.y)) if design.offset is None else design.offset
         return make_rows(accumulator, self.family, design.y, _trials(design), offset)
 
-    def arrays(self, accumulator: Accumulator, parts: tuple[Rows, np.ndarray], design: Design) -> Rows:
-        rows, source = parts
-        weights = 1.0 if design.weights is None else design.weights
-        constant = self.family.log_constant(jnp.asarray(design.y), jnp.asarray(_trials(design)))
-        total = float(np.sum(weights * np.broadcast_to(np.asarray(constant), design.y.shape)))
-        return replace(rows, y=jnp.asarray(design.y[source]), log_constant=jnp.asarray(total))
+    def arrays(self, accumulator: Accumulator, parts: Rows, design: Design) -> Rows:
+        return _with_response(parts, jnp.asarray(design.y))
 
     def estimate(
         self, accumulator: Accumulator, arrays: Rows, design: Design, start: Any, control: Control
@@ -151,16 +147,20 @@ class Generalised:
             )
         if not bool(e.mode_found):
             out.append("the search for the conditional modes did not end: the log-likelihood is not exact")
-        s = fit.model.structure
-        scaled = np.sqrt(np.maximum(np.diag(np.asarray(e.covariance))[: s.p], 0.0))
-        curvature = np.diag(np.asarray(e.hessian))[: s.p]
-        if np.any(scaled > RUNAWAY) or np.any(curvature < 2 / RUNAWAY**2):
-            names = [f"{n} ({b:.3g})" for n, b, se in zip(fit.fixef.index, fit.fixef, fit.bse, strict=True)
-                     if not se < 0.1 * RUNAWAY * abs(b) or se > abs(b) > 8]  # fmt: skip
+        if int(e.status) == Status.RUNAWAY:
+            spread = fit.bse > np.maximum(10 * np.abs(fit.fixef), 1.0)
+            names = [f"{name} ({value:.3g})" for name, value in fit.fixef[spread].items()]
             out.append(
                 f"separation: {', '.join(names) or 'a combination of the coefficients'} runs away, for the likelihood "
                 "rises on and on in that direction; estimate and standard error mean nothing there"
             )
+        for name, sd in fit.varcorr().sd.items():
+            if self.family.link.unit_free and np.max(sd) > WIDE:
+                out.append(
+                    f"the effects of '{name}' have a standard deviation of {np.max(sd):.3g} on the "
+                    f"{self.family.link.name} scale: the responses of many levels are all alike or separated, the "
+                    "likelihood is nearly flat, and Laplace's method is poor there"
+                )
         return out
 
     def accuracy(self, fit: Any) -> str | None:
@@ -196,6 +196,9 @@ def _method(n_agq: int | str) -> str:
     if n_agq == 1:
         return "Laplace approximation"
     return f"adaptive Gauss-Hermite quadrature, {'nodes as needed' if n_agq == 'auto' else f'{n_agq} nodes'}"
+
+
+_with_response = jax.jit(Rows.with_response)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -30,7 +30,7 @@ class Effects:
 
 
 class Likelihood(Protocol):
-    """The protocol.  ``estimate`` returns estimates with at least beta, theta, vcov, deviance and how the search ended."""
+    """The protocol.  ``estimate`` returns at least beta, theta, vcov, deviance and how the search ended."""
 
     @property
     def reml(self) -> bool: ...

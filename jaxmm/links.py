@@ -27,9 +27,13 @@ from jaxmm._special import bernoulli, derivatives, expm1, polynomial, sigmoid, s
 
 @dataclass(frozen=True)
 class Link:
-    """What a link supplies: ``name``, ``link`` and ``inverse``.  Instances are hashable."""
+    """What a link supplies: ``name``, ``link`` and ``inverse``.  Instances are hashable.
+
+    ``unit_free``: eta has no unit, as a logit or a logarithm has none, so that 20 is far out whatever the data are.
+    """
 
     name: ClassVar[str]
+    unit_free: ClassVar[bool] = False
 
     def link(self, mu):
         """eta for a mean."""
@@ -56,6 +60,7 @@ class Logit(Link):
     """mu = 1 / (1 + exp(-eta))."""
 
     name = "logit"
+    unit_free = True
 
     def link(self, mu):
         return jnp.log(mu) - jnp.log1p(-mu)
@@ -171,6 +176,7 @@ class Probit(Link):
     """mu = Phi(eta)."""
 
     name = "probit"
+    unit_free = True
 
     def link(self, mu):
         return ndtri(mu)
@@ -242,6 +248,7 @@ class CLogLog(Link):
     """mu = 1 - exp(-exp(eta))."""
 
     name = "cloglog"
+    unit_free = True
 
     def link(self, mu):
         return jnp.log(-jnp.log1p(-mu))
@@ -272,6 +279,7 @@ class Cauchit(Link):
     """mu = 1/2 + arctan(eta) / pi."""
 
     name = "cauchit"
+    unit_free = True
 
     def link(self, mu):
         return jnp.where(mu < 0.5, -1 / jnp.tan(math.pi * mu), 1 / jnp.tan(math.pi * (1 - mu)))
@@ -301,6 +309,7 @@ class Log(Link):
     """mu = exp(eta)."""
 
     name = "log"
+    unit_free = True
 
     def link(self, mu):
         return jnp.log(mu)

@@ -41,6 +41,7 @@ class Status(enum.IntEnum):
     MAX_ITERATIONS = 1
     NOT_FINITE = 2
     STALLED = 3
+    RUNAWAY = 4
 
     @property
     def message(self) -> str:
@@ -48,6 +49,7 @@ class Status(enum.IntEnum):
             Status.CONVERGED: "converged",
             Status.MAX_ITERATIONS: "stopped at the iteration limit; raise control.max_iterations",
             Status.NOT_FINITE: "the deviance is not finite at the start",
+            Status.RUNAWAY: "the likelihood has no maximum: it rises as a coefficient goes to infinity (fit.remarks)",
             Status.STALLED: "no step lowers the deviance any further, yet the gradient is not zero",
         }[self]
 
@@ -261,22 +263,24 @@ class _Loop(NamedTuple):
     kicks: Any
     closing: Any
     status: Any
+    carried: Any
 
 
 RUNNING = -1
 
 
-def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Search:
+def minimise_in_loop(evaluate: Callable, start: Array, control: Control, carried: Any = None) -> Search:
     """The same search as a compiled loop with one copy of the objective, for ``jit`` and ``vmap``.
 
-    ``evaluate``: theta -> (value, g, H).  Every pass evaluates at theta + move, accepts or not, and makes the next
-    move; a saddle is left along the eigenvector like any other step.
+    ``evaluate``: theta, carried -> (value, g, H, carried), where what is carried is kept from the best theta so far
+    and returned as ``aux``.  Every pass evaluates at theta + move, accepts or not, and makes the next move; a saddle
+    is left along the eigenvector like any other step.
     """
     m, dtype = len(start), start.dtype
     rounding = 500 * float(jnp.finfo(dtype).eps)
 
     def body(s: _Loop) -> _Loop:
-        value, g, H = evaluate(s.theta + s.move)
+        value, g, H, carried = evaluate(s.theta + s.move, s.carried)
         first = s.iteration == 0
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(g)) & jnp.all(jnp.isfinite(H))
         noise = rounding * (jnp.abs(value) + 1.0) * m
@@ -286,6 +290,7 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Sear
             jnp.where(accept, new, old)
             for new, old in ((s.theta + s.move, s.theta), (value, s.value), (g, s.g), (H, s.H))
         )
+        carried = jax.tree.map(lambda new, old: jnp.where(accept, new, old), carried, s.carried)
         radius = jnp.where(accept & (ratio > 0.75) & (s.length > 0.8 * s.radius), 2.5 * s.radius, s.radius)
         shorter = 0.25 * jnp.minimum(s.radius, s.length)
         radius = jnp.where(finite & (ratio >= 0.25), radius, jnp.where(first, radius, shorter))
@@ -313,6 +318,7 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Sear
             kicks=s.kicks + saddle.astype(jnp.int32),
             closing=near & ~saddle,
             status=status.astype(jnp.int32),
+            carried=carried,
         )
 
     zero = jnp.zeros((), dtype)
@@ -329,10 +335,11 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control) -> Sear
         kicks=jnp.zeros((), jnp.int32),
         closing=jnp.zeros((), bool),
         status=jnp.full((), RUNNING, jnp.int32),
+        carried=carried,
     )
     s = jax.lax.while_loop(lambda s: s.status == RUNNING, body, state)
     step = newton_step(jnp, s.g, s.H, jnp.asarray(jnp.inf, dtype))
-    return Search(s.theta, s.value, s.g, s.H, step.decrement, step.eigenvalue, s.iteration - 1, s.status, None)
+    return Search(s.theta, s.value, s.g, s.H, step.decrement, step.eigenvalue, s.iteration - 1, s.status, s.carried)
 
 
 def _leave_saddle(objective: Objective, theta: np.ndarray, value: float, direction: np.ndarray):

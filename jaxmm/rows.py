@@ -7,15 +7,15 @@ A linear model needs cross-products only; here the working weights change with t
 are needed again and again, each the transpose of the other.  Scattering rows one by one is slow everywhere, so the
 rows are cut into *pieces* of equal height, each of one level, padded with rows of weight zero: a sum is then a sum
 over a short axis and a scatter of a few pieces.  The first factor to be eliminated has its rows in place, in P pieces
-of height H, and every array of rows is (.., H, P); the other factors of the chain follow it through their parents; those of the rest have a layout of their own,
-reached by a permutation (``_pieces.pick``).
+of height H, and every array of rows is (.., H, P); the other factors of the chain follow it through their parents;
+those of the rest have a layout of their own, reached by a permutation (``_pieces.pick``).
 
 The columns are changed as in ``gram``: X_s = XT_X, Z_s = ZT.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -95,7 +95,7 @@ class Crossing:
     jax.tree_util.register_dataclass,
     data_fields=[
         "y", "trials", "weights", "offset", "X", "Z", "main", "others", "parents", "crossings", "cells", "cell_order",
-        "T", "T_X", "log_constant", "n_obs",
+        "T", "T_X", "source", "log_constant", "n_obs",
     ],
     meta_fields=["chain_levels", "structure", "family"],
 )  # fmt: skip
@@ -105,10 +105,11 @@ class Rows:
     ``chain_levels``, the number of levels of each factor of the chain.
 
     ``y``, ``trials``, ``weights``, ``offset`` (H, P), ``X`` (p, H, P), ``Z[f]`` (q_f, H, P) of each factor in
-    elimination order; rows of weight zero fill the pieces.  ``main`` lays out the first factor, ``others`` those of the rest;
-    ``parents[i][k]`` as in ``Gram``.  ``crossings``: pairs of levels for the couplings to and within the rest;
+    elimination order; rows of weight zero fill the pieces.  ``main`` lays out the first factor, ``others`` those of
+    the rest; ``parents[i][k]`` as in ``Gram``.  ``crossings``: pairs of levels for couplings to and within the rest;
     ``cells`` where the first of these are kept as a list, whose values stand in ``cell_order`` (there, back).
-    ``log_constant``: the part of the log density that depends on no parameter, weighted and summed.
+    ``source`` (H, P): the row of the data at each place.  ``log_constant``: the part of the log density that depends on
+    no parameter, weighted and summed.
     """
 
     y: Array
@@ -125,11 +126,18 @@ class Rows:
     cell_order: tuple[Array, Array] | None
     T: tuple[Any, ...]
     T_X: Any
+    source: Array
     log_constant: Any
     n_obs: Any
     chain_levels: tuple[int, ...] = field(metadata={"static": True})
     structure: Structure = field(metadata={"static": True})
     family: Any = field(metadata={"static": True})
+
+    def with_response(self, y: Array) -> Rows:
+        """The same rows with another response (n,), in the order of the data; pure, safe under ``jit`` and ``vmap``."""
+        y = jnp.asarray(y, self.weights.dtype)[self.source]
+        constant = jnp.sum(self.weights * self.family.log_constant(y, self.trials))
+        return replace(self, y=y, log_constant=constant)
 
     # ------------------------------------------------------------ rows and levels
     def levels_of(self, f: int) -> int:
@@ -171,7 +179,7 @@ class Rows:
 
     # ------------------------------------------------------------ cross-products
     def gram(self, W: Array, columns: Array | None = None) -> Gram:
-        """Z'W[Z columns] for working weights W (H, P) and further columns (c, H, P), shaped as sufficient statistics."""
+        """Z'W[Z columns] for working weights W (H, P) and further columns (c, H, P), as sufficient statistics."""
         s = self.structure
         chain, size, k = len(s.chain), s.rest_size, 0 if columns is None else len(columns)
         blocks = tuple(self._squares(f, W) for f in range(chain))
@@ -290,11 +298,10 @@ def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int]) -> Layout:
     return Layout(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height, rows)  # pyright: ignore
 
 
-def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> tuple[Rows, np.ndarray]:
+def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> Rows:
     """The pytree, from the columns of a model, without its ``log_constant``; call it with x64 enabled.
 
-    ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.  Also ``source`` (H, P),
-    the row of the data at each place, to lay out another response.
+    ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.
     """
     a, s = accumulator, accumulator.structure
     places, level, height = _pieces(a.groupings[0].codes, a.groupings[0].levels)
@@ -329,13 +336,14 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> tuple
         cell_order=cell_order,
         T=tuple(a.changes()),
         T_X=a.X.T,
+        source=source.reshape(shape).astype(np.int32),
         log_constant=np.asarray(0.0),
         n_obs=np.asarray(float(a.n)),
         chain_levels=tuple(g.levels for g in a.groupings[:chain]),
         structure=s,
         family=family,
     )
-    return jax.device_put(tree), source.reshape(shape)
+    return jax.device_put(tree)
 
 
 def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple[int, int]):

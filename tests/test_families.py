@@ -344,6 +344,15 @@ def test_outside_of_the_range_of_means(name, link):
     assert np.all(family.density(y, jnp.full_like(y, eta), 0.7, n) == -np.inf)
 
 
+@pytest.mark.parametrize("name", ["binomial", "poisson", "nbinom1", "nbinom2", "betabinomial", "gaussian"])
+def test_whole_numbers_as_integers(name):
+    """Counts may come as integers: densities and gradients are those of the same numbers as floats."""
+    family, y = families.get(name), np.arange(4)
+    f = jax.value_and_grad(lambda eta, y, n: jnp.sum(full(family)(eta, y, 0.7, n)))
+    for actual, expected in zip(f(0.3, y, 5), f(0.3, y.astype(float), 5.0), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-14)
+
+
 # ---------------------------------------------------------------- deviance, starting values, support
 @pytest.mark.parametrize("name", FAMILIES)
 def test_unit_deviance(name):

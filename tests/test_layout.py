@@ -14,8 +14,8 @@ LAYERS = (
     "_inputs response design checks _special links families._base families.gaussian families.poisson "
     "families.binomial families.gamma families.inverse_gaussian families.nbinom2 families.nbinom1 families.beta "
     "families.betabinomial families covariance structure _context _random _pieces gram rows solver.block_matmul solver.spd "
-    "solver.elimination solver.dense solver objective.factors objective.lmm objective.density objective.mode objective.laplace "
-    "objective.quadrature objective optimize start estimate estimate_glmm start_glmm inference.wald _text tables "
+    "solver.elimination solver.dense solver objective.parameters objective.lmm objective.density objective.mode objective.laplace "
+    "objective.quadrature objective optimize start estimate estimate_glmm start_glmm programs inference.wald _text tables "
     "shrinkage summary likelihood predict residuals simulate inference.marginal linear generalised describe fit "
     "from_arrays model inference.compare inference plots datasets"
 ).split()

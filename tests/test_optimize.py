@@ -31,8 +31,9 @@ class Known:
         return Objective(gradient, hessian, rough)
 
     def in_loop(self, start, control=Control()):  # noqa: B008 (frozen)
-        def evaluate(x):
-            return self.value(x), jnp.stack(self.gradient(x)), jnp.stack([jnp.stack(row) for row in self.hessian(x)])
+        def evaluate(x, carried):
+            hessian = jnp.stack([jnp.stack(row) for row in self.hessian(x)])
+            return self.value(x), jnp.stack(self.gradient(x)), hessian, carried
 
         return quick_jit(lambda start: minimise_in_loop(evaluate, start, control))(start)
 

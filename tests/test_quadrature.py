@@ -11,7 +11,6 @@ from helpers import central, close, quick_jit
 from scipy import special
 from test_laplace import LOG_DENSITY, MEAN, point_of
 
-import jaxmm as mm
 from jaxmm.families import FAMILIES
 from jaxmm.objective import quadrature
 from jaxmm.objective.mode import find_mode, zero_effects
@@ -195,10 +194,9 @@ def test_levels_in_several_pieces():
     rows = skewed.rows()
     assert rows.main.level is not None
     np.testing.assert_allclose(compiled(c.psi, rows, 41), brute_force(skewed, 12.0, 1201), rtol=1e-11)
-    assert isinstance(skewed.model(n_agq=3), mm.Model)
 
 
-def test_constants(monkeypatch):
+def test_constants():
     """theta = 0: the density itself, whatever the nodes."""
     c = case("poisson", "log")
     psi = jnp.asarray([*c.beta, 0.0])

@@ -44,6 +44,7 @@ class Family:
     has_scale: ClassVar[bool] = False
     has_trials: ClassVar[bool] = False
     support: ClassVar[str]
+    mean_range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))  # of means to start a search from
 
     def __post_init__(self):
         link = self.links[0] if self.link is None else self.link

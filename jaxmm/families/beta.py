@@ -21,6 +21,7 @@ class Beta(Family):
     links = ("logit", "probit", "cloglog", "cauchit")
     num_phi = 1
     support = "numbers strictly between 0 and 1"
+    mean_range = (1e-3, 1 - 1e-3)
 
     def log_density(self, y, eta, phi):
         log_mu, log_1m_mu, log_phi = self.link.log_mu(eta), self.link.log_1m_mu(eta), jnp.log(phi)

@@ -17,6 +17,7 @@ class Binomial(Family):
     links = ("logit", "probit", "cloglog", "cauchit", "log")
     has_trials = True
     support = "whole numbers of successes from 0"
+    mean_range = (1e-3, 1 - 1e-3)
 
     def log_density(self, y, eta, phi, trials):
         return inside(self.link.log_binomial(y, trials - y, eta))

@@ -22,7 +22,7 @@ class Gaussian(Family):
         return -((y - self.link.inverse(eta)) ** 2) / (2 * phi) - 0.5 * jnp.log(phi)
 
     def log_constant(self, y, trials=1.0):
-        return jnp.full_like(y, -HALF_LOG_2PI)
+        return jnp.full(jnp.shape(y), -HALF_LOG_2PI)
 
     def variance(self, mu, phi, trials=1.0):
         return jnp.ones_like(mu)

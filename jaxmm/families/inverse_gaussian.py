@@ -18,6 +18,7 @@ class InverseGaussian(Family):
     num_phi = 1
     has_scale = True
     support = "positive numbers"
+    mean_range = (1e-300, float("inf"))
 
     def log_density(self, y, eta, phi):
         excess = expm1(jnp.log(y) - self.link.log_mu(eta))

@@ -16,6 +16,7 @@ class Poisson(Family):
     name = "poisson"
     links = ("log", "identity", "sqrt")
     support = "whole numbers from 0"
+    mean_range = (1e-3, float("inf"))
 
     def log_density(self, y, eta, phi):
         return inside(times(y, self.link.log_mu(eta)) - self.link.inverse(eta))

@@ -23,7 +23,7 @@ import pandas as pd
 from jaxmm._context import computing
 from jaxmm._types import Array
 from jaxmm.design import NewData
-from jaxmm.objective.factors import scaled_factors
+from jaxmm.objective.parameters import scaled_factors
 from jaxmm.predict import rows_used
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.density import Expansion, Terms, expand
-from jaxmm.objective.factors import original_factors, scaled_factors
 from jaxmm.objective.mode import Known, Point, attach, effects, find_mode, fixed_part, terms_at, zero_effects
+from jaxmm.objective.parameters import Parameters, original_factors, scaled_factors
 from jaxmm.rows import Rows
 from jaxmm.solver.elimination import Eliminated, eliminate
 
@@ -43,8 +43,8 @@ class AtMode(NamedTuple):
 def at_mode(point: Point, rows: Rows, found: tuple[Array, ...], order: int | None = None) -> AtMode:
     """Everything at û, given its value ``found``.
 
-    With ``order``, derivatives by the point up to ``order - 2`` come from an expansion of the log density (``density``);
-    without, any derivative, also by y, through the family's formulas.
+    With ``order``, derivatives by the point up to ``order - 2`` come from an expansion of the log density
+    (``density``); without, any derivative, also by y, through the family's formulas.
     """
     p, r, u = jax.lax.stop_gradient((point, rows, found))
     eta = fixed_part(p, r) + r.effects(effects(p.lams, u))
@@ -68,13 +68,11 @@ def laplace(point: Point, rows: Rows, found: tuple[Array, ...], order: int | Non
     return size - 2 * (jnp.sum(a.terms.log_density) + rows.log_constant) + a.done.logdet
 
 
-def original_point(beta: Array, theta: Array, log_phi: Array, rows: Rows) -> Point:
-    """The point of parameters in the data's columns."""
-    beta = jnp.linalg.solve(rows.T_X, beta) if rows.structure.p else beta
-    return Point(beta, original_factors(theta, rows.structure, rows.T), log_phi)
-
-
-def neg2_loglik(beta: Array, theta: Array, log_phi: Array, rows: Rows) -> Array:
-    """-2 log-likelihood by Laplace at any parameters, in the data's columns."""
-    point = original_point(beta, theta, jnp.atleast_1d(log_phi), rows)
+def neg2_loglik(parameters: Parameters, rows: Rows) -> Array:
+    """-2 log-likelihood by Laplace at any parameters, in the data's columns; differentiable in all its arguments."""
+    s, dtype = rows.structure, rows.y.dtype
+    beta = jnp.asarray(parameters.beta, dtype)
+    lams = original_factors(jnp.asarray(parameters.theta, dtype), s, rows.T)
+    log_phi = jnp.atleast_1d(jnp.asarray(parameters.log_phi, dtype))
+    point = Point(jnp.linalg.solve(rows.T_X, beta) if s.p else beta, lams, log_phi)
     return laplace(point, rows, find_mode(point, rows, zero_effects(rows)).u)

@@ -13,12 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.factors import original_factors, scaled_factors
+from jaxmm.objective.parameters import (
+    Parameters,
+    as_parameters,
+    check_precision,
+    original_factors,
+    scaled_factors,
+)
 from jaxmm.solver import reduce, spd
 from jaxmm.solver.spd import DENSE
 
@@ -70,19 +75,10 @@ def deviance(theta: Array, arrays: Gram) -> Array:
     Raises:
         TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
     """
-    check_precision(arrays)
+    check_precision(arrays.corner.dtype)
     return profile(
         original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays.structure, arrays.T), arrays
     ).deviance
-
-
-class Parameters(NamedTuple):
-    """Every parameter of a linear mixed model, in the columns of the data: ``beta`` (p,), ``theta`` (m,) relative
-    to sigma, ``log_phi`` = log σ²."""
-
-    beta: Array
-    theta: Array
-    log_phi: Array
 
 
 def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> Array:
@@ -94,9 +90,8 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
         parameters: ``Parameters``, or a mapping with its three names.
         arrays: ``model.arrays``.
     """
-    check_precision(arrays)
-    if isinstance(parameters, Mapping):
-        parameters = Parameters(**parameters)
+    check_precision(arrays.corner.dtype)
+    parameters = as_parameters(parameters)
     s, dtype = arrays.structure, arrays.corner.dtype
     logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), s, arrays.T), arrays)
     e = jnp.ones(1, dtype)
@@ -106,11 +101,3 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
     log_phi = jnp.asarray(parameters.log_phi, dtype)
     n = arrays.n_obs
     return logdet + n * (jnp.log(2 * jnp.pi) + log_phi) + e @ C @ e * jnp.exp(-log_phi) - arrays.sum_log_weights
-
-
-def check_precision(arrays: Gram) -> None:
-    if str(arrays.corner.dtype) == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
-        raise TypeError(
-            "these arrays are float64 but JAX is in 32-bit mode here and would truncate them: call this inside "
-            "`with jax.enable_x64(True):`, or set JAX_ENABLE_X64=1, or pass arrays cast to float32"
-        )

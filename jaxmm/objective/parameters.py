@@ -1,0 +1,56 @@
+"""The parameters of a likelihood, and theta -> the factor lam (q, q) of each grouping factor, in elimination order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.structure import Structure
+
+
+class Parameters(NamedTuple):
+    """Every parameter of a mixed model, in the columns of the data: ``beta`` (p,); ``theta`` (m,), relative to sigma
+    in a linear model and absolute in a generalised one; ``log_phi``, log σ² in a linear model, (k,) in a generalised
+    one (a number will do for k = 1, and nothing for k = 0)."""
+
+    beta: Array
+    theta: Array
+    log_phi: Any = ()
+
+
+def as_parameters(parameters: Parameters | Mapping[str, Any]) -> Parameters:
+    """``Parameters``, or a mapping with its names."""
+    return Parameters(**parameters) if isinstance(parameters, Mapping) else parameters
+
+
+def check_precision(dtype: Any) -> None:
+    """Raises TypeError for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence."""
+    if str(dtype) == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
+        raise TypeError(
+            "these arrays are float64 but JAX is in 32-bit mode here and would truncate them: call this inside "
+            "`with jax.enable_x64(True):`, or set JAX_ENABLE_X64=1, or pass arrays cast to float32"
+        )
+
+
+def scaled_factors(theta: Array, structure: Structure) -> tuple[Array, ...]:
+    """theta -> lam of every factor (q, q), in the columns that the criterion works in (Z_s)."""
+    widths = list(structure.chain) + [q for _, q in structure.rest]
+    lams = [jnp.zeros((q, q), theta.dtype) for q in widths]
+    for term, at in zip(structure.terms, structure.slices(), strict=True):
+        lam = term.covariance.factor(theta[at])
+        if lam.shape == lams[term.position].shape:
+            lams[term.position] = lam
+        else:
+            inside = slice(term.at, term.at + term.covariance.q)
+            lams[term.position] = lams[term.position].at[inside, inside].set(lam)
+    return tuple(lams)
+
+
+def original_factors(theta: Array, structure: Structure, T: Sequence[Array]) -> tuple[Array, ...]:
+    """theta as to the original columns of Z -> lam as to Z_s = ZT: Z lam = Z_s (T^-1 lam)."""
+    lams = scaled_factors(theta, structure)
+    return tuple(jnp.linalg.solve(t, lam) for t, lam in zip(T, lams, strict=True))

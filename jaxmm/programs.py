@@ -1,0 +1,69 @@
+"""For programs: pure functions of ``model.arrays``, whichever likelihood they belong to.
+
+Safe under ``jit``, ``grad``, ``hessian`` and ``vmap``; no labels, no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmm import estimate as estimate_lmm
+from jaxmm import estimate_glmm
+from jaxmm._types import Array
+from jaxmm.estimate import Estimates
+from jaxmm.estimate_glmm import GlmmEstimates
+from jaxmm.gram import Gram
+from jaxmm.objective import laplace, lmm
+from jaxmm.objective.parameters import Parameters, as_parameters, check_precision
+from jaxmm.optimize import Control
+from jaxmm.rows import Rows
+
+
+def neg2_loglik(parameters: Parameters | Mapping[str, Any], arrays: Gram | Rows) -> Array:
+    """-2 log-likelihood at any parameters, with all constants, nothing profiled out.
+
+    Of a linear model the full likelihood, also when it was made with ``reml=True``; of a generalised one Laplace's
+    approximation, whose conditional modes are found inside and differentiated implicitly.
+
+    Args:
+        parameters: ``Parameters``, or a mapping with its names, in the columns of the data.
+        arrays: ``model.arrays``.
+
+    Raises:
+        TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
+    """
+    check_precision(_dtype(arrays))
+    if isinstance(arrays, Rows):
+        return laplace.neg2_loglik(as_parameters(parameters), arrays)
+    return lmm.neg2_loglik(parameters, arrays)
+
+
+def estimate(
+    arrays: Gram | Rows, *, start: Array | None = None, control: Control | None = None
+) -> Estimates | GlmmEstimates:
+    """Fit from arrays alone: a pure function, safe under ``jit`` and ``vmap``.
+
+    The search is a compiled loop.  Derivatives of the result with respect to the leaves of ``arrays`` come from the
+    implicit function theorem at the optimum, dθ̂ = -H⁻¹ (∂²f/∂θ∂arrays) darrays, not from the loop; those of
+    ``theta`` itself do not exist where a variance is zero.  For another response of a generalised model,
+    ``arrays.with_response(y)`` is pure too.
+
+    Args:
+        arrays: ``model.arrays``; float64 needs x64 enabled. In float32 the tolerance is raised to what its
+            rounding allows.
+        start: of a linear model theta (m,) in the data's columns, by default moments of the data; of a generalised one
+            psi = (beta, theta, log phi) in the scaled columns, as ``estimates.psi``.
+
+    Returns:
+        ``Estimates`` or ``GlmmEstimates`` of JAX arrays; ``status`` says how the search ended. Nothing is raised for a
+        hard data set.
+    """
+    check_precision(_dtype(arrays))
+    if isinstance(arrays, Rows):
+        return estimate_glmm.estimate(arrays, start=start, control=control)
+    return estimate_lmm.estimate(arrays, start=start, control=control)
+
+
+def _dtype(arrays: Gram | Rows) -> Any:
+    return arrays.y.dtype if isinstance(arrays, Rows) else arrays.corner.dtype
