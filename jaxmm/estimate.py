@@ -96,7 +96,7 @@ def objective(gram: Gram) -> Objective:
         value, g, H, at = derivatives(theta, gram, dear)
         return float(value), np.asarray(g), np.asarray(H), at
 
-    return Objective(gradient, hessian, partial(rough_hessian, gram=gram) if dear else None)
+    return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if dear else None)
 
 
 ROUGH_LEVELS = 1000  # of each factor are looked at

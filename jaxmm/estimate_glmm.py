@@ -114,7 +114,10 @@ def objective(rows: Rows, n_agq: int) -> Objective:
             last[0] = mode.u
         return float(value), np.asarray(g), np.asarray(H), mode
 
-    return Objective(gradient, hessian)
+    return Objective(gradient, hessian, dear=rows.structure.rest_size > DEAR_REST)
+
+
+DEAR_REST = 300  # the order of the dense part from which on a Hessian is dear
 
 
 def is_large(rows: Rows) -> bool:

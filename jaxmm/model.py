@@ -273,6 +273,7 @@ def lmm(
     The criterion is that of Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1).
     """
     settings = as_control(control)
+    check_flag("reml", reml)
     model = Model.from_formula(
         formula, data, reml=reml, weights=weights, offset=offset, contrasts=contrasts, missing=missing,
         device=settings.device,

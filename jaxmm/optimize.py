@@ -9,8 +9,8 @@ units of deviance whatever the scale of theta; then one more step is taken, whic
 theta = 0 is always a stationary point, often a saddle: where the least eigenvalue is negative at the end, the
 search leaves along it.
 
-Where the Hessian is dear (``Objective.dear``) it is computed at the end only; until then a rough one is improved by
-symmetric rank-one updates from gradients (Nocedal & Wright 2006, §6.2).
+Where the Hessian is dear (``Objective.dear``) it is computed at the end, and at the start if there is no rough one to
+begin with; in between it is improved by symmetric rank-one updates from gradients (Nocedal & Wright 2006, §6.2).
 """
 
 from __future__ import annotations
@@ -115,17 +115,14 @@ class Search(NamedTuple):
 class Objective:
     """theta -> value, derivatives and whatever else comes with the value, on the host.
 
-    ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux).  Where the Hessian costs much more than the
-    gradient, ``rough`` is given: theta -> a positive semidefinite stand-in for it, to start from.
+    ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux).  ``dear``: the Hessian costs much more than the
+    gradient; then ``rough`` may be given, theta -> a positive semidefinite stand-in for it to start from.
     """
 
     gradient: Callable[[np.ndarray], tuple[float, np.ndarray, Any]]
     hessian: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray, Any]]
+    dear: bool = False
     rough: Callable[[np.ndarray], np.ndarray] | None = None
-
-    @property
-    def dear(self) -> bool:
-        return self.rough is not None
 
 
 class Step(NamedTuple):

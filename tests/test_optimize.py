@@ -28,7 +28,7 @@ class Known:
         def hessian(x):
             return float(self.value(x)), np.array(self.gradient(x)), np.array(self.hessian(x)), None
 
-        return Objective(gradient, hessian, rough)
+        return Objective(gradient, hessian, rough is not None, rough)
 
     def in_loop(self, start, control=Control()):  # noqa: B008 (frozen)
         def evaluate(x, carried):

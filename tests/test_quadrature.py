@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def value(psi, rows, n_agq):
+    """Without derivatives in mind."""
     point = point_of(psi, rows)
     mode = find_mode(point, rows, zero_effects(rows))
     return quadrature.neg2_loglik(point, rows, mode.u, n_agq)
@@ -27,13 +28,13 @@ def value(psi, rows, n_agq):
 compiled = quick_jit(value, static_argnums=2)
 
 
-@partial(quick_jit, static_argnums=2)
-def derivatives(psi, rows, n_agq):
-    """Gradient and Hessian, the mode once found."""
+@partial(quick_jit, static_argnums=(2, 3))
+def derivatives(psi, rows, n_agq, order=4):
+    """Gradient and Hessian, the mode once found; by expansions of the density, as a fit does, or directly."""
     mode = find_mode(point_of(psi, rows), rows, zero_effects(rows))
 
     def gradient(psi):
-        g = jax.grad(lambda psi: quadrature.neg2_loglik(point_of(psi, rows), rows, mode.u, n_agq))(psi)
+        g = jax.grad(lambda psi: quadrature.neg2_loglik(point_of(psi, rows), rows, mode.u, n_agq, order))(psi)
         return g, g
 
     return jax.jacfwd(gradient, has_aux=True)(psi)[::-1]

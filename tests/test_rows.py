@@ -14,7 +14,6 @@ from scipy.linalg import block_diag
 import jaxmm as mm
 from jaxmm import _pieces
 from jaxmm._pieces import pick
-from jaxmm.objective.laplace import neg2_loglik
 from jaxmm.rows import layout_of
 from jaxmm.solver.elimination import eliminate, solve
 
@@ -302,7 +301,7 @@ def test_large_data_keep_their_rows_in_memory(name, monkeypatch):
     psi = np.linspace(0.4, 0.9, s.p + s.num_theta)
 
     def both(psi, rows):
-        return jax.value_and_grad(lambda psi: neg2_loglik(psi[: s.p], psi[s.p :], jnp.zeros(0), rows))(psi)
+        return jax.value_and_grad(lambda psi: mm.neg2_loglik(mm.Parameters(psi[: s.p], psi[s.p :]), rows))(psi)
 
     small = quick_jit(both)(psi, rows)
     monkeypatch.setattr(_pieces, "HELD", 1)

@@ -68,11 +68,16 @@ def laplace(point: Point, rows: Rows, found: tuple[Array, ...], order: int | Non
     return size - 2 * (jnp.sum(a.terms.log_density) + rows.log_constant) + a.done.logdet
 
 
-def neg2_loglik(parameters: Parameters, rows: Rows) -> Array:
-    """-2 log-likelihood by Laplace at any parameters, in the data's columns; differentiable in all its arguments."""
+def original_point(parameters: Parameters, rows: Rows) -> Point:
+    """The point of parameters in the data's columns."""
     s, dtype = rows.structure, rows.y.dtype
     beta = jnp.asarray(parameters.beta, dtype)
     lams = original_factors(jnp.asarray(parameters.theta, dtype), s, rows.T)
     log_phi = jnp.atleast_1d(jnp.asarray(parameters.log_phi, dtype))
-    point = Point(jnp.linalg.solve(rows.T_X, beta) if s.p else beta, lams, log_phi)
+    return Point(jnp.linalg.solve(rows.T_X, beta) if s.p else beta, lams, log_phi)
+
+
+def neg2_loglik(parameters: Parameters, rows: Rows) -> Array:
+    """-2 log-likelihood by Laplace at any parameters, in the data's columns; differentiable in all its arguments."""
+    point = original_point(parameters, rows)
     return laplace(point, rows, find_mode(point, rows, zero_effects(rows)).u)
