@@ -12,7 +12,8 @@ R = TypeVar("R")
 FITTING = {
     "REML": "reml=True or reml=False",
     "method": "reml=False is maximum likelihood",
-    "family": "lmm fits the Gaussian family; generalised models are not available yet",
+    "family": "lmm fits the Gaussian family; for another one use glmm(formula, data, family)",
+    "n_agq": "the likelihood of a linear model is exact; n_agq is for glmm",
     "groups": "the grouping factor stands in the formula: y ~ x + (1 | group)",
     "re_formula": "random effects stand in the formula: y ~ x + (x | group)",
     "vc_formula": "random effects stand in the formula: y ~ x + (1 | a) + (1 | b)",
@@ -20,6 +21,18 @@ FITTING = {
     "subset": "select the rows of the table first",
     "df": "the table is data=",
     "frame": "the table is data=",
+}
+_BY_ML = "generalised models are fitted by maximum likelihood; n_agq= says how well the integral is taken"
+GENERALISED = FITTING | {
+    "REML": _BY_ML,
+    "reml": _BY_ML,
+    "method": _BY_ML,
+    "nAGQ": "n_agq=1 is Laplace's method, n_agq=9 takes 9 quadrature nodes per effect",
+    "link": "the family has it: family=mm.families.get('binomial', link='probit')",
+    "trials": "cbind(successes, failures) ~ ..., or a proportion with weights= the numbers of trials",
+    "exposure": "offset(log(exposure)) in the formula",
+    "dispformula": "dispersion=, which is not available yet",
+    "ziformula": "zero_inflation=, which is not available yet",
 }
 PREDICTING = {
     "re_form": "re='population' leaves the random effects out, re=['group'] keeps some of them",

@@ -48,7 +48,7 @@ def polynomial(x, coefficients):
 
 def derivatives(*functions: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The first function of one argument, with the next as its derivative, and so on; JAX derives the last."""
-    *above, f = functions
+    *above, f = map(jax.jit, functions)  # traced once for each shape, however often they are met
     for g in reversed(above):
         f = _differentiated(g, f)
     return f
@@ -295,12 +295,12 @@ def _with_slopes(value, slope_la, slope_y):
                 tangent = tangent + slope(*primals) * t
         return out, tangent
 
-    f = jax.custom_jvp(value)
+    f = jax.custom_jvp(jax.jit(value))
     f.defjvp(rule, symbolic_zeros=True)
     return f
 
 
-_rising = _rising_excess_derivative(4)
+_rising = jax.jit(_rising_excess_derivative(4))
 for _j in (3, 2, 1):
     _rising = _with_slopes(_rising_excess_derivative(_j), _rising, _by_y(_rising_excess_derivative(_j)))
 _rising = _with_slopes(_rising_excess, _rising, lambda la, y: digamma(_exp(la) + y) - la)

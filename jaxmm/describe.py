@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from jaxmm.design import Design
     from jaxmm.model import Model
 
 
@@ -52,6 +55,7 @@ def describe(model: Model) -> str:
         f"{model.likelihood.kind}, not fitted",
         f"  formula   {d.formula}",
         f"  rows      {len(d.y):,} used" + (f", {d.n_missing:,} dropped for missing values" if d.n_missing else ""),
+        *_about_response(d),
         f"  X         {s.p} columns" + (f", aliased and dropped: {', '.join(d.dropped)}" if d.dropped else ""),
         "  terms",
     ]
@@ -69,9 +73,19 @@ def describe(model: Model) -> str:
         rest = " + ".join(model.groupings[f].name for f in plan.rest)
         coupling = "list of the cells that occur" if s.sparse else "dense border"
         lines.append(f"  then by Cholesky   {rest}: dense {s.rest_size:,} x {s.rest_size:,}; coupling as {coupling}")
-    lines.append(f"  solver    {model.solver}; arrays {_bytes(gram_bytes(model))}; {s.num_theta} covariance parameters")
+    parameters = f"{s.num_theta} covariance parameter{'s' if s.num_theta > 1 else ''}"
+    lines.append(f"  solver    {model.solver}; arrays {_bytes(gram_bytes(model))}; {parameters}")
     lines.append(f"  device    {model.device.platform}:{model.device.id}, float64")
     return "\n".join(lines)
+
+
+def _about_response(d: Design) -> list[str]:
+    """What is a success, and of how many trials, where successes are counted."""
+    if d.success is not None:
+        return [f"  response  {d.response}: {d.success!r} is success"]
+    if d.trials is not None and np.any(d.trials != 1):
+        return [f"  response  {d.y.sum():,.0f} successes of {d.trials.sum():,.0f} trials"]
+    return []
 
 
 def _bytes(count: int) -> str:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._context import Program
 from jaxmm._types import Array
 from jaxmm.estimate import ZERO, change_theta, no_tangent
 from jaxmm.estimate import conditional_covariance as covariance_of_effects
@@ -82,20 +83,28 @@ def _value_and_derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: 
     return value, gradient, 0.5 * (columns + columns.T), mode
 
 
-derivatives = jax.jit(_value_and_derivatives, static_argnums=(3, 4))
+def _size(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int = 1, *_: Any) -> int:
+    return rows.y.size * n_agq + rows.structure.rest_size**2
 
 
-@partial(jax.jit, static_argnums=3)
-def gradient_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
+derivatives = Program(_value_and_derivatives, _size, (3, 4))
+
+
+def _gradient_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
     mode = find_mode(scaled_point(psi, rows), rows, u)
     value, gradient = jax.value_and_grad(_criterion)(psi, rows, mode, n_agq, 3)
     return value, gradient, mode
 
 
-@partial(jax.jit, static_argnums=3)
-def value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Array:
+gradient_only = Program(_gradient_only, _size, (3,))
+
+
+def _value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Array:
     """-2 log-likelihood with ``n_agq`` nodes, the mode searched from ``u``."""
     return _criterion(psi, rows, find_mode(scaled_point(psi, rows), rows, u), n_agq, 2)
+
+
+value_only = Program(_value_only, _size, (3,))
 
 
 def objective(rows: Rows, n_agq: int) -> Objective:
@@ -126,8 +135,7 @@ def is_large(rows: Rows) -> bool:
     return (rows.y.size + s.rest_size**2) * (s.p + s.num_theta) > 2_000_000
 
 
-@jax.jit
-def random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Modes (J, q) and conditional covariances (J, q, q) of each factor, in the data's columns of Z."""
     point = scaled_point(psi, rows)
     a = at_mode(point, rows, u, 2)
@@ -135,6 +143,9 @@ def random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple[
     theta = psi[s.p : s.p + s.num_theta]
     modes = tuple((jnp.asarray(T) @ b).T for T, b in zip(rows.T, effects(point.lams, a.u), strict=True))
     return modes, covariance_of_effects(theta, a.gram)
+
+
+random_effects = Program(_random_effects, _size)
 
 
 # ---------------------------------------------------------------- the search

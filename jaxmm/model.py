@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmm import covariance
 from jaxmm._context import choose_device, computing
-from jaxmm._keywords import FITTING, known_keywords
+from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._warn import warn
 from jaxmm.describe import check_size, describe
 from jaxmm.design import Design, build
@@ -281,7 +281,7 @@ def lmm(
     return model.fit(start=start, control=settings)
 
 
-@known_keywords(FITTING)
+@known_keywords(GENERALISED)
 def glmm(
     formula: str,
     data: Any,
@@ -362,8 +362,8 @@ def check_start(start: Any, num_theta: int) -> np.ndarray:
         array = np.full((), np.nan)
     if array.shape != (num_theta,) or not np.all(np.isfinite(array)):
         raise ValueError(
-            f"start must be {num_theta} finite number{'s' if num_theta > 1 else ''}, the relative covariance "
-            f"factor as in fit.theta; got {start!r}"
+            f"start must be {num_theta} finite number{'s' if num_theta > 1 else ''}, the covariance factor "
+            f"as in fit.theta; got {start!r}"
         )
     return array
 

@@ -115,8 +115,8 @@ class Search(NamedTuple):
 class Objective:
     """theta -> value, derivatives and whatever else comes with the value, on the host.
 
-    ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux).  ``dear``: the Hessian costs much more than the
-    gradient; then ``rough`` may be given, theta -> a positive semidefinite stand-in for it to start from.
+    ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux).  ``dear``: the Hessian costs much more than
+    the gradient; then ``rough`` may be given, theta -> a positive semidefinite stand-in for it to start from.
     """
 
     gradient: Callable[[np.ndarray], tuple[float, np.ndarray, Any]]

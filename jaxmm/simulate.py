@@ -61,9 +61,12 @@ def new_weights(fit: Fit, newdata: Any, weights: Any, m: int) -> tuple[np.ndarra
         DataError: the fit had weights or trials and none are given, or not one positive number for each row.
     """
     d = fit.model.design
+    if d.trials is None:
+        had, what = d.weights is not None, "weights"
+    else:
+        had, what = bool(np.any(d.trials != 1)), "numbers of trials"
     if weights is None:
-        if d.weights is not None or (d.trials is not None and np.any(d.trials != 1)):
-            what = "weights" if d.weights is not None else "numbers of trials"
+        if had:
             raise DataError(
                 f"the fit had {what}: pass weights= for the new rows, a column's name or an array (1 for all)"
             )

@@ -21,8 +21,9 @@ _MAX_CORRELATIONS = 20
 class Summary:
     """The parts of a printed summary; `str` puts them together.
 
-    fixed: Estimate, Std. Error and t value by term. correlation: of the fixed effects, or None where it is
-    not shown. notes: what the reader must know beyond the numbers, one sentence each.
+    title: one line, or with a second one for the family. dispersion: of a family without a residual, or "".
+    fixed: Estimate, Std. Error and t or z value by term. correlation: of the fixed effects, or None where it
+    is not shown. notes: what the reader must know beyond the numbers, one sentence each.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Summary:
     residuals: pd.Series
     varcorr: VarCorr
     counts: str
+    dispersion: str
     fixed: pd.DataFrame
     correlation: pd.DataFrame | None
     notes: tuple[str, ...]
@@ -41,6 +43,7 @@ class Summary:
             list(self.criteria),
             ["Scaled residuals:", *_residual_lines(self.residuals)],
             ["Random effects:", self.varcorr.to_string(("variance", "sd"), _DIGITS), self.counts],
+            [self.dispersion] if self.dispersion else [],
             ["Fixed effects:", *_fixed_lines(self.fixed)] if len(self.fixed) else [],
             ["Correlation of fixed effects:", *_correlation_lines(self.correlation)]
             if self.correlation is not None
@@ -53,13 +56,16 @@ class Summary:
 
     def _repr_html_(self) -> str:
         header, *rows = _fixed_cells(self.fixed)
+        title, *about = self.title.splitlines()
         return "".join(
             [
-                f"<h4>{self.title}</h4>",
+                f"<h4>{title}</h4>",
+                *map(_text.paragraph, about),
                 _text.paragraph(self.formula),
                 _text.paragraph(_criteria_sentence(self.criteria)),
                 self.varcorr._repr_html_(),
                 _text.paragraph(self.counts),
+                _text.paragraph(self.dispersion) if self.dispersion else "",
                 _text.html_table(header, rows) if rows else "",
                 *map(_text.paragraph, self.notes),
             ]
@@ -77,10 +83,16 @@ def summary(fit: Any) -> Summary:
         residuals=_scaled_quantiles(fit),
         varcorr=fit.varcorr(),
         counts=_counts(fit),
+        dispersion=f"Dispersion of {fit.family.name}: {fit.dispersion:.{_DIGITS}g}" if _has_dispersion(fit) else "",
         fixed=_fixed_table(fit),
         correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
         notes=_notes(fit),
     )
+
+
+def _has_dispersion(fit: Any) -> bool:
+    """A dispersion that is no residual variance: the table of variances does not show it."""
+    return fit.dispersion is not None and not fit.family.has_scale
 
 
 def _fixed_table(fit: Any) -> pd.DataFrame:
@@ -93,7 +105,7 @@ def _fixed_table(fit: Any) -> pd.DataFrame:
 
 
 def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
-    """One row per parameter: effect ("fixed", "ran_pars"), group, term, estimate, std_error, statistic.
+    """One row per parameter: effect ("fixed", "ran_pars", "dispersion"), group, term, estimate, std_error, statistic.
 
     Args:
         conf_level: adds the columns conf_low and conf_high, normal intervals of this level.
@@ -117,6 +129,8 @@ def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
             ]
     if varcorr.sigma is not None:
         rows.append(("ran_pars", "Residual", "sd__Observation", varcorr.sigma, np.nan, np.nan))
+    if _has_dispersion(fit):
+        rows.append(("dispersion", None, "phi", fit.dispersion, np.nan, np.nan))
     frame = pd.DataFrame(rows, columns=["effect", "group", "term", "estimate", "std_error", "statistic"])
     if conf_level is not None:
         half = NormalDist().inv_cdf(0.5 + conf_level / 2) * frame["std_error"]
@@ -133,14 +147,14 @@ def glance(fit: Any) -> pd.DataFrame:
 
 
 def augment(fit: Any) -> pd.DataFrame:
-    """The rows used, in the data's order: the response, and fitted, residual, population.
+    """The rows used, in the data's order: the response (fitted + residual), and fitted, residual, population.
 
-    `population` is the prediction from the fixed effects alone.
+    `population` is the prediction from the fixed effects alone. Proportions where the response counts successes.
     """
     design = fit.model.design
     return pd.DataFrame(
         {
-            design.response: np.asarray(design.y_all),
+            design.response: np.asarray(design.observed),
             "fitted": np.asarray(fit.fitted()),
             "residual": np.asarray(fit.residuals()),
             "population": np.asarray(fit.predict(re="population")),
@@ -190,6 +204,8 @@ def _notes(fit: Any) -> tuple[str, ...]:
         lost = int(np.isnan(np.asarray(fit.fitted())).sum())
         if lost:
             notes.append(f"{_rows(lost)} of them without a fitted value: a level of a factor that no counted row has")
+    if design.success is not None:
+        notes.append(f"{design.response} = {design.success!r} is success")
     if fit.dropped:
         one = len(fit.dropped) == 1
         notes.append(

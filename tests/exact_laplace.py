@@ -186,6 +186,10 @@ def case(family: str, link: str, structure: str = "one factor") -> Case:
 
 
 # ---------------------------------------------------------------- linear algebra on lists of mpmath's numbers
+def _dot(a, b):
+    return sum((x * y for x, y in zip(a, b, strict=True) if x), mp.mpf(0))
+
+
 def _eliminate(M: list[list], right: list) -> tuple:
     """log|M| and M^-1 right for a positive definite M: Gauss, no pivots."""
     size, M, x, logdet = len(right), [list(row) for row in M], list(right), mp.mpf(0)
@@ -244,13 +248,18 @@ class Laplace:
         p, m = len(self.case.beta), len(self.case.theta)
         beta, ZL = psi[:p], self.design(psi[p : p + m])
         phi = mp.exp(psi[p + m]) if len(psi) > p + m else mp.mpf(1)
-        fixed = [o + sum(x * b for x, b in zip(row, beta, strict=True)) for o, row in zip(self.offset, self.X, strict=True)]
+        fixed = [
+            o + sum(x * b for x, b in zip(row, beta, strict=True)) for o, row in zip(self.offset, self.X, strict=True)
+        ]
         size = len(ZL[0])
         u = self.start or [mp.mpf(0)] * size
         for _ in range(60):
-            eta = [f + sum(z * x for z, x in zip(row, u, strict=True) if z) for f, row in zip(fixed, ZL, strict=True)]
+            eta = [f + _dot(row, u) for f, row in zip(fixed, ZL, strict=True)]
             value, first, second = self.terms(eta, phi)
-            M = [[sum(-d * r[a] * r[b] for d, r in zip(second, ZL, strict=True)) for b in range(size)] for a in range(size)]
+            M = [
+                [sum(-d * r[a] * r[b] for d, r in zip(second, ZL, strict=True)) for b in range(size)]
+                for a in range(size)
+            ]
             for a in range(size):
                 M[a][a] += 1
             slope = [sum(d * r[a] for d, r in zip(first, ZL, strict=True)) - u[a] for a in range(size)]

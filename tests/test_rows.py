@@ -12,7 +12,6 @@ from problems import PROBLEMS, Problem, labels, uneven
 from scipy.linalg import block_diag
 
 import jaxmm as mm
-from jaxmm import _pieces
 from jaxmm._pieces import pick
 from jaxmm.rows import layout_of
 from jaxmm.solver.elimination import eliminate, solve
@@ -168,7 +167,9 @@ def test_layouts_of_the_problems():
     assert main["one factor, q = 1"].height > 1 and main["one factor, q = 1"].level is None
 
 
-@pytest.mark.parametrize("sizes", [[1], [5], [1] * 70, [0, 3, 0, 2], [300, 1, 1, 0, 40] * 3, [2, 60] * 40, [3000, 5, 1]])
+@pytest.mark.parametrize(
+    "sizes", [[1], [5], [1] * 70, [0, 3, 0, 2], [300, 1, 1, 0, 40] * 3, [2, 60] * 40, [3000, 5, 1]]
+)
 def test_layout_of_any_codes(sizes):
     """Of a factor whose rows are elsewhere; levels without a row too."""
     rng = np.random.default_rng(1)
@@ -290,24 +291,6 @@ def test_derivatives_of_cross_products():
     leverage = np.sum(ZL * np.linalg.solve((ZL.T * w) @ ZL + np.eye(ZL.shape[1]), ZL.T).T, axis=1)
     at, real = places(rows)
     close(np.asarray(slope)[real], leverage[at[real]], 1e-10)
-
-
-@pytest.mark.parametrize("name", ["nested, 2 levels", "crossed, q = 2 and 2, cells"])
-def test_large_data_keep_their_rows_in_memory(name, monkeypatch):
-    """From some number of rows on, what each row has is computed apart; that changes no value and no derivative."""
-    _, rows = made(name)
-    rows = dataclasses.replace(rows, y=rows.y % 4)
-    s = rows.structure
-    psi = np.linspace(0.4, 0.9, s.p + s.num_theta)
-
-    def both(psi, rows):
-        return jax.value_and_grad(lambda psi: mm.neg2_loglik(mm.Parameters(psi[: s.p], psi[s.p :]), rows))(psi)
-
-    small = quick_jit(both)(psi, rows)
-    monkeypatch.setattr(_pieces, "HELD", 1)
-    large = quick_jit(lambda psi, rows: both(psi, rows))(psi, rows)
-    np.testing.assert_allclose(large[0], small[0], rtol=1e-13)
-    close(large[1], small[1], 1e-11)
 
 
 def test_what_fills_the_pieces_counts_nowhere():

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 if TYPE_CHECKING:
+    from jaxmm.families import Family
     from jaxmm.fit import Fit
 
 
@@ -45,9 +46,11 @@ def anova(*fits: Fit) -> Comparison:
     Returns:
         ``Comparison`` with columns ``npar``, ``aic``, ``bic``, ``loglik``, ``deviance``, ``chisq``, ``df``, ``p``.
 
+    Families may differ where they take the same response, as nbinom2 and poisson do.
+
     Raises:
         TypeError: something that is not a ``Fit``.
-        ValueError: fewer than two fits, or fits to different responses or rows.
+        ValueError: fewer than two fits, or fits to different responses or rows, or of densities beside probabilities.
     """
     if len(fits) < 2:
         raise ValueError("anova compares two fits or more: mm.anova(fit0, fit1)")
@@ -69,7 +72,14 @@ def anova(*fits: Fit) -> Comparison:
             )
         if not _same(d.weights, first.weights):
             raise ValueError("the fits have different weights: their likelihoods cannot be compared")
+        _check_families(fits[0], f)
     notes = []
+    nodes = sorted({f.n_agq for f in fits})
+    if len(nodes) > 1:
+        notes.append(
+            f"likelihoods by {' and '.join(map(str, nodes))} quadrature nodes (1 is Laplace's method): part of the "
+            "difference is that of the methods; fit all models with one n_agq"
+        )
     if any(f.reml for f in fits):
         notes.append("refitted by maximum likelihood (instead of REML) before comparing")
     used = [f.refit_ml() for f in fits]
@@ -86,11 +96,34 @@ def anova(*fits: Fit) -> Comparison:
         rows.append(row)
     names = [f"fit{i}" for i in order]
     table = pd.DataFrame(rows, index=names)
-    formulas = {f"fit{i}": used[i].formula for i in order}
+    families = {f"fit{i}": f", {used[i].family.name} ({used[i].family.link.name})" for i in order}
+    one = len(set(families.values())) == 1
+    formulas = {f"fit{i}": used[i].formula + ("" if one else families[f"fit{i}"]) for i in order}
     unconverged = [f"fit{i}" for i in order if not used[i].converged]
     if unconverged:
         notes.append(f"not converged: {', '.join(unconverged)}; the comparison may be wrong")
     return Comparison(table, formulas, tuple(notes))
+
+
+def _check_families(a: Fit, b: Fit) -> None:
+    """Raises ValueError where two likelihoods are not of the same data, or not of the same kind."""
+    ours, theirs = a.model.design.trials, b.model.design.trials
+    if not _same(ours, theirs):
+        if ours is not None and theirs is not None:
+            raise ValueError("the fits have different numbers of trials: their likelihoods cannot be compared")
+        raise ValueError(
+            f"the fits are to different responses: {a.family.name} and {b.family.name}, one of which counts successes "
+            "among trials; their likelihoods cannot be compared"
+        )
+    if _is_discrete(a.family) != _is_discrete(b.family):
+        raise ValueError(
+            f"{a.family.name} and {b.family.name}: a likelihood of probabilities and one of densities cannot be "
+            "compared"
+        )
+
+
+def _is_discrete(family: Family) -> bool:
+    return not np.all(family.valid(np.array([0.5])))
 
 
 def _same(a, b) -> bool:
