@@ -13,7 +13,7 @@ FITTING = {
     "REML": "reml=True or reml=False",
     "method": "reml=False is maximum likelihood",
     "family": "lmm fits the Gaussian family; for another one use glmm(formula, data, family)",
-    "n_agq": "the likelihood of a linear model is exact; n_agq is for glmm",
+    "n_agq": "it is an argument of glmm; the likelihood of a linear model is exact",
     "groups": "the grouping factor stands in the formula: y ~ x + (1 | group)",
     "re_formula": "random effects stand in the formula: y ~ x + (x | group)",
     "vc_formula": "random effects stand in the formula: y ~ x + (1 | a) + (1 | b)",

@@ -149,7 +149,7 @@ random_effects = Program(_random_effects, _size)
 
 
 # ---------------------------------------------------------------- the search
-def estimate_on_host(rows: Rows, start: np.ndarray, control: Control, n_agq: int) -> GlmmEstimates:
+def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> GlmmEstimates:
     """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
     found = minimise(objective(rows, n_agq), start, control)
     return finish(found, rows, n_agq)
@@ -182,33 +182,32 @@ def final_status(status: Any, covariance: Any, rows: Rows, xp: Any = np) -> Any:
     return xp.where((status == Status.CONVERGED) & away, Status.RUNAWAY, status)
 
 
-def finish(found: Search, rows: Rows, n_agq: int) -> GlmmEstimates:
-    """Estimates in the data's columns from where the search ended."""
+def finish(found: Search, rows: Rows, n_agq: int, xp: Any = np) -> GlmmEstimates:
+    """Estimates in the data's columns from where the search ended; ``xp`` is numpy or jax.numpy."""
     s = rows.structure
-    psi = np.array(found.theta)
     own = slice(s.p, s.p + s.num_theta)
-    psi[own] = np.where(np.abs(psi[own]) < ZERO, 0.0, psi[own])
-    covariance = covariance_matrix(found.hessian, s.p)
-    T_X = np.asarray(rows.T_X)
+    theta = xp.where(xp.abs(found.theta[own]) < ZERO, 0.0, found.theta[own])
+    covariance = covariance_matrix(found.hessian, s.p, xp)
+    T_X = xp.asarray(rows.T_X)
     vcov = T_X @ covariance[: s.p, : s.p] @ T_X.T
-    return GlmmEstimates(
-        beta=T_X @ psi[: s.p],
-        theta=change_theta(psi[own], [np.asarray(t) for t in rows.T], s),
-        log_phi=psi[own.stop :],
+    parts: dict[str, Any] = dict(
+        beta=T_X @ found.theta[: s.p],
+        theta=change_theta(theta, [xp.asarray(t) for t in rows.T], s, xp),
+        log_phi=found.theta[own.stop :],
         deviance=found.value,
         vcov=0.5 * (vcov + vcov.T),
-        psi=psi,
+        psi=xp.concatenate([found.theta[: s.p], theta, found.theta[own.stop :]]),
         covariance=covariance,
-        u=tuple(np.asarray(u) for u in found.aux.u),
-        mode_found=np.asarray(found.aux.converged),
+        u=tuple(xp.asarray(u) for u in found.aux.u),
+        mode_found=xp.asarray(found.aux.converged),
         gradient=found.gradient,
         hessian=found.hessian,
         decrement=found.decrement,
         eigenvalue=found.eigenvalue,
         iterations=found.iterations,
-        status=final_status(found.status, covariance, rows),
-        n_agq=n_agq,
-    )  # pyright: ignore
+        status=final_status(found.status, covariance, rows, xp),
+    )
+    return GlmmEstimates(**parts, n_agq=n_agq)
 
 
 # ---------------------------------------------------------------- the same as one program
@@ -217,30 +216,8 @@ def estimate(arrays: Rows, *, start: Array | None = None, control: Control | Non
     control = control or Control()
     psi = first_guess(arrays) if start is None else jnp.asarray(start, arrays.y.dtype)
     found = _argmin(arrays, jax.lax.stop_gradient(psi), control)
-    s, psi = arrays.structure, found.theta
-    own = slice(s.p, s.p + s.num_theta)
-    psi = psi.at[own].set(jnp.where(jnp.abs(psi[own]) < ZERO, 0.0, psi[own]))
-    covariance = covariance_matrix(found.hessian, s.p, jnp)
-    value = neg2_loglik(scaled_point(psi, arrays), arrays, found.aux.u, 1)
-    vcov = arrays.T_X @ covariance[: s.p, : s.p] @ arrays.T_X.T
-    return GlmmEstimates(
-        beta=arrays.T_X @ psi[: s.p],
-        theta=change_theta(psi[own], list(arrays.T), s, jnp),
-        log_phi=psi[own.stop :],
-        deviance=value,
-        vcov=vcov,
-        psi=psi,
-        covariance=covariance,
-        u=found.aux.u,
-        mode_found=found.aux.converged,
-        gradient=found.gradient,
-        hessian=found.hessian,
-        decrement=found.decrement,
-        eigenvalue=found.eigenvalue,
-        iterations=found.iterations,
-        status=final_status(found.status, covariance, arrays, jnp),
-        n_agq=1,
-    )
+    value = neg2_loglik(scaled_point(found.theta, arrays), arrays, found.aux.u, 1)
+    return finish(found._replace(value=value), arrays, 1, jnp)
 
 
 def first_guess(rows: Rows) -> Array:
@@ -253,7 +230,8 @@ def first_guess(rows: Rows) -> Array:
     if s.p:
         gram = jnp.tensordot(rows.X * W, rows.X, ((1, 2), (1, 2)))
         beta = jnp.linalg.solve(gram, jnp.tensordot(rows.X, W * (level - rows.offset), 2))
-    theta = jnp.concatenate([t.covariance.from_factor(0.5 * jnp.eye(t.covariance.q), jnp) for t in s.terms])
+    starts: list[Any] = [t.covariance.from_factor(0.5 * jnp.eye(t.covariance.q), jnp) for t in s.terms]
+    theta = jnp.concatenate(starts)
     log_phi = jnp.zeros(family.num_phi, W.dtype)
     if family.has_scale:
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)

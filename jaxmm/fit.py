@@ -95,8 +95,7 @@ class Fit:
 
     @property
     def theta(self) -> np.ndarray:
-        """Covariance factor, relative to σ in ``lmm`` and absolute in ``glmm``: column-major lower triangle per term,
-        terms by decreasing levels."""
+        """Covariance factor (relative to σ in ``lmm``): column-major lower triangle per term, by decreasing levels."""
         return np.array(self.estimates.theta)
 
     @property
@@ -211,8 +210,7 @@ class Fit:
         return out
 
     def accuracy(self) -> str | None:
-        """What more quadrature nodes would do to the log-likelihood of a Laplace fit, in a sentence; None where that
-        cannot be had (several factors) or does not apply."""
+        """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors."""
         with computing(self.model.device):
             return self.model.likelihood.accuracy(self)
 
@@ -223,8 +221,7 @@ class Fit:
 
     # ------------------------------------------------------------ random effects
     def varcorr(self) -> VarCorr:
-        """D by grouping factor (σ²ΛΛ' in a linear model, else ΛΛ'): what the model says of the population of levels,
-        before the data."""
+        """D by grouping factor, σ²ΛΛ' in a linear model and else ΛΛ': of the population of levels, before the data."""
         d, blocks = self.model.design, []
         scale = self.model.likelihood.effects_scale(self.estimates)
         for factor in self._factors_in_order():

@@ -7,7 +7,8 @@ For a factor with the effects (Intercept) and x, level j has three lines over x:
     BLUP          (β₀ + b^₀ⱼ) + (β₁ + b^₁ⱼ) x             between the two
 
 The response is shown net of what the model says of everything else: offset, the other columns of X (about
-their means) and the other random effects.
+their means) and the other random effects. Under another link than the identity these would be no lines: only
+`caterpillar` takes such a fit.
 """
 
 import math
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .links import Identity
 from .tables import check_group
 
 _OWN, _BLUP, _POPULATION, _DATA = "#d55e00", "#0072b2", "#222222", "#8a8a8a"
@@ -249,6 +251,11 @@ class _Lines:
 
 
 def _lines(fit: Any, group: str | None) -> _Lines:
+    if not isinstance(fit.family.link, Identity):
+        raise ValueError(
+            f"these lines are straight on the scale of the response under the identity link only, and the fit has "
+            f"{fit.family.name} ({fit.family.link.name}): caterpillar(fit) shows the effects of any fit"
+        )
     design = fit.model.design
     ranef = fit.ranef()
     group, slope = _intercept_and_slope(ranef, group)

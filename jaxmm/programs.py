@@ -1,6 +1,8 @@
 """For programs: pure functions of ``model.arrays``, whichever likelihood they belong to.
 
-Safe under ``jit``, ``grad``, ``hessian`` and ``vmap``; no labels, no global state.
+Safe under ``jit``, ``grad``, ``hessian`` and ``vmap``; no labels, no global state.  One thing they share with every
+function whose derivative is a rule of its own: a second derivative taken *through* a ``lax.scan`` or ``lax.map`` around
+them is wrong, since JAX drops the rule there; take it inside the loop, or use ``vmap``.
 """
 
 from __future__ import annotations

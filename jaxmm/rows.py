@@ -171,7 +171,7 @@ class Rows:
     def effects(self, b: tuple[Array, ...]) -> Array:
         """Zb (H, P) for b (q, J) of each factor; term by term, since a sum over a short first axis is slow."""
         terms = [z * self.spread(f, x[k]) for f, x in enumerate(b) for k, z in enumerate(self.Z[f])]
-        return sum(terms[1:], terms[0])
+        return sum(terms[1:], terms[0])  # pyright: ignore
 
     def pull(self, x: Array) -> tuple[Array, ...]:
         """Z'x: (q, J) of each factor."""
@@ -321,7 +321,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> Rows:
         """(n,) -> (H, P), or (n, k) -> (k, H, P)."""
         return np.ascontiguousarray(values[source].T).reshape(*values.shape[1:], *shape)
 
-    tree: Any = Rows(
+    parts: dict[str, Any] = dict(
         y=lay(np.asarray(y, float)),
         trials=lay(np.asarray(trials, float)),
         weights=np.where(real, lay(weights), 0.0),
@@ -343,7 +343,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> Rows:
         structure=s,
         family=family,
     )
-    return jax.device_put(tree)
+    return jax.device_put(Rows(**parts))
 
 
 def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple[int, int]):

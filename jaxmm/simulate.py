@@ -77,7 +77,11 @@ def new_weights(fit: Fit, newdata: Any, weights: Any, m: int) -> tuple[np.ndarra
         raise DataError(f"weights must be a column of the new data, a number or {m} numbers") from None
     if not np.all(values > 0) or not np.all(np.isfinite(values)):
         raise DataError("weights of new rows must be positive and finite")
-    return (values, None) if d.trials is None else (None, values)
+    if d.trials is None:
+        return values, None
+    if np.any(values != np.round(values)):
+        raise DataError("weights of new rows are their numbers of trials: they must be whole numbers")
+    return None, values
 
 
 def _random_part(fit: Fit, rows: NewData, f: int, u: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray
             spread = np.sum(B[seen] ** 2 / A[seen]) - seen.sum() * scale
             variances.append(spread / A[seen].sum())
         sd.append(np.clip(np.sqrt(np.maximum(variances, 0.0)), SMALL, LARGE))
-    theta = [
+    theta: list[Any] = [
         term.covariance.from_factor(np.diag(sd[term.position][term.at : term.at + term.covariance.q]))
         for term in s.terms
     ]

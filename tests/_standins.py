@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from jaxmm.linear import Linear
 from jaxmm.tables import Block, RandomEffects, VarCorr
 
 
@@ -43,7 +44,10 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         kept=np.ones(n, dtype=bool),
         n_missing=0,
         y_all=y,
+        observed=y,
+        success=None,
     )
+    likelihood = Linear(reml)
     fixef, bse = pd.Series(beta, names), pd.Series(np.sqrt(np.diag(vcov)), names)
     attributes = {
         "fixef": fixef,
@@ -71,7 +75,11 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "singular_terms": [],
         "remarks": [],
         "diagnostics": SimpleNamespace(status_message="converged", device="cpu:0"),
-        "model": SimpleNamespace(design=design),
+        "accuracy": lambda: None,
+        "family": likelihood.family,
+        "dispersion": sigma**2,
+        "estimates": None,
+        "model": SimpleNamespace(design=design, likelihood=likelihood),
         "formula": design.formula,
     }
     return SimpleNamespace(**(attributes | changes))

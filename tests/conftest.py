@@ -21,6 +21,20 @@ def x64():
         yield
 
 
+@pytest.fixture
+def programs():
+    """The programs traced or compiled since the last look."""
+    events: list[str] = []
+
+    def listen(event, duration, **_):
+        if "jaxpr_trace" in event or "backend_compile" in event:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope="session")
 def sleepstudy():
     return mm.datasets.load("sleepstudy")

@@ -91,20 +91,6 @@ def test_every_table_of_a_singular_fit_is_finite_and_says_so(boundary):
 
 
 # ---------------------------------------------------------------- compiled once
-@pytest.fixture
-def programs():
-    """The programs traced or compiled since the last look."""
-    events: list[str] = []
-
-    def listen(event, duration, **_):
-        if "jaxpr_trace" in event or "backend_compile" in event:
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def use(fit: mm.Fit) -> list:
     return [str(fit), fit.ranef().cond_cov, fit.fitted(), str(fit.shrinkage()), fit.predict(re="population")]
 

@@ -104,7 +104,7 @@ def test_failures_in_the_place_of_successes(family, link):
     ("family", "limit", "link", "log_phi"),
     [
         ("nbinom2", "poisson", "log", 10.0), ("nbinom2", "poisson", "sqrt", 10.0), ("nbinom1", "poisson", "log", -10.0),
-        ("nbinom1", "poisson", "identity", -10.0), ("betabinomial", "binomial", "logit", 10.0),
+        ("betabinomial", "binomial", "logit", 10.0),
     ],
 )  # fmt: skip
 def test_limits(family, limit, link, log_phi):
@@ -181,9 +181,8 @@ def assert_same(a: Fit, b: Fit, rtol=1e-5, constant=0.0):
         close(b.ranef().cond_cov[group][where], a.ranef().cond_cov[group], rtol)
 
 
-@pytest.mark.parametrize("family", ["poisson", "gamma"])
-def test_fit_with_integer_weights_is_that_of_equal_rows(family):
-    table = data()
+def test_fit_with_integer_weights_is_that_of_equal_rows():
+    table, family = data(), "gamma"
     longer = table.loc[table.index.repeat(table["w"])].reset_index(drop=True)
     weighted, repeated = glmm(family, weights="w"), glmm(family, longer)
     assert_same(weighted, repeated)

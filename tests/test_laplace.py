@@ -334,13 +334,13 @@ def test_mode_in_single_precision():
     rows = data.model_rows()
     exact_mode = find(data.psi, rows, zero_effects(rows))
     single = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, rows)
-    parameters = mm.Parameters(data.psi[:2], data.psi[2:])
+    parameters, whole = mm.Parameters(data.psi[:2], data.psi[2:]), quick_jit(mm.neg2_loglik)
     with jax.enable_x64(False):
         mode = find(jnp.asarray(data.psi, jnp.float32), single, zero_effects(single))
-        value = mm.neg2_loglik(parameters, single)
+        value = whole(parameters, single)
     assert mode.u[0].dtype == value.dtype == jnp.float32 and mode.converged
     np.testing.assert_allclose(mode.u[0], exact_mode.u[0], atol=1e-4)
-    np.testing.assert_allclose(value, mm.neg2_loglik(parameters, rows), rtol=1e-5)
+    np.testing.assert_allclose(value, whole(parameters, rows), rtol=1e-5)
 
 
 # ---------------------------------------------------------------- as a function of the data, and of many points

@@ -1,6 +1,5 @@
 """Rows by level: sums, their transposes, cross-products and solves, beside dense matrices of every structure."""
 
-import dataclasses
 from functools import cache
 
 import jax

@@ -63,7 +63,7 @@ def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int, 
     if len(z) * rows.y.size <= AT_ONCE:
         each = jax.vmap(lambda z_k, w_k: node(z_k, w_k, order is not None))(z, log_w)
     else:  # through the family's formulas: a loop forgets, in second derivatives, what ``term`` stands for
-        each = jax.lax.map(lambda k: node(*k, False), (z, log_w))
+        each = jax.lax.map(lambda k: node(k[0], k[1], False), (z, log_w))
     by_level = jax.nn.logsumexp(each, axis=0)
     levels = rows.main.levels
     return a.done.logdet + levels * q * jnp.log(jnp.pi) - 2 * jnp.sum(by_level) - 2 * rows.log_constant
