@@ -28,10 +28,10 @@ def check_key(key: Any) -> jax.Array:
     return key
 
 
-@partial(jax.jit, static_argnums=1)
-def replicate_keys(key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
-    """Two keys for each of n replicates: for its random effects and for its response."""
-    pairs = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(key, k)))(jnp.arange(n))
+@partial(jax.jit, static_argnums=2)
+def replicate_keys(key: jax.Array, first: int, n: int) -> tuple[jax.Array, jax.Array]:
+    """Two keys for each of the replicates first, .., first + n - 1: for its random effects and for its response."""
+    pairs = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(key, k)))(first + jnp.arange(n))
     return pairs[:, 0], pairs[:, 1]
 
 

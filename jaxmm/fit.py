@@ -327,7 +327,7 @@ class Fit:
         new_levels: str = "error",
         interval: str | None = None,
         level: float = 0.95,
-    ) -> pd.Series:
+    ) -> pd.Series | pd.DataFrame:
         """Predictions on the rows of ``newdata``, or of the fit.
 
         Args:
@@ -337,7 +337,8 @@ class Fit:
             offset: for new data, in the place of the fit's offset argument.
             scale: "response" (the mean; a proportion where there are trials) or "link".
             new_levels: "error" for a level that the fit has not seen, or "population": b = 0 there.
-            interval, weights, level: prediction intervals are not available in this version; only None.
+            interval: "confidence" for a frame with ``lower`` and ``upper``, what the parameters' errors make of it,
+                where ``re`` is "population" or "marginal". "prediction", with its ``weights``, is not available yet.
 
         Raises:
             DataError: a missing column, an unseen level; the message names it and the remedy.
@@ -345,9 +346,11 @@ class Fit:
         wald.check_level(level)
         if interval not in (None, "confidence", "prediction"):
             raise ValueError(f"interval must be None, 'confidence' or 'prediction', not {interval!r}")
-        if interval is not None or weights is not None:
-            raise NotImplementedError("intervals of predictions are not available yet: leave interval and weights out")
-        return predict(self, newdata, re, offset, new_levels, scale)
+        if weights is not None:
+            raise NotImplementedError(
+                "weights are for prediction intervals, which are not available yet: leave them out"
+            )
+        return predict(self, newdata, re, offset, new_levels, scale, interval, level)
 
     @known_keywords(SIMULATING)
     def simulate(

@@ -138,6 +138,10 @@ class Generalised:
     def marginal_mean(self, fit: Any, rows: NewData, eta: np.ndarray) -> np.ndarray:
         return marginal.mean(fit, rows)
 
+    def marginal_se(self, fit: Any, rows: NewData) -> np.ndarray:
+        """Of ``marginal_mean`` on the link scale, by the delta method."""
+        return marginal.mean_se(fit, rows)
+
     def remarks(self, fit: Any) -> list[str]:
         e, out = fit.estimates, []
         if self.n_agq == "auto" and not can_have_nodes(fit.model.structure):

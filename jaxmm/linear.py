@@ -92,6 +92,10 @@ class Linear:
     def marginal_mean(self, fit: Any, rows: NewData, eta: np.ndarray) -> np.ndarray:
         return eta
 
+    def marginal_se(self, fit: Any, rows: NewData) -> np.ndarray:
+        """Of ``marginal_mean`` on the link scale."""
+        return np.sqrt(np.einsum("np,pk,nk->n", rows.X, fit.vcov().to_numpy(), rows.X))
+
     def remarks(self, fit: Any) -> list[str]:
         d = fit.model.design
         spread = float(np.var(d.y - (0.0 if d.offset is None else d.offset)))

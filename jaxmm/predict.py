@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
@@ -67,8 +68,9 @@ def rows_used(fit: Fit) -> NewData:
 def on_all_rows(fit: Fit, value: Callable[[NewData], np.ndarray]) -> np.ndarray:
     """``value`` over every row used, those of weight zero too, in the data's order."""
     d = fit.model.design
-    values = np.empty(len(d.index))
-    values[d.kept] = value(rows_used(fit))
+    own = value(rows_used(fit))
+    values = np.empty((len(d.index), *own.shape[1:]))
+    values[d.kept] = own
     if d.held_out is not None:
         values[~d.kept] = value(d.held_out)
     return values
@@ -100,14 +102,24 @@ def predict(
     offset: Any,
     new_levels: str,
     scale: str,
-) -> pd.Series:
+    interval: str | None = None,
+    level: float = 0.95,
+) -> pd.Series | pd.DataFrame:
     """See ``Fit.predict``."""
     if scale not in ("response", "link"):
         raise ValueError(f"scale must be 'response' or 'link', not {scale!r}")
     asked = factors_asked(fit, re)
     averaged = isinstance(re, str) and re == "marginal"
 
+    if interval is not None and (interval != "confidence" or asked or not isinstance(re, str)):
+        raise NotImplementedError(
+            "only interval='confidence' with re='population' or re='marginal' is available yet: an interval for given "
+            "levels needs the joint distribution of their effects and the parameters"
+        )
+
     def value(rows: NewData) -> np.ndarray:
+        if interval is not None:
+            return confidence(fit, rows, averaged, scale, level)
         eta = linear_predictor(fit, rows, asked)
         if not averaged:
             return eta if scale == "link" else inverse_link(fit, eta)
@@ -119,7 +131,7 @@ def predict(
     if newdata is None:
         if offset is not None:
             raise ValueError("offset= is for new data: the rows of the fit have their own")
-        return pd.Series(on_all_rows(fit, value), fit.model.design.index, name="predicted")
+        return labelled(on_all_rows(fit, value), fit.model.design.index)
     if fit.model.design.spec is None:
         raise DataError(
             "this model was made from arrays: predict(newdata) needs a formula; use X @ fit.fixef and ranef()"
@@ -133,4 +145,28 @@ def predict(
                     f"the fit has not seen the level{'s' if len(labels) > 1 else ''} {shown} of '{group}': pass "
                     "new_levels='population' to predict with b = 0 there, or re='population' for every row"
                 )
-    return pd.Series(value(rows), rows.index, name="predicted")
+    return labelled(value(rows), rows.index)
+
+
+def labelled(values: np.ndarray, index: pd.Index) -> pd.Series | pd.DataFrame:
+    """(m,) -> a Series; (m, 3) -> a frame: predicted, lower, upper."""
+    if values.ndim == 1:
+        return pd.Series(values, index, name="predicted")
+    return pd.DataFrame(values, index, ["predicted", "lower", "upper"])
+
+
+def confidence(fit: Fit, rows: NewData, averaged: bool, scale: str, level: float) -> np.ndarray:
+    """(m, 3) the mean and its Wald interval, made on the link scale and carried back: it stays inside the range."""
+    likelihood = fit.model.likelihood
+    eta = linear_predictor(fit, rows, set())
+    if averaged:
+        eta = link_of(fit, likelihood.marginal_mean(fit, rows, eta))
+        se = likelihood.marginal_se(fit, rows)
+    else:
+        se = np.sqrt(np.einsum("np,pk,nk->n", rows.X, fit.vcov().to_numpy(), rows.X))
+    half = ndtri(0.5 + level / 2) * se
+    columns = np.stack([eta, eta - half, eta + half], axis=1)
+    if scale == "response":
+        columns = np.array(inverse_link(fit, columns))
+        columns[:, 1:] = np.sort(columns[:, 1:], axis=1)  # some links fall
+    return columns

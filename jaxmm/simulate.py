@@ -1,6 +1,7 @@
 """New responses from a fitted model: y | b from its family at Xβ + Zb, with b ~ N(0, D) drawn anew, or at its modes.
 
-Replicate k depends on the key and on k alone (``fold_in``), whatever the number of replicates.
+Replicate k depends on the key and on k alone (``fold_in``), whatever the number of replicates.  They are drawn in
+blocks of one size, so that one program serves every number of them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from jaxmm.predict import linear_predictor, rows_used
 
 if TYPE_CHECKING:
     from jaxmm.fit import Fit
+
+BLOCK = 2**14  # numbers in a block of replicates
 
 
 def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str, weights: Any, offset: Any) -> np.ndarray:
@@ -42,16 +45,20 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str, weights: Any, of
     counts = [len(f.levels) + len(rows.new_levels.get(f.name, [])) for f in d.factors]
     widths = [b.shape[1] for b in fit.modes]
     sizes = [J * q for J, q in zip(counts, widths, strict=True)] if re == "new" else []
-    eta = np.repeat(eta[None], int(n), axis=0)
-    with computing(fit.model.device):
-        for_effects, for_response = replicate_keys(key, int(n))
-        draws = np.asarray(normals(for_effects, sum(sizes)))
-    at = 0
-    for f, size, q in zip(range(len(sizes)), sizes, widths, strict=False):
-        eta += _random_part(fit, rows, f, draws[:, at : at + size].reshape(int(n), counts[f], q))
-        at += size
-    with computing(fit.model.device):
-        return lik.draw(for_response, eta, fit.estimates, given, trials)
+    together = max(1, BLOCK // max(1, len(rows.X), sum(sizes)))
+
+    def block(first: int) -> np.ndarray:
+        with computing(fit.model.device):
+            for_effects, for_response = replicate_keys(key, first, together)
+            draws = np.asarray(normals(for_effects, sum(sizes)))
+        total, at = np.repeat(eta[None], together, axis=0), 0
+        for f, size, q in zip(range(len(sizes)), sizes, widths, strict=False):
+            total += _random_part(fit, rows, f, draws[:, at : at + size].reshape(together, counts[f], q))
+            at += size
+        with computing(fit.model.device):
+            return lik.draw(for_response, total, fit.estimates, given, trials)
+
+    return np.concatenate([block(first) for first in range(0, n, together)])[:n]
 
 
 def new_weights(fit: Fit, newdata: Any, weights: Any, m: int) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -64,6 +64,13 @@ def _coefficients(psi: Array, link: Any, structure: Any, data: dict[str, Any]) -
     return value, jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
 
 
+@partial(jax.jit, static_argnums=(1, 2))
+def _slopes_of_link(psi: Array, link: Any, structure: Any, data: dict[str, Any]) -> Array:
+    """Derivatives of g(μ_marginal) by psi: (d, m)."""
+    _, push = jax.linearize(lambda x: link.link(_mean(x, link, structure, data)), psi)
+    return jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
+
+
 def _data(fit: Fit, rows: NewData) -> dict[str, Any]:
     d, arrays, order = fit.model.design, fit.model.arrays, fit.model.elimination.order
     Z = [np.hstack([z for z, t in zip(rows.Z, d.terms, strict=True) if t.factor == f]) for f in order]
@@ -75,6 +82,14 @@ def mean(fit: Fit, rows: NewData) -> np.ndarray:
     with computing(fit.model.device):
         psi, data = jnp.asarray(fit.estimates.psi), _data(fit, rows)
         return np.asarray(_mean_of_rows(psi, fit.model.likelihood.family.link, fit.model.structure, data))
+
+
+def mean_se(fit: Fit, rows: NewData) -> np.ndarray:
+    """The standard error of g(μ_marginal) of each row."""
+    link, e = fit.model.likelihood.family.link, fit.estimates
+    with computing(fit.model.device):
+        slopes = np.asarray(_slopes_of_link(jnp.asarray(e.psi), link, fit.model.structure, _data(fit, rows)))
+    return np.sqrt(np.maximum(np.einsum("dm,de,em->m", slopes, np.asarray(e.covariance), slopes), 0.0))
 
 
 def coefficients(fit: Fit) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def expand(eta: Array, log_phi: Array, rows: Rows, order: int, least: int = 2) -
     eta, log_phi, rows = jax.lax.stop_gradient((eta, log_phi, rows))
     k = len(log_phi)
 
-    def by_phi(e: Array) -> dict[Index, Array]:
+    def by_phi(e: Array, most: int) -> dict[Index, Array]:
         def nested(index: Index):
             f = partial(log_density, e, rows=rows)
             for j, times in enumerate(index):
@@ -81,14 +81,15 @@ def expand(eta: Array, log_phi: Array, rows: Rows, order: int, least: int = 2) -
                     f = partial(_along, f, jnp.zeros(k, e.dtype).at[j].set(1.0))
             return f(log_phi)
 
-        return {index: nested(index) for index in _indices(k, order - least)}
+        return {index: nested(index) for index in _indices(k, most)}
 
     def all_orders(e: Array) -> Expansion:
         found: Expansion = {}
-        f: Any = by_phi
         for i in range(order + 1):
-            found |= {(i, *index): value for index, value in f(e).items() if i + sum(index) <= order}
-            f = partial(_along, f, jnp.ones_like(e))
+            f: Any = partial(by_phi, most=min(order - least, order - i))
+            for _ in range(i):
+                f = partial(_along, f, jnp.ones_like(e))
+            found |= {(i, *index): value for index, value in f(e).items()}
         return found
 
     return apart(all_orders, eta)

@@ -112,6 +112,8 @@ def eliminate(lams: tuple[Array, ...], gram: Gram, roots: tuple[Array, ...] | No
 def solve(done: Eliminated, lams: tuple[Array, ...], gram: Gram, right: tuple[Array, ...]) -> tuple[Array, ...]:
     """M^-1 right, for ``right`` one array (q, J) per grouping factor; linear in it, the rest are constants to it.
 
+    ``gram`` without columns beside Z.
+
     Forward through the chain, the dense rest, and back:
 
         r_k -= lam_k'Σ R_k'M_i^-1 r_i      r_rest -= Λ_rest'Σ R_b'M_i^-1 r_i
