@@ -50,20 +50,20 @@ def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int, 
     root = BLOCKS.inverse_root(a.done.steps[0].M)
     fixed = fixed_part(point, rows)
 
-    def node(z_k, log_w_k):
+    def node(z_k, log_w_k, expanded):
         u = a.u[0] + jnp.sqrt(2.0) * jnp.einsum("abj,a->bj", root, z_k)
         eta = fixed + rows.effects(effects(point.lams, (u,)))
-        if order is None:
-            density = log_density(eta, point.log_phi, rows)
-        else:
-            C = expand(eta, point.log_phi, rows, order - 2, 0)
+        if expanded:
+            C = expand(eta, point.log_phi, rows, order - 2, 0)  # pyright: ignore
             density = term((0,) * (1 + len(point.log_phi)), eta, point.log_phi, C)
+        else:
+            density = log_density(eta, point.log_phi, rows)
         return log_w_k + rows.main.collect(rows.weights * density) - 0.5 * jnp.sum(u * u, axis=0)
 
     if len(z) * rows.y.size <= AT_ONCE:
-        each = jax.vmap(node)(z, log_w)
-    else:  # evaluated again for a derivative: a loop that keeps values instead forgets what ``term`` stands for
-        each = jax.lax.map(jax.checkpoint(lambda k: node(*k)), (z, log_w))
+        each = jax.vmap(lambda z_k, w_k: node(z_k, w_k, order is not None))(z, log_w)
+    else:  # through the family's formulas: a loop forgets, in second derivatives, what ``term`` stands for
+        each = jax.lax.map(lambda k: node(k[0], k[1], False), (z, log_w))
     by_level = jax.nn.logsumexp(each, axis=0)
     levels = rows.main.levels
     return a.done.logdet + levels * q * jnp.log(jnp.pi) - 2 * jnp.sum(by_level) - 2 * rows.log_constant
