@@ -205,7 +205,7 @@ def build(
     if not terms.bars:
         raise DataError(
             f"'{terms.text}' has no random-effects term: add one such as (1 | group); "
-            "for an ordinary regression use statsmodels OLS"
+            "for an ordinary regression use statsmodels"
         )
     check_spelling(terms.response, family)
     table = Table(data)

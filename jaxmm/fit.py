@@ -332,8 +332,7 @@ class Fit:
 
         Args:
             re: "conditional" (with the modes of the levels), "population" (b = 0: a typical level), "marginal" (the
-                mean over all levels, an integral over b; the same as "population" in a linear model), or a list of the
-                grouping factors whose modes count.
+                mean over all levels; "population" in a linear model), or a list of the factors whose modes count.
             offset: for new data, in the place of the fit's offset argument.
             scale: "response" (the mean; a proportion where there are trials) or "link".
             new_levels: "error" for a level that the fit has not seen, or "population": b = 0 there.
@@ -347,9 +346,7 @@ class Fit:
         if interval not in (None, "confidence", "prediction"):
             raise ValueError(f"interval must be None, 'confidence' or 'prediction', not {interval!r}")
         if weights is not None:
-            raise NotImplementedError(
-                "weights are for prediction intervals, which are not available yet: leave them out"
-            )
+            raise NotImplementedError("weights= is for prediction intervals, which are not available yet: leave it out")
         return predict(self, newdata, re, offset, new_levels, scale, interval, level)
 
     @known_keywords(SIMULATING)

@@ -46,6 +46,7 @@ class Generalised:
     family: Family
     n_agq: int | str = 1
     reml = False
+    precisions = False  # whether weights divide the variance of a response
     exact = False  # whether VarCorr is the sum of its two parts exactly
 
     def __post_init__(self):
@@ -154,9 +155,10 @@ class Generalised:
         if int(e.status) == Status.RUNAWAY:
             spread = fit.bse > np.maximum(10 * np.abs(fit.fixef), 1.0)
             names = [f"{name} ({value:.3g})" for name, value in fit.fixef[spread].items()]
+            who = ", ".join(names) or "a combination of the coefficients"
             out.append(
-                f"separation: {', '.join(names) or 'a combination of the coefficients'} runs away, for the likelihood "
-                "rises on and on in that direction; estimate and standard error mean nothing there"
+                f"separation: {who} run{'s' if len(names) < 2 else ''} away, for the likelihood rises on and on in "
+                "that direction; estimate and standard error mean nothing there"
             )
         for name, sd in fit.varcorr().sd.items():
             if self.family.link.unit_free and np.max(sd) > WIDE:
@@ -176,6 +178,8 @@ class Generalised:
         e = fit.estimates
         value = value_only(jnp.asarray(e.psi), fit.model.arrays, tuple(map(jnp.asarray, e.u)), nodes)
         change = fit.loglik - float(value) * -0.5
+        if abs(change) < NOTHING:
+            return None
         return (
             f"Laplace approximation: with {nodes} quadrature nodes the log-likelihood at these estimates is "
             f"{-0.5 * float(value):.2f}, {abs(change):.2g} {'lower' if change > 0 else 'higher'}"
@@ -189,6 +193,7 @@ class Generalised:
         return np.asarray(_sample(self.family, keys, jnp.asarray(eta), phi, jnp.asarray(trials)))
 
 
+NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact
 POOR = 0.5  # a change of the log-likelihood worth a second look
 
 
@@ -199,7 +204,8 @@ def can_have_nodes(s: Structure) -> bool:
 def _method(n_agq: int | str) -> str:
     if n_agq == 1:
         return "Laplace approximation"
-    return f"adaptive Gauss-Hermite quadrature, {'nodes as needed' if n_agq == 'auto' else f'{n_agq} nodes'}"
+    nodes = "as many nodes as needed, where one factor allows them" if n_agq == "auto" else f"{n_agq} nodes"
+    return f"adaptive Gauss-Hermite quadrature, {nodes}"
 
 
 _with_response = jax.jit(Rows.with_response)

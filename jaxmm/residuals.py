@@ -36,13 +36,11 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
     phi = 1.0 if fit.dispersion is None else fit.dispersion
     with computing(fit.model.device), np.errstate(invalid="ignore", divide="ignore"):
         if kind == "pearson":
-            root = np.sqrt(weights * trials / np.asarray(family.variance(jnp.asarray(mu), phi)))
-            values = np.where(
-                values == 0, 0.0, values * root
-            )  # the limit where a mean has come to the end of its range
+            root = np.sqrt(weights * trials / np.asarray(family.variance(mu, phi)))
+            values = np.where(values == 0, 0.0, values * root)  # V = 0 where a mean is at the end of its range
         elif kind == "deviance":
             unit = np.asarray(family.unit_deviance(jnp.asarray(d.y_all), jnp.asarray(mu), phi, jnp.asarray(trials)))
-            values = np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0))
+            values = np.where(values == 0, 0.0, np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0)))
         else:
             eta = jnp.asarray(link_of(fit, mu))
             values = values / np.asarray(jax.jvp(family.link.inverse, (eta,), (jnp.ones_like(eta),))[1])

@@ -68,6 +68,12 @@ def new_weights(fit: Fit, newdata: Any, weights: Any, m: int) -> tuple[np.ndarra
         DataError: the fit had weights or trials and none are given, or not one positive number for each row.
     """
     d = fit.model.design
+    if d.trials is None and not fit.model.likelihood.precisions:
+        if weights is not None:
+            raise DataError(
+                "weights of a generalised model count rows, and say nothing of a new response: leave them out"
+            )
+        return None, None
     if d.trials is None:
         had, what = d.weights is not None, "weights"
     else:

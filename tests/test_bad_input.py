@@ -564,6 +564,8 @@ def test_complete_separation(trials):
     text = str(fit)
     assert "not converged: the likelihood has no maximum" in text and "separation: " in text
     assert "nan" not in text.lower()
+    for kind in ("response", "pearson", "deviance"):
+        np.testing.assert_allclose(fit.residuals(kind), 0, atol=1e-3)
 
 
 def test_quasi_separation(trials):

@@ -342,7 +342,7 @@ def test_offset_of_new_rows(frame):
         ("y ~ x + (1 | G)", "there is no column 'G', a grouping factor; did you mean 'g'"),
         ("y ~ log(q9) + (1 | g)", "there is no column 'q9' in 'log"),
         ("y ~ T + (1 | g)", "there is no column 'T'"),
-        ("y ~ x", r"no random-effects term: add one such as \(1 \| group\).*statsmodels OLS"),
+        ("y ~ x", r"no random-effects term: add one such as \(1 \| group\).*statsmodels"),
         ("cbind(y, x) ~ z + (1 | g)", "not for a linear mixed model"),
         ("f ~ x + (1 | g)", "the response 'f' holds text.*such as 'a'"),
         (

@@ -10,14 +10,15 @@ import jaxmm
 ROOT = Path(jaxmm.__file__).parent
 
 LAYERS = (
-    "_types _keywords _warn _syntax _terms _columns _splines _transforms formula _contrasts _modelmatrix _grouping "
-    "_inputs response design checks _special links families._base families.gaussian families.poisson "
+    "_types _keywords _warn _syntax _terms _columns _splines _transforms formula _contrasts _modelmatrix "
+    "_grouping _inputs response design checks _special links families._base families.gaussian families.poisson "
     "families.binomial families.gamma families.inverse_gaussian families.nbinom2 families.nbinom1 families.beta "
-    "families.betabinomial families covariance structure _context _random _pieces gram rows solver.block_matmul solver.spd "
-    "solver.elimination solver.dense solver objective.parameters objective.lmm objective.density objective.mode objective.laplace "
-    "objective.quadrature objective optimize start estimate estimate_glmm start_glmm programs inference.wald _text tables "
-    "shrinkage summary likelihood predict residuals simulate inference.marginal linear generalised describe fit "
-    "from_arrays model inference.compare inference plots datasets"
+    "families.betabinomial families covariance structure _context _random _pieces gram rows solver.block_matmul "
+    "solver.spd solver.elimination solver.dense solver objective.parameters objective.lmm objective.density "
+    "objective.mode objective.laplace objective.quadrature objective optimize start estimate estimate_glmm "
+    "start_glmm programs inference.wald _text tables shrinkage summary likelihood predict residuals simulate "
+    "inference.marginal linear generalised describe fit from_arrays model inference.compare inference plots "
+    "datasets"
 ).split()
 
 # function-level imports: what is optional or slow to import, and is needed by few
