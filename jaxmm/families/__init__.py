@@ -45,14 +45,15 @@ def get(family: str | Family, link: str | Link | None = None) -> Family:
     """
     if isinstance(family, Family):
         return family if link is None else replace(family, link=link)
+    accepted = f"Accepted: {', '.join(FAMILIES)}, or a Family of your own"
     if isinstance(family, type) and issubclass(family, Family):
         raise ValueError(f"family is the class {family.__name__}: make an instance, {family.__name__}()")
     if not isinstance(family, str):
-        raise ValueError(f"family must be a name or a Family, not {type(family).__name__}: glmm(formula, data, family)")
+        shown = repr(family) if isinstance(family, int | float) else f"of type {type(family).__name__}"
+        raise ValueError(f"family {shown} is not available. {accepted}; the order is glmm(formula, data, family)")
     if family not in FAMILIES:
-        hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(str(family))) else "."
-        accepted = f"{', '.join(FAMILIES)}, or a Family of your own"
-        raise ValueError(f"family {family!r} is not available{hint} Accepted: {accepted}")
+        hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(family)) else ""
+        raise ValueError(f"family {family!r} is not available{hint} {accepted}")
     return FAMILIES[family](link)
 
 
