@@ -16,7 +16,7 @@ from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.describe import spell
 from jaxmm.inference import wald
 from jaxmm.likelihood import Effects
-from jaxmm.optimize import Control, Status
+from jaxmm.optimize import Control, Status, is_flat
 from jaxmm.predict import fitted_values, predict
 from jaxmm.residuals import residuals
 from jaxmm.shrinkage import GroupShrinkage, Shrinkage
@@ -25,7 +25,6 @@ from jaxmm.tables import Block, RandomEffects, VarCorr
 if TYPE_CHECKING:
     from jaxmm.model import Model
 
-FLAT = 1e-9  # an eigenvalue below this share of the Hessian is zero
 SINGULAR = 1e-4  # a diagonal element of lam below this: lme4's isSingular
 
 
@@ -174,14 +173,14 @@ class Fit:
         """The terms with a diagonal element of Λ below 1e-4, as they are written in the formula."""
         out = []
         for (term, _), lam in zip(self._term_layouts(), self._term_lams(), strict=True):
-            if np.min(np.abs(np.diag(lam))) < SINGULAR:
+            if np.min(np.abs(np.diag(lam))) < SINGULAR * self.model.unit:
                 name = self.model.design.factors[term.factor].name
                 out.append(f"({spell(term.effects)} | {name})")
         return out
 
     @property
     def is_singular(self) -> bool:
-        """Whether the estimate lies on the boundary: some diagonal element of a term's Λ is below 1e-4."""
+        """Whether some diagonal element of a term's Λ is below 1e-4 (times the unit of η, where the link has one)."""
         return bool(self.singular_terms)
 
     @property
@@ -201,8 +200,7 @@ class Fit:
     def remarks(self) -> list[str]:
         """What limits the meaning of the estimates, one sentence each; empty for most fits."""
         e, out = self.estimates, self.model.likelihood.remarks(self)
-        H = np.abs(np.asarray(e.hessian))
-        if self.converged and not self.is_singular and float(e.eigenvalue) <= FLAT * max(1.0, float(H.max())):
+        if self.converged and not self.is_singular and is_flat(np.asarray(e.hessian)):
             out.append(
                 "the likelihood is flat in some direction of the parameters: the data do not identify them "
                 "all, and those printed depend on where the search began"

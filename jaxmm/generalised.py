@@ -28,7 +28,8 @@ from jaxmm.optimize import Control, Status
 from jaxmm.rows import Rows, make_rows
 from jaxmm.structure import Structure
 
-WIDE = 12.0  # a standard deviation of effects on a scale without unit
+WIDE = 6.0  # a standard deviation of effects, at the rows, on a scale without unit
+LIMIT = 14.0  # of log phi
 AUTO_NODES = (5, 9, 15, 25, 41, 61)
 SETTLED = 1e-3  # of a standard error: what more nodes may still change with n_agq="auto"
 ACCURACY_NODES = {1: 15, 2: 9, 3: 5}  # by effects per level
@@ -70,6 +71,19 @@ class Generalised:
 
     def by_ml(self) -> Generalised:
         return self
+
+    def unit(self, design: Design) -> float:
+        """What counts as one on the scale of eta: 1 for a link without unit, else the spread of y carried over.
+
+        Parameters are searched in it, so that a fit does not depend on the unit of y.
+        """
+        link = self.family.link
+        if link.unit_free:
+            return 1.0
+        observed = design.y / _trials(design)
+        mean, spread = float(np.mean(observed)), float(np.std(observed))
+        slope = float(jax.jvp(link.link, (jnp.asarray(mean),), (jnp.ones(()),))[1])
+        return abs(slope) * spread if np.isfinite(slope) and slope and spread else 1.0
 
     def check(self, design: Design) -> None:
         check_glmm(design, self.family)
@@ -160,13 +174,26 @@ class Generalised:
                 f"separation: {who} run{'s' if len(names) < 2 else ''} away, for the likelihood rises on and on in "
                 "that direction; estimate and standard error mean nothing there"
             )
-        for name, sd in fit.varcorr().sd.items():
-            if self.family.link.unit_free and np.max(sd) > WIDE:
+        design, link = fit.model.design, self.family.link
+        for f, factor in enumerate(design.factors):
+            Z = np.hstack([t.Z for t in design.terms if t.factor == f])
+            sd = float(np.sqrt(np.mean(np.sum((Z @ fit.factor_lam(f)) ** 2, axis=1))))
+            if link.unit_free and sd > WIDE:
                 out.append(
-                    f"the effects of '{name}' have a standard deviation of {np.max(sd):.3g} on the "
-                    f"{self.family.link.name} scale: the responses of many levels are all alike or separated, the "
-                    "likelihood is nearly flat, and Laplace's method is poor there"
+                    f"the effects of '{factor.name}' have a standard deviation of {sd:.3g} on the {link.name} scale: "
+                    "the responses of many levels are all alike or separated, the likelihood is nearly flat, and "
+                    "Laplace's method is poor there"
                 )
+        if int(e.status) == Status.STALLED and has_edge(self.family):
+            out.append(
+                f"the search came to the edge of what the {link.name} link allows, where a mean leaves the family's "
+                "range: a link without an edge, such as log or logit, may do better"
+            )
+        if self.family.limit and abs(float(e.log_phi[0])) > LIMIT:
+            out.append(
+                f"the dispersion is at its limit ({np.exp(e.log_phi[0]):.1g}): the data show no overdispersion, and the "
+                f"{self.family.limit} family gives the same fit"
+            )
         return out
 
     def accuracy(self, fit: Any) -> str | None:
@@ -180,8 +207,9 @@ class Generalised:
         change = fit.loglik - float(value) * -0.5
         if abs(change) < NOTHING:
             return None
+        verdict = "Laplace's approximation is poor here" if abs(change) > POOR else "Laplace approximation"
         return (
-            f"Laplace approximation: with {nodes} quadrature nodes the log-likelihood at these estimates is "
+            f"{verdict}: with {nodes} quadrature nodes the log-likelihood at these estimates is "
             f"{-0.5 * float(value):.2f}, {abs(change):.2g} {'lower' if change > 0 else 'higher'}"
             + (f"; fit with n_agq={nodes} to see what that does to the estimates" if abs(change) > POOR else "")
         )
@@ -195,6 +223,11 @@ class Generalised:
 
 NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact
 POOR = 0.5  # a change of the log-likelihood worth a second look
+
+
+def has_edge(family: Family) -> bool:
+    """Whether some eta have no mean in the family's range."""
+    return not family.link.unit_free or (family.mean_range[1] < 1 and float(family.link.inverse(30.0)) > 1)
 
 
 def can_have_nodes(s: Structure) -> bool:

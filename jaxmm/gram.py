@@ -14,7 +14,7 @@ that of X_s with log|X_s'V^-1 X_s| - 2 log|det T_X| in the place of log|X'V^-1 X
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -101,6 +101,10 @@ class Columns:
     @cached_property
     def _whole(self) -> np.ndarray:
         return self._changed(slice(None))
+
+    def times(self, unit: float) -> Columns:
+        """The changed columns multiplied by a number: their coefficients are then in units of it."""
+        return self if unit == 1.0 else replace(self, rotation=unit * self.rotation, T=unit * self.T)
 
     def _changed(self, at: slice) -> np.ndarray:
         rows = (self.A[at] - self.mean) / self.scale

@@ -44,6 +44,10 @@ class Linear:
     def by_ml(self) -> Linear:
         return Linear(False)
 
+    def unit(self, design: Design) -> float:
+        """theta is relative to sigma."""
+        return 1.0
+
     def check(self, design: Design) -> None:
         check_lmm(design)
 

@@ -126,11 +126,19 @@ class Model:
 
     # ------------------------------------------------------------ what a program needs
     @cached_property
+    def unit(self) -> float:
+        """What the parameters are searched in units of; see ``Generalised.unit``."""
+        with computing(self.device):
+            return self.likelihood.unit(self.design)
+
+    @cached_property
     def _accumulator(self) -> Accumulator:
-        d, order = self.design, self.elimination.order
+        d, order, unit = self.design, self.elimination.order, self.unit
         by_factor = tuple(
             tuple(
-                change_columns(d.terms[t].Z, covariance.get(d.terms[t].kind, d.terms[t].Z.shape[1]).recombines)
+                change_columns(d.terms[t].Z, covariance.get(d.terms[t].kind, d.terms[t].Z.shape[1]).recombines).times(
+                    unit
+                )
                 for t in _terms_of(d, f)
             )
             for f in order
@@ -140,7 +148,7 @@ class Model:
             structure=self.structure,
             groupings=tuple(self.groupings[f] for f in order),
             Z=by_factor,
-            X=change_columns(d.X, True),
+            X=change_columns(d.X, True).times(unit),
             weights=d.weights,
         )
 

@@ -30,6 +30,7 @@ from jaxmm._types import Array
 SETTLED = 1e-5  # of the tolerance: the one more step would change nothing
 MU_STEPS = 12  # of Newton's method for the length of the step
 ROUNDING = 1e3  # times the tolerance is near enough where no step lowers the value any more
+FLAT = 1e-9  # a curvature, or its share of the largest where all parameters count alike, that is zero
 KICK = 0.3  # first length of a step away from a saddle
 MAX_KICKS = 5  # beside one for each parameter, which may all start at zero
 
@@ -171,6 +172,14 @@ def saddle_threshold(xp, H):
     return -1e-6 * xp.maximum(1.0, xp.max(xp.abs(H)))
 
 
+def is_flat(H: np.ndarray) -> bool:
+    """Whether the Hessian has a direction without curvature, whatever the units of the parameters."""
+    curvature = np.abs(np.diag(H))
+    if curvature.min(initial=1.0) <= FLAT or not np.all(np.isfinite(H)):
+        return True
+    return float(np.linalg.eigvalsh(H / np.sqrt(np.outer(curvature, curvature)))[0]) <= FLAT
+
+
 def minimise(objective: Objective, start: np.ndarray, control: Control) -> Search:
     """Search from the host, one compiled evaluation at a time: no loop to compile, and nothing to wait for."""
     with np.errstate(all="ignore"):  # what is not finite is looked for, and has its status
@@ -244,6 +253,8 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
     if not exact:
         value, g, H, aux = objective.hessian(theta)
     step = newton_step(np, g, H, np.inf)
+    if status == Status.MAX_ITERATIONS and step.decrement <= ROUNDING * control.tolerance:
+        status = Status.CONVERGED  # a limit at infinity, approached as far as rounding lets one see
     return Search(theta, value, g, H, float(step.decrement), float(step.eigenvalue), iteration, status, aux)
 
 

@@ -15,6 +15,7 @@ from jaxmm.predict import fitted_values, link_of
 if TYPE_CHECKING:
     from jaxmm.fit import Fit
 
+EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
 
 
@@ -29,6 +30,8 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
     d, family = fit.model.design, fit.family
     mu = fitted_values(fit).to_numpy()
     values = np.asarray(d.observed) - mu
+    if d.trials_all is not None:  # a mean that rounds to 0 or 1 would have no variance
+        mu = np.clip(mu, EPS, 1 - EPS)
     if kind == "response":
         return pd.Series(values, d.index, name="residual")
     weights = np.ones(len(mu)) if d.weights_all is None else d.weights_all

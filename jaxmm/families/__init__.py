@@ -49,10 +49,12 @@ def get(family: str | Family, link: str | Link | None = None) -> Family:
     if isinstance(family, type) and issubclass(family, Family):
         raise ValueError(f"family is the class {family.__name__}: make an instance, {family.__name__}()")
     if not isinstance(family, str):
-        shown = repr(family) if isinstance(family, int | float) else f"of type {type(family).__name__}"
+        shown = (
+            repr(family) if family is None or isinstance(family, int | float) else f"of type {type(family).__name__}"
+        )
         raise ValueError(f"family {shown} is not available. {accepted}; the order is glmm(formula, data, family)")
     if family not in FAMILIES:
-        hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(family)) else ""
+        hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(family)) else "."
         raise ValueError(f"family {family!r} is not available{hint} {accepted}")
     return FAMILIES[family](link)
 

@@ -44,6 +44,7 @@ class Family:
     has_scale: ClassVar[bool] = False
     has_trials: ClassVar[bool] = False
     support: ClassVar[str]
+    limit: ClassVar[str | None] = None  # the family that this one becomes at an end of phi's range
     mean_range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))  # of means to start a search from
 
     def __post_init__(self):

@@ -23,6 +23,7 @@ class BetaBinomial(Family):
     num_phi = 1
     has_trials = True
     support = "whole numbers of successes from 0"
+    limit = "binomial"
     mean_range = (1e-3, 1 - 1e-3)
 
     def log_density(self, y, eta, phi, trials):

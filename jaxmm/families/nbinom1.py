@@ -20,6 +20,7 @@ class NegativeBinomial1(Family):
     links = ("log", "sqrt", "identity")
     num_phi = 1
     support = "whole numbers from 0"
+    limit = "poisson"
     mean_range = (1e-3, float("inf"))
 
     def log_density(self, y, eta, phi):
