@@ -191,8 +191,8 @@ class Generalised:
             )
         if self.family.limit and abs(float(e.log_phi[0])) > LIMIT:
             out.append(
-                f"the dispersion is at its limit ({np.exp(e.log_phi[0]):.1g}): the data show no overdispersion, and the "
-                f"{self.family.limit} family gives the same fit"
+                f"the dispersion is at its limit ({np.exp(e.log_phi[0]):.1g}): the data show no overdispersion, and "
+                f"the {self.family.limit} family gives the same fit"
             )
         return out
 
