@@ -171,7 +171,7 @@ def test_no_table(table, parts):
 
 
 def test_no_bar(data):
-    with says(DataError, "'score ~ x' has no random-effects term", "(1 | group)", "OLS"):
+    with says(DataError, "'score ~ x' has no random-effects term", "(1 | group)", "statsmodels"):
         mm.lmm("score ~ x", data)
 
 

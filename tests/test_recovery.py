@@ -49,7 +49,7 @@ class Truth:
     size: int = 10
 
 
-# with fewer trials, smaller counts or a larger phi it would be Laplace's error that is measured
+# with noisier rows, or fewer of them in a group, it would be Laplace's error that is measured
 TRUTHS = {
     "binomial": Truth("logit", (-0.5, 0.4, 0.3), 0.5, trials=10),
     "poisson": Truth("log", (1.0, 0.2, 0.3), 0.5),
@@ -104,7 +104,7 @@ class Fits(NamedTuple):
     names: list[str]
     truth: np.ndarray
     estimates: np.ndarray  # (sets, parameters)
-    errors: np.ndarray  # (sets, parameters), standard errors
+    errors: np.ndarray  # (sets, parameters), standard errors; nan for the sd, whose intervals are not Wald's
     status: np.ndarray
 
 
@@ -117,7 +117,8 @@ def simulate(name: str, sets: int, groups: int = GROUPS, lanes: int = LANES) -> 
         y = responses(family, truth, p, key, sets)
         term = mm.Term(np.ones(len(p.X)), p.codes)
         model = mm.Model.from_arrays(y[0], p.X, [term], family, trials=truth.trials)
-        fit = jax.jit(jax.vmap(lambda y: read_off(mm.estimate(model.arrays.with_response(y)))))
+        arrays = model.arrays
+        fit = jax.jit(jax.vmap(lambda y: read_off(mm.estimate(arrays.with_response(y)))))
         parts = [jax.tree.map(np.asarray, fit(y[k : k + lanes])) for k in range(0, sets, lanes)]
     estimates, errors, status = (np.concatenate(x) for x in zip(*parts, strict=True))
     names, values = ["intercept", "within", "between", "sd"], [*truth.beta, truth.sd]
@@ -127,9 +128,9 @@ def simulate(name: str, sets: int, groups: int = GROUPS, lanes: int = LANES) -> 
 
 
 def read_off(e: mm.GlmmEstimates) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Estimates, standard errors, status; the sign of the factor of one effect says nothing."""
-    of_beta, p = jnp.diagonal(e.vcov), len(e.beta)
-    variances = jnp.concatenate([of_beta, jnp.diagonal(e.covariance)[p:]])  # Z is a column of ones: nothing is scaled
+    """Estimates, standard errors (of the sd none), status; the sign of the factor of one effect says nothing."""
+    of_phi = jnp.diagonal(e.covariance)[len(e.psi) - len(e.log_phi) :]
+    variances = jnp.concatenate([jnp.diagonal(e.vcov), jnp.full(1, jnp.nan), of_phi])
     return jnp.concatenate([e.beta, jnp.abs(e.theta), e.log_phi]), jnp.sqrt(variances), e.status
 
 
@@ -152,7 +153,7 @@ def check(fits: Fits, groups: int = GROUPS) -> None:
     assert not off, f"bias, and that expected: {off}"
 
     # standard errors of beta and log phi; ML ones of what the groups inform are 1 / J too small
-    asked = np.arange(len(truth)) != SD  # intervals for an sd are not Wald's
+    asked = np.arange(len(truth)) != SD
     ratio = np.mean(errors, axis=0) / spread
     assert np.all(np.abs(ratio - 1)[asked] < 3 / np.sqrt(2 * sets) + 1 / groups), dict(
         zip(fits.names, ratio, strict=True)
