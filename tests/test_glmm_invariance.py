@@ -367,20 +367,6 @@ def test_simulations_with_new_effects(family):
         close(means.std(axis=1), np.sqrt(v + fit.sigma**2 / sizes[means.index]), 0.05)
 
 
-@pytest.fixture
-def programs():
-    """The programs traced or compiled since the last look."""
-    events: list[str] = []
-
-    def listen(event, duration, **_):
-        if "jaxpr_trace" in event or "backend_compile" in event:
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def use(fit: Fit) -> list:
     return [str(fit), fit.ranef().cond_cov, fit.fitted(), fit.residuals("deviance"), fit.marginal_coef()]
 
