@@ -40,9 +40,9 @@ class GlmmEstimates:
     """A generalised fit as arrays, a pytree.
 
     ``beta`` (p,), ``vcov`` (p, p) and ``theta`` (m,) in the data's columns; ``log_phi`` (k,); ``psi`` where the search
-    ended, in the scaled columns, with its ``covariance``, the ``gradient``, ``hessian``, Newton ``decrement`` and least
-    ``eigenvalue`` of the deviance there; ``u`` the conditional mode (q, J) per factor, and whether its search ended;
-    ``n_agq`` the nodes per effect.
+    ended, in the scaled columns (and in units of eta, for a link that has one), with its ``covariance``, the
+    ``gradient``, ``hessian``, Newton ``decrement`` and least ``eigenvalue`` of the deviance there; ``u`` the
+    conditional mode (q, J) per factor, and whether its search ended; ``n_agq`` the nodes per effect.
     """
 
     beta: Array

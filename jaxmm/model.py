@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxmm import covariance
@@ -127,8 +128,11 @@ class Model:
     # ------------------------------------------------------------ what a program needs
     @cached_property
     def unit(self) -> float:
-        """What the parameters are searched in units of; see ``Generalised.unit``."""
-        with computing(self.device):
+        """What the parameters are searched in units of; see ``Generalised.unit``.
+
+        This, the parts and the arrays are computed at once, also where they are first asked for inside ``jit``.
+        """
+        with computing(self.device), jax.ensure_compile_time_eval():
             return self.likelihood.unit(self.design)
 
     @cached_property
@@ -154,7 +158,7 @@ class Model:
 
     @cached_property
     def _parts(self) -> Any:
-        with computing(self.device):
+        with computing(self.device), jax.ensure_compile_time_eval():
             return self.likelihood.parts(self._accumulator, self.design)
 
     @cached_property
@@ -162,7 +166,7 @@ class Model:
         """What the likelihood needs of the data, a pytree in float64 on ``device``: sufficient statistics (``Gram``) of
         a linear model, the rows (``Rows``) of a generalised one."""
         parts = self._parts
-        with computing(self.device):
+        with computing(self.device), jax.ensure_compile_time_eval():
             return self.likelihood.arrays(self._accumulator, parts, self.design)
 
     # ------------------------------------------------------------ fitting

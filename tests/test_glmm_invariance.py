@@ -452,3 +452,18 @@ def test_identity_links_average_to_themselves():
     fit = fitted("gaussian")
     close(fit.marginal_coef()["estimate"], fit.fixef, 1e-9)
     close(fit.marginal_coef()["std_error"], fit.bse, 1e-8)
+
+
+@pytest.mark.parametrize("family", [None, "binomial", "gamma"])
+def test_arrays_may_first_be_read_inside_jit(family, x64):
+    """What a model keeps of its data is no tracer, whoever asks first."""
+    rng = np.random.default_rng(0)
+    y = rng.uniform(size=24) < 0.5 if family == "binomial" else rng.gamma(2.0, size=24)
+    model = mm.Model.from_arrays(y * 1.0, np.ones((24, 1)), [mm.Term(np.ones(24), np.arange(24) % 4)], family)
+    k = model.likelihood.family.num_phi
+
+    def value(beta):
+        parameters = mm.Parameters(jnp.full(1, beta), jnp.ones(1), 0.0 if family is None else jnp.zeros(k))
+        return mm.neg2_loglik(parameters, model.arrays)
+
+    np.testing.assert_allclose(quick_jit(value)(0.7), value(0.7), rtol=1e-12)
