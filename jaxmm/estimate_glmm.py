@@ -23,7 +23,7 @@ from jaxmm.estimate import conditional_covariance as covariance_of_effects
 from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.quadrature import neg2_loglik
-from jaxmm.optimize import Control, Objective, Search, Status, minimise, minimise_in_loop
+from jaxmm.optimize import FLAT, Control, Objective, Search, Status, minimise, minimise_in_loop
 from jaxmm.rows import Rows
 
 
@@ -155,7 +155,6 @@ def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> Gl
     return finish(found, rows, n_agq)
 
 
-FLAT = 1e-9  # an eigenvalue of the Hessian below this share of the largest
 RUNAWAY = 1e3  # a standard error, where eta has no unit, as to columns of unit mean square
 
 

@@ -175,10 +175,10 @@ class Generalised:
                 "that direction; estimate and standard error mean nothing there"
             )
         design, link = fit.model.design, self.family.link
-        for f, factor in enumerate(design.factors):
+        for f, factor in enumerate(design.factors if link.unit_free else ()):
             Z = np.hstack([t.Z for t in design.terms if t.factor == f])
             sd = float(np.sqrt(np.mean(np.sum((Z @ fit.factor_lam(f)) ** 2, axis=1))))
-            if link.unit_free and sd > WIDE:
+            if sd > WIDE:
                 out.append(
                     f"the effects of '{factor.name}' have a standard deviation of {sd:.3g} on the {link.name} scale: "
                     "the responses of many levels are all alike or separated, the likelihood is nearly flat, and "
@@ -203,14 +203,15 @@ class Generalised:
             return None
         nodes = ACCURACY_NODES[s.chain[0]]
         e = fit.estimates
-        value = value_only(jnp.asarray(e.psi), fit.model.arrays, tuple(map(jnp.asarray, e.u)), nodes)
-        change = fit.loglik - float(value) * -0.5
+        deviance = value_only(jnp.asarray(e.psi), fit.model.arrays, tuple(map(jnp.asarray, e.u)), nodes)
+        loglik = -0.5 * float(deviance)
+        change = fit.loglik - loglik
         if abs(change) < NOTHING:
             return None
         verdict = "Laplace's approximation is poor here" if abs(change) > POOR else "Laplace approximation"
         return (
             f"{verdict}: with {nodes} quadrature nodes the log-likelihood at these estimates is "
-            f"{-0.5 * float(value):.2f}, {abs(change):.2g} {'lower' if change > 0 else 'higher'}"
+            f"{loglik:.2f}, {abs(change):.2g} {'lower' if change > 0 else 'higher'}"
             + (f"; fit with n_agq={nodes} to see what that does to the estimates" if abs(change) > POOR else "")
         )
 

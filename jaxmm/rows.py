@@ -275,7 +275,7 @@ def choose_height(counts: np.ndarray) -> int:
 
 
 def _pieces(codes: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """(height, pieces) the row at each place (the last one repeated in what is left over); levels of pieces; height."""
+    """(height, pieces) the row at each place, -1 where there is none; the levels of the pieces; their height."""
     counts = np.bincount(codes, minlength=levels)
     height = choose_height(counts)
     each = np.maximum(-(-counts // height), 1)

@@ -34,7 +34,6 @@ class AtMode(NamedTuple):
     """The model at its conditional mode, differentiable in the point and in the rows."""
 
     u: tuple[Array, ...]
-    eta: Array
     terms: Terms
     gram: Gram
     done: Eliminated
@@ -58,7 +57,7 @@ def _evaluate(point: Point, rows: Rows, u: tuple[Array, ...], expansion: Expansi
     eta = fixed_part(point, rows) + rows.effects(effects(point.lams, u))
     terms = terms_at(eta, point, rows, expansion)
     gram = rows.gram(terms.W)
-    return AtMode(u, eta, terms, gram, eliminate(point.lams, gram, roots))
+    return AtMode(u, terms, gram, eliminate(point.lams, gram, roots))
 
 
 def laplace(point: Point, rows: Rows, found: tuple[Array, ...], order: int | None = None) -> Array:
