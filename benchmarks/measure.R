@@ -14,46 +14,10 @@ problem <- list(
   family = if (arguments[8] != "gaussian") families[[arguments[8]]](link = arguments[9])
 )
 here <- dirname(sub("--file=", "", grep("--file=", commandArgs(FALSE), value = TRUE)))
-clock <- function() as.numeric(Sys.time())
-quietly <- function(expression) suppressMessages(suppressWarnings(expression))
+source(file.path(here, "common.R"))
 
-peak <- function(field) {
-  line <- grep(field, readLines("/proc/self/status"), value = TRUE)
-  as.numeric(gsub("[^0-9]", "", line)) / 1024
-}
-json <- function(x) {
-  one <- function(v) if (is.character(v)) encodeString(v, quote = "\"") else if (is.logical(v)) tolower(v) else
-    format(v, digits = 15)
-  x <- x[vapply(x, function(v) length(v) == 1 && !is.na(v), NA)]
-  paste0("{", paste0("\"", names(x), "\": ", vapply(x, one, ""), collapse = ", "), "}")
-}
-finish <- function(result) {
-  cat("RESULT ", json(result), "\n", sep = "")
-  quit("no", 0)
-}
-
-started <- clock()
-if (!requireNamespace(peer, quietly = TRUE)) finish(list(status = "not installed"))
-quietly(library(peer, character.only = TRUE))
-result <- list(
-  import_s = clock() - started, version = as.character(packageVersion(peer)),
-  versions = paste0("R ", getRversion(), ", Matrix ", packageVersion("Matrix"))
-)
-source(file.path(here, "libraries", paste0(tolower(peer), "_.R")))
-
-frame <- list()
-for (line in readLines(file.path(folder, "columns.tsv"))) {
-  field <- strsplit(line, "\t")[[1]]
-  stored <- if (field[2] == "f8") "f8" else "i4"
-  file <- file.path(folder, paste0(field[1], ".", stored))
-  values <- readBin(file, if (stored == "f8") "double" else "integer", file.size(file), if (stored == "f8") 8 else 4)
-  if (field[2] == "factor") values <- structure(values + 1L, levels = field[-(1:2)], class = "factor")
-  frame[[field[1]]] <- values
-}
-frame <- as.data.frame(frame, stringsAsFactors = FALSE)
-bars <- regmatches(arguments[6], gregexpr("\\|[^)]*", arguments[6]))[[1]]
-for (group in all.vars(parse(text = sub("^\\|+", "", bars))))
-  if (is.integer(frame[[group]])) frame[[group]] <- factor(frame[[group]])
+result <- load_peer(peer, here)
+frame <- staged(folder, arguments[6])
 result$rows <- nrow(frame)
 result$base_mb <- peak("VmRSS")
 

@@ -324,14 +324,18 @@ def stage(problem: Problem, cache: Path, file: str | None = None) -> Path:
     if (folder / COLUMNS).exists() and not file:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
+    write(folder, problem.make(np.random.default_rng(problem.seed), file))
+    return folder
+
+
+def write(folder: Path, columns: Columns) -> None:
     lines = []
-    for name, column in problem.make(np.random.default_rng(problem.seed), file).items():
+    for name, column in columns.items():
         values, levels = column if isinstance(column, tuple) else (column, [])
         kind = "i4" if values.dtype.kind == "i" else "f8"
         values.astype("<" + kind).tofile(folder / f"{name}.{kind}")
         lines.append("\t".join([name, "factor" if levels else kind, *levels]))
     (folder / COLUMNS).write_text("\n".join(lines) + "\n")
-    return folder
 
 
 def read(folder: Path) -> Columns:

@@ -1,9 +1,10 @@
-"""Tables from `results/*.csv`: the last row of each (task, peer), its deviance gap, jaxmm beside its goals.
+"""Tables from `results/*.csv`: the last row of each (task, peer, way), its deviance gap, jaxmm beside its goals.
 
     python benchmarks/report.py [RESULTS]   prints Markdown
 
 The gap is −2 log-likelihood above the lowest that any peer reached on the task: a time is worth comparing
-only where the gap is about zero.
+only where the gap is about zero. For many fits (`batches.py`) the figure is a rate, and beside it stands how many
+of the responses that all peers fitted were left above the best.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import csv
 import sys
 from pathlib import Path
 
+import batches
 import problems
 
 HERE = Path(__file__).resolve().parent
@@ -75,13 +77,13 @@ def line(row: dict) -> str:
 
 
 def latest(folder: Path) -> list[dict]:
-    """The last row of each (task, peer), tasks in the order of `problems`."""
-    rows: dict[tuple[str, str], dict] = {}
-    for task in problems.PROBLEMS:
+    """The last row of each (task, peer, way), tasks in the order of `problems` and `batches`."""
+    rows: dict[tuple[str, str, str], dict] = {}
+    for task in (*problems.PROBLEMS, *batches.BATCHES):
         path = folder / f"{task}.csv"
         if path.exists():
             with path.open(newline="") as file:
-                rows |= {(row["task"], row["peer"]): row for row in csv.DictReader(file)}
+                rows |= {(row["task"], row["peer"], row.get("way", "")): row for row in csv.DictReader(file)}
     return list(rows.values())
 
 
@@ -114,7 +116,7 @@ def goals(rows: list[dict]) -> str:
     """jaxmm's figures beside their goals; empty where it has no row or the task no goal."""
     body = []
     for row in rows:
-        if row["peer"] != SUBJECT:
+        if row["peer"] != SUBJECT or row["task"] not in problems.PROBLEMS:
             continue
         for name, goal in problems.PROBLEMS[row["task"]].goals.items():
             actual = number(row, name)
@@ -123,11 +125,77 @@ def goals(rows: list[dict]) -> str:
     return table(["task", "figure", "goal", "actual", ""], body) + "\n" if body else ""
 
 
+# ---------------------------------------------------------------- many fits
+def rate(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def named(row: dict) -> str:
+    return " ".join(filter(None, [row["peer"], row.get("version"), row["way"] and f"({row['way']})"]))
+
+
+def rate_line(row: dict) -> str:
+    """One row of many fits as the driver prints it."""
+    start = f"{row['task']:24} {row['peer'] + ' ' + row['way']:20} "
+    if row.get("status") != "ok":
+        return start + f"{row.get('status')} {row.get('note', '')}".rstrip()
+    shown = [f"{rate(number(row, 'rate'))}/s (best {rate(number(row, 'rate_best'))}), {row['lanes']} fits"]
+    shown += [f"compile {duration(number(row, 'compile_s'))}"] if number(row, "compile_s") else []
+    shown += [f"power {number(row, 'power'):.3f}"] if number(row, "power") else []
+    shown += [f"{row['not_converged']} of {row['compared']} not converged"] if row.get("compared") else []
+    return start + ", ".join([*shown, f"peak {megabytes(number(row, 'peak_mb'))}"])
+
+
+def compared_line(row: dict) -> str:
+    start = f"{row['task']:24} {row['peer'] + ' ' + row['way']:20} "
+    gap = number(row, "largest_gap")
+    largest = "" if gap is None else f", largest gap {gap:.1e}"
+    return start + f"{row['above']} of {row['compared']} above the best{largest}"
+
+
+def rates(rows: list[dict]) -> str:
+    """One task of many fits: every peer's rate in each of its ways."""
+    batch = batches.BATCHES[rows[0]["task"]]
+    body = []
+    for row in rows:
+        gap, power = number(row, "largest_gap"), number(row, "power")
+        of = f" of {row['compared']}" if row["compared"] else ""
+        cells = [rate(number(row, "rate")), rate(number(row, "rate_best")), row["lanes"] or "–"]
+        cells += [duration(number(row, "compile_s")), megabytes(number(row, "peak_mb"))]
+        if batch.simulated:
+            cells += ["–" if power is None else f"{power:.3f}"]
+        else:
+            cells += [f"{row['above']}{of}" if row["above"] else "–", "–" if gap is None else f"{gap:.1e}"]
+            cells += [f"{row['not_converged']}{of}" if row["not_converged"] else "–"]
+        body.append([named(row), *cells, verdict(row)])
+    checks = ["power"] if batch.simulated else ["above the best", "largest gap", "not converged"]
+    header = ["peer", "fits/s", "best pass", "fits in a pass", "compile", "peak memory", *checks, "status"]
+    criterion = f"{batch.family} with {batch.link} link, Laplace" if batch.family else "ML"
+    criterion = "REML" if batch.reml else criterion
+    drawn = ", responses drawn too" if batch.simulated else ""
+    return f"### {batch.name}\n`{batch.formula}`, {criterion}{drawn}. {batch.about}\n\n{table(header, body)}\n"
+
+
+def rate_goals(rows: list[dict]) -> str:
+    """jaxmm's rates beside their goals, as `goals`."""
+    body = []
+    for row in rows:
+        goals = batches.BATCHES[row["task"]].goals if row["task"] in batches.BATCHES else {}
+        if row["peer"] == SUBJECT and row["way"] in goals:
+            goal, actual = goals[row["way"]], number(row, "rate")
+            met = "–" if actual is None else "met" if actual >= goal else f"missed, {actual / goal:.2g} ×"
+            body.append([row["task"], row["way"], rate(goal), rate(actual), met])
+    return table(["task", "way", "goal, fits/s", "actual", ""], body) + "\n" if body else ""
+
+
 def main() -> None:
     rows = latest(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results")
     for task in dict.fromkeys(row["task"] for row in rows):
-        print(peers([row for row in rows if row["task"] == task]))
-    print(f"### Goals\n\n{goals(rows)}")
+        show = rates if task in batches.BATCHES else peers
+        print(show([row for row in rows if row["task"] == task]))
+    print(f"### Goals\n\n{goals(rows)}\n{rate_goals(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Time mixed models, linear and generalised: each (task, peer) in a child process of its own.
+"""Time mixed models, linear and generalised, one fit or many: each (task, peer) in a child process of its own.
 
     python benchmarks/run.py TASK … [--peer PEER …] [--repeat N]
 
-`TASK` is a name of `problems.py`, or `all`. Rows are appended to `results/<task>.csv`, and what they were
-measured with (arguments, machine, versions) is written to `results/<run>.json`; `report.py` makes the tables.
+`TASK` is a name of `problems.py` (or `all`), or one of `batches.py`, many fits of one design (or `batch_all`). Rows
+are appended to `results/<task>.csv`, and what they were measured with (arguments, machine, versions) is written to
+`results/<run>.json`; `report.py` makes the tables.
 Environment:
 
     JAXMM_BENCH_PYTHON     the interpreter of the Python peers, or one per peer: "glmm=/a/python,jaxmm=…"
@@ -27,9 +28,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import batches
 import libraries
+import many
 import problems
 import report
 
@@ -37,6 +41,7 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
 MEGABYTE = 1024**2 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss differs
 DATA = ("JAXMM_BENCH_INSTEVAL", "JAXMM_BENCH_VERBAGG")
+NAMES = (*problems.PROBLEMS, *batches.BATCHES)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "XLA_FLAGS")
 
 FIELDS = [
@@ -113,11 +118,16 @@ def interpreter(peer: str) -> str:
 def time_fit(problem: problems.Problem, folder: Path, peer: str, options) -> dict:
     """Build and fit in one process, by the library's own clock."""
     command = libraries.get(peer).fit_command(interpreter(peer))
-    if command is None:
-        return {"status": "not installed"}
     arguments = [problem.name, str(folder), str(options.repeat), str(options.budget)]
     model = [problem.formula, str(problem.reml), problem.family or "gaussian", problem.link or "identity"]
-    done = spawn([*command, *arguments, *model], options.timeout, child_environment())
+    return measured(command, [*arguments, *model], options.timeout, child_environment())
+
+
+def measured(command: list[str] | None, arguments: list[str], timeout: float, environment: dict[str, str]) -> dict:
+    """The row that a child process prints, with what it took."""
+    if command is None:
+        return {"status": "not installed"}
+    done = spawn([*command, *arguments], timeout, environment)
     found = [line for line in done["text"].splitlines() if line.startswith("RESULT ")]
     if done["trouble"] or not found:
         row = {"status": done["trouble"] or "failed", "note": " ".join(done["text"].split())[-200:]}
@@ -183,11 +193,11 @@ def commit() -> str:
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 
-def save(row: dict, out: Path) -> None:
+def save(row: dict, out: Path, fields: list[str] = FIELDS) -> None:
     path = out / f"{row['task']}.csv"
     fresh = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, fields, extrasaction="ignore", lineterminator="\n")
         if fresh:
             writer.writeheader()
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) and k != "deviance" else v for k, v in row.items()})
@@ -195,23 +205,28 @@ def save(row: dict, out: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", nargs="+", help=f"all, or of {', '.join(problems.PROBLEMS)}")
-    parser.add_argument("--peer", nargs="+", default=list(libraries.PEERS), metavar="PEER")
+    parser.add_argument("task", nargs="+", help=f"all, {batches.EVERYTHING}, or of {', '.join(NAMES)}")
+    parser.add_argument("--peer", nargs="+", metavar="PEER", help="by default every one that there is for a task")
     parser.add_argument("--repeat", type=int, default=5, help="fits, or processes, that a median is taken of")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one child process")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of repeats of one step")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of one pass of many fits; there are a few")
     parser.add_argument("--data", action="append", metavar="FILE", help="a table that a task reads; may be repeated")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
     everything = [name for name in problems.PROBLEMS if not name.endswith("_like")]
-    options.task = everything if "all" in options.task else options.task
+    all_batches = [name for name, batch in batches.BATCHES.items() if batch.kind != "stream"]
+    expanded = {"all": everything, batches.EVERYTHING: all_batches}
+    options.task = list(dict.fromkeys(name for task in options.task for name in expanded.get(task, [task])))
     given = options.data or []
     options.data = [*given, *(os.environ[name] for name in DATA if os.environ.get(name))]
     try:
-        used = [problems.choose(name, options.data)[1] for name in options.task]
+        for name in set(options.task).difference(NAMES):
+            raise ValueError(f"no task named {name!r}; there are {', '.join(NAMES)}")
+        used = [problems.choose(name, options.data)[1] for name in options.task if name not in batches.BATCHES]
         for file in set(given).difference(used):
             raise ValueError(f"no task asked for reads {file}")
-        for name in options.peer:
+        for name in options.peer or ():
             libraries.get(name)
     except (ValueError, OSError) as error:
         parser.error(str(error))
@@ -230,21 +245,62 @@ def main() -> None:
         "machine": machine(),
         "versions": {},
     }
+
+    def record(row: dict, fields: list[str] = FIELDS) -> None:
+        save(row, options.out, fields)
+        if row.get("versions"):
+            config["versions"][row["peer"]] = f"{row['peer']} {row.get('version')}, {row['versions']}"
+        (options.out / f"{run}.json").write_text(json.dumps(config, indent=1) + "\n")
+
     for task in options.task:
-        problem, file = problems.choose(task, options.data)
-        staging = [sys.executable, str(HERE / "problems.py"), problem.name, str(CACHE), *filter(None, [file])]
-        subprocess.run(staging, check=True, stdout=subprocess.DEVNULL)  # its memory is not to count as ours
-        timed = time_process if problem.whole_process else time_fit
-        for peer in options.peer:
-            row = {"run": run, "task": problem.name, "peer": peer, "load": os.getloadavg()[0]}
-            reason = libraries.get(peer).refuses(problem)
-            row |= {"status": f"cannot: {reason}"} if reason else timed(problem, CACHE / problem.name, peer, options)
-            save(row, options.out)
-            print(report.line(row), flush=True)
-            if row.get("versions"):
-                config["versions"][peer] = f"{peer} {row.get('version')}, {row['versions']}"
-            (options.out / f"{run}.json").write_text(json.dumps(config, indent=1) + "\n")
-        print(report.goals([row for row in report.latest(options.out) if row["run"] == run]))
+        if task in batches.BATCHES:
+            run_batch(batches.BATCHES[task], run, record, options)
+        else:
+            run_problem(task, run, record, options)
+    shown = [row for row in report.latest(options.out) if row["run"] == run]
+    print(report.goals(shown) + report.rate_goals(shown))
+
+
+def run_problem(task: str, run: str, record: Callable, options) -> None:
+    problem, file = problems.choose(task, options.data)
+    stage("problems.py", problem.name, *filter(None, [file]))
+    timed = time_process if problem.whole_process else time_fit
+    for peer in options.peer or libraries.PEERS:
+        row = {"run": run, "task": problem.name, "peer": peer, "load": os.getloadavg()[0]}
+        reason = libraries.get(peer).refuses(problem)
+        row |= {"status": f"cannot: {reason}"} if reason else timed(problem, CACHE / problem.name, peer, options)
+        record(row)
+        print(report.line(row), flush=True)
+
+
+def run_batch(batch: batches.Batch, run: str, record: Callable, options) -> None:
+    """Every peer in every way; then the deviances are compared, lane by lane, and the rows recorded."""
+    stage("batches.py", batch.name)
+    folder = CACHE / batch.name
+    rows = []
+    for peer in options.peer or libraries.MANY:
+        for way, reason in many.ways(peer, batch):
+            row = {"run": run, "task": batch.name, "peer": peer, "way": way, "load": os.getloadavg()[0]}
+            if reason:
+                row["status"] = f"left out: {reason}"
+            else:
+                environment = child_environment(**many.threads(batch, peer))
+                command = libraries.get(peer).many_command(interpreter(peer))
+                given = many.arguments(batch, folder, peer, way, options.seconds)
+                row |= measured(command, given, options.timeout, environment)
+            print(report.rate_line(row), flush=True)
+            rows.append(row)
+    for row in many.compared(rows, folder):
+        record(row, many.FIELDS)
+        if "above" in row:
+            print(report.compared_line(row), flush=True)
+
+
+def stage(script: str, *given: str) -> None:
+    """Make the data in another process: its memory is not to count as ours."""
+    name, *rest = given
+    command = [sys.executable, str(HERE / script), name, str(CACHE), *rest]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,12 @@ from jaxmm import datasets as datasets
 from jaxmm import families as families
 from jaxmm import links as links
 from jaxmm import plots as plots
+from jaxmm.batch.draw import Generated as Generated
+from jaxmm.batch.draw import Simulated as Simulated
+from jaxmm.batch.engine import fit_many as fit_many
+from jaxmm.batch.result import FitBatch as FitBatch
+from jaxmm.batch.store import load as load
+from jaxmm.batch.truth import Truth as Truth
 from jaxmm.design import DataError as DataError
 from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates

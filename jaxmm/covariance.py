@@ -33,10 +33,12 @@ class Covariance(Protocol):
     @property
     def num_params(self) -> int: ...
     def factor(self, theta: Any) -> Any: ...
+    def from_lower(self, lam): ...
     def from_factor(self, lam, xp=np): ...
 
 
-def _fill(shape: tuple[int, int], cells, theta):
+def _fill(shape: tuple[int, ...], cells, theta):
+    shape = (*shape, *theta.shape[1:])
     if isinstance(theta, np.ndarray):
         lam = np.zeros(shape, theta.dtype)
         lam[cells] = theta
@@ -66,8 +68,11 @@ class Unstructured:
     def from_factor(self, lam, xp=np):
         """theta of the lower triangular factor of lam lam', for any square lam (singular too): L of lam = LQ."""
         L = xp.linalg.qr(lam.T, mode="r").T
-        L = L * xp.where(xp.diagonal(L) < 0, -1.0, 1.0)
-        return L[self._cells()]
+        return self.from_lower(L * xp.where(xp.diagonal(L) < 0, -1.0, 1.0))
+
+    def from_lower(self, lam):
+        """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0."""
+        return lam[self._cells()]
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,9 @@ class Diagonal:
 
     def factor(self, theta: Any) -> Any:
         return _fill((self.q, self.q), np.diag_indices(self.q), theta)
+
+    def from_lower(self, lam):
+        return lam[np.diag_indices(self.q)]
 
     def from_factor(self, lam, xp=np):
         return xp.abs(xp.diagonal(lam))

@@ -69,7 +69,7 @@ def _criterion(psi: Array, rows: Rows, mode: Mode, n_agq: int, order: int) -> Ar
     return neg2_loglik(scaled_point(psi, rows), rows, mode.u, n_agq, order)
 
 
-def _value_and_derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by_one: bool):
+def value_and_derivatives(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int, one_by_one: bool):
     """Value, gradient, Hessian, mode; the Hessian's columns at once, or one after another to save memory."""
     mode = find_mode(scaled_point(psi, rows), rows, u)
 
@@ -87,16 +87,16 @@ def _size(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int = 1, *_: Any)
     return rows.y.size * n_agq + rows.structure.rest_size**2
 
 
-derivatives = Program(_value_and_derivatives, _size, (3, 4))
+derivatives = Program(value_and_derivatives, _size, (3, 4))
 
 
-def _gradient_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
+def gradient_and_mode(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
     mode = find_mode(scaled_point(psi, rows), rows, u)
     value, gradient = jax.value_and_grad(_criterion)(psi, rows, mode, n_agq, 3)
     return value, gradient, mode
 
 
-gradient_only = Program(_gradient_only, _size, (3,))
+gradient_only = Program(gradient_and_mode, _size, (3,))
 
 
 def _value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Array:
@@ -241,7 +241,7 @@ def first_guess(rows: Rows) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _argmin(rows: Rows, start: Array, control: Control) -> Search:
     def evaluate(psi, mode):
-        return _value_and_derivatives(psi, rows, mode.u, 1, False)
+        return value_and_derivatives(psi, rows, mode.u, 1, False)
 
     nothing = Mode(zero_effects(rows), jnp.ones((), bool), jnp.zeros((), jnp.int32))
     return minimise_in_loop(evaluate, start, control, nothing)

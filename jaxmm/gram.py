@@ -52,7 +52,7 @@ class Cells:
     jax.tree_util.register_dataclass,
     data_fields=[
         "blocks", "links", "parents", "borders", "cells", "corner", "T", "T_X", "beta0",
-        "logdet_T", "n_obs", "sum_log_weights",
+        "logdet_T", "n_obs", "sum_log_weights", "copies",
     ],
     meta_fields=["structure"],
 )  # fmt: skip
@@ -64,7 +64,8 @@ class Gram:
     chain factor, whose level is ``parents[i][k]`` (J_i,); ``borders[i]`` (q_i, r, J_i): Z_i'W[Z_rest X y], without
     Z_rest for the first factor when ``cells`` holds it; ``corner`` (Q_R + p + 1, same): [Z_rest X y]'W[Z_rest X y].
     ``T`` per factor (q, q), ``T_X`` (p, p), ``beta0`` (p,): the changes of columns of the module's head.
-    ``n_obs`` and ``sum_log_weights`` run over the rows of positive weight.
+    ``n_obs`` and ``sum_log_weights`` run over the rows of positive weight.  ``copies`` (J_i,) of each chain factor: how
+    often each level counts, None for once each.
     """
 
     blocks: tuple[Array, ...]
@@ -80,6 +81,7 @@ class Gram:
     n_obs: Any
     sum_log_weights: Any
     structure: Structure = field(metadata={"static": True})
+    copies: tuple[Array, ...] | None = None
 
 
 # ---------------------------------------------------------------- changes of columns

@@ -43,6 +43,8 @@ class Status(enum.IntEnum):
     NOT_FINITE = 2
     STALLED = 3
     RUNAWAY = 4
+    INVALID = 5
+    NO_VARIATION = 6
 
     @property
     def message(self) -> str:
@@ -50,6 +52,8 @@ class Status(enum.IntEnum):
             Status.CONVERGED: "converged",
             Status.MAX_ITERATIONS: "stopped at the iteration limit; raise control.max_iterations",
             Status.NOT_FINITE: "the deviance is not finite at the start",
+            Status.INVALID: "the response holds values that are not finite, or that the family cannot have",
+            Status.NO_VARIATION: "the response does not vary, or the fixed effects reproduce it exactly",
             Status.RUNAWAY: "the likelihood has no maximum: it rises as a coefficient goes to infinity (fit.remarks)",
             Status.STALLED: "no step lowers the deviance any further, yet the gradient is not zero",
         }[self]

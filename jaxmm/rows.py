@@ -95,7 +95,7 @@ class Crossing:
     jax.tree_util.register_dataclass,
     data_fields=[
         "y", "trials", "weights", "offset", "X", "Z", "main", "others", "parents", "crossings", "cells", "cell_order",
-        "T", "T_X", "source", "log_constant", "n_obs",
+        "T", "T_X", "source", "log_constant", "n_obs", "copies",
     ],
     meta_fields=["chain_levels", "structure", "family"],
 )  # fmt: skip
@@ -109,7 +109,7 @@ class Rows:
     the rest; ``parents[i][k]`` as in ``Gram``.  ``crossings``: pairs of levels for couplings to and within the rest;
     ``cells`` where the first of these are kept as a list, whose values stand in ``cell_order`` (there, back).
     ``source`` (H, P): the row of the data at each place.  ``log_constant``: the part of the log density that depends on
-    no parameter, weighted and summed.
+    no parameter, weighted and summed.  ``copies`` as in ``Gram``.
     """
 
     y: Array
@@ -132,6 +132,7 @@ class Rows:
     chain_levels: tuple[int, ...] = field(metadata={"static": True})
     structure: Structure = field(metadata={"static": True})
     family: Any = field(metadata={"static": True})
+    copies: tuple[Array, ...] | None = None
 
     def with_response(self, y: Array) -> Rows:
         """The same rows with another response (n,), in the order of the data; pure, safe under ``jit`` and ``vmap``."""
@@ -215,7 +216,7 @@ class Rows:
         zero = jnp.zeros((), W.dtype)
         return Gram(
             blocks, links, self.parents, tuple(borders), self._cell_values(W), corner,
-            self.T, self.T_X, zero, zero, self.n_obs, zero, s,
+            self.T, self.T_X, zero, zero, self.n_obs, zero, s, self.copies,
         )  # fmt: skip
 
     def _squares(self, f: int, W: Array) -> Array:
@@ -274,7 +275,7 @@ def choose_height(counts: np.ndarray) -> int:
     return min(heights, key=cost)
 
 
-def _pieces(codes: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray | None, int]:
+def pieces(codes: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray | None, int]:
     """(height, pieces) the row at each place, -1 where there is none; the levels of the pieces; their height."""
     counts = np.bincount(codes, minlength=levels)
     height = choose_height(counts)
@@ -290,7 +291,7 @@ def _pieces(codes: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray | No
 
 def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int]) -> Layout:
     """The layout of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,)."""
-    places, level, height = _pieces(codes, levels)
+    places, level, height = pieces(codes, levels)
     there = places.ravel()
     back = np.full(len(codes), len(there), np.int32)
     real = there >= 0
@@ -304,7 +305,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> Rows:
     ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.
     """
     a, s = accumulator, accumulator.structure
-    places, level, height = _pieces(a.groupings[0].codes, a.groupings[0].levels)
+    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels)
     real = places >= 0
     shape = places.shape
     # what fills a piece is a copy of its first row: of the same level, and in the family's support

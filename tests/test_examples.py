@@ -94,6 +94,31 @@ def test_own_family(capsys):
     assert len(drawn) == 4 and all(abs(float(a) - float(b)) < 0.05 for a, b in drawn)
 
 
+def test_power_curve(tmp_path, capsys):
+    arguments = ("--replicates", "6", "--subjects", "8", "--items", "4", "--out", str(tmp_path))
+    run("power_curve.py", *arguments)
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if "Wald z  condhard  " in line]
+    assert [row[:3] for row in rows] == [["8", "4", "32"]]
+    assert "condhard (Wald z, item = 4): a power of 0.8 is not reached by 8" in printed
+    assert "6 experiments simulated and fitted in" in printed and "stays above 10.0 ms" in printed
+    assert (tmp_path / "power_curve.png").read_bytes().startswith(PNG)
+
+    known = runpy.run_path(str(EXAMPLES / "power_curve.py"))
+    assert [known["by_formula"](items) for items in (24, 12, 3)] == [48, 104, float("inf")]
+
+
+def test_mass_univariate(tmp_path, capsys):
+    run("mass_univariate.py", "--electrodes", "8", "--samples", "10", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("80 responses of 240 rows") and "100.00% converged" in lines[1]
+    table = [line for line in lines if line.startswith(("z,", "t with"))]
+    assert len(table) == 3
+    found = [int(line.split()[-5]) for line in table]
+    assert found[0] >= found[1] >= found[2] > 0
+    assert (tmp_path / "mass_univariate.png").read_bytes().startswith(PNG)
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py")))
 def test_every_example_says_what_it_answers_and_is_tested(name):
     text = (EXAMPLES / name).read_text()

@@ -17,12 +17,17 @@ LAYERS = (
     "solver.spd solver.elimination solver.dense solver objective.parameters objective.lmm objective.density "
     "objective.mode objective.laplace objective.quadrature objective optimize start estimate estimate_glmm "
     "start_glmm programs inference.wald _text tables shrinkage summary likelihood predict residuals simulate "
-    "inference.marginal linear generalised describe fit from_arrays model inference.compare inference plots "
+    "inference.marginal linear generalised describe fit from_arrays model inference.compare inference "
+    "batch.files batch.multiplicity batch.replicate batch.result batch.responses batch.store batch.small batch.lanes "
+    "batch.statistics batch.blocks batch.problem batch.linear_lanes batch.linear_blocks batch.laplace_blocks "
+    "batch.generalised_lanes batch.search batch.setup batch.labels batch.engine batch.truth batch.draw "
+    "batch.intervals batch.resample batch.jackknife batch.bootstrap batch.montecarlo batch.hypotheses "
+    "batch.study_result batch.study batch.designs batch.extending batch.smallest batch.curve batch.power batch plots "
     "datasets"
 ).split()
 
 # function-level imports: what is optional or slow to import, and is needed by few
-HEAVY = ("narwhals", "matplotlib", "scipy", "polars", "pyarrow", "formulaic")
+HEAVY = ("narwhals", "matplotlib", "scipy", "polars", "pyarrow", "formulaic", "tqdm")
 
 
 def modules() -> dict[str, ast.Module]:

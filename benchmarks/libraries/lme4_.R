@@ -29,3 +29,17 @@ fit <- function(parsed, problem) {
     note = paste(c(if (isSingular(model)) "singular", complaints), collapse = "; ")
   )
 }
+
+# y -> list(deviance, converged) by refit(), for many responses of one design; nothing is tuned
+refitter <- function(problem, frame) {
+  started <- quietly(
+    if (is.null(problem$family)) lmer(problem$formula, frame, REML = problem$reml)
+    else if (is.null(problem$trials)) glmer(problem$formula, frame, family = problem$family)
+    else glmer(problem$formula, frame, family = problem$family, weights = problem$trials)
+  )
+  function(y) {
+    model <- quietly(refit(started, y))
+    complaints <- grep("singular", model@optinfo$conv$lme4$messages, invert = TRUE, value = TRUE)
+    list(deviance = -2 * as.numeric(logLik(model)), converged = length(complaints) == 0)
+  }
+}

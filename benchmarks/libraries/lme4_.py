@@ -1,7 +1,7 @@
 """lme4, by Rscript: `lme4_.R` takes the steps of `lmer` and `glmer` one by one, so that building and fitting are
 timed apart; its fit from the formula is their sum."""
 
-from libraries import in_r, r_process
+from libraries import THROUGHPUT, in_r, r_process
 
 needs_compiling = False
 
@@ -22,3 +22,19 @@ def refuses(problem):
     if problem.family == "gamma":
         return "its criterion is another one where there is a dispersion to estimate"
     return None
+
+
+# ---------------------------------------------------------------- many fits
+own_threads = False
+
+
+def many_command(python):
+    return in_r("lme4", THROUGHPUT)
+
+
+def refuses_many(batch):
+    return "its refit() of a REML fit maximises another criterion" if batch.reml else None
+
+
+def ways(batch):
+    return ("",)

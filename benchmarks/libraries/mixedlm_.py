@@ -1,7 +1,7 @@
 """mixedlm (Rust core): `lmer` and `glmer`, one step from formula and data frame. A grouped binomial response
 goes in as a proportion with weights, since its formulas have no `cbind`."""
 
-from libraries import Outcome, in_python, python_process
+from libraries import THROUGHPUT, Outcome, in_python, one_by_one, python_process
 
 distribution = "mixedlm"
 needs_compiling = False
@@ -49,3 +49,40 @@ def fit_formula(problem, frame):
     else:
         fit = mixedlm.lmer(problem.formula, frame, REML=problem.reml)
     return Outcome(-2 * float(fit.logLik().value), bool(fit.converged))
+
+
+# ---------------------------------------------------------------- many fits
+own_threads = False
+
+
+def many_command(python):
+    return in_python("mixedlm", python, THROUGHPUT)
+
+
+def refuses_many(batch):
+    return "no simulation of its own, and its fits are slow" if batch.simulated else None
+
+
+def ways(batch):
+    return ("",)
+
+
+def refits(batch, frame, way):
+    """`refit` of a first fit."""
+    import mixedlm
+
+    frame = frame.assign(**{group: frame[group].astype(str) for group in batch.random})
+    trials = frame[batch.trials].to_numpy("float64") if batch.trials else None
+    frame["proportion"] = frame["y"] if trials is None else frame["y"] / trials
+    if batch.family:
+        family = getattr(mixedlm.families, FAMILIES[batch.family, batch.link])()
+        weights = {} if trials is None else {"weights": trials}
+        first = mixedlm.glmer(batch.proportion_formula, frame, family=family, **weights)
+    else:
+        first = mixedlm.lmer(batch.formula, frame, REML=batch.reml)
+
+    def refit(y):
+        fit = first.refit(newresp=y if trials is None else y / trials)
+        return Outcome(-2 * float(fit.logLik().value), bool(fit.converged))
+
+    return lambda Y, seconds: one_by_one(refit, Y, seconds)

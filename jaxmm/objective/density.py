@@ -12,6 +12,7 @@ so on.  Derivatives with respect to anything else (y) are those of the direct fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,33 +67,36 @@ def expanded_terms(eta: Array, log_phi: Array, rows: Rows, C: Expansion) -> Term
 
 
 def expand(eta: Array, log_phi: Array, rows: Rows, order: int, least: int = 2) -> Expansion:
-    """All derivatives up to ``order`` in total, of which at most ``order - least`` by log phi; constants.
-
-    ``least`` is how many by eta the criterion itself contains: two in W, none at a node of a quadrature.
-    """
+    """All derivatives at the rows of a model; see ``expansion``."""
     eta, log_phi, rows = jax.lax.stop_gradient((eta, log_phi, rows))
+    return apart(lambda e: expansion(partial(log_density, rows=rows), e, log_phi, order, least), eta)
+
+
+def expansion(density: Callable[[Array, Array], Array], eta: Array, log_phi: Array, order: int, least: int = 2) -> Expansion:
+    """All derivatives of ``density(eta, log_phi)`` up to ``order`` in total, of which at most ``order - least`` by log phi.
+
+    ``log_phi`` (k, ..) and eta go along, element by element. ``least`` is how many by eta the criterion itself contains:
+    two in W, none at a node of a quadrature.
+    """
     k = len(log_phi)
 
     def by_phi(e: Array, most: int) -> dict[Index, Array]:
         def nested(index: Index):
-            f = partial(log_density, e, rows=rows)
+            f = partial(density, e)
             for j, times in enumerate(index):
                 for _ in range(times):
-                    f = partial(_along, f, jnp.zeros(k, e.dtype).at[j].set(1.0))
+                    f = partial(_along, f, jnp.zeros_like(log_phi).at[j].set(1.0))
             return f(log_phi)
 
         return {index: nested(index) for index in _indices(k, most)}
 
-    def all_orders(e: Array) -> Expansion:
-        found: Expansion = {}
-        for i in range(order + 1):
-            f: Any = partial(by_phi, most=min(order - least, order - i))
-            for _ in range(i):
-                f = partial(_along, f, jnp.ones_like(e))
-            found |= {(i, *index): value for index, value in f(e).items()}
-        return found
-
-    return apart(all_orders, eta)
+    found: Expansion = {}
+    for i in range(order + 1):
+        f: Any = partial(by_phi, most=min(order - least, order - i))
+        for _ in range(i):
+            f = partial(_along, f, jnp.ones_like(eta))
+        found |= {(i, *index): value for index, value in f(eta).items()}
+    return found
 
 
 def _along(f: Any, direction: Array, x: Array) -> Any:

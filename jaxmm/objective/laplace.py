@@ -63,8 +63,12 @@ def _evaluate(point: Point, rows: Rows, u: tuple[Array, ...], expansion: Expansi
 def laplace(point: Point, rows: Rows, found: tuple[Array, ...], order: int | None = None) -> Array:
     """-2 log-likelihood at ``point``, where the mode is ``found``; ``order`` as in ``at_mode``."""
     a = at_mode(point, rows, found, order)
-    size = sum(jnp.sum(u * u) for u in a.u)
-    return size - 2 * (jnp.sum(a.terms.log_density) + rows.log_constant) + a.done.logdet
+    if rows.copies is None:
+        size, density = sum(jnp.sum(u * u) for u in a.u), jnp.sum(a.terms.log_density)
+    else:
+        size = sum(jnp.sum(c * u * u) for c, u in zip(rows.copies, a.u, strict=True))
+        density = jnp.sum(rows.copies[0] * rows.main.collect(a.terms.log_density))
+    return size - 2 * (density + rows.log_constant) + a.done.logdet
 
 
 def original_point(parameters: Parameters, rows: Rows) -> Point:

@@ -37,9 +37,9 @@ def check_precision(dtype: Any) -> None:
 
 
 def scaled_factors(theta: Array, structure: Structure) -> tuple[Array, ...]:
-    """theta -> lam of every factor (q, q), in the columns that the criterion works in (Z_s)."""
+    """theta (m, ..) -> lam of every factor (q, q, ..), in the columns that the criterion works in (Z_s)."""
     widths = list(structure.chain) + [q for _, q in structure.rest]
-    lams = [jnp.zeros((q, q), theta.dtype) for q in widths]
+    lams = [jnp.zeros((q, q, *theta.shape[1:]), theta.dtype) for q in widths]
     for term, at in zip(structure.terms, structure.slices(), strict=True):
         lam = term.covariance.factor(theta[at])
         if lam.shape == lams[term.position].shape:

@@ -66,4 +66,6 @@ def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int, 
         each = jax.lax.map(lambda k: node(k[0], k[1], False), (z, log_w))
     by_level = jax.nn.logsumexp(each, axis=0)
     levels = rows.main.levels
-    return a.done.logdet + levels * q * jnp.log(jnp.pi) - 2 * jnp.sum(by_level) - 2 * rows.log_constant
+    copies = jnp.ones(levels, dtype) if rows.copies is None else rows.copies[0]
+    constant = jnp.sum(copies) * q * jnp.log(jnp.pi) - 2 * rows.log_constant
+    return a.done.logdet + constant - 2 * jnp.sum(copies * by_level)

@@ -11,6 +11,9 @@ Eliminating chain factor i, with R_k = lam_i'(link to outer factor k) and R_b = 
 
     outer k:  block_k  -= Σ R_k'M_i^-1 R_k        link_kl -= Σ R_k'M_i^-1 R_l       sums over the levels of i
     border k: border_k -= Σ R_k'M_i^-1 R_b        corner  -= Σ R_b'M_i^-1 R_b        in each level of k
+
+Where levels stand for several copies of themselves (``Gram.copies``; without a rest), what goes into the corner and into
+log|M| counts as often; a level of an outer factor has its own inner levels once.
 """
 
 from __future__ import annotations
@@ -75,14 +78,18 @@ def eliminate(lams: tuple[Array, ...], gram: Gram, roots: tuple[Array, ...] | No
         M = BLOCKS.mm(BLOCKS.mm(lam_t, blocks[i]), lam)
         M = M + jnp.eye(s.chain[i], dtype=M.dtype)[:, :, None]
         Linv = BLOCKS.factor(M) if roots is None else roots[i]
-        logdet = logdet + spd.logdet(BLOCKS, M, Linv)
+        copies = None if gram.copies is None else gram.copies[i]
+        if copies is None:
+            logdet = logdet + spd.logdet(BLOCKS, M, Linv)
+        else:
+            logdet = logdet + jnp.sum(copies * spd.logdets(M, Linv))
         R_b = BLOCKS.mm(lam_t, borders[i])
         R = [BLOCKS.mm(lam_t, link) for link in links[i]]
         steps.append(Step(lam, M, Linv, R_b, tuple(R), gram.parents[i]))
         cells = gram.cells if i == 0 else None
         N = BLOCKS.mm(BLOCKS.mm(lam, spd.inverse(BLOCKS, M, Linv)), lam_t)  # used, and computed, with cells only
         if cells is None:
-            corner = corner - spd.quad(BLOCKS, M, Linv, R_b)
+            corner = corner - spd.quad(BLOCKS, M, Linv, R_b if copies is None else R_b * jnp.sqrt(copies))
         else:
             corner = _eliminate_cells(corner, cells, s, N, borders[i], spd.quad(BLOCKS, M, Linv, R_b))
         for k, R_k in enumerate(R):

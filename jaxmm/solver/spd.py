@@ -50,6 +50,9 @@ class Algebra:
 
 
 # ---------------------------------------------------------------- small blocks, levels last
+UNROLLED = 6  # the largest q whose Cholesky is written out entry by entry: the graph grows with q³
+
+
 def _block_transpose(A: Array) -> Array:
     return jnp.swapaxes(A, 0, 1)
 
@@ -63,7 +66,7 @@ def _block_tdot(A: Array, B: Array) -> Array:
 def _block_inverse_root(M: Array) -> Array:
     """Cholesky and inversion of its factor entry by entry, each entry a vector over the levels."""
     q = M.shape[0]
-    if q > 6:  # the unrolled graph grows with q^3
+    if q > UNROLLED:
         factor = jnp.linalg.cholesky(jnp.moveaxis(M, -1, 0))
         eye = jnp.broadcast_to(jnp.eye(q, dtype=M.dtype), factor.shape)
         return jnp.moveaxis(jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True), 0, -1)
@@ -182,6 +185,20 @@ def _(alg, primals, tangents):
     if not _told(tangents[0]):
         return value, jnp.zeros_like(value)
     return value, jnp.sum(inverse(alg, *primals) * tangents[0])
+
+
+@jax.custom_jvp
+def logdets(M: Array, Linv: Array) -> Array:
+    """log|M_j| of each block: (J,)."""
+    return -2.0 * jnp.sum(jnp.log(BLOCKS.diagonal(Linv)), axis=0)
+
+
+@partial(logdets.defjvp, symbolic_zeros=True)
+def _(primals, tangents):
+    value = logdets(*primals)
+    if not _told(tangents[0]):
+        return value, jnp.zeros_like(value)
+    return value, jnp.sum(inverse(BLOCKS, *primals) * tangents[0], axis=(0, 1))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -1,0 +1,1 @@
+"""Many fits at once: one design, many responses, as one program."""

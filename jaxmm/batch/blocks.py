@@ -1,0 +1,321 @@
+"""One grouping factor, Gaussian responses: the deviance with its exact gradient and Hessian in closed form.
+
+Level j has A_j = Z_j'WZ_j = KK' and, whitened, the columns B = K^+ Z_j'W[X y] (q, p + 1).  With S = I + K'DK,
+
+    Z_j'V_j^-1 Z_j = K S^-1 K' = H      Z_j'V_j^-1 [X y] = K S^-1 B      log|M_j| = log|S|
+    C* = [X y]'V^-1[X y] = C - Σ B'B + Σ B'S^-1 B
+
+so that nothing is subtracted but the part within levels, once and for all.  Let s = K S^-1 B (-beta, 1)', kappa = df /
+r², G = K S^-1 B_X, and dD, eD two directions of D; the sums run over levels:
+
+    f'       = Σ tr(H dD) - kappa Σ s'dD s                                        [- Σ tr(M_X^-1 G'dD G)]
+    f''      = Σ tr(H dD Y eD) - 2 kappa u_d'M_X^-1 u_e - kappa²/df (Σ s'dD s)(Σ s'eD s)
+                                                                                  [- tr(M_X^-1 W_d M_X^-1 W_e)]
+    Y        = 2 kappa ss' - H [+ 2 G M_X^-1 G'],  u_d = Σ G'dD s,  W_d = Σ G'dD G,          [..] by REML
+
+An exact Hessian thus costs little more than the value, where differentiating twice costs 30 times as much.
+
+*Collapse.*  Levels with the same A_j form a pattern.  An orthogonal change of its levels keeps every sum above, and it
+can be chosen so that X touches only the first few of the new ones, at most pq: what is left of y in the others enters
+through its cross-product alone, R = Σ B_y B_y' (q, q).  A pattern thus costs as much as a few levels, however many it
+has: a balanced design is one pattern.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+from jaxmm.batch.lanes import Value
+from jaxmm.batch.small import Matrix, dot, invert, times, transpose
+from jaxmm.batch.statistics import Statistics
+from jaxmm.gram import Gram
+from jaxmm.objective.parameters import scaled_factors
+from jaxmm.solver.spd import BLOCKS
+from jaxmm.structure import Structure
+
+MAX_EFFECTS, MAX_COLUMNS, MAX_REML = 4, 12, 16  # q, p, and pq by REML, above which the graph is too long to compile
+SAME = 1e-11  # relative difference of cross-products that are the same
+RANK = 1e-10  # relative size of a direction of A_j or of the X of a pattern that is not there
+GAIN = 0.7  # share of the levels that must be left for a collapse to be worth its sums
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["K", "B", "counts", "within", "whiten", "rotate", "members", "others", "df", "rank"],
+    meta_fields=["structure"],
+)
+@dataclass(frozen=True)
+class Blocks:
+    """What all lanes share.  Of R levels, after the collapse: ``K`` (q, q, R), ``B`` (q, p, R) the whitened X,
+    ``counts`` (R,) how many levels log|S| stands for.  ``within`` (p, p): X'WX - Σ B'B.  Of the data's J levels:
+    ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None without a
+    collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
+    A_j and ``df`` n less the ranks of Z and of X beside it, for ``draw``.
+    """
+
+    K: Array
+    B: Array
+    counts: Array
+    within: Array
+    whiten: Array
+    rotate: Array | None
+    members: Array | None
+    others: Array
+    rank: Array
+    df: Any
+    structure: Structure
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["b", "rest", "xy", "yy", "beta0"], meta_fields=[])
+@dataclass(frozen=True)
+class BlockData:
+    """What a lane has of its own: ``b`` (q, R, L) whitened, ``rest`` (q, q, R, L) = R of each pattern or None, ``xy``
+    (p, L) and ``yy`` (L,) within levels, ``beta0`` (p, L)."""
+
+    b: Array
+    rest: Array | None
+    xy: Array
+    yy: Array
+    beta0: Array
+
+
+def can_have_blocks(s: Structure) -> bool:
+    """Whether the closed form applies: one factor, few effects, few columns."""
+    if s.num_factors != 1 or s.chain[0] > MAX_EFFECTS or s.p > MAX_COLUMNS:
+        return False
+    return not s.reml or s.p * s.chain[0] <= MAX_REML
+
+
+def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
+    """From the arrays of a model, on the host; call it with x64 enabled."""
+    s, p = gram.structure, gram.structure.p
+    A = np.moveaxis(np.asarray(gram.blocks[0]), -1, 0)
+    ZX = np.moveaxis(np.asarray(gram.borders[0])[:, :p], -1, 0)
+    w, V = np.linalg.eigh(A)
+    there = w > RANK * w.max(axis=1, keepdims=True)
+    root = np.sqrt(np.where(there, w, 0.0))
+    K = V * root[:, None, :]
+    whiten = np.swapaxes(V, 1, 2) * np.where(there, 1 / np.where(there, root, 1.0), 0.0)[:, :, None]
+    pattern = _patterns(A)
+    # one root for each pattern: eigenvectors are not unique
+    first = np.unique(pattern, return_index=True)[1][pattern]
+    K, whiten, rank = K[first], whiten[first], there.sum(axis=1)[first]
+    B = whiten @ ZX
+    J = len(A)
+    rows, counts, others, members = [], [], [], []
+    for k in range(pattern.max() + 1):
+        inside = np.flatnonzero(pattern == k)
+        flat = B[inside].reshape(len(inside), -1)
+        U, size, _ = np.linalg.svd(flat, full_matrices=False)
+        keep = U[:, size > RANK * max(size.max(initial=0.0), 1e-300)].T if p else U[:, :0].T
+        if not len(keep):
+            keep = np.zeros((1, len(inside)))
+        if len(inside) == 1:
+            keep = np.ones((1, 1))
+        for i, row in enumerate(keep):
+            full = np.zeros(J)
+            full[inside] = row
+            rows.append(full)
+            counts.append(len(inside) if i == 0 else 0)
+            left = len(inside) - int(np.any(keep, axis=1).sum())
+            others.append(left if i == 0 else 0)
+            members.append(np.isin(np.arange(J), inside) * float(i == 0 and left > 0))
+    collapsed = collapse and len(rows) <= GAIN * J
+    XX = np.asarray(gram.corner)[:p, :p] - np.einsum("jap,jak->pk", B, B)
+    df = float(gram.n_obs) - rank.sum() - (np.linalg.matrix_rank(XX, tol=RANK * float(gram.n_obs)) if p else 0)
+    if collapsed:
+        rotate, at = (
+            np.array(rows),
+            np.array([np.flatnonzero(r if r.any() else m)[0] for r, m in zip(rows, members, strict=True)]),
+        )
+        B_R, K_R, rank = np.einsum("rj,jap->rap", rotate, B), K[at], rank[at]
+        counts, others = np.array(counts, float), np.array(others, float)
+        members = np.array(members)
+    else:
+        rotate = members = None
+        B_R, K_R, counts, others = B, K, np.ones(J), np.zeros(J)
+    shared: Any = dict(
+        K=np.ascontiguousarray(np.moveaxis(K_R, 0, -1)),
+        B=np.ascontiguousarray(np.moveaxis(B_R, 0, -1)),
+        counts=counts,
+        within=XX,
+        whiten=np.ascontiguousarray(np.moveaxis(whiten, 0, -1)),
+        rotate=rotate,
+        members=members,
+        others=others,
+        rank=rank.astype(float),
+        df=np.asarray(df),
+    )
+    return jax.device_put(Blocks(**shared, structure=s))
+
+
+def _patterns(A: np.ndarray) -> np.ndarray:
+    """(J,) a number for each level, the same where A_j is."""
+    scale = np.abs(A).max(initial=1e-300)
+    # the grid is moved, so that round numbers do not lie on its lines
+    cells = np.round(A.reshape(len(A), -1) / (SAME * scale) + 0.381966)
+    return np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+
+
+def block_data(stats: Statistics, shared: Blocks, XtB: Array | None = None) -> BlockData:
+    """Whitened, and collapsed where the design is."""
+    z = stats.z[0]
+    q = len(z)
+    b = jnp.stack([sum(shared.whiten[a, c][:, None] * z[c] for c in range(q)) for a in range(q)])  # pyright: ignore
+    yy = stats.yy - jnp.sum(b * b, axis=(0, 1))
+    rest = None
+    if shared.rotate is not None and shared.members is not None:
+        rotated = jnp.stack([shared.rotate @ b[a] for a in range(q)])
+        square = [[shared.members @ (b[a] * b[c]) for c in range(a + 1)] for a in range(q)]
+        mine = _pattern_sums(rotated, shared)
+        rest = jnp.stack([jnp.stack([square[max(a, c)][min(a, c)] for c in range(q)]) for a in range(q)]) - mine
+        b = rotated
+    xy = stats.xy - jnp.sum(shared.B[:, :, :, None] * b[:, None], axis=(0, 2))
+    return BlockData(b, rest, xy, yy, stats.beta0)
+
+
+def _pattern_sums(b: Array, shared: Blocks) -> Array:
+    """Σ bb' over the changed levels of each pattern that has others, at the place of its first one: (q, q, R, L)."""
+    R = len(shared.counts)
+    start = jnp.cumsum(shared.counts > 0) - 1  # the pattern of each changed level
+    same = (start[:, None] == start[None, :]) & (shared.counts > 0)[:, None] & (shared.others > 0)[:, None]
+    gather = same.astype(b.dtype)
+    q = len(b)
+    return jnp.stack([jnp.stack([(gather @ (b[a] * b[c])).reshape(R, -1) for c in range(q)]) for a in range(q)])
+
+
+# ---------------------------------------------------------------- the criterion
+def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value:
+    """Deviance, gradient and Hessian at theta (m, L) as to Z_s; keeps beta_s, sigma² and M_X^-1."""
+    s = shared.structure
+    p, q, m, L = s.p, s.chain[0], len(theta), theta.shape[-1]
+    R = shared.K.shape[-1]
+    D, dD, d2D = _directions(theta, s)
+    levels = [[shared.K[a, b][:, None] for b in range(q)] for a in range(q)]
+    Dm = [[D[a, b][None] for b in range(q)] for a in range(q)]
+    KDK = times(transpose(levels), times(Dm, levels))
+    S = [[KDK[a][b] + (1.0 if a == b else 0.0) for b in range(q)] for a in range(q)]
+    det, Sinv = invert(S)
+    counts = shared.counts[:, None]
+
+    def total(x: Array) -> Array:
+        return jnp.sum(jnp.broadcast_to(x, (R, L)), axis=0)
+
+    B = [[*(shared.B[a, c][:, None] for c in range(p)), data.b[a]] for a in range(q)]
+    SB = times(Sinv, B)
+    logdet = total(counts * jnp.log(det))
+    C = [[total(dot([r[c] for r in B], [r[d] for r in SB])) for d in range(c + 1)] for c in range(p + 1)]
+    if data.rest is not None:
+        rest = [[data.rest[a, b] for b in range(q)] for a in range(q)]
+        C[p][p] = C[p][p] + total(dot([x for r in Sinv for x in r], [x for r in rest for x in r]))
+    yy = data.yy + C[p][p]
+    n = gram.n_obs
+    df, log_X = n, jnp.zeros(L, theta.dtype)
+    M_inverse, beta, pwrss = jnp.zeros((0, 0, L), theta.dtype), jnp.zeros((0, L), theta.dtype), yy
+    if p:
+        M = jnp.stack([jnp.stack([shared.within[c, d] + C[max(c, d)][min(c, d)] for d in range(p)]) for c in range(p)])
+        right = jnp.stack([data.xy[c] + C[p][c] for c in range(p)])
+        Linv = BLOCKS.inverse_root(M)
+        M_inverse = BLOCKS.gram(Linv)
+        half = jnp.sum(Linv * right[None], axis=1)
+        beta = jnp.sum(M_inverse * right[None], axis=1)
+        pwrss = yy - jnp.sum(half * half, axis=0)
+        if s.reml:
+            df = n - p
+            log_X = -2 * jnp.sum(jnp.log(jnp.stack([Linv[c, c] for c in range(p)])), axis=0) - 2 * gram.logdet_T
+    value = logdet + df * (1 + jnp.log(2 * jnp.pi * pwrss / df)) + log_X - gram.sum_log_weights
+
+    # ------------------------------------------------------------ derivatives by D
+    kappa = df / pwrss
+    G = times(levels, SB)
+    e = [G[a][p] - sum((G[a][c] * beta[c] for c in range(p)), 0.0) for a in range(q)]
+    H = times(levels, times(Sinv, transpose(levels)))
+    ee = [[e[a] * e[b] for b in range(a + 1)] for a in range(q)]
+    if data.rest is not None:
+        KS = times(levels, Sinv)
+        spread = times(KS, times(rest, transpose(KS)))
+        ee = [[ee[a][b] + spread[a][b] for b in range(a + 1)] for a in range(q)]
+    pairs = [(a, b) for a in range(q) for b in range(a + 1)]
+    P = [total(ee[a][b]) for a, b in pairs]
+    slope = [total(counts * H[a][b]) - kappa * P[i] for i, (a, b) in enumerate(pairs)]
+    Y = {(a, b): 2 * kappa * ee[a][b] - counts * H[a][b] for a, b in pairs}
+    if s.reml and p:
+        GM = [[sum(G[a][d] * M_inverse[d, c] for d in range(p)) for c in range(p)] for a in range(q)]
+        GMG = {(a, b): dot(GM[a], G[b][:p]) for a, b in pairs}
+        slope = [slope[i] - total(GMG[pair]) for i, pair in enumerate(pairs)]
+        Y = {pair: Y[pair] + 2 * GMG[pair] for pair in pairs}
+    cross = {(i, k): total(H[i[0]][i[1]] * Y[k]) for i in pairs for k in pairs}
+
+    def sym(x: Any, a: int, b: int) -> Any:
+        return x[max(a, b), min(a, b)]
+
+    by_pair = {pair: i for i, pair in enumerate(pairs)}
+    cells = [(a, b) for a in range(q) for b in range(q)]
+
+    def along(values: list, d: Array) -> Array:
+        return sum(values[sym_index(a, b)] * d[a, b] for a, b in cells)  # pyright: ignore
+
+    def sym_index(a: int, b: int) -> int:
+        return by_pair[max(a, b), min(a, b)]
+
+    g = [along(slope, dD[i]) for i in range(m)]
+    moved = [along(P, dD[i]) for i in range(m)]
+    Ge = {(a, b): jnp.stack([total(G[a][c] * e[b]) for c in range(p)]) for a, b in cells} if p else {}
+    u: list[Any] = [sum(Ge[a, b] * dD[i][a, b] for a, b in cells) for i in range(m)] if p else []
+    Mu = [jnp.sum(M_inverse * x[None], axis=1) for x in u]
+    W = _widths(G, dD, total, p, q, m) if s.reml and p else []
+    MW = [jnp.sum(M_inverse[:, :, None] * x[None], axis=1) for x in W]
+    rows: list[list[Any]] = [[None] * m for _ in range(m)]
+    for i in range(m):
+        # tr(H dD_i Y dD_k) = Σ H_bc dD_i[c, d] Y_da dD_k[a, b]
+        part = {
+            (a, b): sum(
+                dD[i][c, d] * cross[(max(b, c), min(b, c)), (max(d, a), min(d, a))] for c in range(q) for d in range(q)
+            )
+            for a, b in cells
+        }
+        for k in range(i + 1):
+            x = sum(part[a, b] * dD[k][a, b] for a, b in cells) - kappa**2 / df * moved[i] * moved[k]
+            x = x + along(slope, d2D[i][k])
+            if p:
+                x = x - 2 * kappa * jnp.sum(u[i] * Mu[k], axis=0)
+            if s.reml and p:
+                x = x - jnp.sum(MW[i] * jnp.swapaxes(MW[k], 0, 1), axis=(0, 1))
+            rows[i][k] = rows[k][i] = x
+    hessian = jnp.stack([jnp.stack(r) for r in rows])
+    return Value(value, jnp.stack(g), hessian, (beta, pwrss / df, M_inverse))
+
+
+def _widths(G: Matrix, dD: list, total: Any, p: int, q: int, m: int) -> list[Array]:
+    """W_i = Σ G'dD_i G (p, p, L) of each parameter."""
+    GG = {(a, c, b, d): total(G[a][c] * G[b][d]) for a in range(q) for b in range(q) for c in range(p) for d in range(p)
+          if (a, c) >= (b, d)}  # fmt: skip
+
+    def entry(i: int, c: int, d: int) -> Any:
+        return sum(
+            dD[i][a, b] * GG[(a, c, b, d) if (a, c) >= (b, d) else (b, d, a, c)] for a in range(q) for b in range(q)
+        )
+
+    return [jnp.stack([jnp.stack([entry(i, c, d) for d in range(p)]) for c in range(p)]) for i in range(m)]
+
+
+def _directions(theta: Array, s: Structure) -> tuple[Array, list[Array], list[list[Array]]]:
+    """D = lam lam' (q, q, L), its first and second derivatives by theta."""
+
+    def covariance(t: Array) -> Array:
+        lam = scaled_factors(t, s)[0]
+        return jnp.sum(lam[:, None] * lam[None], axis=2)
+
+    def first(t: Array) -> list[Array]:
+        return [jax.jvp(covariance, (t,), (e,))[1] for e in units]
+
+    units = [jnp.zeros_like(theta).at[i].set(1.0) for i in range(len(theta))]
+    second = [jax.jvp(first, (theta,), (e,))[1] for e in units]
+    return covariance(theta), first(theta), second

@@ -1,0 +1,201 @@
+"""Responses drawn from a truth: y | b from the family at Xβ + Zb + offset, b ~ N(0, D) anew for each replicate.
+
+With D = λλ' and u ~ N(0, I), row i of Zb is Σ_c l_ci u[d_ci]: over the q effects of all factors, l_c is a column of Zλ
+and d_ci says which number among those of a replicate belongs to the level of the row.  Two programs draw a block of
+replicates, one u and one y: in a single one the compiler would draw u again for each row that it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._random import as_keys, check_key, normals_of, replicate_words, words
+from jaxmm._types import Array
+from jaxmm.batch.responses import Block, fingerprint
+from jaxmm.batch.truth import Truth, as_truth
+from jaxmm.families import Family
+from jaxmm.fit import Fit
+from jaxmm.predict import linear_predictor, rows_used
+
+if TYPE_CHECKING:
+    from jaxmm.model import Model
+
+MOST = 2**32  # replicates: their numbers are one word of the generator's counter
+
+
+class Simulated:
+    """Responses simulated from a model and a truth: a source for ``fit_many``.
+
+    Replicate k depends on ``key`` and k alone, to the bit, and is that of ``Fit.simulate`` but for rounding.
+
+    Args:
+        model: its design, family, offset and weights (precisions in a linear model) or trials.
+        truth: a ``Truth``, or what ``as_truth`` takes.
+        n: number of replicates, below 2^32.
+        key: a JAX key.
+        re: "new", random effects drawn anew for each replicate; "conditional", at the modes of ``fit``.
+        fit: for "conditional" the ``Fit`` whose parameters are the truth and whose rows are the model's; unless truth
+            is itself a Fit.
+
+    Raises:
+        ValueError: ``n`` that is no positive whole number; another ``re``; "conditional" without its fit.
+        TypeError: no key.
+    """
+
+    def __init__(self, model: Model, truth: Any, n: int, key: Any, re: str = "new", fit: Fit | None = None):
+        self.n, self._key = _check_n(n), words(check_key(key))
+        if re not in ("new", "conditional"):
+            raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
+        if re == "new" and fit is not None:
+            raise ValueError("fit= is for re='conditional': new random effects need no modes")
+        fit = truth if fit is None and isinstance(truth, Fit) else fit
+        self.truth = as_truth(model, truth)
+        d, self.re = model.design, re
+        self._family = None if model.likelihood.precisions else model.likelihood.family
+        if re == "conditional":
+            self._effects, self._eta = _no_effects(len(d.y)), _at_modes(model, self.truth, fit)
+        else:
+            self._effects = _loadings(model, self.truth)
+            self._eta = d.X @ self.truth.beta + (0.0 if d.offset is None else d.offset)
+        spread = np.full(len(d.y), self.truth.sigma)
+        self._spread = spread if d.weights is None else spread / np.sqrt(d.weights)
+        self._trials = np.ones(len(d.y)) if d.trials is None else d.trials
+
+    def block(self, first: int, size: int) -> Block:
+        """Replicates first .. first + size - 1: ``y`` (size, nobs), a JAX array of float64 where JAX computes now."""
+        size_u, index, loading = self._effects
+        with jax.enable_x64(True):
+            for_effects, for_response = replicate_words(self._key, first, size)
+            u = normals_of(for_effects, size_u)
+            if self._family is None:
+                return Block(_linear(for_response, u, self._eta, index, loading, self._spread))
+            return Block(
+                _generalised(self._family, for_response, u, self._eta, index, loading, self.truth.phi, self._trials)
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these responses from others: ``n``, the key, and hashes of the parameters and the design."""
+        _, index, loading = self._effects
+        return {
+            "responses": "simulated",
+            "n": self.n,
+            "key": [int(x) for x in self._key],
+            "re": self.re,
+            "family": "linear" if self._family is None else repr(self._family),
+            "truth": fingerprint(self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi),
+            "design": fingerprint(self._eta, index, loading, self._spread, self._trials),
+        }
+
+
+class Generated:
+    """Responses from a function of one's own: a source for ``fit_many``.
+
+    Args:
+        function: key -> y (nobs,), of JAX operations alone; it is vectorised and compiled, and computes in float64.
+        n: number of replicates, below 2^32.
+        key: a JAX key; replicate k is ``function`` of the key with k folded in, and depends on nothing else.
+
+    Raises:
+        ValueError: ``n`` that is no positive whole number, or a function whose value is not one array (nobs,).
+        TypeError: no key, or a function that cannot be called.
+    """
+
+    def __init__(self, function: Callable[[jax.Array], Any], n: int, key: Any):
+        if not callable(function):
+            raise TypeError(f"function must map a key to a response (nobs,), not {function!r}")
+        self.n, self._key, self.function = _check_n(n), words(check_key(key)), function
+        self._program = jax.jit(jax.vmap(lambda data: jnp.asarray(function(as_keys(data)), jnp.float64)))
+        with jax.enable_x64(True):
+            found = jax.eval_shape(function, as_keys(jnp.asarray(self._key)))
+        if not hasattr(found, "shape") or len(found.shape) != 1:
+            shape = f"an array of shape {found.shape}" if hasattr(found, "shape") else repr(found)
+            raise ValueError(f"function must return one response (nobs,), not {shape}")
+
+    def block(self, first: int, size: int) -> Block:
+        """Replicates first .. first + size - 1: ``y`` (size, nobs), a JAX array of float64."""
+        with jax.enable_x64(True):
+            keys, _ = replicate_words(self._key, first, size)
+            return Block(self._program(keys))
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these responses from others: ``n``, the key, and a hash of the first response."""
+        return {
+            "responses": "generated",
+            "n": self.n,
+            "key": [int(x) for x in self._key],
+            "first": fingerprint(self.block(0, 1).y),
+        }
+
+
+# ---------------------------------------------------------------- the programs
+@jax.jit
+def _linear(data: Array, u: Array, eta: Array, index: Array, loading: Array, spread: Array) -> Array:
+    return _predictor(u, eta, index, loading) + spread * normals_of(data, len(eta))
+
+
+@partial(jax.jit, static_argnums=0)
+def _generalised(
+    family: Family, data: Array, u: Array, eta: Array, index: Array, loading: Array, phi: Array, trials: Array
+) -> Array:
+    mu = family.link.inverse(_predictor(u, eta, index, loading))
+    return jax.vmap(lambda key, m: family.sample(key, m, phi, trials))(as_keys(data), mu)
+
+
+def _predictor(u: Array, eta: Array, index: Array, loading: Array) -> Array:
+    """(k, nobs) of u (k, J q): Xβ + offset + Zb."""
+    for at, scale in zip(index, loading, strict=True):
+        eta = eta + scale * u.at[:, at].get(mode="promise_in_bounds")
+    return jnp.broadcast_to(eta, (len(u), eta.shape[-1]))
+
+
+# ---------------------------------------------------------------- their arrays
+Loadings = tuple[int, np.ndarray, np.ndarray]
+
+
+def _loadings(model: Model, truth: Truth) -> Loadings:
+    """How many u a replicate has, which of them each row takes (C, nobs), and by how much (C, nobs)."""
+    d, start = model.design, 0
+    index, loading = [np.zeros((0, len(d.y)), np.int32)], [np.zeros((0, len(d.y)))]
+    for f, (factor, lam) in enumerate(zip(d.factors, truth.lams, strict=True)):
+        q = len(lam)
+        index.append((start + q * factor.codes + np.arange(q)[:, None]).astype(np.int32))
+        loading.append((np.hstack([t.Z for t in d.terms if t.factor == f]) @ lam).T)
+        start += q * len(factor.levels)
+    return start, np.concatenate(index), np.concatenate(loading)
+
+
+def _no_effects(nobs: int) -> Loadings:
+    return 0, np.zeros((0, nobs), np.int32), np.zeros((0, nobs))
+
+
+def _at_modes(model: Model, truth: Truth, fit: Any) -> np.ndarray:
+    """(nobs,) the linear predictor of a fit, its modes included.
+
+    Raises:
+        ValueError: no fit, one of other rows, or one whose parameters are not the truth.
+    """
+    if not isinstance(fit, Fit):
+        raise ValueError("re='conditional' needs the Fit whose modes the random effects are to have: pass fit=")
+    d, theirs = model.design, fit.model.design
+    pairs = [(d.X, theirs.X), *((a.codes, b.codes) for a, b in zip(d.factors, theirs.factors, strict=False))]
+    if not all(np.array_equal(a, b) for a, b in pairs):
+        raise ValueError(
+            "re='conditional': the fit has other rows than the model, so that its modes are of other levels"
+        )
+    own = as_truth(model, fit)
+    parameters = zip((truth.beta, *truth.lams, truth.sigma), (own.beta, *own.lams, own.sigma), strict=True)
+    if truth.phi != own.phi or not all(np.array_equal(a, b) for a, b in parameters):
+        raise ValueError("re='conditional': the truth differs from the fit, whose modes hold with its own parameters")
+    return linear_predictor(fit, rows_used(fit), {f.name for f in d.factors})
+
+
+def _check_n(n: Any) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n < MOST:
+        raise ValueError(f"n must be a positive number of replicates below 2^32, not {n!r}")
+    return int(n)

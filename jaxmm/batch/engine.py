@@ -1,0 +1,297 @@
+"""fit_many: one design, many responses, as one program.
+
+The replicates are cut into parts, the parts into pools of L lanes (``search``).  Each lane's arithmetic is its own:
+what it finds does not depend on its neighbours, nor on L.  There is a worker for each core, or for each accelerator;
+several processes (``jax.distributed``) share the parts among them.  Where there is a folder, each part is written to
+it as soon as it is done, and what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxmm._context import computing
+from jaxmm.batch.linear_blocks import LinearBlocks
+from jaxmm.batch.linear_lanes import LinearLanes
+from jaxmm.batch.labels import label
+from jaxmm.batch.responses import Responses, StreamResponses, as_responses, fingerprint
+from jaxmm.batch.result import FitBatch, concatenate
+from jaxmm.batch.search import PartSearch
+from jaxmm.batch.setup import make_problem, scaled_start
+from jaxmm.batch.store import Store
+from jaxmm.optimize import Control, as_control
+
+
+def fit_many(
+    model: Any,
+    Y: Any,
+    *,
+    start: Any = None,
+    batch: int | None = None,
+    out: Any = None,
+    progress: bool = True,
+    control: Control | dict | None = None,
+    collapse: bool = True,
+) -> FitBatch:
+    """Fit one design to many responses.
+
+    Args:
+        model: a ``Model``, or a ``Fit`` whose model is meant.
+        Y: (n, nobs), a response in each row: an array, a memory map, a table; or an iterator of such arrays; or a
+        source
+            of responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials.
+        start: where every search begins: a ``Fit``, theta (m,), or a ``Truth``; by default moments of each response.
+        batch: lanes that are searched at once; by default as many as suit the cache, or the accelerator's memory.
+        out: a folder for the results, part by part. A call with the same model and responses goes on where an
+            interrupted one stopped, and a folder of something else is refused.
+        progress: whether to show a progress bar.
+        control: ``Control`` or a dictionary of its settings; ``tolerance`` and ``max_iterations`` are those of a lane.
+            ``device``: "auto" is all that JAX sees, of its default kind.
+        collapse: whether levels with equal cross-products share their factor (it changes rounding only).
+
+    Returns:
+        ``FitBatch``, by replicate. A response that is not finite, does not vary or cannot be fitted has a status that
+        says so and NaN for estimates; it changes nothing for the others.
+
+    Raises:
+        DataError: responses of another length than the model has observations.
+        ValueError: a folder that holds another study.
+    """
+    model = getattr(model, "model", model)
+    control = as_control(control)
+    source = as_responses(Y, len(model.design.y))
+    job = _Job(model, source, start, batch, control, collapse)
+    return job.run(out, progress)
+
+
+WIDTHS = (64, 256, 1024, 4096)  # of a batch on a CPU: few, since each is compiled
+CACHE = 1 << 21  # bytes of a core's cache that the data of a batch should fit
+POOLS = 32  # of L lanes in a part: the last lanes of a part search alone
+ACCELERATOR = 1 << 16  # lanes on an accelerator, if its memory allows
+
+
+class _Job:
+    """One call of ``fit_many``: what is to be done, by whom, and what has been done."""
+
+    def __init__(self, model: Any, source: Any, start: Any, batch: int | None, control: Control, collapse: bool):
+        if batch is not None and (not isinstance(batch, int | np.integer) or batch < 1):
+            raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
+        self.model, self.source, self.control, self.collapse = model, source, control, collapse
+        self.copies = bool(getattr(source, "has_copies", False))
+        self.n = getattr(source, "n", None)
+        with computing(model.device):
+            self.start = scaled_start(model, start)
+            self.problem = make_problem(model, self.start, collapse, self.copies)
+        self.devices = _devices(control.device)
+        on_cpu = self.devices[0].platform == "cpu"
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(cores, len(self.devices)) if on_cpu else len(self.devices)
+        if on_cpu and self.problem.library:
+            workers = 1
+        self.width = int(batch or (self._width_on_cpu(workers) if on_cpu else self._width_on_accelerator()))
+        self.workers = workers if self.n is None else max(1, min(workers, -(-self.n // self.width)))
+
+    @property
+    def check(self) -> Any:
+        """Which responses (L, n) are not the family's; None for a source that has none."""
+        family, trials = self.model.likelihood.family, self.model.design.trials
+        if getattr(self.source, "trusted", False) or isinstance(self.problem, LinearBlocks | LinearLanes):
+            return None
+
+        def invalid(y: Any) -> np.ndarray:
+            y = np.asarray(y)
+            with np.errstate(invalid="ignore"):
+                good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
+            return ~np.all(good, axis=1)
+
+        return invalid
+
+    def _bytes(self) -> int:
+        """Of the data of one lane."""
+        with computing(self.model.device):
+            y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
+            data = jax.eval_shape(lambda problem, y: problem.data(y, None), self.problem, y)
+        return 8 * sum(x.size for x in jax.tree.leaves(data)) + 8 * y.shape[0]
+
+    def _width_on_cpu(self, workers: int) -> int:
+        each = self._bytes() * self.problem.temporaries
+        fits = [w for w in WIDTHS if w * each <= CACHE] or [WIDTHS[0]]
+        wanted = fits[-1] if self.n is None else -(-self.n // workers)
+        return next((w for w in fits if w >= wanted), fits[-1])
+
+    def _width_on_accelerator(self) -> int:
+        stats = self.devices[0].memory_stats() or {}
+        room = stats.get("bytes_limit", 1 << 34) // 64
+        most = 1 << max(6, int(np.log2(max(room // (self._bytes() * self.problem.temporaries), 1))))
+        wanted = ACCELERATOR if self.n is None else 1 << max(6, int(np.ceil(np.log2(max(self.n, 1)))))
+        return min(most, ACCELERATOR, wanted)
+
+    @property
+    def part(self) -> int:
+        """Replicates in a part."""
+        most = POOLS * self.width
+        if self.n is None:
+            return most
+        share = -(-self.n // (self.workers * jax.process_count()))
+        return max(1, min(most, share))
+
+    # ------------------------------------------------------------ running
+    def run(self, out: Any, progress: bool) -> FitBatch:
+        store = None if out is None else Store(out, self.identity)
+        with _bar(progress, self.n) as tick:
+            done = self._all(store, tick)
+        if jax.process_count() > 1:
+            return _together(done, store, self.n)
+        return concatenate(done) if store is None else store.read(self.n)
+
+    def _all(self, store: Store | None, tick: Any) -> list[FitBatch]:
+        done: list[FitBatch] = []
+        mine = threading.local()
+        lock, turn = threading.Lock(), iter(range(1 << 30))
+
+        def device() -> Any:
+            if not hasattr(mine, "search"):
+                with lock:
+                    mine.device = self.devices[next(turn) % len(self.devices)]
+                with computing(mine.device):
+                    problem = jax.device_put(self.problem, mine.device)
+                    mine.search = PartSearch(problem, self.start, self.width, self.control, self.check, tick)
+            return mine.device
+
+        def work(source: Responses, first: int, size: int, number: int) -> None:
+            with computing(device()):
+                found, iterations = mine.search.run(source, first, size)
+            batch = label(self.model, found, iterations, number)
+            if store is None:
+                with lock:
+                    done.append(batch)
+            else:
+                store.write(batch, number, number + size)
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            waiting: set[Future] = set()
+            try:
+                for task in self._tasks(store, tick):
+                    waiting.add(pool.submit(work, *task))
+                    while len(waiting) >= 2 * self.workers:
+                        ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                        for future in ended:
+                            future.result()
+                for future in waiting:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return done
+
+    def _tasks(self, store: Store | None, tick: Any) -> Iterator[tuple[Any, int, int, int]]:
+        """(source, first replicate in it, how many, number of the first) of the parts of this process."""
+        processes, me = jax.process_count(), jax.process_index()
+        if isinstance(self.source, StreamResponses):
+            number = 0
+            have = store.done() if store else []
+            for k, rows in enumerate(self.source.parts(self.part)):
+                known = any(a <= number and number + rows.n <= b for a, b in have)
+                if k % processes == me and not known:
+                    yield rows, 0, rows.n, number
+                elif known:
+                    tick(rows.n)
+                number += rows.n
+            if not number:
+                raise ValueError("the iterator of responses gave none: there is nothing to fit")
+            self.n = number
+            return
+        assert self.n is not None
+        missing = [(f, min(self.part, self.n - f)) for f in range(0, self.n, self.part)]
+        if store is not None:
+            missing = store.missing(self.n, self.part)
+            tick(self.n - sum(size for _, size in missing))
+        for first, size in missing:
+            if (first // self.part) % processes == me:
+                yield self.source, first, size, first
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a results folder belongs to."""
+        d, lik = self.model.design, self.model.likelihood
+        X = [d.X, *(t.Z for t in d.terms), *(f.codes for f in d.factors)]
+        X += [x for x in (d.weights, d.offset, d.trials) if x is not None]
+        return {
+            "formula": d.formula,
+            "likelihood": lik.kind,
+            "family": f"{lik.family!r}",
+            "columns": list(d.columns),
+            "terms": [f"{t.kind}({' + '.join(t.effects)} | {d.factors[t.factor].name})" for t in d.terms],
+            "design": fingerprint(*X),
+            "start": None if self.start is None else [float(x) for x in self.start],
+            "tolerance": self.control.tolerance,
+            "max_iterations": self.control.max_iterations,
+            **self.source.identity(),
+        }
+
+
+def _together(done: list[FitBatch], store: Store | None, n: int | None) -> FitBatch:
+    """The parts of all processes, in each of them."""
+    if store is not None:
+        multihost_utils.sync_global_devices("jaxmm: every part is written")
+        return store.read(n)
+    own = concatenate(done) if done else None
+    counts = multihost_utils.process_allgather(np.asarray(0 if own is None else len(own)))
+    most = int(np.max(counts))
+    if own is None or most == 0:
+        raise ValueError("there are fewer parts than processes: give batch= a smaller number of lanes")
+
+    def padded(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.zeros((most - len(x), *x.shape[1:]), x.dtype)])
+
+    parts = []
+    with jax.enable_x64(True):
+        gathered = {name: multihost_utils.process_allgather(padded(x)) for name, x in own.arrays().items()}
+    for k, count in enumerate(np.ravel(counts)):
+        parts.append(replace(own, **{name: np.asarray(x)[k, : int(count)] for name, x in gathered.items()}))
+    return concatenate(parts)
+
+
+def _devices(wanted: Any) -> list[Any]:
+    """The local devices to compute on.
+
+    Raises:
+        ValueError: a device that JAX does not see here.
+    """
+    if isinstance(wanted, jax.Device):
+        return [wanted]
+    if wanted == "auto":
+        return jax.local_devices()
+    try:
+        return jax.local_devices(backend=wanted)
+    except (RuntimeError, TypeError) as problem:
+        raise ValueError(f"control.device is {wanted!r}, but JAX sees no such device here") from problem
+
+
+@contextmanager
+def _bar(progress: bool, n: int | None) -> Iterator[Any]:
+    """A function that is told how many more replicates are done."""
+    if not progress:
+        yield lambda count: None
+        return
+    from tqdm.auto import tqdm
+
+    lock = threading.Lock()
+    with tqdm(total=n, unit=" fits", unit_scale=True) as bar:
+
+        def tick(count: int) -> None:
+            with lock:
+                bar.update(count)
+
+        yield tick

@@ -1,0 +1,236 @@
+"""Arrays with one leading axis <-> one Parquet file, exactly: a column per number, their order kept in its metadata.
+
+A file appears under its name whole or not at all: it is written under a temporary name in the same folder, flushed to
+the disk, and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+FORMAT = 1
+KEY = b"jaxmm"
+ROWS = 2**17  # of a row group: what is held in memory besides the arrays themselves
+OLD = 3600.0  # seconds after which a temporary file has no living writer
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
+_TEMPORARY = re.compile(r"\.jaxmm-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{32}\.tmp")
+
+
+def version() -> str:
+    """Of the running package, which is imported by the time that anybody asks."""
+    return sys.modules[__name__.partition(".")[0]].__version__
+
+
+def parquet() -> Any:
+    """The module pyarrow.parquet.
+
+    Raises:
+        ImportError: pyarrow is not installed, with how to install it.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("results in files need pyarrow: pip install 'jaxmm[parquet]'") from error
+    return pyarrow.parquet
+
+
+# ---------------------------------------------------------------- arrays <-> a table
+def write_arrays(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    labels: Mapping[str, Sequence[str]],
+    about: Mapping[str, Any],
+    overwrite: bool = True,
+) -> None:
+    """Write arrays (n,) or (n, k) as the columns of a Parquet file.
+
+    Args:
+        labels: the names of the k columns of each array (n, k).
+        about: JSON, kept in the file's metadata.
+
+    Raises:
+        FileExistsError: there is a file, and ``overwrite`` is False.
+    """
+    pq = parquet()
+    import pyarrow as pa
+
+    layout, names, n = [], [], 0
+    for name, x in arrays.items():
+        n = len(x)
+        layout.append([name, x.dtype.str, list(x.shape[1:])])
+        names += [name] if x.ndim == 1 else [f"{name}[{label}]" for label in labels[name]]
+    seen: dict[str, int] = {}
+    for k, name in enumerate(names):
+        seen[name] = seen.get(name, 0) + 1
+        names[k] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+
+    def table(rows: slice) -> Any:
+        parts = (x[rows, None] if x.ndim == 1 else x[rows] for x in arrays.values())
+        return [pa.array(np.ascontiguousarray(part[:, j])) for part in parts for j in range(part.shape[1])]
+
+    meta = {"format": FORMAT, "version": version(), "layout": layout, **about}
+    types = [column.type for column in table(slice(0, 0))]
+    schema = pa.schema(
+        [pa.field(name, type_, nullable=False) for name, type_ in zip(names, types, strict=True)],
+        metadata={KEY: json.dumps(meta).encode()},
+    )
+
+    def write(file: BinaryIO) -> None:
+        options = {"use_dictionary": False, "compression": "zstd", "write_page_checksum": True}
+        with pq.ParquetWriter(file, schema, **options) as writer:
+            for first in range(0, n, ROWS):
+                writer.write_table(pa.Table.from_arrays(table(slice(first, first + ROWS)), schema=schema))
+
+    publish(path, write, overwrite)
+
+
+class ArrayFile:
+    """A file of ``write_arrays``, open for reading: ``about`` (its metadata) and ``n`` rows.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file of another kind, a damaged one, or one of a later format; the message names it.
+    """
+
+    def __init__(self, path: Path):
+        self.path, pq = path, parquet()
+        try:
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            kept = (self._file.schema_arrow.metadata or {}).get(KEY)
+            self.about: dict[str, Any] = {} if kept is None else json.loads(kept)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (OSError, ValueError) as error:  # pyarrow's own derive from these
+            raise ValueError(f"'{path}' is not a whole Parquet file ({_first_line(error)})") from error
+        if "layout" not in self.about:
+            self.close()
+            raise ValueError(f"'{path}' is a Parquet file, but not one of results that jaxmm wrote")
+        if self.about["format"] > FORMAT:
+            self.close()
+            raise ValueError(f"'{path}' was written by jaxmm {self.about['version']}; this is {version()}: update it")
+        self.n: int = self._file.metadata.num_rows
+
+    def __enter__(self) -> ArrayFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+    def empty(self, n: int) -> dict[str, np.ndarray]:
+        """Arrays of n rows to read into."""
+        return {name: np.empty((n, *shape), dtype) for name, dtype, shape in self.about["layout"]}
+
+    def read_into(self, arrays: Mapping[str, np.ndarray], rows: slice, at: int) -> None:
+        """Copy ``rows`` of the file into the arrays, from row ``at`` on, one row group in memory at a time.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            first = 0
+            for group in range(self._file.num_row_groups):
+                stop = first + self._file.metadata.row_group(group).num_rows
+                lo, hi = max(first, rows.start), min(stop, rows.stop)
+                if lo < hi:
+                    columns = iter(self._file.read_row_group(group).columns)
+                    for name, _, shape in self.about["layout"]:
+                        target = arrays[name][at + lo - rows.start : at + hi - rows.start]
+                        for part in target.T if shape else [target]:
+                            part[:] = next(columns).to_numpy()[lo - first : hi - first]
+                first = stop
+        except (OSError, ValueError) as error:
+            raise ValueError(f"'{self.path}' is damaged ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# ---------------------------------------------------------------- whole files or none
+def publish(path: Path, write: Callable[[BinaryIO], object], overwrite: bool) -> None:
+    """Make a file of what ``write`` writes, durably and at once.
+
+    Raises:
+        FileExistsError: there is a file, and ``overwrite`` is False.
+    """
+    for attempt in range(3):
+        temporary = path.parent / f".jaxmm-{_HOST}-{os.getpid()}-{uuid.uuid4().hex}.tmp"
+        try:
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _link(temporary, path)
+            break
+        except FileNotFoundError:
+            # taken for a leftover by a process that cannot see this one, as from another container
+            if attempt == 2 or not path.parent.is_dir():
+                raise
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give the file its name unless that is taken."""
+    try:
+        os.link(temporary, path)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:  # a file system without links: a look and a renaming, not quite at once
+        if path.exists():
+            raise FileExistsError(f"'{path}' exists") from error
+        os.replace(temporary, path)
+
+
+def is_temporary(name: str) -> bool:
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that are dead: of this host by their process, else by their age."""
+    for path in folder.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        with suppress(FileNotFoundError):
+            dead = found["host"] == _HOST and not _is_alive(int(found["pid"]))
+            if dead or time.time() - path.stat().st_mtime > OLD:
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no harmless signal to ask with
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,135 @@
+"""Tests of fixed effects in every replicate of a study: fits -> p-values.
+
+A test is one small class: a name, the columns that its null model lacks, and ``p_values``.  Another test (with degrees
+of freedom by Satterthwaite, say) is another class with the same three.
+
+    WaldZ              2 Φ(-|estimate / se|), from the fits of the study
+    LikelihoodRatio    P(χ²_df > 2 (loglik - that of the null model)), both by maximum likelihood, on one response
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.special import chdtrc, ndtr
+
+from jaxmm.batch.result import FitBatch
+from jaxmm.design import Design
+from jaxmm.model import Model
+
+Columns = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fits:
+    """What a test may use: the study's fits, those of the same model by maximum likelihood (the same object where it is
+    fitted so anyway; None where no test needs it), and by the columns left out the fits of the null models."""
+
+    model: Model
+    batch: FitBatch
+    by_ml: FitBatch | None
+    nulls: Mapping[Columns, FitBatch]
+
+
+class Test(Protocol):
+    """A test.  ``without`` names the columns that its null model lacks, () for a test that needs none."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def without(self) -> Columns: ...
+    def p_values(self, fits: Fits) -> Mapping[Columns, np.ndarray]:
+        """By the columns whose coefficients are zero under the hypothesis: p (n,), NaN where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class WaldZ:
+    """Each coefficient by itself, the normal distribution for its estimate over its standard error.
+
+    It takes the standard error for known: anticonservative with few levels. ``columns``: those tested, all where None.
+    """
+
+    columns: Columns | None = None
+    name: str = "Wald z"
+    without: Columns = ()
+
+    def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
+        names = fits.batch.names.fixef
+        wanted = names if self.columns is None else self.columns
+        with np.errstate(invalid="ignore", divide="ignore"):
+            p = 2 * ndtr(-np.abs(fits.batch.fixef / fits.batch.bse))
+        p[~fits.batch.converged] = np.nan
+        return {(name,): p[:, names.index(name)] for name in wanted}
+
+
+@dataclass(frozen=True)
+class LikelihoodRatio:
+    """The coefficients of ``without`` together, chi-squared with as many degrees of freedom (Wilks 1938)."""
+
+    without: Columns
+    name: str = "likelihood ratio"
+
+    def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
+        full, null = fits.by_ml, fits.nulls[self.without]
+        assert full is not None
+        statistic = 2 * np.maximum(0.0, full.loglik - null.loglik)
+        p = chdtrc(len(self.without), statistic)
+        return {self.without: np.where(full.converged & null.converged, p, np.nan)}
+
+
+def columns_of(design: Design, name: str | Sequence[str]) -> Columns:
+    """The columns of X that are meant: one of them, a term of the formula with all its columns, or several of these.
+
+    Raises:
+        KeyError: neither a column nor a term.
+    """
+    if not isinstance(name, str):
+        return tuple(dict.fromkeys(c for one in name for c in columns_of(design, one)))
+    if name in design.columns:
+        return (name,)
+    terms = _terms(design)
+    if terms.get(name):
+        return terms[name]
+    raise KeyError(
+        f"there is no coefficient and no term {name!r}; the model has {', '.join(map(repr, design.columns))}"
+    )
+
+
+def _terms(design: Design) -> dict[str, Columns]:
+    """Term -> its columns of X; nothing for a model from arrays."""
+    if design.spec is None:
+        return {}
+    matrix, out, at = design.spec.matrix, {}, int(design.spec.matrix.intercept)
+    for term in matrix.terms:
+        count = int(np.prod([len(c.names if c else matrix.variables[k].names) for k, c in term]))
+        names = matrix.columns[at : at + count]
+        at += count
+        out[":".join(str(matrix.variables[k].expr) for k, _ in term)] = tuple(n for n in names if n in design.columns)
+    return out
+
+
+def without(model: Model, columns: Columns) -> Model:
+    """The model without some columns of X; its random effects stay.
+
+    Raises:
+        KeyError: a column that it has not.
+    """
+    d = model.design
+    for name in columns:
+        columns_of(d, name)
+    left = np.array([j for j, name in enumerate(d.columns) if name not in columns], int)
+    held_out = None if d.held_out is None else replace(d.held_out, X=d.held_out.X[:, left])
+    spec: Any = d.spec and replace(d.spec, kept_columns=d.spec.kept_columns[left])
+    design = replace(
+        d,
+        formula=f"{d.formula}, without {', '.join(columns)}",
+        X=np.ascontiguousarray(d.X[:, left]),
+        columns=tuple(d.columns[j] for j in left),
+        held_out=held_out,
+        spec=spec,
+    )
+    return Model(design, model.likelihood, device=model.device)

@@ -1,0 +1,45 @@
+"""The fit without each level of one factor in turn: what the acceleration of BCa intervals is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxmm.batch.engine import fit_many
+from jaxmm.batch.resample import LeaveOneOut, outermost
+from jaxmm.batch.result import FitBatch
+from jaxmm.design import DataError, Design
+from jaxmm.fit import Fit
+from jaxmm.from_arrays import Term, design_from_arrays
+from jaxmm.model import Model
+
+
+def leave_out(fit: Fit) -> FitBatch | Iterator[Fit | None]:
+    """The levels of the only factor, or of the outermost of nested ones, as one batch; of crossed factors the levels of
+    that with the fewest, fit by fit, None where what is left cannot be fitted."""
+    if outermost(fit.model) is not None:
+        return fit_many(fit.model, LeaveOneOut(fit), start=fit, progress=False)
+    factors = fit.model.design.factors
+    fewest = min(range(len(factors)), key=lambda f: len(factors[f].levels))
+    return (_without(fit.model, fewest, j) for j in range(len(factors[fewest].levels)))
+
+
+def _without(model: Model, factor: int, level: int) -> Fit | None:
+    try:
+        design = _rows(model.design, model.design.factors[factor].codes != level, model)
+        return Model(design, model.likelihood, device=model.device).fit()
+    except DataError:
+        return None
+
+
+def _rows(d: Design, kept: np.ndarray, model: Model) -> Design:
+    def of(x: Any) -> Any:
+        return None if x is None else x[kept]
+
+    terms = [
+        Term(t.Z[kept], d.factors[t.factor].codes[kept], d.factors[t.factor].name, t.effects, t.kind) for t in d.terms
+    ]
+    family = None if model.likelihood.exact else model.likelihood.family
+    return design_from_arrays(of(d.y), of(d.X), terms, of(d.weights), of(d.offset), d.columns, family, of(d.trials))

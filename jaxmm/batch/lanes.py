@@ -1,0 +1,251 @@
+"""The trust-region search of ``optimize`` for many problems at once, the lanes, in steps of a fixed cost.
+
+Every array has the lanes on its last axis, so that each operation is one long vector: theta (m, L), H (m, m, L).
+A step evaluates at theta + move, accepts or not, and makes the next move; a lane that has ended stands still until it
+is replaced.  The Hessian is exact where the problem has a cheap one, else improved by symmetric rank-one updates from
+gradients (Nocedal & Wright 2006, §6.2).  After the stopping rule one more step is taken, so that where a lane stops
+hardly moves its estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.optimize import KICK, MAX_KICKS, MU_STEPS, SETTLED, Control, Status
+
+RUNNING = -1
+UNROLLED = 5  # parameters up to which a sweep of rotations is written out
+SWEEPS = 6  # of rotations: they converge quadratically
+PATIENCE = 1e3  # times the tolerance is near enough where no step lowers the value any more
+
+
+class Value(NamedTuple):
+    """A criterion at theta: ``value`` (L,), ``gradient`` (m, L), ``hessian`` (m, m, L) or None, and what is kept from
+    the best theta, a pytree with the lanes last."""
+
+    value: Array
+    gradient: Array
+    hessian: Array | None
+    kept: Any
+
+
+class Lanes(NamedTuple):
+    """The state of the search; ``fresh`` marks lanes that have not been evaluated yet."""
+
+    theta: Array
+    value: Array
+    gradient: Array
+    hessian: Array
+    kept: Any
+    move: Array
+    predicted: Array
+    length: Array
+    radius: Array
+    decrement: Array
+    iteration: Array
+    kicks: Array
+    closing: Array
+    fresh: Array
+    status: Array
+
+
+# ---------------------------------------------------------------- small symmetric matrices, lanes last
+def eigh(H: Array) -> tuple[Array, Array]:
+    """Eigenvalues (m, L), ascending, and eigenvectors (m, m, L) of symmetric H, by Jacobi's rotations.
+
+    The library's routine goes matrix by matrix, and two programs that call it at once can wait for each other for ever
+    (``Problem.library``).
+    """
+    m = len(H)
+    eye = jnp.broadcast_to(jnp.eye(m, dtype=H.dtype)[:, :, None], H.shape)
+    if m == 1:
+        return H[0], eye
+    sweep = _unrolled_sweep if m <= UNROLLED else _looped_sweep
+    A, Q = jax.lax.fori_loop(0, 1 if m == 2 else SWEEPS, lambda _, both: sweep(*both), (H, eye))
+    w = jnp.stack([A[k, k] for k in range(m)])
+    order = jnp.argsort(w, axis=0)
+    return jnp.take_along_axis(w, order, axis=0), jnp.take_along_axis(Q, order[None], axis=1)
+
+
+def _rotation(a: Array, b: Array, off: Array) -> tuple[Array, Array, Array]:
+    """Tangent, cosine and sine that make ``off`` zero: the smaller root of t² + t (b - a)/off - 1 = 0 (Golub & Van Loan
+    2013, §8.5)."""
+    half = 0.5 * (b - a)
+    root = jnp.sqrt(half * half + off * off)
+    below = jnp.where(half >= 0, half + root, half - root)
+    t = jnp.where(off == 0, 0.0, off / jnp.where(below == 0, 1.0, below))
+    c = jax.lax.rsqrt(1 + t * t)
+    return t, c, t * c
+
+
+def _unrolled_sweep(H: Array, vectors: Array) -> tuple[Array, Array]:
+    m = len(H)
+    A, Q = ([[x[a, b] for b in range(m)] for a in range(m)] for x in (H, vectors))
+    for a in range(m):
+        for b in range(a + 1, m):
+            off = A[a][b]
+            t, c, s = _rotation(A[a][a], A[b][b], off)
+            for k in range(m):
+                if k not in (a, b):
+                    x, z = A[k][a], A[k][b]
+                    A[k][a] = A[a][k] = c * x - s * z
+                    A[k][b] = A[b][k] = s * x + c * z
+                x, z = Q[k][a], Q[k][b]
+                Q[k][a], Q[k][b] = c * x - s * z, s * x + c * z
+            A[a][a], A[b][b] = A[a][a] - t * off, A[b][b] + t * off
+            A[a][b] = A[b][a] = jnp.zeros_like(off)
+    return jnp.stack([jnp.stack(r) for r in A]), jnp.stack([jnp.stack(r) for r in Q])
+
+
+def _looped_sweep(H: Array, vectors: Array) -> tuple[Array, Array]:
+    pairs = jnp.asarray([(a, b) for a in range(len(H)) for b in range(a + 1, len(H))])
+
+    def turn(i, both):
+        A, Q = both
+        a, b = pairs[i]
+        _, c, s = _rotation(A[a, a], A[b, b], A[a, b])
+        A = A.at[a].set(c * A[a] - s * A[b]).at[b].set(s * A[a] + c * A[b])
+        A = A.at[:, a].set(c * A[:, a] - s * A[:, b]).at[:, b].set(s * A[:, a] + c * A[:, b])
+        Q = Q.at[:, a].set(c * Q[:, a] - s * Q[:, b]).at[:, b].set(s * Q[:, a] + c * Q[:, b])
+        return A, Q
+
+    return jax.lax.fori_loop(0, len(pairs), turn, (H, vectors))
+
+
+class _Step(NamedTuple):
+    move: Array
+    predicted: Array
+    decrement: Array
+    eigenvalue: Array
+    direction: Array
+    length: Array
+
+
+def newton_step(g: Array, H: Array, radius: Array) -> _Step:
+    """``optimize.newton_step`` for every lane."""
+    w, Q = eigh(H)
+    size = jnp.abs(w)
+    size = jnp.maximum(size, 1e-10 * jnp.max(size, axis=0) + 1e-100)
+    slope = jnp.sum(Q * g[:, None], axis=0)
+    decrement = 0.5 * jnp.sum(slope**2 / size, axis=0)
+
+    def tighten(_, mu):
+        shifted = 1 / (size + mu)
+        scaled = (slope * shifted) ** 2
+        length = jnp.sqrt(jnp.sum(scaled, axis=0) + 1e-300)
+        rate = jnp.maximum(jnp.sum(scaled * shifted, axis=0), 1e-300)
+        return jnp.where(length > radius, mu + (length / radius - 1) * length**2 / rate, mu)
+
+    mu = jax.lax.fori_loop(0, MU_STEPS, tighten, jnp.zeros_like(decrement))
+    s = -(slope / (size + mu))
+    predicted = -jnp.sum(slope * s, axis=0) - 0.5 * jnp.sum(w * s**2, axis=0)
+    return _Step(jnp.sum(Q * s, axis=1), predicted, decrement, w[0], Q[:, 0], jnp.sqrt(jnp.sum(s**2, axis=0)))
+
+
+def rank_one(H: Array, s: Array, y: Array) -> Array:
+    """The symmetric rank-one update, H s = y afterwards; skipped where its denominator is not safe."""
+    r = y - jnp.sum(H * s[None], axis=1)
+    scale = jnp.sum(r * s, axis=0)
+    safe = jnp.abs(scale) > 1e-8 * jnp.sqrt(jnp.sum(r * r, axis=0) * jnp.sum(s * s, axis=0))
+    return jnp.where(safe, H + r[:, None] * r[None] / jnp.where(safe, scale, 1.0), H)
+
+
+# ---------------------------------------------------------------- the search
+def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
+    """Lanes at ``theta`` (m, L), not yet evaluated; ``kept`` an example of what is, ``hessian`` (m, m, L) a first guess
+    (used where the problem gives none)."""
+    L = theta.shape[-1]
+    zero = jnp.zeros(L, theta.dtype)
+    return Lanes(
+        theta=theta,
+        value=zero + jnp.inf,
+        gradient=jnp.zeros_like(theta),
+        hessian=hessian,
+        kept=kept,
+        move=jnp.zeros_like(theta),
+        predicted=zero,
+        length=zero,
+        radius=jnp.maximum(0.5, 0.5 * jnp.sqrt(jnp.sum(theta**2, axis=0))),
+        decrement=zero + jnp.inf,
+        iteration=jnp.zeros(L, jnp.int32),
+        kicks=jnp.zeros(L, jnp.int32),
+        closing=jnp.zeros(L, bool),
+        fresh=jnp.ones(L, bool),
+        status=jnp.full(L, RUNNING, jnp.int32),
+    )
+
+
+def choose(mask: Array, new: Any, old: Any) -> Any:
+    """Lane by lane ``new`` where the mask is true, in every leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(mask, a, b), new, old)
+
+
+def advance(evaluate: Callable[[Array, Any], Value], s: Lanes, control: Control) -> Lanes:
+    """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value."""
+    m = len(s.theta)
+    rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
+    at = evaluate(s.theta + s.move, s.kept)
+    hessian = at.hessian
+    if hessian is None:
+        hessian = jnp.where(s.fresh, s.hessian, rank_one(s.hessian, s.move, at.gradient - s.gradient))
+        usable = jnp.all(jnp.isfinite(at.gradient), axis=0)
+        updated = jnp.where(usable, hessian, s.hessian)  # also where the step is refused: it has been learnt
+    else:
+        updated = s.hessian
+    finite = (
+        jnp.isfinite(at.value)
+        & jnp.all(jnp.isfinite(at.gradient), axis=0)
+        & jnp.all(jnp.isfinite(hessian), axis=(0, 1))
+    )
+    noise = rounding * (jnp.abs(at.value) + 1.0) * m
+    ratio = jnp.where(s.fresh, 0.5, (s.value - at.value + noise) / (s.predicted + noise))
+    # the closing step is shorter than rounding of the value can tell
+    accept = finite & ((ratio > 1e-4) | (s.closing & (at.value <= s.value + 1e3 * noise)))
+    new = (s.theta + s.move, at.value, at.gradient, hessian, at.kept)
+    theta, value, g, H, kept = choose(accept, new, (s.theta, s.value, s.gradient, updated, s.kept))
+    radius = jnp.where(accept & (ratio > 0.75) & (s.length > 0.8 * s.radius), 2.5 * s.radius, s.radius)
+    shorter = 0.25 * jnp.minimum(s.radius, s.length)
+    radius = jnp.where(finite & (ratio >= 0.25), radius, jnp.where(s.fresh, radius, shorter))
+    step = newton_step(g, H, radius)
+    tolerance = jnp.maximum(control.tolerance, rounding * jnp.abs(value))
+    near = step.decrement <= tolerance
+    largest = jnp.max(jnp.abs(H), axis=(0, 1))
+    saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
+    ended = ~saddle & ((near & ((step.decrement <= SETTLED * tolerance) | ~accept)) | s.closing)
+    stuck = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2, axis=0)))
+    status = jnp.where(s.iteration >= control.max_iterations, Status.MAX_ITERATIONS, RUNNING)
+    status = jnp.where(
+        stuck, jnp.where(step.decrement <= PATIENCE * tolerance, Status.CONVERGED, Status.STALLED), status
+    )
+    status = jnp.where(ended, Status.CONVERGED, status)
+    status = jnp.where(s.fresh & ~finite, Status.NOT_FINITE, status).astype(jnp.int32)
+    after = Lanes(
+        theta=theta,
+        value=value,
+        gradient=g,
+        hessian=H,
+        kept=kept,
+        move=jnp.where(saddle, step.direction * jnp.minimum(radius, KICK), step.move),
+        predicted=jnp.where(saddle, 0.0, step.predicted),
+        length=jnp.where(saddle, radius, step.length),
+        radius=radius,
+        decrement=step.decrement,
+        iteration=s.iteration + 1,
+        kicks=s.kicks + saddle.astype(jnp.int32),
+        closing=near & ~saddle,
+        fresh=jnp.zeros_like(s.fresh),
+        status=status,
+    )
+    return choose(s.status == RUNNING, after, s)
+
+
+@partial(jax.jit, donate_argnums=())
+def replace(s: Lanes, fresh: Lanes, mask: Array) -> Lanes:
+    """The lanes of ``fresh`` where the mask is true."""
+    return choose(mask, fresh, s)

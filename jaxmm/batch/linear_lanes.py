@@ -1,0 +1,117 @@
+"""A linear model of any structure, many responses: the profiled deviance and its gradient, lane by lane by ``vmap``.
+
+The Hessian would cost ten times as much as the gradient: it is learnt from the gradients, beginning with the expected
+one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.batch.lanes import Lanes, Value
+from jaxmm.batch.problem import Found, original_theta
+from jaxmm.batch.statistics import ResponseMap, Statistics, gram_of, statistics
+from jaxmm.estimate import ZERO
+from jaxmm.gram import Gram
+from jaxmm.objective.lmm import profile
+from jaxmm.objective.parameters import scaled_factors
+from jaxmm.optimize import Status
+from jaxmm.start import moment_start
+
+EXACT = 1e-26  # of its sum of squares: what is left of a response that the fixed effects reproduce
+
+
+def refuse(y: Array, by: ResponseMap) -> Array:
+    """Responses (n, L) that are not finite, or have nothing for random effects and error to explain."""
+    e = y if by.offset is None else y - by.offset[:, None]
+    size = jnp.sum(e * e, axis=0)
+    left = e
+    for _ in range(2 if len(by.X) else 0):
+        left = left - by.X.T @ (by.project @ left)
+    status = jnp.where(jnp.sum(left * left, axis=0) <= EXACT * size, Status.NO_VARIATION, -1)
+    return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
+
+
+def linear_outcome(s: Lanes) -> Any:
+    return s.theta, s.value, s.kept, s.status
+
+
+def linear_found(outcome: Any, gram: Gram) -> Found:
+    """From theta as to Z_s and what is kept: beta (with beta0), sigma² and M_X^-1."""
+    theta, value, (beta, sigma2, M_inverse), status = outcome
+    s = gram.structure
+    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), gram.T, s)
+    T_X = jnp.asarray(gram.T_X)
+    variance = jnp.einsum("ja,abl,jb->jl", T_X, M_inverse, T_X) if s.p else beta
+    sigma = jnp.sqrt(sigma2)
+    return Found(
+        beta=T_X @ beta,
+        bse=sigma * jnp.sqrt(variance),
+        theta=theta,
+        lams=tuple(sigma * lam for lam in lams),
+        phi=sigma2,
+        deviance=value,
+        status=status,
+    )
+
+
+def nothing_linear(s: Any, like: Array) -> Any:
+    """Beta, sigma² and M_X^-1 before the first evaluation; ``like`` (L,)."""
+    return jnp.zeros((s.p, *like.shape), like.dtype), like * 0, jnp.zeros((s.p, s.p, *like.shape), like.dtype)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["gram", "by", "harmless", "hessian"], meta_fields=[])
+@dataclass(frozen=True)
+class LinearLanes:
+    """``gram`` of the model, whose response does not matter; ``hessian`` (m, m), the first guess; ``harmless`` (n,), a
+    response to stand where there is no usable one."""
+
+    gram: Gram
+    by: ResponseMap
+    harmless: Array
+    hessian: Array
+    library = True
+    temporaries = 1
+
+    def data(self, y: Array, copies: Array | None) -> Statistics:
+        return statistics(y, self.by, copies, self.gram.parents)
+
+    def refuse(self, y: Array) -> Array:
+        return refuse(y, self.by)
+
+    def start(self, data: Statistics) -> Array:
+        return jax.vmap(lambda own: moment_start(gram_of(self.gram, own), jnp), -1, -1)(data)
+
+    def nothing(self, data: Statistics) -> Any:
+        return nothing_linear(self.gram.structure, data.yy)
+
+    def guess(self, theta: Array) -> Array:
+        return jnp.broadcast_to(self.hessian[:, :, None], (*self.hessian.shape, theta.shape[-1]))
+
+    def evaluate(self, theta: Array, data: Statistics, kept: Any) -> Value:
+        def one(t, own):
+            gram = gram_of(self.gram, own)
+
+            def criterion(x):
+                at = profile(scaled_factors(x, gram.structure), gram)
+                return at.deviance, at
+
+            (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)
+            s = gram.structure
+            df = gram.n_obs - (s.p if s.reml else 0)
+            return value, g, (at.beta + own.beta0, at.pwrss / df, jnp.linalg.inv(at.M_X))
+
+        value, g, kept = jax.vmap(one, -1, -1)(theta, data)
+        return Value(value, g, None, kept)
+
+    def outcome(self, s: Lanes, data: Any) -> Any:
+        return linear_outcome(s)
+
+    def found(self, outcome: Any) -> Found:
+        return linear_found(outcome, self.gram)

@@ -1,0 +1,260 @@
+"""Power by simulation: of one design, and over a grid of sizes.
+
+power          a model and a truth -> the share of responses in which a test rejects
+power_curve    the same at several numbers of subjects, items, repeats -> a table, the smallest number that does
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxmm.batch.curve import Point, PowerCurve
+from jaxmm.batch.draw import Simulated
+from jaxmm.batch.extending import REPEATS, extend_model, first_levels
+from jaxmm.batch.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
+from jaxmm.batch.responses import Block, Responses, fingerprint
+from jaxmm.batch.study import Run, check_settings, examine, truth_of
+from jaxmm.batch.study_result import StudyResult, power_lines, rate_lines
+from jaxmm.batch.truth import Truth, as_truth
+from jaxmm.model import Model
+
+METHODS = ("wald", "lrt")
+
+
+@dataclass(frozen=True, eq=False)
+class Power:
+    """The power of some tests in one design: ``table``, ``rates``, the ``study`` behind them."""
+
+    study: StudyResult
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """As ``StudyResult.tests``: ``rate`` is the power (of a coefficient of zero the type I error), ``lower`` and
+        ``upper`` its exact interval (Clopper-Pearson)."""
+        return self.study.tests
+
+    @property
+    def rates(self) -> pd.DataFrame:
+        """As ``StudyResult.rates``: fits that are singular, failed, not converged."""
+        return self.study.rates
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table.copy()
+
+    def __repr__(self) -> str:
+        s = self.study
+        return "\n".join(
+            [
+                f"Power, {len(s):,} responses of {s.nobs:,} rows: {s.formula}",
+                f"{s.kind}; value ± its Monte-Carlo standard error",
+                "",
+                *power_lines(self.table, s.alpha, s.level),
+                "",
+                *rate_lines(self.rates),
+            ]
+        )
+
+
+def power(
+    model: Any,
+    truth: Any = None,
+    n: int = 1000,
+    *,
+    key: Any,
+    test: Any = None,
+    method: str | Test = "wald",
+    effects: Mapping[str, float] | None = None,
+    alpha: float = 0.05,
+    level: float = 0.95,
+    batch: int | None = None,
+    out: Any = None,
+    progress: bool = True,
+    control: Any = None,
+) -> Power:
+    """The power to find effects, by simulation from a truth.
+
+        power(fit, key=key, test="Days", effects={"Days": 5.0})
+        power(plan("y ~ cond + (1 | subject)", table), {"fixef": .., "sd": .., "sigma": ..}, key=key)
+
+    Args:
+        model: a ``Fit``, or a ``Model`` (``plan`` makes one of a table without a response).
+        truth: as in ``study``; a ``Fit`` is its own where None.
+        n: simulated responses.
+        test: a coefficient, a term of the formula, or a list of these; every coefficient but the intercept where None.
+        method: "wald" (z; a term's coefficients one by one), "lrt" (likelihood ratio; a term's coefficients together;
+            the model is then fitted by ML), or an object with the members of ``hypotheses.Test``.
+        effects: coefficients that differ from those of the truth: the effect that one would not want to miss is a
+            better question than the one that was estimated.
+        alpha: a test rejects where p <= alpha.
+        level: of the intervals of the power.
+        batch, out, progress, control: as in ``study``.
+
+    Returns:
+        ``Power``. Fits that fail or do not converge count neither for nor against; ``rates`` says how many.
+
+    Raises:
+        KeyError: an unknown coefficient. ValueError: an unknown method; what ``study`` raises.
+    """
+    given, model = model, getattr(model, "model", model)
+    check_settings(n, level, alpha)
+    true = _changed(model, truth_of(given, model, truth), effects)
+    run = Run(Simulated(model, true, n, key), out, {"batch": batch, "progress": progress, "control": control})
+    return _power(model, true, run, _tests(model, test, method), level, alpha, method)
+
+
+def _power(
+    model: Model, true: Truth, run: Run, chosen: list[Test], level: float, alpha: float, method: str | Test
+) -> Power:
+    return Power(examine(model.by_ml() if method == "lrt" else model, true, run, chosen, level, alpha))
+
+
+def power_curve(
+    model: Any,
+    truth: Any = None,
+    n: int = 1000,
+    *,
+    along: Mapping[str, Any],
+    key: Any,
+    test: Any = None,
+    method: str | Test = "wald",
+    effects: Mapping[str, float] | None = None,
+    target: float = 0.8,
+    alpha: float = 0.05,
+    level: float = 0.95,
+    batch: int | None = None,
+    out: Any = None,
+    progress: bool = True,
+    control: Any = None,
+) -> PowerCurve:
+    """The power at several sizes of a design, and the smallest size that reaches ``target``.
+
+        power_curve(fit, along={"Subject": [10, 20, 40]}, key=key, test="Days")
+
+    Args:
+        model: as in ``power``; its levels are recycled as by ``extend_model``. Or a function of the sizes that returns
+            a ``Model``: ``lambda subject: plan(formula, make_design({"subject": subject, "item": 20}))``.
+        along: grouping factor, or "repeats" (how often every row occurs) -> sizes; of several all combinations.
+        target: the power wanted.
+        truth, n, key, test, method, effects, alpha, level, batch, out, progress, control: as in ``power``; n responses
+            for each size; in ``out`` a folder for each.
+
+    Returns:
+        ``PowerCurve``: ``table``, ``smallest``, ``plot()``.
+
+    The sizes have their random numbers in common: replicate k of a smaller size is replicate k of the largest without
+    the rows of its later levels, with the same effects and errors. What differs between two sizes is thus less subject
+    to chance than either power. Designs that a function builds have the key in common and nothing more.
+
+    Raises:
+        DataError: an unknown factor, a size that is too small. ValueError: no sizes, a target outside (alpha, 1).
+    """
+    grid = _grid(along)
+    check_settings(n, level, alpha)
+    if not alpha < target < 1:
+        raise ValueError(f"target must lie between alpha = {alpha:g} and 1, not {target!r}")
+    if _builds(model) and truth is None:
+        raise ValueError("a function that builds models has no parameters: give truth={'fixef', 'sd', 'sigma'}")
+    options = {"batch": batch, "progress": progress, "control": control}
+    points = []
+    for plan in _built(model, truth, grid) if _builds(model) else _nested(model, truth, grid):
+        true = _changed(plan.model, plan.truth, effects)
+        source: Responses = Simulated(plan.largest, true, n, key)
+        if plan.rows is not None:
+            source = RowsOf(source, plan.rows)
+        folder = ",".join(f"{name}={size}" for name, size in plan.sizes.items())
+        run = Run(source, None if out is None else Path(out) / folder, options)
+        found = _power(plan.model, true, run, _tests(plan.model, test, method), level, alpha, method)
+        points.append(Point(plan.sizes, found.table, found.rates, found.study.p_values, found.study.nobs))
+    return PowerCurve(points, n, float(target), float(alpha), float(level))
+
+
+class RowsOf:
+    """Some rows of the responses of another source."""
+
+    def __init__(self, source: Responses, rows: np.ndarray):
+        self.source, self.rows, self.n = source, rows, source.n
+
+    def block(self, first: int, size: int) -> Block:
+        return Block(self.source.block(first, size).y[:, self.rows])
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.source.identity(), "rows": fingerprint(self.rows)}
+
+
+class Planned(NamedTuple):
+    """One size: its model, whose rows are ``rows`` of the largest one's (None for all), and the truth."""
+
+    sizes: dict[str, int]
+    model: Model
+    largest: Model
+    rows: np.ndarray | None
+    truth: Truth
+
+
+def _built(build: Any, truth: Any, grid: list[dict[str, int]]) -> Iterator[Planned]:
+    """The designs of a function, each by itself."""
+    for sizes in grid:
+        model = build(**sizes)
+        yield Planned(sizes, model, model, None, as_truth(model, truth))
+
+
+def _nested(given: Any, truth: Any, grid: list[dict[str, int]]) -> Iterator[Planned]:
+    """A model with its levels recycled to the largest sizes, and the first levels of that."""
+    model = getattr(given, "model", given)
+    true = truth_of(given, model, truth)
+    most = {name: max(sizes[name] for sizes in grid) for name in sorted(grid[0], key=lambda name: name == REPEATS)}
+    largest = extend_model(model, most)
+    for sizes in grid:
+        here, rows = first_levels(largest, sizes, most.get(REPEATS, 1))
+        yield Planned(sizes, here, largest, rows, true)
+
+
+def _builds(model: Any) -> bool:
+    return callable(model) and not isinstance(model, Model) and not hasattr(model, "model")
+
+
+def _grid(along: Any) -> list[dict[str, int]]:
+    if not isinstance(along, Mapping) or not along:
+        raise ValueError('along must be factor -> sizes, such as {"subject": [20, 40, 80]}')
+    sizes = {}
+    for name, values in along.items():
+        sizes[name] = [values] if isinstance(values, int | np.integer) else list(values)
+        if not sizes[name] or len(set(sizes[name])) < len(sizes[name]):
+            raise ValueError(f"along[{name!r}] needs one size or more, each of them once, not {values!r}")
+    return [dict(zip(sizes, point, strict=True)) for point in product(*map(sorted, sizes.values()))]
+
+
+def _changed(model: Model, truth: Truth, effects: Mapping[str, float] | None) -> Truth:
+    beta = np.array(truth.beta, float)
+    names = list(model.design.columns)
+    for name, value in (effects or {}).items():
+        if name not in names:
+            raise KeyError(f"effects names {name!r}, which is no coefficient; there are {', '.join(map(repr, names))}")
+        if not np.isfinite(value):
+            raise ValueError(f"effects[{name!r}] must be a finite number, not {value!r}")
+        beta[names.index(name)] = value
+    return replace(truth, beta=beta)
+
+
+def _tests(model: Model, test: Any, method: Any) -> list[Test]:
+    d = model.design
+    if not isinstance(method, str):
+        if test is not None:
+            raise ValueError("a test object knows what it tests: leave test= out")
+        return [method]
+    if method not in METHODS:
+        raise ValueError(f"method must be 'wald', 'lrt' or a test object, not {method!r}")
+    asked = [c for c in d.columns if c != "(Intercept)"] if test is None else [test] if isinstance(test, str) else test
+    hypotheses = [columns_of(d, one) for one in asked]
+    if not hypotheses:
+        raise ValueError("there is nothing to test: the model has no coefficient but the intercept; name it in test=")
+    if method == "lrt":
+        return [LikelihoodRatio(columns) for columns in dict.fromkeys(hypotheses)]
+    return [WaldZ(tuple(dict.fromkeys(c for columns in hypotheses for c in columns)))]

@@ -1,0 +1,114 @@
+"""What a batch asks of the model whose lanes it searches, and what is common to all of them.
+
+A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
+all lanes at once, and says at the end what was found, in the columns of the data.  ``linear_blocks``, ``linear_lanes``,
+``laplace_blocks`` and ``rows_lanes`` hold the four there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.batch.lanes import Lanes, Value
+from jaxmm.structure import Structure
+
+
+class Found(NamedTuple):
+    """Results with the lanes last, in the columns of the data: ``beta``, ``bse`` (p, L), ``theta`` (m, L), ``lams`` the
+    factor of D of each grouping factor in elimination order (q, q, L), absolute; ``phi`` (L,), σ² of a linear model;
+    ``deviance``, ``status`` (L,)."""
+
+    beta: Array
+    bse: Array
+    theta: Array
+    lams: tuple[Array, ...]
+    phi: Array
+    deviance: Array
+    status: Array
+
+
+class Problem(Protocol):
+    """A pytree; every method is pure and traced.
+
+    ``harmless`` (n,) is a response to stand where there is none.  ``library``: whether a step calls the library's
+    Cholesky or triangular solve for many matrices: two such programs at once wait for each other for ever on a CPU
+    (jaxlib 0.10.2), so that one worker must do, whose batches XLA spreads over the cores.  ``temporaries``: arrays as
+    large as a lane's data that an evaluation keeps in the cache.
+    """
+
+    @property
+    def harmless(self) -> Any: ...
+    @property
+    def library(self) -> bool: ...
+    @property
+    def temporaries(self) -> int: ...
+
+    def data(self, y: Array, copies: Array | None) -> Any:
+        """The data of lanes, from responses y (n, L)."""
+        ...
+
+    def refuse(self, y: Array) -> Array:
+        """(L,) a ``Status`` for responses that cannot be fitted, -1 for the others."""
+        ...
+
+    def start(self, data: Any) -> Array:
+        """(m, L) where the search begins when nothing better is known."""
+        ...
+
+    def nothing(self, data: Any) -> Any:
+        """What ``evaluate`` keeps, before the first evaluation."""
+        ...
+
+    def guess(self, theta: Array) -> Array:
+        """A first Hessian (m, m, L) at theta (m, L), for a problem whose ``evaluate`` gives none."""
+        ...
+
+    def evaluate(self, theta: Array, data: Any, kept: Any) -> Value: ...
+
+    def outcome(self, s: Lanes, data: Any) -> Any:
+        """What ``found`` needs of lanes that have ended: a pytree with the lanes last."""
+        ...
+
+    def found(self, outcome: Any) -> Found: ...
+
+
+def lower_factor(A: Array) -> Array:
+    """L (q, q, L) lower triangular with LL' = AA' and a diagonal >= 0, for any A (q, q, L), singular too.
+
+    A = LQ by Gram-Schmidt on the rows, each row made orthogonal twice.
+    """
+    q = len(A)
+    directions: list[Array] = []
+    rows = []
+    for i in range(q):
+        row, own = A[i], [jnp.zeros_like(A[0, 0])] * q
+        for _ in range(2):
+            for k, d in enumerate(directions):
+                c = jnp.sum(row * d, axis=0)
+                own[k] = own[k] + c
+                row = row - c * d
+        length = jnp.sqrt(jnp.sum(row * row, axis=0))
+        size = jnp.sqrt(jnp.sum(A[i] * A[i], axis=0))
+        real = length > 1e-14 * size
+        own[i] = jnp.where(real, length, 0.0)
+        directions.append(jnp.where(real, row / jnp.where(real, length, 1.0), 0.0))
+        rows.append(jnp.stack(own))
+    return jnp.stack(rows)
+
+
+def original_theta(theta: Array, T: tuple[Any, ...], s: Structure) -> tuple[Array, tuple[Array, ...]]:
+    """theta (m, L) as to Z_s -> theta in the data's columns, rectified, and the factors (q, q, L)."""
+    widths = list(s.chain) + [q for _, q in s.rest]
+    lams = [jnp.zeros((q, q, theta.shape[-1]), theta.dtype) for q in widths]
+    out: list[Any] = []
+    for term, at in zip(s.terms, s.slices(), strict=True):
+        inside = slice(term.at, term.at + term.covariance.q)
+        lam = term.covariance.factor(theta[at])
+        moved = jnp.einsum("ab,bcl->acl", T[term.position][inside, inside], lam)
+        moved = lower_factor(moved)
+        out.append(term.covariance.from_lower(moved))
+        lams[term.position] = lams[term.position].at[inside, inside].set(moved)
+    return jnp.concatenate(out), tuple(lams)

@@ -1,0 +1,148 @@
+"""Replicate: one fit of many, with its labels, so that a function of a ``Fit``'s estimates takes either."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm.inference import wald
+from jaxmm.optimize import Status
+from jaxmm.tables import Block, VarCorr
+
+if TYPE_CHECKING:
+    from jaxmm.batch.result import FitBatch
+
+
+class Replicate:
+    """One replicate of a batch, with labels: what a function of a ``Fit``'s estimates needs.
+
+    Series and numbers are named as those of ``Fit``: ``statistic(fit)`` and ``statistic(batch[k])`` are the same.
+    Where the fit failed they are NaN. There are no modes, residuals or predictions.
+    """
+
+    def __init__(self, batch: FitBatch, k: int):
+        self._batch, self._k = batch, k
+
+    @property
+    def replicate(self) -> int:
+        """Its number."""
+        return int(self._batch.replicate[self._k])
+
+    @property
+    def fixef(self) -> pd.Series:
+        """β̂."""
+        return self._labelled(self._batch.fixef, "estimate")
+
+    @property
+    def bse(self) -> pd.Series:
+        """Standard errors of β̂."""
+        return self._labelled(self._batch.bse, "std_error")
+
+    @property
+    def tvalues(self) -> pd.Series:
+        """β̂ over its standard error."""
+        return (self.fixef / self.bse).rename("t" if self._batch.names.has_scale else "z")
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values of ``tvalues`` from the normal distribution."""
+        return wald.p_values(self.tvalues)
+
+    @property
+    def theta(self) -> np.ndarray:
+        """(m,) as ``Fit.theta``."""
+        return self._batch.theta[self._k].copy()
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, 1.0 where the family has none."""
+        return float(self._batch.sigma[self._k])
+
+    @property
+    def scale(self) -> float:
+        """σ²."""
+        return self.sigma**2
+
+    @property
+    def dispersion(self) -> float | None:
+        """φ; None where the family has none."""
+        return float(self._batch.dispersion[self._k]) if self._batch.names.has_phi else None
+
+    @property
+    def loglik(self) -> float:
+        """Restricted where the model is."""
+        return float(self._batch.loglik[self._k])
+
+    @property
+    def deviance(self) -> float:
+        """-2 log-likelihood."""
+        return -2 * self.loglik
+
+    @property
+    def reml(self) -> bool:
+        return self._batch.names.reml
+
+    @property
+    def status(self) -> Status:
+        """How the search ended."""
+        return Status(int(self._batch.status[self._k]))
+
+    @property
+    def converged(self) -> bool:
+        return self.status == Status.CONVERGED
+
+    @property
+    def is_singular(self) -> bool:
+        return bool(self._batch.is_singular[self._k])
+
+    params = fe_params = fixef
+    llf = loglik
+
+    def varcorr(self) -> VarCorr:
+        """The covariances of the random effects by grouping factor, and σ."""
+        names, blocks = self._batch.names, []
+        sds, corrs = self._batch.varcorr_sd[self._k], self._batch.varcorr_corr[self._k]
+        for group in dict.fromkeys(g for g, _ in names.sd):
+            effects = tuple(e for g, e in names.sd if g == group)
+            sd = sds[[g == group for g, _ in names.sd]]
+            pairs = [(a, b) for g, a, b in names.corr if g == group]
+            values = iter(corrs[[g == group for g, *_ in names.corr]])
+            sizes = _part_sizes(effects, pairs)
+            cov, at = np.diag(sd**2), 0
+            for q in sizes:
+                for a in range(at, at + q):
+                    for b in range(a + 1, at + q):
+                        scale, r = sd[a] * sd[b], next(values)
+                        cov[a, b] = cov[b, a] = 0.0 if scale == 0 else scale * r
+                at += q
+            blocks.append(Block(group, effects, cov, sizes))
+        return VarCorr(blocks, self.sigma if names.has_scale else None)
+
+    def _labelled(self, values: np.ndarray, name: str) -> pd.Series:
+        return pd.Series(values[self._k].copy(), list(self._batch.names.fixef), name=name, dtype=float)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"a replicate has no {name!r}, only estimates (fixef, bse, theta, sigma, dispersion, varcorr(), loglik): "
+            "for more, fit its response by itself with fit.refit(y)"
+        )
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {x:.4g}" for name, x in self.fixef.items())
+        return f"Replicate {self.replicate}: {self.status.message}; {values}"
+
+
+def _part_sizes(effects: tuple[str, ...], pairs: list[tuple[str, str]]) -> tuple[int, ...]:
+    """Sizes of the consecutive sets of effects that are correlated, from the pairs in the order of ``Names.corr``."""
+    sizes, at, seen = [], 0, 0
+    while at < len(effects):
+        q = 1
+        while at + q < len(effects) and pairs[seen + q - 1 : seen + q] == [(effects[at], effects[at + q])]:
+            q += 1
+        sizes.append(q)
+        at, seen = at + q, seen + q * (q - 1) // 2
+    return tuple(sizes)

@@ -1,0 +1,124 @@
+"""Where the responses of many fits come from: each source gives replicate k by its number alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxmm.design import DataError
+
+
+class Block(NamedTuple):
+    """Replicates first .. first + size - 1: ``y`` (size, nobs), NumPy or JAX, counts of successes where there are
+    trials; ``copies`` (size, J) how often each level of the outermost factor of the chain counts, for a case
+    bootstrap, or None."""
+
+    y: Any
+    copies: Any = None
+
+
+@runtime_checkable
+class Responses(Protocol):
+    """A source.  ``n`` is the number of replicates; ``identity`` what tells it from another one (JSON), so that a
+    results folder is not continued with something else."""
+
+    n: int
+
+    def block(self, first: int, size: int) -> Block: ...
+    def identity(self) -> dict[str, Any]: ...
+
+
+def fingerprint(*arrays: Any) -> str:
+    """A hash of arrays, shapes included."""
+    digest = hashlib.sha256()
+    for x in arrays:
+        x = np.ascontiguousarray(x)
+        digest.update(f"{x.dtype}{x.shape}".encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()
+
+
+class ArrayResponses:
+    """The rows of an array (n, nobs): NumPy, JAX or a memory map, of which a few rows at a time are read."""
+
+    def __init__(self, Y: Any):
+        self.Y, self.n = Y, len(Y)
+
+    def block(self, first: int, size: int) -> Block:
+        return Block(np.asarray(self.Y[first : first + size], float))
+
+    def identity(self) -> dict[str, Any]:
+        """Told by its shape and by some of its rows: a memory map may be larger than memory."""
+        some = np.unique(np.linspace(0, self.n - 1, min(self.n, 64)).astype(int))
+        return {"responses": "array", "n": self.n, "rows": fingerprint(np.asarray(self.Y[some], float))}
+
+
+class StreamResponses:
+    """Arrays (k, nobs) one after another, from an iterator; their number is not known before the end."""
+
+    def __init__(self, chunks: Iterable[Any], nobs: int):
+        self.chunks, self.nobs = iter(chunks), nobs
+
+    def parts(self, size: int) -> Iterator[ArrayResponses]:
+        """The same rows in arrays of ``size`` rows, the last one shorter."""
+        held: list[np.ndarray] = []
+        count = 0
+        for chunk in self.chunks:
+            chunk = check_rows(np.asarray(chunk, float), self.nobs)
+            while len(chunk):
+                piece, chunk = chunk[: size - count], chunk[size - count :]
+                held.append(np.array(piece))
+                count += len(piece)
+                if count == size:
+                    yield ArrayResponses(np.concatenate(held))
+                    held, count = [], 0
+        if count:
+            yield ArrayResponses(np.concatenate(held))
+
+    def identity(self) -> dict[str, Any]:
+        return {"responses": "stream"}
+
+
+def check_rows(Y: Any, nobs: int) -> Any:
+    """Y if it is (n, nobs).
+
+    Raises:
+        DataError: another shape, with both lengths.
+    """
+    shape = np.shape(Y)
+    if len(shape) != 2 or shape[1] != nobs:
+        hint = ": one response is Y[None]" if shape == (nobs,) else ""
+        hint = ": the responses are its columns, pass Y.T" if len(shape) == 2 and shape[0] == nobs else hint
+        raise DataError(f"Y must hold one response of {nobs} numbers in each row; got shape {shape}{hint}")
+    return Y
+
+
+def as_responses(Y: Any, nobs: int) -> Responses | StreamResponses:
+    """A source as it is; an array's rows; an iterator's arrays.
+
+    Raises:
+        DataError: rows of another length than the model has observations, no rows, or text.
+    """
+    if isinstance(Y, Responses):
+        return Y
+    if hasattr(Y, "to_numpy"):
+        Y = Y.to_numpy()
+    if isinstance(Y, Iterator) or (
+        isinstance(Y, Iterable) and not hasattr(Y, "shape") and not isinstance(Y, list | tuple)
+    ):
+        return StreamResponses(Y, nobs)
+    rows: Any = Y
+    if not hasattr(Y, "shape"):
+        try:
+            rows = np.asarray(Y, float)
+        except (TypeError, ValueError):
+            raise DataError("Y holds text or rows of different lengths where numbers are due") from None
+    if np.dtype(rows.dtype).kind not in "fiub":
+        raise DataError(f"Y holds {rows.dtype} where numbers are due")
+    check_rows(rows, nobs)
+    if not len(rows):
+        raise DataError("Y has no rows: there is nothing to fit")
+    return ArrayResponses(rows)

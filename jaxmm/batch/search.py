@@ -1,0 +1,151 @@
+"""All lanes of a part, L at a time: the loop on the host around the compiled programs.
+
+A worker searches L lanes at once.  A step of the search costs the same for all, so a lane that has ended gives its
+place to the next one of the pool at once, and no lane waits for the slowest.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
+from jaxmm.batch.problem import Found
+from jaxmm.batch.responses import Responses
+from jaxmm.optimize import Control, Status
+
+# Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
+# as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
+LIBRARY = threading.Lock()
+STEPS = 2  # of the search in one call of the program
+
+
+# ---------------------------------------------------------------- the compiled programs
+@partial(jax.jit, static_argnums=2)
+def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[Lanes, Any]:
+    lanes, data = both
+
+    def step(_, lanes):
+        return advance(lambda theta, kept: problem.evaluate(theta, data, kept), lanes, control)
+
+    return jax.lax.fori_loop(0, STEPS, step, lanes), data
+
+
+@jax.jit
+def _pool(problem: Any, y: Any, copies: Any, theta: Any, invalid: Any) -> tuple[Lanes, Any]:
+    """Fresh lanes and their data, from responses (L, n); ``theta`` (m,) to start from, or None; ``invalid`` (L,) or
+    None says which responses the family cannot have."""
+    y = y.T
+    refused = problem.refuse(y)
+    if invalid is not None:
+        refused = jnp.where(invalid, Status.INVALID, refused)
+    y = jnp.where(refused < 0, y, problem.harmless[:, None])
+    data = problem.data(y, copies)
+    start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), y.shape[-1]))
+    hessian = problem.guess(start)
+    kept = problem.nothing(data)
+    lanes = begin(start, hessian, kept)
+    return lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32)), data
+
+
+@jax.jit
+def _refill(both: tuple[Lanes, Any], pool: tuple[Lanes, Any], at: Any) -> tuple[Lanes, Any]:
+    """The lanes ``at`` (L,) of the pool, where that is not negative, in the place of those that have ended."""
+    taken = jax.tree.map(lambda x: jnp.take(x, jnp.maximum(at, 0), axis=-1), pool)
+    return choose(at >= 0, taken, both)
+
+
+@jax.jit
+def _found(problem: Any, outcome: Any) -> Found:
+    return problem.found(outcome)
+
+
+# ---------------------------------------------------------------- one part, on one device
+class PartSearch:
+    """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
+    them start, or None; ``check`` says which responses (L, n) are not the family's, None where none can be; ``tick`` is
+    told how many lanes have ended."""
+
+    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any):
+        self.problem, self.theta, self.width, self.control = problem, theta, width, control
+        self.check, self.tick = check, tick
+
+    def run(self, source: Responses, first: int, size: int) -> tuple[Found, np.ndarray]:
+        """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
+        self.source, self.first, self.size, self.read = source, first, size, 0
+        self.waiting, self.count, self.results = [], 0, None
+        both = self._next_pool()
+        index = self.index.copy()  # the replicate in each lane, -1 where there is none
+        self.index[:] = -1
+        spare = None  # a pool that is being handed out
+        while True:
+            both = _steps(self.problem, both, self.control)
+            ended = (np.asarray(both[0].status) != RUNNING) & (index >= 0)
+            if ended.any():
+                self._record(both, ended, index[ended])
+                index[ended] = -1
+            while (empty := np.flatnonzero(index < 0)).size:
+                if spare is None or not (self.index >= 0).any():
+                    if self.read >= size:
+                        break
+                    spare = self._next_pool()
+                ready = np.flatnonzero(self.index >= 0)[: len(empty)]
+                at = np.full(self.width, -1, np.int32)
+                at[empty[: len(ready)]] = ready
+                both = _refill(both, spare, at)
+                index[empty[: len(ready)]] = self.index[ready]
+                self.index[ready] = -1
+            if not (index >= 0).any():
+                if self.count:
+                    self._work_out(self.count)
+                return self.results  # pyright: ignore
+
+    def _next_pool(self) -> tuple[Lanes, Any]:
+        """The next L replicates as fresh lanes; ``index`` says which replicate each is."""
+        count = min(self.width, self.size - self.read)
+        asked = self.width if getattr(self.source, "endless", False) else count
+        y, copies = self.source.block(self.first + self.read, asked)
+        y, copies = (None if x is None else _filled(x, self.width) for x in (y, copies))
+        invalid = None if self.check is None else self.check(y)
+        self.index = np.where(np.arange(self.width) < count, np.arange(self.width) + self.read, -1)
+        self.read += count
+        with LIBRARY:
+            return jax.block_until_ready(_pool(self.problem, y, copies, self.theta, invalid))
+
+    def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, index: np.ndarray) -> None:
+        """Lanes that have ended join those before them; as soon as there are L, their results are worked out."""
+        lanes, data = both
+        outcome = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration))
+        outcome = jax.tree.map(lambda x: x[..., ended], outcome)
+        self.waiting.append((index, outcome))
+        self.count += len(index)
+        self.tick(len(index))
+        while self.count >= self.width:
+            self._work_out(self.width)
+
+    def _work_out(self, count: int) -> None:
+        """The results of the first ``count`` of the lanes that wait."""
+        index = np.concatenate([i for i, _ in self.waiting])
+        both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
+        outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
+        with LIBRARY:
+            found = jax.tree.map(np.asarray, (_found(self.problem, outcome), iterations - 1))
+        if self.results is None:
+            self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)
+        for whole, x in zip(jax.tree.leaves(self.results), jax.tree.leaves(found), strict=True):
+            whole[..., index[:count]] = x[..., :count]
+        self.waiting = [(index[count:], jax.tree.map(lambda x: x[..., count:], both))]
+        self.count -= count
+
+
+def _filled(x: Any, width: int) -> Any:
+    """x (k, ..) with copies of its last row up to ``width`` rows: one shape, one program."""
+    if len(x) == width:
+        return x
+    xp = np if isinstance(x, np.ndarray) else jnp
+    return xp.concatenate([x, xp.repeat(x[-1:], width - len(x), axis=0)])

@@ -1,0 +1,85 @@
+"""A model -> the problem that all its lanes share, and where their searches begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxmm._context import computing
+from jaxmm.batch.blocks import can_have_blocks, make_blocks
+from jaxmm.batch.generalised_lanes import GeneralisedLanes, make_table
+from jaxmm.batch.linear_blocks import LinearBlocks
+from jaxmm.batch.linear_lanes import LinearLanes
+from jaxmm.batch.problem import Problem
+from jaxmm.batch.statistics import response_map
+from jaxmm.estimate import change_theta, rough_hessian
+from jaxmm.estimate_glmm import derivatives, first_guess
+from jaxmm.gram import Gram
+from jaxmm.model import check_start
+from jaxmm.objective.mode import zero_effects
+from jaxmm.rows import Rows
+from jaxmm.start import moment_start
+
+LEAST = 0.05  # of a standard deviation relative to the error's: a search that begins at zero is stuck there
+
+
+def make_problem(model: Any, start: np.ndarray | None, collapse: bool, copies: bool) -> Problem:
+    """``start`` (m,) as to the scaled columns, or None; ``copies``: whether levels count more than once."""
+    with computing(model.device):
+        arrays, d = model.arrays, model.design
+        harmless = np.array(d.y, float)
+        if isinstance(arrays, Rows):
+            return _generalised(arrays, model.likelihood.n_agq, harmless, start)
+        by = response_map(model._accumulator, d.offset)
+        if can_have_blocks(arrays.structure) and not copies:
+            return LinearBlocks(arrays, by, harmless, make_blocks(arrays, collapse))  # pyright: ignore
+        theta = moment_start(arrays) if start is None else start
+        return LinearLanes(arrays, by, harmless, _first_hessian(theta, arrays))  # pyright: ignore
+
+
+def _generalised(rows: Rows, n_agq: Any, harmless: np.ndarray, start: np.ndarray | None) -> Problem:
+    """The first Hessian is the exact one of the model's own response."""
+    n_agq = 1 if n_agq == "auto" else int(n_agq)
+    psi = np.asarray(first_guess(rows)) if start is None else start
+    H = np.asarray(derivatives(psi, rows, zero_effects(rows), n_agq, False)[2])
+    w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
+    w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
+    return GeneralisedLanes(rows, make_table(rows), harmless, (Q * w) @ Q.T, n_agq)  # pyright: ignore
+
+
+def _first_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
+    H = np.array(rough_hessian(np.asarray(theta), gram))
+    return H + 1e-3 * np.trace(H) / len(H) * np.eye(len(H))
+
+
+def scaled_start(model: Any, start: Any) -> np.ndarray | None:
+    """A ``Fit``, a ``Truth`` or theta (m,) in the data's columns -> where a search may begin, in the scaled columns."""
+    if start is None:
+        return None
+    theta = getattr(start, "theta", start)
+    theta = theta(model) if callable(theta) else theta
+    scaled = scaled_theta(model, check_start(theta, model.structure.num_theta))
+    if not isinstance(model.arrays, Rows):
+        return scaled
+    rows, psi = model.arrays, np.array(first_guess(model.arrays))
+    s = rows.structure
+    psi[s.p : s.p + s.num_theta] = scaled
+    beta = getattr(start, "beta", None) if hasattr(start, "beta") else getattr(start, "fixef", None)
+    if beta is not None:
+        psi[: s.p] = np.linalg.solve(np.asarray(rows.T_X), np.asarray(beta, float))
+    phi = getattr(start, "phi", None) or getattr(start, "dispersion", None)
+    if phi is not None and rows.family.num_phi:
+        psi[s.p + s.num_theta :] = np.log(phi)
+    return psi
+
+
+def scaled_theta(model: Any, theta: np.ndarray) -> np.ndarray:
+    """theta as to Z_s, without a variance of zero, where a search would be stuck."""
+    arrays, s = model.arrays, model.structure
+    scaled = change_theta(theta, [np.linalg.inv(np.asarray(t)) for t in arrays.T], s)
+    for term, at in zip(s.terms, s.slices(), strict=True):
+        lam = term.covariance.factor(scaled[at])
+        least = np.maximum(np.diag(lam), LEAST) - np.diag(lam)
+        scaled[at] = term.covariance.from_lower(lam + np.diag(least))
+    return scaled

@@ -1,0 +1,41 @@
+"""Small matrices written out entry by entry, where each entry is an array over levels and lanes."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.solver.spd import BLOCKS
+
+Matrix = list[list[Array]]  # a small matrix entry by entry, each over levels and lanes
+
+
+def times(A: Matrix, B: Matrix) -> Matrix:
+    return [[dot([A[i][k] for k in range(len(B))], [r[j] for r in B]) for j in range(len(B[0]))] for i in range(len(A))]
+
+
+def dot(a: list, b: list) -> Array:
+    total = a[0] * b[0]
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = total + x * y
+    return total
+
+
+def transpose(A: Matrix) -> Matrix:
+    return [list(r) for r in zip(*A, strict=True)]
+
+
+def invert(S: Matrix) -> tuple[Array, Matrix]:
+    """|S| and S^-1 of S = I + (positive semidefinite), by elimination entry by entry."""
+    q = len(S)
+    if q == 1:
+        return S[0][0], [[1 / S[0][0]]]
+    if q == 2:
+        det = S[0][0] * S[1][1] - S[1][0] * S[1][0]
+        r = 1 / det
+        off = -S[1][0] * r
+        return det, [[S[1][1] * r, off], [off, S[0][0] * r]]
+    X = BLOCKS.inverse_root(jnp.stack([jnp.stack(r) for r in S]))
+    inverse = BLOCKS.gram(X)
+    diagonal = jnp.prod(jnp.stack([X[k, k] for k in range(q)]), axis=0)
+    return 1 / (diagonal * diagonal), [[inverse[a, b] for b in range(q)] for a in range(q)]

@@ -1,0 +1,182 @@
+"""study: a model and a truth -> what its estimates, intervals and tests are worth, by simulation.
+
+    responses from the truth --fit--> estimates, p-values --compare with the truth--> recovery, coverage, error rates
+
+Replicate k has one response, whatever is fitted to it: null models are fitted to the responses of the full one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from jaxmm.batch.draw import Simulated
+from jaxmm.batch.engine import fit_many
+from jaxmm.batch.hypotheses import Columns, Fits, LikelihoodRatio, Test, WaldZ, columns_of, without
+from jaxmm.batch.responses import Responses
+from jaxmm.batch.result import FitBatch, names_of
+from jaxmm.batch.study_result import StudyResult
+from jaxmm.batch.truth import Truth, as_truth
+from jaxmm.inference.wald import check_level
+from jaxmm.model import Model
+
+Statistic = Callable[[FitBatch], Any]
+
+
+def study(
+    model: Any,
+    truth: Any,
+    n: int,
+    *,
+    key: Any,
+    tests: Sequence[Test] | None = None,
+    lrt: Any = (),
+    statistics: Mapping[str, Statistic] | None = None,
+    level: float = 0.95,
+    alpha: float = 0.05,
+    batch: int | None = None,
+    out: Any = None,
+    progress: bool = True,
+    control: Any = None,
+) -> StudyResult:
+    """Simulate ``n`` responses from a truth, fit the model to each, and compare.
+
+    Args:
+        model: a ``Model`` or a ``Fit``.
+        truth: a ``Fit``, or ``{"fixef", "sd", "corr", "sigma" | "dispersion"}``; None for a ``Fit`` means itself.
+        n: responses, whose random effects are drawn anew each time; the k-th depends on ``key`` and k alone.
+        key: such as ``jax.random.key(0)``.
+        tests: objects with the three members of ``hypotheses.Test``; Wald's z of every coefficient where None.
+        lrt: coefficients to test by likelihood ratio as well: a column, a term of the formula (all its columns), or a
+            list of these, each tested by itself; a tuple in the list is tested jointly. Both fits are by maximum
+            likelihood; a REML model is fitted by ML too for that.
+        statistics: name -> function of a ``FitBatch`` that returns (n,) numbers, whose recovery is wanted too. Its
+            truth is what the function makes of a batch of one, the truth itself (which has no standard errors).
+        level: of the Wald intervals of β and of the intervals of the rates.
+        alpha: a test rejects where p <= alpha.
+        batch, progress, control: as in ``fit_many``.
+        out: a folder, with a folder in it for each model that is fitted.
+
+    Returns:
+        ``StudyResult``: ``recovery``, ``tests``, ``rates``; print it.
+
+    Raises:
+        KeyError: an unknown coefficient. ValueError: an impossible truth, level or number of replicates.
+    """
+    given, model = model, getattr(model, "model", model)
+    check_settings(n, level, alpha)
+    true = truth_of(given, model, truth)
+    chosen: list[Test] = [WaldZ()] if tests is None else list(tests)
+    chosen += [LikelihoodRatio(columns) for columns in _hypotheses(model, lrt)]
+    run = Run(Simulated(model, true, n, key), out, {"batch": batch, "progress": progress, "control": control})
+    return examine(model, true, run, chosen, level, alpha, statistics)
+
+
+def check_settings(n: Any, level: float, alpha: float) -> None:
+    """Raises ValueError, with what would be accepted."""
+    check_level(level)
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, not {alpha!r}; 0.05 for tests at 5 %")
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n must be a positive number of replicates, not {n!r}")
+
+
+def truth_of(given: Any, model: Model, truth: Any) -> Truth:
+    """``truth``, or where it is None the parameters of ``given``, if that is a fit.
+
+    Raises:
+        ValueError: neither a truth nor a fit; what ``as_truth`` raises.
+    """
+    if truth is None and given is model:
+        raise ValueError("an unfitted model has no parameters: give truth=, a Fit or {'fixef', 'sd', 'sigma'}")
+    return as_truth(model, given if truth is None else truth)
+
+
+@dataclass
+class Run:
+    """Fits of several models to one source of responses, each with a folder of its own in ``out``."""
+
+    source: Responses
+    out: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def fit(self, model: Model, start: Truth, folder: str) -> FitBatch:
+        out = None if self.out is None else Path(self.out) / folder
+        return fit_many(model, self.source, start=start, out=out, **self.options)
+
+
+def examine(
+    model: Model,
+    true: Truth,
+    run: Run,
+    chosen: Sequence[Test],
+    level: float,
+    alpha: float,
+    statistics: Mapping[str, Statistic] | None = None,
+) -> StudyResult:
+    """Fit the model, and the null models that the tests need, to the responses of ``run``, drawn from ``true``."""
+    full = run.fit(model, true, "full")
+    by_ml, nulls = None, {}
+    if any(t.without for t in chosen):
+        ml = model.by_ml() if model.reml else model
+        by_ml = run.fit(ml, true, "full-ml") if model.reml else full
+        for columns in dict.fromkeys(t.without for t in chosen if t.without):
+            reduced = _reduced(true, model, columns)
+            nulls[columns] = run.fit(without(ml, columns), reduced, "without-" + quote(" ".join(columns), safe=""))
+    fits = Fits(model, full, by_ml, nulls)
+    return StudyResult(
+        formula=model.design.formula,
+        kind=model.likelihood.kind,
+        nobs=len(model.design.y),
+        truth=truth_as_batch(model, true),
+        fits=fits,
+        p_values={(t.name, columns): p for t in chosen for columns, p in t.p_values(fits).items()},
+        statistics=dict(statistics or {}),
+        level=float(level),
+        alpha=float(alpha),
+    )
+
+
+def _hypotheses(model: Model, lrt: Any) -> list[Columns]:
+    asked = [lrt] if isinstance(lrt, str) else list(lrt)
+    return list(dict.fromkeys(columns_of(model.design, one) for one in asked))
+
+
+def _reduced(truth: Truth, model: Model, columns: Columns) -> Truth:
+    """The truth of the columns that are left: where the search of a null model starts."""
+    return replace(truth, beta=np.asarray(truth.beta)[[c not in columns for c in model.design.columns]])
+
+
+def truth_as_batch(model: Model, truth: Truth) -> FitBatch:
+    """The truth as a batch of one, so that whatever is computed from fits can be computed from it: no standard errors
+    (NaN), no likelihood (NaN)."""
+    names, d = names_of(model), model.design
+    cov, sd = {}, {}
+    for f, factor in enumerate(d.factors):
+        effects = [e for t in d.terms if t.factor == f for e in t.effects]
+        D = np.asarray(truth.lams[f]) @ np.asarray(truth.lams[f]).T
+        cov |= {(factor.name, a, b): D[i, j] for i, a in enumerate(effects) for j, b in enumerate(effects)}
+        sd |= {(factor.name, e): np.sqrt(D[i, i]) for i, e in enumerate(effects)}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        corr = [np.divide(cov[g, a, b], sd[g, a] * sd[g, b]) for g, a, b in names.corr]
+    beta, nan = np.asarray(truth.beta, float), np.full(1, np.nan)
+    return FitBatch(
+        names=names,
+        replicate=np.zeros(1, int),
+        fixef=beta[None],
+        bse=np.full((1, len(beta)), np.nan),
+        theta=np.asarray(truth.theta(model), float)[None],
+        sigma=np.full(1, truth.sigma),
+        dispersion=np.full(1, truth.phi) if names.has_phi else nan,
+        loglik=nan,
+        varcorr_sd=np.array([sd[s] for s in names.sd], float)[None],
+        varcorr_corr=np.array(corr, float)[None],
+        is_singular=np.zeros(1, bool),
+        status=np.zeros(1, np.int8),
+        iterations=np.zeros(1, np.int32),
+    )

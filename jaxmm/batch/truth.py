@@ -1,0 +1,316 @@
+"""The parameters that responses are drawn from: a fit's, or stated ones.
+
+    {"fixef", "sd", "corr", "sigma" | "dispersion"}  ->  β (p,);  per grouping factor λ (q, q), D = λλ';  σ, φ
+
+D_f = diag(sd) R diag(sd) is the covariance of the q effects of a level, in the units of η whatever the likelihood; a
+standard deviation of zero, or a correlation of one, is as good as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxmm.fit import Fit
+
+if TYPE_CHECKING:
+    from jaxmm.model import Model
+
+ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion")
+ROUNDING = 1e-8  # how far below zero an eigenvalue of a correlation matrix given in decimals may be
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Parameters of a model.
+
+    Attributes:
+        beta: (p,) in the order of ``model.design.columns``.
+        lams: for each grouping factor of the design, the lower factor (q, q) of the absolute covariance of its
+            effects, which come in the order of the design's terms.
+        sigma: residual standard deviation; 1.0 where the family has no scale.
+        phi: φ of the family, σ² where it has a scale; 1.0 where it has none.
+    """
+
+    beta: np.ndarray
+    lams: tuple[np.ndarray, ...]
+    sigma: float
+    phi: float
+
+    def theta(self, model: Model) -> np.ndarray:
+        """(m,), as ``Fit.theta``: relative to σ in a linear model.
+
+        Raises:
+            ValueError: σ = 0 in a linear model.
+        """
+        relative = model.likelihood.precisions  # of a linear model
+        if relative and self.sigma == 0:
+            raise ValueError("theta is relative to sigma, and sigma is 0: give a residual standard deviation above 0")
+        parts = []
+        for t, layout in model.theta_terms():
+            inside = slice(layout.at, layout.at + layout.covariance.q)
+            lam = self.lams[model.design.terms[t].factor][inside, inside]
+            parts.append(layout.covariance.from_factor(lam / self.sigma if relative else lam))
+        return np.concatenate(parts)
+
+
+def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
+    """The parameters that responses of ``model`` are drawn from.
+
+    Args:
+        truth: a ``Fit`` of a model with the same columns, effects and family; a ``Truth``; or a mapping with
+
+            - ``"fixef"``: a mapping column -> number or a Series, with every column; an array (p,) in the order of
+              ``model.design.columns``; a number for one column;
+            - ``"sd"``: grouping factor -> standard deviations of its effects on the scale of η: a number for one
+              effect, a list, or a mapping effect -> number. A number alone for one factor with one effect;
+            - ``"corr"``: grouping factor -> correlations: a number for two effects, a matrix (q, q), or a mapping
+              (effect, effect) -> number. None by default; those left out of a mapping are zero;
+            - ``"sigma"``, the residual standard deviation, or ``"dispersion"``, φ = σ², where the family has a scale;
+              ``"dispersion"`` where it has another φ; neither where it has none.
+
+    Raises:
+        TypeError: something that is none of these.
+        ValueError: an unknown name, a missing one, a number that is not finite, a negative standard deviation, an
+            impossible correlation or one that the model has no parameter for; parameters of another model.
+    """
+    if model.likelihood.family.num_phi > 1:
+        raise NotImplementedError("responses of a family with several dispersion parameters are not available yet")
+    if isinstance(truth, Truth):
+        return _checked(model, truth)
+    if isinstance(truth, Fit):
+        return _of_fit(model, truth)
+    if not isinstance(truth, Mapping):
+        raise TypeError(f"truth must be a Fit, or a mapping with {_names(ACCEPTED)}; not {truth!r}")
+    _check_names("truth", truth, ACCEPTED)
+    columns = model.design.columns
+    for name, needed in (("fixef", columns), ("sd", _effects(model))):
+        if needed and name not in truth:
+            raise ValueError(f"truth lacks {name!r}, of {_names(needed)}")
+    beta = _vector("fixef", "column", truth.get("fixef", ()), columns)
+    sigma, phi = _scale(model, truth)
+    return Truth(beta, _factors(model, truth["sd"], truth.get("corr")), sigma, phi)
+
+
+# ---------------------------------------------------------------- from objects
+def _of_fit(model: Model, fit: Fit) -> Truth:
+    d, theirs = model.design, fit.model.design
+    other = None
+    if d.columns != theirs.columns:
+        other = f"its fixed effects are {_names(theirs.columns)}, the model's {_names(d.columns)}"
+    elif _effects(model) != _effects(fit.model):
+        other = f"its random effects are {_effects(fit.model)}, the model's {_effects(model)}"
+    elif repr(fit.family) != repr(model.likelihood.family):
+        other = f"its family is {fit.family!r}, the model's {model.likelihood.family!r}"
+    if other:
+        raise ValueError(f"truth is the fit of another model: {other}")
+    scale = np.sqrt(fit.model.likelihood.effects_scale(fit.estimates))
+    lams = tuple(scale * fit.factor_lam(f) for f in range(len(d.factors)))
+    phi = 1.0 if fit.dispersion is None else float(fit.dispersion)
+    return _checked(model, Truth(fit.fixef.to_numpy(), lams, float(fit.sigma), phi))
+
+
+def _checked(model: Model, truth: Truth) -> Truth:
+    beta = np.asarray(truth.beta, float)
+    lams = tuple(np.asarray(lam, float) for lam in truth.lams)
+    if beta.shape != (len(model.design.columns),):
+        raise ValueError(f"truth has beta of shape {beta.shape}; the columns are {_names(model.design.columns)}")
+    effects = _effects(model)
+    shapes = [lam.shape for lam in lams]
+    if shapes != [(len(names), len(names)) for names in effects.values()]:
+        raise ValueError(f"truth has lams of shapes {shapes}; the model's random effects are {effects}")
+    if not all(np.all(np.isfinite(x)) for x in (beta, truth.sigma, truth.phi, *lams)):
+        raise ValueError(f"truth has parameters that are not finite: {truth}")
+    if truth.sigma < 0 or truth.phi < 0:
+        raise ValueError(f"truth has a negative sigma or phi: {truth.sigma}, {truth.phi}")
+    for (group, names), lam, has in zip(effects.items(), lams, _correlated(model), strict=True):
+        D = lam @ lam.T
+        i, k = np.unravel_index(np.argmax(np.where(has, 0.0, np.abs(D))), D.shape)
+        if not has[i, k] and abs(D[i, k]) > ROUNDING * np.sqrt(D[i, i] * D[k, k]):
+            raise ValueError(_no_correlation(group, names[i], names[k]))
+    return Truth(beta, lams, float(truth.sigma), float(truth.phi))
+
+
+# ---------------------------------------------------------------- from a mapping
+def _scale(model: Model, truth: Mapping[str, Any]) -> tuple[float, float]:
+    """σ and φ."""
+    family = model.likelihood.family
+    accepted = ("sigma", "dispersion") if family.has_scale else ("dispersion",) if family.num_phi else ()
+    given = [name for name in ("sigma", "dispersion") if truth.get(name) is not None]
+    for name in given:
+        if name not in accepted:
+            has = f"; it has {accepted[0]!r}" if accepted else ""
+            raise ValueError(f"the {family.name} family has no {name}{has}: leave {name!r} out of truth")
+    if not accepted:
+        return 1.0, 1.0
+    if not given:
+        what = "'sigma', the residual standard deviation" if family.has_scale else "'dispersion', the family's φ"
+        raise ValueError(f"truth lacks {what}")
+    if len(given) == 2:
+        raise ValueError("truth has both 'sigma' and 'dispersion', its square: give one of them")
+    value = _number(given[0], truth[given[0]])
+    if value < 0 or (value == 0 and not model.likelihood.precisions):
+        raise ValueError(f"{given[0]} must be positive, not {value:g}")
+    if not family.has_scale:
+        return 1.0, value
+    return (value, value**2) if given[0] == "sigma" else (float(np.sqrt(value)), value)
+
+
+def _factors(model: Model, sd: Any, corr: Any) -> tuple[np.ndarray, ...]:
+    """λ of each grouping factor."""
+    effects = _effects(model)
+    if not isinstance(sd, Mapping):
+        if len(effects) != 1 or any(len(names) > 1 for names in effects.values()) or np.ndim(sd):
+            raise ValueError(f"sd must be a mapping grouping factor -> standard deviations of {effects}; not {sd!r}")
+        sd = dict.fromkeys(effects, sd)
+    corr = {} if corr is None else corr
+    if not isinstance(corr, Mapping):
+        raise ValueError(f"corr must be a mapping grouping factor -> correlations of {effects}; not {corr!r}")
+    _check_names("sd", sd, effects, "grouping factor")
+    _check_names("corr", corr, effects, "grouping factor")
+    lams = []
+    for (group, names), has in zip(effects.items(), _correlated(model), strict=True):
+        if group not in sd:
+            raise ValueError(f"sd lacks the grouping factor {group!r}, with the effects {_names(names)}")
+        sds = _vector(f"sd of {group!r}", "effect", sd[group], names)
+        if np.any(sds < 0):
+            i = int(np.argmin(sds))
+            raise ValueError(f"sd of {group!r}: the standard deviation of {names[i]!r} is negative, {sds[i]:g}")
+        lams.append(sds[:, None] * _root(group, _correlations(group, corr.get(group), names, sds, has)))
+    return tuple(lams)
+
+
+def _correlations(group: str, given: Any, names: tuple[str, ...], sds: np.ndarray, has: np.ndarray) -> np.ndarray:
+    """R (q, q), checked but for its eigenvalues."""
+    q, what = len(names), f"corr of {group!r}"
+    R = np.eye(q)
+    if given is None:
+        return R
+    if isinstance(given, Mapping):
+        for pair, value in given.items():
+            if not isinstance(pair, tuple) or len(pair) != 2 or not set(pair) <= set(names) or pair[0] == pair[1]:
+                raise ValueError(f"{what}: {pair!r} is no pair of two effects of {_names(names)}")
+            i, k = map(names.index, pair)
+            value = _number(what, value)
+            if R[i, k] not in (0.0, value):
+                raise ValueError(f"{what}: two values for {pair!r}")
+            R[i, k] = R[k, i] = value
+    elif np.ndim(given) == 0:
+        if q != 2:
+            raise ValueError(f"{what}: a number is for two effects, and there are {_names(names)}: give a matrix")
+        R[0, 1] = R[1, 0] = _number(what, given)
+    else:
+        R = _matrix(what, given, names)
+        nothing = (sds[:, None] == 0) | (sds[None, :] == 0)  # as VarCorr.corr has them: not a number
+        R = np.where(nothing & np.isnan(R), np.eye(q), R)
+        if not np.all(np.isfinite(R)):
+            raise ValueError(f"{what} has numbers that are not finite: {R.tolist()}")
+        if np.any(np.abs(R - R.T) > ROUNDING) or np.any(np.abs(np.diag(R) - 1) > ROUNDING):
+            raise ValueError(f"{what} must be symmetric with ones on its diagonal: {R.tolist()}")
+        R = (R + R.T) / 2
+    i, k = np.unravel_index(np.argmax(np.abs(R - np.eye(q))), R.shape)
+    if abs(R[i, k]) > 1 + ROUNDING:
+        raise ValueError(f"{what}: the correlation of {names[i]!r} and {names[k]!r} is {R[i, k]:g}, not in [-1, 1]")
+    if np.any(missing := ~has & (R != 0)):
+        i, k = np.argwhere(missing)[0]
+        raise ValueError(_no_correlation(group, names[i], names[k]))
+    return R
+
+
+def _root(group: str, R: np.ndarray) -> np.ndarray:
+    """Lower triangular L with LL' = R, also of a singular R: L of the LQ factors of its symmetric root."""
+    try:
+        return np.linalg.cholesky(R)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(R)
+    if values[0] < -ROUNDING * len(R):
+        raise ValueError(
+            f"corr of {group!r} is impossible: no effects have these correlations together (the matrix "
+            f"{R.tolist()} has the eigenvalue {values[0]:.3g})"
+        )
+    L = np.asarray(np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0))).T, mode="r")).T
+    return L * np.where(np.diag(L) < 0, -1.0, 1.0)
+
+
+# ---------------------------------------------------------------- names and numbers
+def _effects(model: Model) -> dict[str, tuple[str, ...]]:
+    """The effects of each grouping factor, in the design's order."""
+    d = model.design
+    return {
+        factor.name: tuple(e for t in d.terms if t.factor == f for e in t.effects) for f, factor in enumerate(d.factors)
+    }
+
+
+def _correlated(model: Model) -> list[np.ndarray]:
+    """For each factor (q, q), True where the model has a covariance: within unstructured terms, and the diagonal."""
+    d, out = model.design, []
+    for f in range(len(d.factors)):
+        terms = [t for t in d.terms if t.factor == f]
+        part = [(i, 0 if t.kind == "us" else k) for i, t in enumerate(terms) for k in range(len(t.effects))]
+        out.append(np.array([[a == b for a in part] for b in part]))
+    return out
+
+
+def _no_correlation(group: str, a: str, b: str) -> str:
+    return f"the model has no correlation of {a!r} and {b!r} within {group!r}: leave it out of corr, or write one term"
+
+
+def _vector(what: str, kind: str, given: Any, names: tuple[str, ...]) -> np.ndarray:
+    """One finite number for each name."""
+    if hasattr(given, "to_dict") and hasattr(given, "index"):
+        given = given.to_dict()
+    if isinstance(given, Mapping):
+        _check_names(what, given, names, kind)
+        lacking = [name for name in names if name not in given]
+        if lacking:
+            raise ValueError(f"{what} lacks {_names(lacking)}; it needs {_names(names)}")
+        given = [given[name] for name in names]
+    values = _numbers(what, given)
+    if values.ndim == 0 and len(names) == 1:
+        values = values[None]
+    if values.shape != (len(names),):
+        got = "one number" if values.ndim == 0 else f"an array of shape {values.shape}"
+        raise ValueError(f"{what} must be {len(names)} numbers, of {_names(names)}; got {got}")
+    if not np.all(np.isfinite(values)):
+        i = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"{what}: the number of {names[i]!r} is {values[i]}, and must be finite")
+    return values
+
+
+def _matrix(what: str, given: Any, names: tuple[str, ...]) -> np.ndarray:
+    """(q, q); a labelled table by its labels."""
+    if hasattr(given, "loc"):
+        if set(given.index) != set(names) or set(given.columns) != set(names):
+            raise ValueError(f"{what} must have the rows and columns {_names(names)}")
+        given = given.loc[list(names), list(names)]
+    values = _numbers(what, given)
+    if values.shape != (len(names), len(names)):
+        raise ValueError(f"{what} must be a matrix of {_names(names)}; got shape {values.shape}")
+    return values
+
+
+def _number(what: str, given: Any) -> float:
+    value = _numbers(what, given)
+    if value.ndim or not np.isfinite(value):
+        raise ValueError(f"{what} must be a finite number, not {given!r}")
+    return float(value)
+
+
+def _numbers(what: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be numbers, not {given!r}") from None
+
+
+def _check_names(what: str, given: Any, accepted: Any, kind: str = "key") -> None:
+    unknown = [name for name in given if name not in accepted]
+    if unknown:
+        raise ValueError(f"{what} has no {kind} {unknown[0]!r}; accepted: {_names(accepted)}")
+
+
+def _names(names: Any) -> str:
+    return ", ".join(map(repr, names)) or "none"
