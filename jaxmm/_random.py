@@ -69,7 +69,7 @@ def _replicate_words(key: Array, first: Array, n: int) -> tuple[Array, Array]:
 def replicate_words(own: Any, first: int, n: int) -> tuple[Array, Array]:
     """From the ``words`` of a key two keys (n, 2) uint32 for each of the replicates first, .., first + n - 1 < 2^32:
     for its random effects and for its response."""
-    return _replicate_words(own, np.uint32(first), n)
+    return _replicate_words(own, jnp.asarray(first, jnp.uint32), n)
 
 
 def replicate_keys(key: jax.Array, first: int, n: int) -> tuple[jax.Array, jax.Array]:
@@ -88,17 +88,34 @@ def normals(keys: jax.Array, size: int) -> jax.Array:
     return normals_of(jax.random.key_data(keys), size)
 
 
-@partial(jax.jit, static_argnums=1)
 def normals_of(data: Array, size: int) -> Array:
     """``normals`` of the words (n, 2) of the keys."""
+    return _from_bits(*random_bits(data, size), size)
+
+
+@partial(jax.jit, static_argnums=1)
+def random_bits(data: Array, size: int) -> tuple[Array, Array]:
+    """What ``from_bits`` makes ``size`` numbers of, a row for each key: two arrays (n, size / 2) of uint64.
+
+    A program apart: fused with what follows, the cipher would be computed once for each use of its bits.
+    """
     half = (size + 1) // 2
-    a, b = (_random_bits(data, jnp.arange(half, dtype=jnp.uint32) + jnp.uint32(at)) for at in (0, half))
+    counter = jnp.arange(half, dtype=jnp.uint32)[None]
+    a, b = (threefry(data[:, :1], data[:, 1:], jnp.uint32(0), counter + jnp.uint32(at)) for at in (0, half))
+    return _joined(*a), _joined(*b)
+
+
+def from_bits(a: Array, b: Array, size: int) -> Array:
+    """(n, size) standard normal numbers."""
     r = jnp.sqrt(-2.0 * log(2.0 - _from_one(a)))
     # t within an eighth of a turn of the first axis; then either half of it, then either axis
     sine, cosine = sine_cosine((_from_one(b) - 1.5) * (math.pi / 2))
     cosine = _floats(_bits(cosine) ^ ((b << 62) & jnp.uint64(1 << 63)))
     first = (b & 1) == 0
     return jnp.concatenate([r * jnp.where(first, cosine, sine), r * jnp.where(first, sine, cosine)], axis=1)[:, :size]
+
+
+_from_bits = jax.jit(from_bits, static_argnums=2)
 
 
 def threefry(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Array, Array]:
@@ -140,9 +157,7 @@ def _series(x: Array, terms: list[float]) -> Array:
     return total
 
 
-def _random_bits(data: Array, counter: Array) -> Array:
-    """(n, len(counter)) uint64."""
-    high, low = threefry(data[:, :1], data[:, 1:], jnp.uint32(0), counter[None])
+def _joined(high: Array, low: Array) -> Array:
     return (high.astype(jnp.uint64) << 32) | low.astype(jnp.uint64)
 
 

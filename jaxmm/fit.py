@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import simulate, summary
+from jaxmm._below import offered
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.describe import spell
@@ -376,14 +377,16 @@ class Fit:
         return self.model.by_ml().fit(control=self._control) if self.reml else self
 
     # ------------------------------------------------------------ tests and tables
+    def bootstrap(self, n: int, *, key: Any, **options: Any) -> Any:
+        """``jaxmm.bootstrap`` of this fit: ``n`` replicates, parametric unless ``kind=`` says otherwise."""
+        return offered("bootstrap")(self, n, key=key, **options)
+
     @known_keywords({"parm": "every fixed effect is in the table; select its rows", "alpha": "level=1 - alpha"})
-    def confint(self, method: str = "wald", level: float = 0.95) -> pd.DataFrame:
-        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``."""
-        if method in ("profile", "bootstrap"):
-            raise NotImplementedError(f"confint(method={method!r}) is not available yet: use method='wald'")
-        if method != "wald":
-            raise ValueError(f"method must be 'wald', 'profile' or 'bootstrap', not {method!r}")
-        return wald.interval(self.fixef, self.bse, level)
+    def confint(
+        self, method: str = "wald", level: float = 0.95, *, key: Any = None, n: int | None = None
+    ) -> pd.DataFrame:
+        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``; see ``inference.wald.confint``."""
+        return wald.confint(self, method, level, key, n)
 
     conf_int = confint
 

@@ -374,8 +374,13 @@ def test_parametric_replicates_are_simulated_and_refitted(sleep_reml):
         boot = small_boot(sleep_reml, 2, re=re)
         for k, y in enumerate(sleep_reml.simulate(2, key=KEY, re=re)):
             np.testing.assert_allclose(parameters(boot[k]), parameters(sleep_reml.refit(y)), rtol=1e-4)
-    spread = small_boot(sleep_reml, 200, re="conditional").se
-    assert spread["(Intercept)"] < 0.5 * sleep_reml.bse["(Intercept)"]  # of these subjects only
+
+
+def test_conditional_replicates_are_about_these_subjects(sleep_reml):
+    """The design is balanced, so that the intercept is the mean of the subjects' own: only the error is left in it."""
+    se = small_boot(sleep_reml, 999, re="conditional").se
+    expected = sleep_reml.sigma * np.sqrt((1 / 10 + 4.5**2 / 82.5) / 18)
+    np.testing.assert_allclose(se["(Intercept)"], expected, rtol=4.5 / np.sqrt(2 * 999))
 
 
 def test_a_generalised_model(schools):
@@ -385,7 +390,9 @@ def test_a_generalised_model(schools):
         assert list(boot.observed.index) == ["(Intercept)", "x", "sd_(Intercept)|school"]
         np.testing.assert_allclose(boot.se["x"], fit.bse["x"], rtol=0.5)
         assert np.all(np.isfinite(boot.confint("bca")))
-    with pytest.raises(ValueError, match=r"residuals of a poisson model.*kind='parametric' or kind='case'"):
+    with pytest.raises(
+        ValueError, match=r"for models of lmm.*a poisson model of glmm.*kind='parametric' or kind='case'"
+    ):
         small_boot(fit, kind="residual")
 
 

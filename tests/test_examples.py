@@ -119,6 +119,21 @@ def test_mass_univariate(tmp_path, capsys):
     assert (tmp_path / "mass_univariate.png").read_bytes().startswith(PNG)
 
 
+def test_bootstrap(tmp_path, capsys):
+    run("bootstrap.py", "--replicates", "60", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Reaction ~ Days + (Days | Subject), 60 replicates")
+    slowing, residual = ([x.split() for x in lines if x.startswith(start)] for start in ("mean slowing", "residual SD"))
+    assert slowing[0][5:9] == ["10.47", "7.44", "..", "13.50"]
+    assert [float(x) for x in slowing[1][5:9]] == pytest.approx([1.546] * 4, rel=0.3)
+    low, high = ([float(x) for x in residual[0][k::3]] for k in (4, 6))
+    assert len(low) == len(high) == 3 and max(low) < float(residual[0][3]) < min(high)
+    rows = [line.split() for line in lines if line.startswith(("percentile", "basic"))]
+    share = {row[0]: [float(x) for x in row[1:]] for row in rows}
+    assert share["percentile"][1] <= 1 < share["basic"][1] and share["basic"][2] == 0.961
+    assert (tmp_path / "bootstrap.png").read_bytes().startswith(PNG)
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py")))
 def test_every_example_says_what_it_answers_and_is_tested(name):
     text = (EXAMPLES / name).read_text()

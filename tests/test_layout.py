@@ -10,7 +10,7 @@ import jaxmm
 ROOT = Path(jaxmm.__file__).parent
 
 LAYERS = (
-    "_types _keywords _warn _syntax _terms _columns _splines _transforms formula _contrasts _modelmatrix "
+    "_types _keywords _below _warn _syntax _terms _columns _splines _transforms formula _contrasts _modelmatrix "
     "_grouping _inputs response design checks _special links families._base families.gaussian families.poisson "
     "families.binomial families.gamma families.inverse_gaussian families.nbinom2 families.nbinom1 families.beta "
     "families.betabinomial families covariance structure _context _random _pieces gram rows solver.block_matmul "
@@ -20,7 +20,7 @@ LAYERS = (
     "inference.marginal linear generalised describe fit from_arrays model inference.compare inference "
     "batch.files batch.multiplicity batch.replicate batch.result batch.responses batch.store batch.small batch.lanes "
     "batch.statistics batch.blocks batch.problem batch.linear_lanes batch.linear_blocks batch.laplace_blocks "
-    "batch.generalised_lanes batch.search batch.setup batch.labels batch.engine batch.truth batch.draw "
+    "batch.generalised_lanes batch.truth batch.draw batch.direct batch.search batch.setup batch.labels batch.engine "
     "batch.intervals batch.resample batch.jackknife batch.bootstrap batch.montecarlo batch.hypotheses "
     "batch.study_result batch.study batch.designs batch.extending batch.smallest batch.curve batch.power batch plots "
     "datasets"

@@ -48,7 +48,7 @@ GAIN = 0.7  # share of the levels that must be left for a collapse to be worth i
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["K", "B", "counts", "within", "whiten", "rotate", "members", "others", "df", "rank"],
+    data_fields=["K", "B", "counts", "within", "whiten", "rotate", "members", "others", "df", "rank", "root"],
     meta_fields=["structure"],
 )
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Blocks:
     ``counts`` (R,) how many levels log|S| stands for.  ``within`` (p, p): X'WX - Σ B'B.  Of the data's J levels:
     ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None without a
     collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
-    A_j and ``df`` n less the ranks of Z and of X beside it, for ``draw``.
+    A_j, ``root`` (p, p) a root of ``within`` with a column of zeros for each direction that is not there, and ``df`` n
+    less the ranks of Z and of X beside it: for ``direct``.
     """
 
     K: Array
@@ -70,6 +71,7 @@ class Blocks:
     others: Array
     rank: Array
     df: Any
+    root: Array
     structure: Structure
 
 
@@ -99,6 +101,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     A = np.moveaxis(np.asarray(gram.blocks[0]), -1, 0)
     ZX = np.moveaxis(np.asarray(gram.borders[0])[:, :p], -1, 0)
     w, V = np.linalg.eigh(A)
+    w, V = w[:, ::-1], V[:, :, ::-1]  # directions that are not there come last
     there = w > RANK * w.max(axis=1, keepdims=True)
     root = np.sqrt(np.where(there, w, 0.0))
     K = V * root[:, None, :]
@@ -117,8 +120,8 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
         keep = U[:, size > RANK * max(size.max(initial=0.0), 1e-300)].T if p else U[:, :0].T
         if not len(keep):
             keep = np.zeros((1, len(inside)))
-        if len(inside) == 1:
-            keep = np.ones((1, 1))
+        if len(inside) - len(keep) < A.shape[1]:  # too few would be left for their cross-product to be worth it
+            keep = np.eye(len(inside))
         for i, row in enumerate(keep):
             full = np.zeros(J)
             full[inside] = row
@@ -129,7 +132,9 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
             members.append(np.isin(np.arange(J), inside) * float(i == 0 and left > 0))
     collapsed = collapse and len(rows) <= GAIN * J
     XX = np.asarray(gram.corner)[:p, :p] - np.einsum("jap,jak->pk", B, B)
-    df = float(gram.n_obs) - rank.sum() - (np.linalg.matrix_rank(XX, tol=RANK * float(gram.n_obs)) if p else 0)
+    v, U = np.linalg.eigh(XX)
+    left = v > RANK * float(gram.n_obs)  # the columns have unit mean square
+    df = float(gram.n_obs) - rank.sum() - left.sum()
     if collapsed:
         rotate, at = (
             np.array(rows),
@@ -152,6 +157,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
         others=others,
         rank=rank.astype(float),
         df=np.asarray(df),
+        root=U * np.sqrt(np.where(left, v, 0.0)),
     )
     return jax.device_put(Blocks(**shared, structure=s))
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm._below import offers
 from jaxmm._keywords import known_keywords
 from jaxmm._random import check_key
 from jaxmm._warn import warn
@@ -48,6 +49,7 @@ _HINTS = {
 }
 
 
+@offers
 @known_keywords(_HINTS)
 def bootstrap(
     fit: Fit,
@@ -153,11 +155,12 @@ def _as_series(value: Any, statistic: Statistic) -> pd.Series:
     try:
         if isinstance(value, pd.Series):
             return value.astype(float).rename(None)
-        x = np.asarray(value, float)
+        x = np.asarray(() if value is None else value, float)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must return a number, an array (k,) or a Series, not {value!r}") from None
-    if x.ndim > 1 or isinstance(value, pd.DataFrame):
-        raise TypeError(f"{name} must return a number, an array (k,) or a Series, not an array of shape {x.shape}")
+    if x.ndim > 1 or not x.size:
+        what = f"an array of shape {x.shape}" if value is not None else "None"
+        raise TypeError(f"{name} must return a number, an array (k,) or a Series, not {what}")
     return pd.Series(x[None], [name]) if x.ndim == 0 else pd.Series(x, [f"{name}[{k}]" for k in range(len(x))])
 
 

@@ -1,8 +1,8 @@
 """Responses drawn from a truth: y | b from the family at Xβ + Zb + offset, b ~ N(0, D) anew for each replicate.
 
 With D = λλ' and u ~ N(0, I), row i of Zb is Σ_c l_ci u[d_ci]: over the q effects of all factors, l_c is a column of Zλ
-and d_ci says which number among those of a replicate belongs to the level of the row.  Two programs draw a block of
-replicates, one u and one y: in a single one the compiler would draw u again for each row that it touches.
+and d_ci says which number among those of a replicate belongs to the level of the row.  Several programs draw a block of
+replicates, for the bits, u and y: in a single one the compiler would draw u again for each row that it touches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm._random import as_keys, check_key, normals_of, replicate_words, words
+from jaxmm._random import as_keys, check_key, from_bits, normals_of, random_bits, replicate_words, words
 from jaxmm._types import Array
 from jaxmm.batch.responses import Block, fingerprint
 from jaxmm.batch.truth import Truth, as_truth
@@ -48,8 +48,10 @@ class Simulated:
         TypeError: no key.
     """
 
+    endless, trusted = True, True  # replicates beyond n may be asked for; every value is the family's
+
     def __init__(self, model: Model, truth: Any, n: int, key: Any, re: str = "new", fit: Fit | None = None):
-        self.n, self._key = _check_n(n), words(check_key(key))
+        self.n, self._key = check_n(n), words(check_key(key))
         if re not in ("new", "conditional"):
             raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
         if re == "new" and fit is not None:
@@ -74,7 +76,8 @@ class Simulated:
             for_effects, for_response = replicate_words(self._key, first, size)
             u = normals_of(for_effects, size_u)
             if self._family is None:
-                return Block(_linear(for_response, u, self._eta, index, loading, self._spread))
+                bits = random_bits(for_response, len(self._eta))
+                return Block(_linear(*bits, u, self._eta, index, loading, self._spread))
             return Block(
                 _generalised(self._family, for_response, u, self._eta, index, loading, self.truth.phi, self._trials)
             )
@@ -106,10 +109,12 @@ class Generated:
         TypeError: no key, or a function that cannot be called.
     """
 
+    endless = True
+
     def __init__(self, function: Callable[[jax.Array], Any], n: int, key: Any):
         if not callable(function):
             raise TypeError(f"function must map a key to a response (nobs,), not {function!r}")
-        self.n, self._key, self.function = _check_n(n), words(check_key(key)), function
+        self.n, self._key, self.function = check_n(n), words(check_key(key)), function
         self._program = jax.jit(jax.vmap(lambda data: jnp.asarray(function(as_keys(data)), jnp.float64)))
         with jax.enable_x64(True):
             found = jax.eval_shape(function, as_keys(jnp.asarray(self._key)))
@@ -135,8 +140,8 @@ class Generated:
 
 # ---------------------------------------------------------------- the programs
 @jax.jit
-def _linear(data: Array, u: Array, eta: Array, index: Array, loading: Array, spread: Array) -> Array:
-    return _predictor(u, eta, index, loading) + spread * normals_of(data, len(eta))
+def _linear(a: Array, b: Array, u: Array, eta: Array, index: Array, loading: Array, spread: Array) -> Array:
+    return _predictor(u, eta, index, loading) + spread * from_bits(a, b, len(eta))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -195,7 +200,7 @@ def _at_modes(model: Model, truth: Truth, fit: Any) -> np.ndarray:
     return linear_predictor(fit, rows_used(fit), {f.name for f in d.factors})
 
 
-def _check_n(n: Any) -> int:
+def check_n(n: Any) -> int:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n < MOST:
         raise ValueError(f"n must be a positive number of replicates below 2^32, not {n!r}")
     return int(n)

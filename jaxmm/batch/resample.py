@@ -87,8 +87,8 @@ class Residual:
         model = fit.model
         if not model.likelihood.exact:
             raise ValueError(
-                f"the residuals of a {model.likelihood.family.name} model have no common distribution to draw from: "
-                "use kind='parametric' or kind='case'"
+                f"a residual bootstrap is for models of lmm, and this is a {model.likelihood.family.name} model of "
+                "glmm, whose residuals have distributions of their own: use kind='parametric' or kind='case'"
             )
         d, rows = model.design, rows_used(fit)
         root = np.ones(len(d.y)) if d.weights is None else np.sqrt(d.weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,7 +20,6 @@ class Block(NamedTuple):
     copies: Any = None
 
 
-@runtime_checkable
 class Responses(Protocol):
     """A source.  ``n`` is the number of replicates; ``identity`` what tells it from another one (JSON), so that a
     results folder is not continued with something else."""
@@ -102,7 +101,7 @@ def as_responses(Y: Any, nobs: int) -> Responses | StreamResponses:
     Raises:
         DataError: rows of another length than the model has observations, no rows, or text.
     """
-    if isinstance(Y, Responses):
+    if hasattr(Y, "identity") and hasattr(Y, "n"):
         return Y
     if hasattr(Y, "to_numpy"):
         Y = Y.to_numpy()

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm.batch.direct import DirectlySimulated, draw_statistics
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
 from jaxmm.batch.responses import Responses
@@ -51,6 +52,14 @@ def _pool(problem: Any, y: Any, copies: Any, theta: Any, invalid: Any) -> tuple[
     kept = problem.nothing(data)
     lanes = begin(start, hessian, kept)
     return lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32)), data
+
+
+@jax.jit
+def _drawn_pool(problem: Any, keys: Any, parameters: Any, theta: Any) -> tuple[Lanes, Any]:
+    """The same with data that are drawn directly (``direct``)."""
+    data = draw_statistics(keys, parameters, problem.blocks)
+    start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), len(keys[0])))
+    return begin(start, problem.guess(start), problem.nothing(data)), data
 
 
 @jax.jit
@@ -109,11 +118,15 @@ class PartSearch:
         """The next L replicates as fresh lanes; ``index`` says which replicate each is."""
         count = min(self.width, self.size - self.read)
         asked = self.width if getattr(self.source, "endless", False) else count
-        y, copies = self.source.block(self.first + self.read, asked)
-        y, copies = (None if x is None else _filled(x, self.width) for x in (y, copies))
-        invalid = None if self.check is None else self.check(y)
+        first = self.first + self.read
         self.index = np.where(np.arange(self.width) < count, np.arange(self.width) + self.read, -1)
         self.read += count
+        if isinstance(self.source, DirectlySimulated):
+            keys = self.source.words(first, self.width)
+            return _drawn_pool(self.problem, keys, self.source.parameters(), self.theta)
+        y, copies = self.source.block(first, asked)
+        y, copies = (None if x is None else _filled(x, self.width) for x in (y, copies))
+        invalid = None if self.check is None else self.check(y)
         with LIBRARY:
             return jax.block_until_ready(_pool(self.problem, y, copies, self.theta, invalid))
 
