@@ -32,6 +32,7 @@ class Covariance(Protocol):
 
     @property
     def num_params(self) -> int: ...
+    def variance_rows(self) -> list[np.ndarray]: ...
     def factor(self, theta: Any) -> Any: ...
     def from_lower(self, lam): ...
     def from_factor(self, lam, xp=np): ...
@@ -62,6 +63,11 @@ class Unstructured:
         columns, rows = np.triu_indices(self.q)  # column-major lower triangle = row-major upper one, transposed
         return rows, columns
 
+    def variance_rows(self) -> list[np.ndarray]:
+        """Where each row of lam stands in theta, if there are several numbers: their sum of squares is a variance."""
+        rows, _ = self._cells()
+        return [np.flatnonzero(rows == i) for i in range(1, self.q)]
+
     def factor(self, theta: Any) -> Any:
         return _fill((self.q, self.q), self._cells(), theta)
 
@@ -86,6 +92,9 @@ class Diagonal:
     @property
     def num_params(self) -> int:
         return self.q
+
+    def variance_rows(self) -> list[np.ndarray]:
+        return []
 
     def factor(self, theta: Any) -> Any:
         return _fill((self.q, self.q), np.diag_indices(self.q), theta)

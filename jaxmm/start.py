@@ -27,10 +27,11 @@ def moment_start(gram: Gram, xp: Any = np) -> Any:
     rest = zip(s.split_rest(xp.diagonal(corner)[:size]), s.split_rest(corner[:size, -1]), strict=True)
     pairs += [(square.T, cross.T) for square, cross in rest]
     total = xp.maximum(corner[-1, -1] / n, 1e-30)
+    copies = () if gram.copies is None else gram.copies
     variances = []
-    for square, cross in pairs:
-        seen = square > 1e-12 * xp.max(square)
-        explained = xp.sum(xp.where(seen, cross**2 / xp.where(seen, square, 1.0), 0.0), axis=1)
+    for f, (square, cross) in enumerate(pairs):
+        seen = (square > 1e-12 * xp.max(square)) * (xp.asarray(copies[f]) if f < len(copies) else 1.0)
+        explained = xp.sum(seen * cross**2 / xp.where(seen > 0, square, 1.0), axis=1)
         levels = xp.sum(seen, axis=1)
         variances.append(xp.clip((explained - levels * total) / xp.maximum(n - levels, 1.0), 0.0, total))
     residual = xp.maximum(total - sum(xp.sum(v) for v in variances), 0.02 * total)

@@ -84,6 +84,14 @@ class Structure:
             at += levels * q
         return out
 
+    def variance_rows(self) -> list[np.ndarray]:
+        """Where theta has the rows of factors whose sums of squares are variances; see ``covariance``."""
+        return [
+            at.start + row
+            for t, at in zip(self.terms, self.slices(), strict=True)
+            for row in t.covariance.variance_rows()
+        ]
+
     def slices(self) -> list[slice]:
         """Where each term's parameters stand in theta."""
         ends = np.cumsum([t.covariance.num_params for t in self.terms])

@@ -25,7 +25,9 @@ def unbalanced() -> pd.DataFrame:
     subject = np.repeat(np.arange(50), visits)
     x = rng.uniform(0, 10, len(subject))
     b = rng.normal(size=(50, 2)) * [2.0, 0.5]
-    return pd.DataFrame({"y": 10 + x + b[subject, 0] + b[subject, 1] * x + rng.normal(0, 2, len(x)), "x": x, "g": subject})
+    return pd.DataFrame(
+        {"y": 10 + x + b[subject, 0] + b[subject, 1] * x + rng.normal(0, 2, len(x)), "x": x, "g": subject}
+    )
 
 
 def crossed() -> pd.DataFrame:
@@ -93,7 +95,9 @@ def test_a_lane_is_its_own_single_fit(name):
         np.testing.assert_allclose(batch.theta[k], single.theta, atol=2e-4)
         assert batch.sigma[k] == pytest.approx(single.sigma, rel=1e-5)
         v = single.varcorr()
-        np.testing.assert_allclose(batch.varcorr_sd[k], [v.sd[g][e] for g, e in batch.names.sd], atol=1e-4 * single.sigma)
+        np.testing.assert_allclose(
+            batch.varcorr_sd[k], [v.sd[g][e] for g, e in batch.names.sd], atol=1e-4 * single.sigma
+        )
         assert bool(batch.is_singular[k]) == single.is_singular
 
 

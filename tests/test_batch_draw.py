@@ -264,7 +264,7 @@ def test_series():
     )
     t = np.append(np.linspace(-1, 1, 4001), [1e-9, 1e-300]) * (np.pi / 4)
     with jax.enable_x64(True):
-        log, (sine, cosine) = jax.jit(_random.log)(u), jax.jit(_random.sine_cosine)(t)
+        log, (sine, cosine) = jax.jit(_random.log)(u, _random.ZERO), jax.jit(_random.sine_cosine)(t, _random.ZERO)
     np.testing.assert_allclose(log, np.log(u), rtol=1e-15)
     np.testing.assert_allclose(sine, np.sin(t), rtol=1e-15)
     np.testing.assert_allclose(cosine, np.cos(t), rtol=1e-15)
@@ -281,6 +281,23 @@ def test_normal_numbers_are_normal():
     for a, b in ((z[:, :500], z[:, 500:]), (z[:-1], z[1:]), (z[:, :-1], z[:, 1:])):
         for x, y in ((a, b), (a**2, b**2), (np.abs(a), b)):
             assert abs(np.corrcoef(x.ravel(), y.ravel())[0, 1]) < 4.5 / np.sqrt(a.size)
+
+
+def test_a_sum_is_not_fused_with_a_product():
+    """Of 0.1 × 10 - 1 a fused operation would leave the rounding error of 0.1, 2^-54 or so."""
+    with jax.enable_x64(True):
+        x = jnp.full(64, 0.1)
+        found = jax.jit(lambda x, ten, zero: _random.apart(x * ten, zero) - 1.0)(x, 10.0, _random.ZERO)
+    np.testing.assert_array_equal(found, 0.0)
+
+
+@pytest.mark.parametrize("size", [3, 31])
+def test_normal_numbers_do_not_depend_on_their_block(size):
+    keys = jax.random.split(jax.random.key(5), 512)
+    with jax.enable_x64(True):
+        together = np.asarray(_random.normals(keys, size))
+        for n in (1, 2, 8, 255):
+            np.testing.assert_array_equal(_random.normals(keys[:n], size), together[:n])
 
 
 def test_keys_of_any_kind():

@@ -106,7 +106,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     root = np.sqrt(np.where(there, w, 0.0))
     K = V * root[:, None, :]
     whiten = np.swapaxes(V, 1, 2) * np.where(there, 1 / np.where(there, root, 1.0), 0.0)[:, :, None]
-    pattern = _patterns(A)
+    pattern = patterns(A)
     # one root for each pattern: eigenvectors are not unique
     first = np.unique(pattern, return_index=True)[1][pattern]
     K, whiten, rank = K[first], whiten[first], there.sum(axis=1)[first]
@@ -162,7 +162,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     return jax.device_put(Blocks(**shared, structure=s))
 
 
-def _patterns(A: np.ndarray) -> np.ndarray:
+def patterns(A: np.ndarray) -> np.ndarray:
     """(J,) a number for each level, the same where A_j is."""
     scale = np.abs(A).max(initial=1e-300)
     # the grid is moved, so that round numbers do not lie on its lines

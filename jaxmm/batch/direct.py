@@ -12,7 +12,6 @@ the number of levels either.  The distribution is exact; the numbers are not tho
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,8 +22,8 @@ from jaxmm._random import check_key, normals_of, replicate_words, threefry, word
 from jaxmm._types import Array
 from jaxmm.batch.blocks import BlockData, Blocks, can_have_blocks
 from jaxmm.batch.draw import check_n
-from jaxmm.batch.problem import lower_factor
 from jaxmm.batch.responses import fingerprint
+from jaxmm.batch.small import cholesky
 from jaxmm.batch.truth import as_truth
 from jaxmm.gram import Gram
 
@@ -111,20 +110,6 @@ def draw_statistics(keys: tuple[Array, Array], parameters: Any, shared: Blocks) 
     xy = sigma * shared.root @ g
     yy = sigma**2 * (jnp.sum(g * g, axis=0) + chi.squared(shared.df[None])[0])
     return BlockData(b, rest, xy, yy, jnp.broadcast_to(beta[:, None], (p, L)))
-
-
-def cholesky(A: Array) -> Array:
-    """L with LL' = A for positive semidefinite A (q, q, ..), column by column; a direction that is not there is zero."""
-    q = len(A)
-    L = [[jnp.zeros_like(A[0, 0])] * q for _ in range(q)]
-    for k in range(q):
-        pivot = A[k, k] - sum((L[k][c] ** 2 for c in range(k)), jnp.zeros_like(A[0, 0]))
-        real = pivot > 1e-12 * A[k, k]
-        L[k][k] = jnp.sqrt(jnp.where(real, pivot, 0.0))
-        for i in range(k + 1, q):
-            value = A[i, k] - sum((L[i][c] * L[k][c] for c in range(k)), jnp.zeros_like(A[0, 0]))
-            L[i][k] = jnp.where(real, value / jnp.where(real, L[k][k], 1.0), 0.0)
-    return jnp.stack([jnp.stack(r) for r in L])
 
 
 class _Chi:

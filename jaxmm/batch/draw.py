@@ -15,7 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm._random import as_keys, check_key, from_bits, normals_of, random_bits, replicate_words, words
+from jaxmm._random import (
+    ZERO,
+    apart,
+    as_keys,
+    check_key,
+    from_bits,
+    normals_of,
+    random_bits,
+    replicate_words,
+    words,
+)
 from jaxmm._types import Array
 from jaxmm.batch.responses import Block, fingerprint
 from jaxmm.batch.truth import Truth, as_truth
@@ -77,10 +87,9 @@ class Simulated:
             u = normals_of(for_effects, size_u)
             if self._family is None:
                 bits = random_bits(for_response, len(self._eta))
-                return Block(_linear(*bits, u, self._eta, index, loading, self._spread))
-            return Block(
-                _generalised(self._family, for_response, u, self._eta, index, loading, self.truth.phi, self._trials)
-            )
+                return Block(_linear(*bits, u, self._eta, index, loading, self._spread, ZERO))
+            eta = _linear_predictor(u, self._eta, index, loading, ZERO)
+            return Block(_sample(self._family, for_response, eta, self.truth.phi, self._trials))
 
     def identity(self) -> dict[str, Any]:
         """What tells these responses from others: ``n``, the key, and hashes of the parameters and the design."""
@@ -110,6 +119,7 @@ class Generated:
     """
 
     endless = True
+    library = True  # the function may call the library's matrix routines
 
     def __init__(self, function: Callable[[jax.Array], Any], n: int, key: Any):
         if not callable(function):
@@ -139,24 +149,28 @@ class Generated:
 
 
 # ---------------------------------------------------------------- the programs
+def _predictor(u: Array, eta: Array, index: Array, loading: Array, zero: Array) -> Array:
+    """(k, nobs) of u (k, J q): Xβ + offset + Zb."""
+    total = jnp.broadcast_to(eta, (len(u), eta.shape[-1]))
+    for at, scale in zip(index, loading, strict=True):
+        total = total + apart(scale * u.at[:, at].get(mode="promise_in_bounds"), zero)
+    return total
+
+
 @jax.jit
-def _linear(a: Array, b: Array, u: Array, eta: Array, index: Array, loading: Array, spread: Array) -> Array:
-    return _predictor(u, eta, index, loading) + spread * from_bits(a, b, len(eta))
+def _linear(
+    a: Array, b: Array, u: Array, eta: Array, index: Array, loading: Array, spread: Array, zero: Array
+) -> Array:
+    return _predictor(u, eta, index, loading, zero) + apart(spread * from_bits(a, b, len(eta), zero), zero)
+
+
+_linear_predictor = jax.jit(_predictor)
 
 
 @partial(jax.jit, static_argnums=0)
-def _generalised(
-    family: Family, data: Array, u: Array, eta: Array, index: Array, loading: Array, phi: Array, trials: Array
-) -> Array:
-    mu = family.link.inverse(_predictor(u, eta, index, loading))
+def _sample(family: Family, data: Array, eta: Array, phi: Array, trials: Array) -> Array:
+    mu = family.link.inverse(eta)
     return jax.vmap(lambda key, m: family.sample(key, m, phi, trials))(as_keys(data), mu)
-
-
-def _predictor(u: Array, eta: Array, index: Array, loading: Array) -> Array:
-    """(k, nobs) of u (k, J q): Xβ + offset + Zb."""
-    for at, scale in zip(index, loading, strict=True):
-        eta = eta + scale * u.at[:, at].get(mode="promise_in_bounds")
-    return jnp.broadcast_to(eta, (len(u), eta.shape[-1]))
 
 
 # ---------------------------------------------------------------- their arrays

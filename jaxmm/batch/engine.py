@@ -22,11 +22,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmm._context import computing
+from jaxmm.batch.labels import label
 from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.labels import label
 from jaxmm.batch.responses import Responses, StreamResponses, as_responses, fingerprint
-from jaxmm.batch.result import FitBatch, concatenate
+from jaxmm.batch.result import FitBatch, concatenate, names_of, no_fits
 from jaxmm.batch.search import PartSearch
 from jaxmm.batch.setup import make_problem, scaled_start
 from jaxmm.batch.store import Store
@@ -137,23 +137,42 @@ class _Job:
         wanted = ACCELERATOR if self.n is None else 1 << max(6, int(np.ceil(np.log2(max(self.n, 1)))))
         return min(most, ACCELERATOR, wanted)
 
-    @property
+    @cached_property
     def part(self) -> int:
-        """Replicates in a part."""
+        """Replicates in a part, the same in all processes, however many cores each has."""
         most = POOLS * self.width
-        if self.n is None:
-            return most
-        share = -(-self.n // (self.workers * jax.process_count()))
-        return max(1, min(most, share))
+        share = most if self.n is None else -(-self.n // (self.workers * jax.process_count()))
+        own = max(1, min(most, share))
+        return own if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.asarray(own)))
 
     # ------------------------------------------------------------ running
     def run(self, out: Any, progress: bool) -> FitBatch:
+        if jax.process_count() > 1:
+            return self._with_others(out, progress)
+        store, done = self._own(out, progress)
+        return concatenate(done) if store is None else store.read(self.n)
+
+    def _own(self, out: Any, progress: bool) -> tuple[Store | None, list[FitBatch]]:
+        """The folder, if there is one, and the parts of this process that are not written to it."""
         store = None if out is None else Store(out, self.identity)
         with _bar(progress, self.n) as tick:
-            done = self._all(store, tick)
-        if jax.process_count() > 1:
-            return _together(done, store, self.n)
-        return concatenate(done) if store is None else store.read(self.n)
+            return store, self._all(store, tick)
+
+    def _with_others(self, out: Any, progress: bool) -> FitBatch:
+        """The parts of all processes, in each of them; where one fails, none waits for it."""
+        assert self.part
+        failure, store, done = None, None, []
+        try:
+            store, done = self._own(out, progress)
+        except Exception as problem:
+            failure = problem
+        failed = np.ravel(multihost_utils.process_allgather(np.asarray(failure is not None)))
+        if failure is not None:
+            raise failure
+        if failed.any():
+            raise RuntimeError(f"fit_many failed in process {np.flatnonzero(failed)[0]}, whose message says why")
+        own = concatenate([no_fits(names_of(self.model)), *done])
+        return _gathered(own) if store is None else store.read(self.n)
 
     def _all(self, store: Store | None, tick: Any) -> list[FitBatch]:
         done: list[FitBatch] = []
@@ -227,6 +246,8 @@ class _Job:
         d, lik = self.model.design, self.model.likelihood
         X = [d.X, *(t.Z for t in d.terms), *(f.codes for f in d.factors)]
         X += [x for x in (d.weights, d.offset, d.trials) if x is not None]
+        source = dict(self.source.identity())
+        number = {"n": source.pop("n")} if "n" in source else {}
         return {
             "formula": d.formula,
             "likelihood": lik.kind,
@@ -237,29 +258,24 @@ class _Job:
             "start": None if self.start is None else [float(x) for x in self.start],
             "tolerance": self.control.tolerance,
             "max_iterations": self.control.max_iterations,
-            **self.source.identity(),
+            "source": source,
+            **number,
         }
 
 
-def _together(done: list[FitBatch], store: Store | None, n: int | None) -> FitBatch:
-    """The parts of all processes, in each of them."""
-    if store is not None:
-        multihost_utils.sync_global_devices("jaxmm: every part is written")
-        return store.read(n)
-    own = concatenate(done) if done else None
-    counts = multihost_utils.process_allgather(np.asarray(0 if own is None else len(own)))
-    most = int(np.max(counts))
-    if own is None or most == 0:
-        raise ValueError("there are fewer parts than processes: give batch= a smaller number of lanes")
+def _gathered(own: FitBatch) -> FitBatch:
+    """What all processes have, in each of them."""
+    counts = np.ravel(multihost_utils.process_allgather(np.asarray(len(own))))
 
     def padded(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x, np.zeros((most - len(x), *x.shape[1:]), x.dtype)])
+        return np.concatenate([x, np.zeros((max(counts) - len(x), *x.shape[1:]), x.dtype)])
 
-    parts = []
     with jax.enable_x64(True):
-        gathered = {name: multihost_utils.process_allgather(padded(x)) for name, x in own.arrays().items()}
-    for k, count in enumerate(np.ravel(counts)):
-        parts.append(replace(own, **{name: np.asarray(x)[k, : int(count)] for name, x in gathered.items()}))
+        all_of_them = {name: multihost_utils.process_allgather(padded(x)) for name, x in own.arrays().items()}
+    parts = [
+        replace(own, **{name: np.asarray(x)[k, :count] for name, x in all_of_them.items()})
+        for k, count in enumerate(counts)
+    ]
     return concatenate(parts)
 
 

@@ -68,6 +68,10 @@ class GeneralisedLanes:
     def library(self) -> bool:
         return bool(self.rows.structure.rest) or max(self.rows.structure.chain) > laplace_blocks.MAX_EFFECTS
 
+    @property
+    def rows_of_theta(self) -> list:
+        return [self.rows.structure.p + row for row in self.rows.structure.variance_rows()]
+
     def data(self, y: Array, copies: Array | None) -> RowData:
         rows = self.rows
         y = y[rows.source]

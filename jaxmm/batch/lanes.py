@@ -9,7 +9,7 @@ hardly moves its estimate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -186,14 +186,31 @@ def choose(mask: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(mask, a, b), new, old)
 
 
-def advance(evaluate: Callable[[Array, Any], Value], s: Lanes, control: Control) -> Lanes:
-    """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value."""
+def retract(theta: Array, move: Array, rows: Sequence[Any]) -> Array:
+    """theta + move, bent so that each of the ``rows`` turns at the length that the move gives it to first order.
+
+    Where a variance is zero, rows of the other effects may turn at almost no change of D.  The likelihood then has a
+    ridge that is a circle in theta, which straight steps could follow in very short ones only.
+    """
+    for row in rows:
+        old, step = theta[row], move[row]
+        length = jnp.sqrt(jnp.sum(old * old, axis=0))
+        new = old + step
+        wanted = length + jnp.sum(old * step, axis=0) / jnp.where(length == 0, 1.0, length)
+        bent = new * (wanted / jnp.sqrt(jnp.sum(new * new, axis=0) + 1e-300))
+        move = move.at[row].set(jnp.where(wanted > 0.25 * length, bent, new) - old)
+    return theta + move
+
+
+def advance(evaluate: Callable[[Array, Any], Value], s: Lanes, control: Control, rows: Sequence[Any] = ()) -> Lanes:
+    """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value; ``rows`` as in ``retract``."""
     m = len(s.theta)
     rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
-    at = evaluate(s.theta + s.move, s.kept)
+    trial = retract(s.theta, s.move, rows)
+    at = evaluate(trial, s.kept)
     hessian = at.hessian
     if hessian is None:
-        hessian = jnp.where(s.fresh, s.hessian, rank_one(s.hessian, s.move, at.gradient - s.gradient))
+        hessian = jnp.where(s.fresh, s.hessian, rank_one(s.hessian, trial - s.theta, at.gradient - s.gradient))
         usable = jnp.all(jnp.isfinite(at.gradient), axis=0)
         updated = jnp.where(usable, hessian, s.hessian)  # also where the step is refused: it has been learnt
     else:
@@ -207,7 +224,7 @@ def advance(evaluate: Callable[[Array, Any], Value], s: Lanes, control: Control)
     ratio = jnp.where(s.fresh, 0.5, (s.value - at.value + noise) / (s.predicted + noise))
     # the closing step is shorter than rounding of the value can tell
     accept = finite & ((ratio > 1e-4) | (s.closing & (at.value <= s.value + 1e3 * noise)))
-    new = (s.theta + s.move, at.value, at.gradient, hessian, at.kept)
+    new = (trial, at.value, at.gradient, hessian, at.kept)
     theta, value, g, H, kept = choose(accept, new, (s.theta, s.value, s.gradient, updated, s.kept))
     radius = jnp.where(accept & (ratio > 0.75) & (s.length > 0.8 * s.radius), 2.5 * s.radius, s.radius)
     shorter = 0.25 * jnp.minimum(s.radius, s.length)

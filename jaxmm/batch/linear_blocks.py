@@ -34,6 +34,10 @@ class LinearBlocks:
     def library(self) -> bool:
         return self.gram.structure.p > UNROLLED
 
+    @property
+    def rows_of_theta(self) -> list:
+        return self.gram.structure.variance_rows()
+
     def data(self, y: Array, copies: Array | None) -> BlockData:
         return block_data(statistics(y, self.by), self.blocks)
 

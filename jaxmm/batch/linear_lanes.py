@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
+from jaxmm.batch.alike import Alike
 from jaxmm.batch.lanes import Lanes, Value
 from jaxmm.batch.problem import Found, original_theta
 from jaxmm.batch.statistics import ResponseMap, Statistics, gram_of, statistics
@@ -66,27 +67,38 @@ def nothing_linear(s: Any, like: Array) -> Any:
     return jnp.zeros((s.p, *like.shape), like.dtype), like * 0, jnp.zeros((s.p, s.p, *like.shape), like.dtype)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["gram", "by", "harmless", "hessian"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["gram", "by", "harmless", "hessian", "alike"], meta_fields=[])
 @dataclass(frozen=True)
 class LinearLanes:
     """``gram`` of the model, whose response does not matter; ``hessian`` (m, m), the first guess; ``harmless`` (n,), a
-    response to stand where there is no usable one."""
+    response to stand where there is no usable one; ``alike`` the same with fewer levels, or None."""
 
     gram: Gram
     by: ResponseMap
     harmless: Array
     hessian: Array
+    alike: Alike | None
     library = True
     temporaries = 1
 
+    @property
+    def rows_of_theta(self) -> list:
+        return self.gram.structure.variance_rows()
+
     def data(self, y: Array, copies: Array | None) -> Statistics:
-        return statistics(y, self.by, copies, self.gram.parents)
+        own = statistics(y, self.by, copies, self.gram.parents)
+        return own if self.alike is None else own._replace(z=(self.alike.columns(own.z[0]), *own.z[1:]))
+
+    @property
+    def searched(self) -> Gram:
+        """What the search works with."""
+        return self.gram if self.alike is None else self.alike.gram
 
     def refuse(self, y: Array) -> Array:
         return refuse(y, self.by)
 
     def start(self, data: Statistics) -> Array:
-        return jax.vmap(lambda own: moment_start(gram_of(self.gram, own), jnp), -1, -1)(data)
+        return jax.vmap(lambda own: moment_start(gram_of(self.searched, own), jnp), -1, -1)(data)
 
     def nothing(self, data: Statistics) -> Any:
         return nothing_linear(self.gram.structure, data.yy)
@@ -96,7 +108,7 @@ class LinearLanes:
 
     def evaluate(self, theta: Array, data: Statistics, kept: Any) -> Value:
         def one(t, own):
-            gram = gram_of(self.gram, own)
+            gram = gram_of(self.searched, own)
 
             def criterion(x):
                 at = profile(scaled_factors(x, gram.structure), gram)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +23,9 @@ class Block(NamedTuple):
 
 class Responses(Protocol):
     """A source.  ``n`` is the number of replicates; ``identity`` what tells it from another one (JSON), so that a
-    results folder is not continued with something else."""
+    results folder is not continued with something else.
+
+    It may have ``library = True`` where ``block`` calls the library's matrix routines (see ``search.LIBRARY``)."""
 
     n: int
 
@@ -59,14 +62,13 @@ class StreamResponses:
     """Arrays (k, nobs) one after another, from an iterator; their number is not known before the end."""
 
     def __init__(self, chunks: Iterable[Any], nobs: int):
-        self.chunks, self.nobs = iter(chunks), nobs
+        self.chunks, self.nobs = (check_rows(np.asarray(chunk, float), nobs) for chunk in chunks), nobs
 
     def parts(self, size: int) -> Iterator[ArrayResponses]:
         """The same rows in arrays of ``size`` rows, the last one shorter."""
         held: list[np.ndarray] = []
         count = 0
         for chunk in self.chunks:
-            chunk = check_rows(np.asarray(chunk, float), self.nobs)
             while len(chunk):
                 piece, chunk = chunk[: size - count], chunk[size - count :]
                 held.append(np.array(piece))
@@ -78,7 +80,10 @@ class StreamResponses:
             yield ArrayResponses(np.concatenate(held))
 
     def identity(self) -> dict[str, Any]:
-        return {"responses": "stream"}
+        """Told by its first row, the only one that is known before the end."""
+        first = next((chunk for chunk in self.chunks if len(chunk)), np.zeros((0, self.nobs)))
+        self.chunks = chain([first], self.chunks)
+        return {"responses": "stream", "first": fingerprint(first[:1])}
 
 
 def check_rows(Y: Any, nobs: int) -> Any:

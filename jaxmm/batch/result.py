@@ -240,6 +240,13 @@ def concatenate(parts: list[FitBatch]) -> FitBatch:
     return FitBatch(names=parts[0].names, **{name: x[order] for name, x in joined.items()})
 
 
+def no_fits(names: Names) -> FitBatch:
+    """A batch without replicates."""
+    widths = {name: (len(labels),) for name, labels in names.columns().items()}
+    kinds = {f.name: _KINDS.get(f.name, np.float64) for f in fields(FitBatch) if f.name != "names"}
+    return FitBatch(names, **{name: np.zeros((0, *widths.get(name, ())), kind) for name, kind in kinds.items()})
+
+
 def names_of(model: Any) -> Names:
     """The names of a model's batch."""
     d, family = model.design, model.likelihood.family

@@ -32,7 +32,7 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[Lan
     lanes, data = both
 
     def step(_, lanes):
-        return advance(lambda theta, kept: problem.evaluate(theta, data, kept), lanes, control)
+        return advance(lambda theta, kept: problem.evaluate(theta, data, kept), lanes, control, problem.rows_of_theta)
 
     return jax.lax.fori_loop(0, STEPS, step, lanes), data
 
@@ -124,11 +124,18 @@ class PartSearch:
         if isinstance(self.source, DirectlySimulated):
             keys = self.source.words(first, self.width)
             return _drawn_pool(self.problem, keys, self.source.parameters(), self.theta)
-        y, copies = self.source.block(first, asked)
-        y, copies = (None if x is None else _filled(x, self.width) for x in (y, copies))
+        y, copies = self._block(first, asked)
         invalid = None if self.check is None else self.check(y)
         with LIBRARY:
             return jax.block_until_ready(_pool(self.problem, y, copies, self.theta, invalid))
+
+    def _block(self, first: int, size: int) -> tuple[Any, Any]:
+        if getattr(self.source, "library", False):
+            with LIBRARY:
+                y, copies = jax.block_until_ready(self.source.block(first, size))
+        else:
+            y, copies = self.source.block(first, size)
+        return _filled(y, self.width), None if copies is None else _filled(copies, self.width)
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, index: np.ndarray) -> None:
         """Lanes that have ended join those before them; as soon as there are L, their results are worked out."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxmm._context import computing
+from jaxmm.batch.alike import find_alike
 from jaxmm.batch.blocks import can_have_blocks, make_blocks
 from jaxmm.batch.generalised_lanes import GeneralisedLanes, make_table
 from jaxmm.batch.linear_blocks import LinearBlocks
@@ -35,7 +36,8 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, copies: b
         if can_have_blocks(arrays.structure) and not copies:
             return LinearBlocks(arrays, by, harmless, make_blocks(arrays, collapse))  # pyright: ignore
         theta = moment_start(arrays) if start is None else start
-        return LinearLanes(arrays, by, harmless, _first_hessian(theta, arrays))  # pyright: ignore
+        alike = find_alike(arrays) if collapse and not copies else None
+        return LinearLanes(arrays, by, harmless, _first_hessian(theta, arrays), alike)  # pyright: ignore
 
 
 def _generalised(rows: Rows, n_agq: Any, harmless: np.ndarray, start: np.ndarray | None) -> Problem:

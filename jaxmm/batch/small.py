@@ -39,3 +39,17 @@ def invert(S: Matrix) -> tuple[Array, Matrix]:
     inverse = BLOCKS.gram(X)
     diagonal = jnp.prod(jnp.stack([X[k, k] for k in range(q)]), axis=0)
     return 1 / (diagonal * diagonal), [[inverse[a, b] for b in range(q)] for a in range(q)]
+
+
+def cholesky(A: Array) -> Array:
+    """L with LL' = A for positive semidefinite A (q, q, ..), column by column; zero where a direction is missing."""
+    q = len(A)
+    L = [[jnp.zeros_like(A[0, 0])] * q for _ in range(q)]
+    for k in range(q):
+        pivot = A[k, k] - sum((L[k][c] ** 2 for c in range(k)), jnp.zeros_like(A[0, 0]))
+        real = pivot > 1e-12 * A[k, k]
+        L[k][k] = jnp.sqrt(jnp.where(real, pivot, 0.0))
+        for i in range(k + 1, q):
+            value = A[i, k] - sum((L[i][c] * L[k][c] for c in range(k)), jnp.zeros_like(A[0, 0]))
+            L[i][k] = jnp.where(real, value / jnp.where(real, L[k][k], 1.0), 0.0)
+    return jnp.stack([jnp.stack(r) for r in L])
