@@ -42,7 +42,7 @@ def compare(model: mm.Model, collapse: bool) -> int:
         theta = jnp.asarray(rng.normal(size=(model.structure.num_theta, 3)))
         found = quick_jit(evaluate)(theta, data, shared, arrays)
         for k in range(3):
-            value, g, H, at = derivatives(theta[:, k], model.with_response(Y[k]).arrays, False)
+            value, g, H, _ = derivatives(theta[:, k], model.with_response(Y[k]).arrays, False)
             assert float(found.value[k]) == pytest.approx(float(value), abs=1e-9)
             scale = 1 + float(jnp.max(jnp.abs(H)))
             np.testing.assert_allclose(found.gradient[:, k], g, atol=1e-10 * scale)
@@ -171,7 +171,7 @@ def test_fits_of_directly_drawn_statistics():
 def test_what_cannot_be_drawn_directly():
     data = {"y": np.arange(20) % 3, "g": np.arange(20) % 5}
     poisson = mm.Model.from_formula("y ~ 1 + (1 | g)", data, "poisson")
-    with pytest.raises(ValueError, match="one grouping factor.*use Simulated"):
+    with pytest.raises(ValueError, match=r"one grouping factor.*use Simulated"):
         mm.DirectlySimulated(poisson, {"fixef": 0.1, "sd": 0.5}, 10, jax.random.key(0))
 
 

@@ -62,6 +62,7 @@ class GeneralisedLanes:
     harmless: Array
     hessian: Array
     n_agq: int
+    polished = True
     temporaries = 8
 
     @property
@@ -129,13 +130,15 @@ class GeneralisedLanes:
         own = slice(s.p, s.p + s.num_theta)
         at = self.derivatives(psi, data, u, True)
         ended = status == Status.CONVERGED
+        least, largest = (f(jnp.linalg.eigvalsh(jnp.moveaxis(at.hessian, -1, 0)), -1) for f in (jnp.min, jnp.max))
+        status = jnp.where(ended & (least < -1e-6 * largest), Status.STALLED, status)  # a saddle
 
         def finish(H, g, status):
             covariance = covariance_matrix(H, s.p, jnp)
             return covariance, -0.5 * covariance @ g, final_status(status, covariance, rows, jnp)
 
         covariance, step, status = jax.vmap(finish, -1, -1)(at.hessian, at.gradient, status)
-        small = ended & (status == ended * Status.CONVERGED) & jnp.all(jnp.isfinite(step), axis=0)
+        small = (status == Status.CONVERGED) & jnp.all(jnp.isfinite(step), axis=0)
         step = jnp.where(small, step, 0.0)
         psi = psi + step
         value = at.value + 0.5 * jnp.sum(at.gradient * step, axis=0)

@@ -22,6 +22,7 @@ from jaxmm.optimize import KICK, MAX_KICKS, MU_STEPS, SETTLED, Control, Status
 RUNNING = -1
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
+POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
 PATIENCE = 1e3  # times the tolerance is near enough where no step lowers the value any more
 
 
@@ -202,8 +203,18 @@ def retract(theta: Array, move: Array, rows: Sequence[Any]) -> Array:
     return theta + move
 
 
-def advance(evaluate: Callable[[Array, Any], Value], s: Lanes, control: Control, rows: Sequence[Any] = ()) -> Lanes:
-    """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value; ``rows`` as in ``retract``."""
+def advance(
+    evaluate: Callable[[Array, Any], Value],
+    s: Lanes,
+    control: Control,
+    rows: Sequence[Any] = (),
+    polished: bool = False,
+) -> Lanes:
+    """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value; ``rows`` as in ``retract``.
+
+    ``polished``: a step with the exact Hessian follows the search, which may then end ``POLISH`` times as far away and
+    takes no last step of its own.
+    """
     m = len(s.theta)
     rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
     trial = retract(s.theta, s.move, rows)
@@ -230,11 +241,12 @@ def advance(evaluate: Callable[[Array, Any], Value], s: Lanes, control: Control,
     shorter = 0.25 * jnp.minimum(s.radius, s.length)
     radius = jnp.where(finite & (ratio >= 0.25), radius, jnp.where(s.fresh, radius, shorter))
     step = newton_step(g, H, radius)
-    tolerance = jnp.maximum(control.tolerance, rounding * jnp.abs(value))
+    tolerance = jnp.maximum(control.tolerance * (POLISH if polished else 1.0), rounding * jnp.abs(value))
     near = step.decrement <= tolerance
     largest = jnp.max(jnp.abs(H), axis=(0, 1))
     saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
-    ended = ~saddle & ((near & ((step.decrement <= SETTLED * tolerance) | ~accept)) | s.closing)
+    settled = (step.decrement <= SETTLED * tolerance) | ~accept | polished
+    ended = ~saddle & ((near & settled) | s.closing)
     stuck = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2, axis=0)))
     status = jnp.where(s.iteration >= control.max_iterations, Status.MAX_ITERATIONS, RUNNING)
     status = jnp.where(

@@ -28,6 +28,7 @@ class LinearBlocks:
     by: ResponseMap
     harmless: Array
     blocks: Blocks
+    polished = False
     temporaries = 1
 
     @property

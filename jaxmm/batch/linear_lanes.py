@@ -79,6 +79,7 @@ class LinearLanes:
     hessian: Array
     alike: Alike | None
     library = True
+    polished = False
     temporaries = 1
 
     @property

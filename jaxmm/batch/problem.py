@@ -35,13 +35,15 @@ class Problem(Protocol):
 
     ``harmless`` (n,) is a response to stand where there is none.  ``library``: whether a step calls the library's
     Cholesky or triangular solve for many matrices: two such programs at once wait for each other for ever on a CPU
-    (jaxlib 0.10.2), so that one worker must do, whose batches XLA spreads over the cores.  ``rows_of_theta`` as
+    (jaxlib 0.10.2), so that one worker must do, whose batches XLA spreads over the cores.  ``polished`` and ``rows_of_theta`` as
     ``lanes.retract`` takes them.  ``temporaries``: arrays as large as a lane's data that an evaluation keeps in the
     cache.
     """
 
     @property
     def harmless(self) -> Any: ...
+    @property
+    def polished(self) -> bool: ...
     @property
     def rows_of_theta(self) -> list: ...
     @property
