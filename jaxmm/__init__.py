@@ -10,24 +10,12 @@ from jaxmm import datasets as datasets
 from jaxmm import families as families
 from jaxmm import links as links
 from jaxmm import plots as plots
-from jaxmm.batch.bootstrap import Bootstrap as Bootstrap
-from jaxmm.batch.bootstrap import bootstrap as bootstrap
-from jaxmm.batch.curve import PowerCurve as PowerCurve
-from jaxmm.batch.designs import make_design as make_design
-from jaxmm.batch.designs import plan as plan
 from jaxmm.batch.direct import DirectlySimulated as DirectlySimulated
 from jaxmm.batch.draw import Generated as Generated
 from jaxmm.batch.draw import Simulated as Simulated
 from jaxmm.batch.engine import fit_many as fit_many
-from jaxmm.batch.extending import extend as extend
-from jaxmm.batch.hypotheses import LikelihoodRatio as LikelihoodRatio
-from jaxmm.batch.hypotheses import WaldZ as WaldZ
-from jaxmm.batch.power import power as power
-from jaxmm.batch.power import power_curve as power_curve
 from jaxmm.batch.result import FitBatch as FitBatch
 from jaxmm.batch.store import load as load
-from jaxmm.batch.study import study as study
-from jaxmm.batch.study_result import StudyResult as StudyResult
 from jaxmm.batch.truth import Truth as Truth
 from jaxmm.design import DataError as DataError
 from jaxmm.estimate import Estimates as Estimates
@@ -45,5 +33,17 @@ from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
 from jaxmm.programs import estimate as estimate
 from jaxmm.programs import neg2_loglik as neg2_loglik
+from jaxmm.studies.bootstrap import Bootstrap as Bootstrap
+from jaxmm.studies.bootstrap import bootstrap as bootstrap
+from jaxmm.studies.curve import PowerCurve as PowerCurve
+from jaxmm.studies.designs import make_design as make_design
+from jaxmm.studies.designs import plan as plan
+from jaxmm.studies.extending import extend as extend
+from jaxmm.studies.hypotheses import LikelihoodRatio as LikelihoodRatio
+from jaxmm.studies.hypotheses import WaldZ as WaldZ
+from jaxmm.studies.power import power as power
+from jaxmm.studies.power import power_curve as power_curve
+from jaxmm.studies.study import study as study
+from jaxmm.studies.study_result import StudyResult as StudyResult
 
 __version__ = "0.1.0"

@@ -10,16 +10,16 @@ import pytest
 import scipy.stats
 
 import jaxmm as mm
-from jaxmm.batch import bootstrap as module
-from jaxmm.batch import intervals
-from jaxmm.batch.bootstrap import METHODS, Bootstrap, bootstrap, parameters
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.jackknife import leave_out
-from jaxmm.batch.resample import Case, LeaveOneOut, Residual, outermost, reflate
 from jaxmm.batch.responses import ArrayResponses, Block
 from jaxmm.batch.result import FitBatch
 from jaxmm.batch.store import load
 from jaxmm.optimize import Status
+from jaxmm.studies import bootstrap as module
+from jaxmm.studies import intervals
+from jaxmm.studies.bootstrap import METHODS, Bootstrap, bootstrap, parameters
+from jaxmm.studies.jackknife import leave_out
+from jaxmm.studies.resample import Case, LeaveOneOut, Residual, outermost, reflate
 
 KEY = jax.random.key(20)
 

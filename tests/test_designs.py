@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
-from jaxmm.batch.designs import make_design, plan
-from jaxmm.batch.extending import extend, extend_model, order_of_levels
 from jaxmm.families import FAMILIES
+from jaxmm.studies.designs import make_design, plan
+from jaxmm.studies.extending import extend, extend_model, order_of_levels
 
 LATIN = {
     "levels": {"subject": 12, "item": 12},

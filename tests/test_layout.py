@@ -19,10 +19,11 @@ LAYERS = (
     "start_glmm programs inference.wald _text tables shrinkage summary likelihood predict residuals simulate "
     "inference.marginal linear generalised describe fit from_arrays model inference.compare inference "
     "batch.files batch.multiplicity batch.replicate batch.result batch.responses batch.store batch.small batch.lanes "
-    "batch.statistics batch.blocks batch.alike batch.problem batch.linear_lanes batch.linear_blocks batch.laplace_blocks "
-    "batch.generalised_lanes batch.truth batch.draw batch.direct batch.search batch.setup batch.labels batch.engine "
-    "batch.intervals batch.resample batch.jackknife batch.bootstrap batch.montecarlo batch.hypotheses "
-    "batch.study_result batch.study batch.designs batch.extending batch.smallest batch.curve batch.power batch plots "
+    "batch.statistics batch.blocks batch.alike batch.problem batch.linear_lanes batch.linear_blocks "
+    "batch.laplace_blocks batch.generalised_lanes batch.truth batch.draw batch.direct batch.search batch.setup batch.labels batch.engine "
+    "studies.intervals studies.resample studies.jackknife studies.bootstrap studies.montecarlo studies.hypotheses "
+    "studies.study_result studies.study studies.designs studies.extending studies.smallest studies.curve "
+    "studies.power studies batch plots "
     "datasets"
 ).split()
 

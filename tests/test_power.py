@@ -6,13 +6,13 @@ import pytest
 from scipy import stats
 
 import jaxmm as mm
-from jaxmm.batch.designs import make_design, plan
-from jaxmm.batch.extending import extend_model
-from jaxmm.batch.hypotheses import WaldZ
-from jaxmm.batch.power import power, power_curve
 from jaxmm.batch.result import FitBatch, names_of
-from jaxmm.batch.smallest import fit_curve, smallest_size
-from jaxmm.batch.study import study
+from jaxmm.studies.designs import make_design, plan
+from jaxmm.studies.extending import extend_model
+from jaxmm.studies.hypotheses import WaldZ
+from jaxmm.studies.power import power, power_curve
+from jaxmm.studies.smallest import fit_curve, smallest_size
+from jaxmm.studies.study import study
 
 KEY = jax.random.key(5)
 TRUTH = {"fixef": {"(Intercept)": 1.0, "condb": 0.6, "condc": 0.0}, "sd": {"s": 0.5}, "sigma": 1.0}
@@ -43,7 +43,7 @@ def least_squares(model, source, **_):
 @pytest.fixture(autouse=True, scope="module")
 def _no_time():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxmm.batch.study.fit_many", least_squares)
+        patch.setattr("jaxmm.studies.study.fit_many", least_squares)
         yield
 
 
@@ -118,7 +118,7 @@ def test_levels_that_two_sizes_share_have_the_same_responses(model, monkeypatch)
         seen[len(here.design.factors[0].levels), len(here.design.y)] = here.design, np.asarray(source.block(0, 3).y)
         return least_squares(here, source)
 
-    monkeypatch.setattr("jaxmm.batch.study.fit_many", remember)
+    monkeypatch.setattr("jaxmm.studies.study.fit_many", remember)
     power_curve(model, TRUTH, 3, along={"s": [4, 20], "repeats": [1, 2]}, key=KEY, progress=False)
     assert list(seen) == [(4, 24), (4, 48), (20, 120), (20, 240)]
     largest, Y = seen[20, 240]

@@ -8,13 +8,14 @@ import pytest
 from scipy import stats
 
 import jaxmm as mm
-from jaxmm.batch import montecarlo, multiplicity
-from jaxmm.batch.designs import make_design, plan
+from jaxmm.batch import multiplicity
 from jaxmm.batch.draw import Simulated
-from jaxmm.batch.hypotheses import LikelihoodRatio, WaldZ, columns_of, without
-from jaxmm.batch.study import study, truth_as_batch
 from jaxmm.batch.truth import as_truth
 from jaxmm.optimize import Status
+from jaxmm.studies import montecarlo
+from jaxmm.studies.designs import make_design, plan
+from jaxmm.studies.hypotheses import LikelihoodRatio, WaldZ, columns_of, without
+from jaxmm.studies.study import study, truth_as_batch
 
 N = 12
 TRUTH = {"fixef": {"(Intercept)": 1.0, "condb": 0.5, "condc": 0.0}, "sd": {"s": 1.0}, "sigma": 0.7}

@@ -25,9 +25,9 @@ import pytest
 from scipy import stats
 from scipy.special import gammaln
 
-from jaxmm.batch.designs import make_design, plan
-from jaxmm.batch.power import power_curve
-from jaxmm.batch.study import study
+from jaxmm.studies.designs import make_design, plan
+from jaxmm.studies.power import power_curve
+from jaxmm.studies.study import study
 
 pytestmark = pytest.mark.slow
 

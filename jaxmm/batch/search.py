@@ -32,7 +32,13 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[Lan
     lanes, data = both
 
     def step(_, lanes):
-        return advance(lambda theta, kept: problem.evaluate(theta, data, kept), lanes, control, problem.rows_of_theta, problem.polished)
+        return advance(
+            lambda theta, kept: problem.evaluate(theta, data, kept),
+            lanes,
+            control,
+            problem.rows_of_theta,
+            problem.polished,
+        )
 
     return jax.lax.fori_loop(0, STEPS, step, lanes), data
 

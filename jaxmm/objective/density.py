@@ -72,7 +72,9 @@ def expand(eta: Array, log_phi: Array, rows: Rows, order: int, least: int = 2) -
     return apart(lambda e: expansion(partial(log_density, rows=rows), e, log_phi, order, least), eta)
 
 
-def expansion(density: Callable[[Array, Array], Array], eta: Array, log_phi: Array, order: int, least: int = 2) -> Expansion:
+def expansion(
+    density: Callable[[Array, Array], Array], eta: Array, log_phi: Array, order: int, least: int = 2
+) -> Expansion:
     """All derivatives of ``density(eta, log_phi)`` up to ``order`` in total, of which at most ``order - least`` by log phi.
 
     ``log_phi`` (k, ..) and eta go along, element by element. ``least`` is how many by eta the criterion itself contains:

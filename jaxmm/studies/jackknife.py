@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.resample import LeaveOneOut, outermost
 from jaxmm.batch.result import FitBatch
 from jaxmm.design import DataError, Design
 from jaxmm.fit import Fit
 from jaxmm.from_arrays import Term, design_from_arrays
 from jaxmm.model import Model
+from jaxmm.studies.resample import LeaveOneOut, outermost
 
 
 def leave_out(fit: Fit) -> FitBatch | Iterator[Fit | None]:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtrc, chdtri, chndtr, ndtri
 
-from jaxmm.batch.montecarlo import exact_interval
+from jaxmm.studies.montecarlo import exact_interval
 
 STEPS = 100
 CLIP = 1e-9

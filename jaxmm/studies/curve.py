@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._text import align
-from jaxmm.batch.hypotheses import Columns
-from jaxmm.batch.smallest import Size, fit_curve, smallest_size
-from jaxmm.batch.study_result import with_error
+from jaxmm.studies.hypotheses import Columns
+from jaxmm.studies.smallest import Size, fit_curve, smallest_size
+from jaxmm.studies.study_result import with_error
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 

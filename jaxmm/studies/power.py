@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxmm.batch.curve import Point, PowerCurve
 from jaxmm.batch.draw import Simulated
-from jaxmm.batch.extending import REPEATS, extend_model, first_levels
-from jaxmm.batch.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
 from jaxmm.batch.responses import Block, Responses, fingerprint
-from jaxmm.batch.study import Run, check_settings, examine, truth_of
-from jaxmm.batch.study_result import StudyResult, power_lines, rate_lines
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.model import Model
+from jaxmm.studies.curve import Point, PowerCurve
+from jaxmm.studies.extending import REPEATS, extend_model, first_levels
+from jaxmm.studies.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
+from jaxmm.studies.study import Run, check_settings, examine, truth_of
+from jaxmm.studies.study_result import StudyResult, power_lines, rate_lines
 
 METHODS = ("wald", "lrt")
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.hypotheses import Columns, Fits, LikelihoodRatio, Test, WaldZ, columns_of, without
 from jaxmm.batch.responses import Responses
 from jaxmm.batch.result import FitBatch, names_of
-from jaxmm.batch.study_result import StudyResult
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.inference.wald import check_level
 from jaxmm.model import Model
+from jaxmm.studies.hypotheses import Columns, Fits, LikelihoodRatio, Test, WaldZ, columns_of, without
+from jaxmm.studies.study_result import StudyResult
 
 Statistic = Callable[[FitBatch], Any]
 

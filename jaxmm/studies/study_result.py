@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._text import align
-from jaxmm.batch.hypotheses import Columns, Fits
-from jaxmm.batch.montecarlo import accuracy, exact_interval, share
 from jaxmm.batch.result import FitBatch
+from jaxmm.studies.hypotheses import Columns, Fits
+from jaxmm.studies.montecarlo import accuracy, exact_interval, share
 
 RECOVERY = ("bias", "rmse", "sd", "mean_se", "coverage")
 

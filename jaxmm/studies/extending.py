@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._columns import DataError
-from jaxmm.batch.designs import as_pandas, check_size, rank_in_group
 from jaxmm.design import Design, Factor
 from jaxmm.model import Model
+from jaxmm.studies.designs import as_pandas, check_size, rank_in_group
 
 REPEATS = "repeats"  # in ``along``: how often every row occurs
 

@@ -23,14 +23,14 @@ from jaxmm._below import offers
 from jaxmm._keywords import known_keywords
 from jaxmm._random import check_key
 from jaxmm._warn import warn
-from jaxmm.batch import intervals
 from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.jackknife import leave_out
-from jaxmm.batch.resample import Case, Residual
 from jaxmm.batch.result import FitBatch
 from jaxmm.fit import Fit
 from jaxmm.inference.wald import check_level
+from jaxmm.studies import intervals
+from jaxmm.studies.jackknife import leave_out
+from jaxmm.studies.resample import Case, Residual
 
 Statistic = Callable[[Any], Any]
 METHODS = ("percentile", "basic", "normal", "bca")
