@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.batch import laplace_blocks
-from jaxmm.batch.lanes import Lanes, Value
+from jaxmm.batch.lanes import Lanes, Value, eigh
 from jaxmm.batch.laplace_blocks import Table
 from jaxmm.batch.problem import Found, original_theta
 from jaxmm.estimate import ZERO
@@ -130,14 +130,15 @@ class GeneralisedLanes:
         own = slice(s.p, s.p + s.num_theta)
         at = self.derivatives(psi, data, u, True)
         ended = status == Status.CONVERGED
-        least, largest = (f(jnp.linalg.eigvalsh(jnp.moveaxis(at.hessian, -1, 0)), -1) for f in (jnp.min, jnp.max))
-        status = jnp.where(ended & (least < -1e-6 * largest), Status.STALLED, status)  # a saddle
+        H: Any = at.hessian
+        w, _ = eigh(H)
+        status = jnp.where(ended & (w[0] < -1e-6 * w[-1]), Status.STALLED, status)  # a saddle
 
         def finish(H, g, status):
             covariance = covariance_matrix(H, s.p, jnp)
             return covariance, -0.5 * covariance @ g, final_status(status, covariance, rows, jnp)
 
-        covariance, step, status = jax.vmap(finish, -1, -1)(at.hessian, at.gradient, status)
+        covariance, step, status = jax.vmap(finish, -1, -1)(H, at.gradient, status)
         small = (status == Status.CONVERGED) & jnp.all(jnp.isfinite(step), axis=0)
         step = jnp.where(small, step, 0.0)
         psi = psi + step

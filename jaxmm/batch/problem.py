@@ -1,8 +1,8 @@
 """What a batch asks of the model whose lanes it searches, and what is common to all of them.
 
 A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
-all lanes at once, and says at the end what was found, in the columns of the data.  ``linear_blocks``, ``linear_lanes``,
-``laplace_blocks`` and ``rows_lanes`` hold the four there are.
+all lanes at once, and says at the end what was found, in the columns of the data.  ``linear_blocks``, ``linear_lanes``
+and ``generalised_lanes`` hold the three there are.
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ class Found(NamedTuple):
 class Problem(Protocol):
     """A pytree; every method is pure and traced.
 
-    ``harmless`` (n,) is a response to stand where there is none.  ``library``: whether a step calls the library's
-    Cholesky or triangular solve for many matrices: two such programs at once wait for each other for ever on a CPU
-    (jaxlib 0.10.2), so that one worker must do, whose batches XLA spreads over the cores.  ``polished`` and ``rows_of_theta`` as
-    ``lanes.retract`` takes them.  ``temporaries``: arrays as large as a lane's data that an evaluation keeps in the
-    cache.
+    ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta`` and ``polished`` are those of
+    ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation keeps in the cache.
+    ``library``: whether a step calls the library's routines for many matrices: two such programs at once wait for each
+    other for ever on a CPU (``search.LIBRARY``), so that one worker must do, whose batches XLA spreads over the cores.
     """
 
     @property

@@ -75,10 +75,10 @@ def expand(eta: Array, log_phi: Array, rows: Rows, order: int, least: int = 2) -
 def expansion(
     density: Callable[[Array, Array], Array], eta: Array, log_phi: Array, order: int, least: int = 2
 ) -> Expansion:
-    """All derivatives of ``density(eta, log_phi)`` up to ``order`` in total, of which at most ``order - least`` by log phi.
+    """All derivatives of ``density(eta, log_phi)`` up to ``order`` in total, at most ``order - least`` by log phi.
 
-    ``log_phi`` (k, ..) and eta go along, element by element. ``least`` is how many by eta the criterion itself contains:
-    two in W, none at a node of a quadrature.
+    ``log_phi`` (k, ..) and eta go along, element by element. ``least`` is how many by eta the criterion itself has: two
+    in W, none at a node of a quadrature.
     """
     k = len(log_phi)
 

@@ -12,8 +12,8 @@ Eliminating chain factor i, with R_k = lam_i'(link to outer factor k) and R_b = 
     outer k:  block_k  -= Σ R_k'M_i^-1 R_k        link_kl -= Σ R_k'M_i^-1 R_l       sums over the levels of i
     border k: border_k -= Σ R_k'M_i^-1 R_b        corner  -= Σ R_b'M_i^-1 R_b        in each level of k
 
-Where levels stand for several copies of themselves (``Gram.copies``; without a rest), what goes into the corner and into
-log|M| counts as often; a level of an outer factor has its own inner levels once.
+Where levels stand for several copies of themselves (``Gram.copies``), what goes into the corner and into log|M| counts
+as often; a level of an outer factor has its own inner levels once.
 """
 
 from __future__ import annotations
