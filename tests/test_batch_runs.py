@@ -116,7 +116,8 @@ def assert_equal(a: mm.FitBatch, b: mm.FitBatch) -> None:
         np.testing.assert_array_equal(np.isnan(x), np.isnan(y), err_msg=name)
         error = b.bse if name == "fixef" else 1.0
         if name != "fixef" and good.sum() > 2:
-            error = np.maximum(np.nanstd(y[good], axis=0), 1e-3 * np.nanmax(np.abs(y), initial=1e-300))
+            known = y[good & ~np.isnan(y).reshape(len(y), -1).any(axis=1)]
+            error = np.maximum(np.std(known, axis=0), 1e-3 * np.max(np.abs(known), initial=1e-300))
         assert np.nanmax(np.abs(x - y) / error, initial=0.0) < 1e-8, name
 
 
@@ -310,7 +311,7 @@ def many_matrices() -> None:
         V = scale * (jnp.eye(6) + 0.5)
         return jax.random.multivariate_normal(key, jnp.zeros(6), V, (4,)).ravel()
 
-    batch = fit(model, mm.Generated(correlated, 2**16, jax.random.key(0)), batch=4096)
+    batch = fit(model, mm.Generated(correlated, 2**17, jax.random.key(0)), batch=4096)
     assert batch.converged.mean() > 0.99
 
 
@@ -349,11 +350,29 @@ def memory(folder: Path, n: int) -> None:
     (folder / "memory.json").write_text(json.dumps({"peak": 1024 * int(line.split()[1]), "table": table}))
 
 
+def every_process_caches() -> None:
+    """JAX lets only the first process write what it has compiled to the cache, and its programs are of no use to
+    devices of another one: the second would compile everything in every run of the tests."""
+    from jax._src import compiler, distributed
+
+    write, state = compiler._cache_write, distributed.global_state
+
+    def as_the_first(*arguments):
+        number, state.process_id = state.process_id, 0
+        try:
+            write(*arguments)
+        finally:
+            state.process_id = number
+
+    compiler._cache_write = as_the_first
+
+
 def main(job: str, folder: str, processes: str, me: str, port: str) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     if int(processes) > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", int(processes), int(me))
+        every_process_caches()
     jobs = {
         "runs": runs,
         "slow": lambda out: fit(sleep(), Slow(rows(N)), out=out),
