@@ -208,3 +208,13 @@ def test_a_weight_an_offset_and_an_uncorrelated_slope():
         single = fit.refit(Y[k])
         assert batch.deviance[k] == pytest.approx(single.deviance, abs=1e-6)
         np.testing.assert_allclose(batch.fixef[k], single.fixef, atol=1e-4 * single.bse.min())
+
+
+def test_results_left_in_their_folder(tmp_path):
+    fit, batch = fitted("sleepstudy"), batch_of("sleepstudy")
+    Y = simulated(fit)
+    left = mm.fit_many(fit.model, Y, start=fit, out=tmp_path / "study", collect=False, progress=False)
+    assert len(left) == 0 and left.names == batch.names
+    np.testing.assert_array_equal(mm.load(tmp_path / "study").fixef, batch.fixef)
+    with pytest.raises(ValueError, match="give its path as out="):
+        mm.fit_many(fit.model, Y, collect=False)

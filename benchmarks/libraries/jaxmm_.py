@@ -64,7 +64,7 @@ def _outcome(fit):
 own_threads = True
 
 WAYS = {"collapsed": {}, "general": {"collapse": False}}  # arguments of `fit_many`
-SOURCES = {"simulated": "Simulated", "stream": "Simulated", "direct": "DirectlySimulated"}  # of jaxmm.batch.draw
+SOURCES = {"simulated": "Simulated", "stream": "Simulated", "direct": "DirectlySimulated"}  # of jaxmm
 STREAMED = ("100000", "1000000")
 
 
@@ -102,18 +102,18 @@ def simulates(batch, frame, way, **options):
 
 def streams(batch, frame, way, out):
     model = build(batch, frame)
-    _fit_many(model, batch, "", source(batch, model, int(way), 0), out=out)
+    _fit_many(model, batch, "", source(batch, model, int(way), 0), out=out, collect=False)
     return int(way)
 
 
 def source(batch, model, n, seed):
     """Responses that are drawn from the truth as they are fitted."""
     import jax
+
+    import jaxmm as mm
     from jaxmm.batch.truth import as_truth
 
-    from jaxmm.batch import draw
-
-    return getattr(draw, SOURCES[batch.kind])(model, as_truth(model, batch.truth), n, jax.random.key(seed))
+    return getattr(mm, SOURCES[batch.kind])(model, as_truth(model, batch.truth), n, jax.random.key(seed))
 
 
 def _fit_many(model, batch, way, responses, **options):

@@ -43,6 +43,7 @@ def fit_many(
     progress: bool = True,
     control: Control | dict | None = None,
     collapse: bool = True,
+    collect: bool = True,
 ) -> FitBatch:
     """Fit one design to many responses.
 
@@ -58,6 +59,8 @@ def fit_many(
         progress: whether to show a progress bar.
         control: ``Control`` or a dictionary of its settings; ``tolerance`` and ``max_iterations`` are those of a lane.
             ``device``: "auto" is all that JAX sees, of its default kind.
+        collect: False returns an empty batch and leaves the results in the folder ``out``, for ``load``: memory then
+            does not grow with the number of replicates.
         collapse: whether levels with equal cross-products share their factor (it changes rounding only).
 
     Returns:
@@ -72,7 +75,9 @@ def fit_many(
     control = as_control(control)
     source = as_responses(Y, len(model.design.y))
     job = _Job(model, source, start, batch, control, collapse)
-    return job.run(out, progress)
+    if not collect and out is None:
+        raise ValueError("collect=False leaves results in a folder: give its path as out=")
+    return job.run(out, progress, collect)
 
 
 WIDTHS = (64, 256, 1024, 4096)  # of a batch on a CPU: few, since each is compiled
@@ -146,11 +151,14 @@ class _Job:
         return own if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.asarray(own)))
 
     # ------------------------------------------------------------ running
-    def run(self, out: Any, progress: bool) -> FitBatch:
+    def run(self, out: Any, progress: bool, collect: bool) -> FitBatch:
         if jax.process_count() > 1:
-            return self._with_others(out, progress)
+            return self._with_others(out, progress, collect)
         store, done = self._own(out, progress)
-        return concatenate(done) if store is None else store.read(self.n)
+        return concatenate(done) if store is None else self._stored(store, collect)
+
+    def _stored(self, store: Store, collect: bool) -> FitBatch:
+        return store.read(self.n) if collect else no_fits(names_of(self.model))
 
     def _own(self, out: Any, progress: bool) -> tuple[Store | None, list[FitBatch]]:
         """The folder, if there is one, and the parts of this process that are not written to it."""
@@ -158,7 +166,7 @@ class _Job:
         with _bar(progress, self.n) as tick:
             return store, self._all(store, tick)
 
-    def _with_others(self, out: Any, progress: bool) -> FitBatch:
+    def _with_others(self, out: Any, progress: bool, collect: bool) -> FitBatch:
         """The parts of all processes, in each of them; where one fails, none waits for it."""
         assert self.part
         failure, store, done = None, None, []
@@ -172,7 +180,7 @@ class _Job:
         if failed.any():
             raise RuntimeError(f"fit_many failed in process {np.flatnonzero(failed)[0]}, whose message says why")
         own = concatenate([no_fits(names_of(self.model)), *done])
-        return _gathered(own) if store is None else store.read(self.n)
+        return _gathered(own) if store is None else self._stored(store, collect)
 
     def _all(self, store: Store | None, tick: Any) -> list[FitBatch]:
         done: list[FitBatch] = []
