@@ -193,6 +193,13 @@ def test_responses_of_another_length():
         mm.fit_many(fit.model, np.zeros((0, 180)), progress=False)
     with pytest.raises(ValueError, match="start must be 3 finite numbers"):
         mm.fit_many(fit.model, np.zeros((1, 180)), start=[1.0], progress=False)
+    with pytest.raises(mm.DataError, match=r"one response of 180 numbers in each row; got shape \(\d+, 56\)"):
+        herds = fitted("cbpp")
+        mm.fit_many(fit, mm.Simulated(herds, herds, 3, jax.random.key(0)), progress=False)
+    with pytest.raises(TypeError, match=r"model must be a jaxmm\.Model or a fit, not str"):
+        mm.fit_many("sleepstudy", np.zeros((1, 180)))
+    with pytest.raises(ValueError, match=r"control\.device must be 'auto'"):
+        mm.fit_many(fit, simulated(fit), control={"device": 3}, progress=False)
     with pytest.raises(ValueError, match="batch must be a positive number"):
         mm.fit_many(fit.model, simulated(fit), batch=0, progress=False)
 

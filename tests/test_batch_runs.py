@@ -114,10 +114,10 @@ def assert_equal(a: mm.FitBatch, b: mm.FitBatch) -> None:
         if name in ("replicate", "status", "is_singular", "iterations") or not y.size:
             continue
         np.testing.assert_array_equal(np.isnan(x), np.isnan(y), err_msg=name)
+        known = y[good & ~np.isnan(y).reshape(len(y), -1).any(axis=1)]
         error = b.bse if name == "fixef" else 1.0
-        if name != "fixef" and good.sum() > 2:
-            known = y[good & ~np.isnan(y).reshape(len(y), -1).any(axis=1)]
-            error = np.maximum(np.std(known, axis=0), 1e-3 * np.max(np.abs(known), initial=1e-300))
+        if name != "fixef" and len(known) > 2:
+            error = np.maximum(np.std(known, axis=0), 1e-3 * np.max(np.abs(known)))
         assert np.nanmax(np.abs(x - y) / error, initial=0.0) < 1e-8, name
 
 
@@ -324,7 +324,7 @@ def test_memory_does_not_grow_with_the_replicates(tmp_path):
         finish(start(f"memory {n}", tmp_path / str(n)))
         told = json.loads((tmp_path / str(n) / "memory.json").read_text())
         peaks[n] = told["peak"] - told["table"]
-        assert told["table"] > 70 * n
+        assert told["table"] == 70 * n
     assert peaks[200_000] < peaks[20_000] + 10e6, peaks
 
 

@@ -55,7 +55,9 @@ def test_varcorr_or_blups(tmp_path, capsys):
         assert total == pytest.approx(blups + conditional, abs=2e-4)
         assert closed == pytest.approx(blups, abs=2e-4)  # exact by REML in a balanced design
     assert float(table[0][-1]) == pytest.approx(100 / 10.5, abs=1e-4)
-    assert any("16 data sets simulated and fitted in" in line for line in lines)
+    check = next(line for line in lines if "these formulas and fit.ranef()" in line)
+    assert float(check.split()[-1].rstrip(".")) < 1e-8
+    assert any("16 data sets simulated and fitted in" in line and "16 of the fits converged" in line for line in lines)
     assert (tmp_path / "varcorr_or_blups.png").read_bytes().startswith(PNG)
 
 

@@ -22,7 +22,7 @@ from jaxmm._random import check_key, normals_of, replicate_words, threefry, word
 from jaxmm._types import Array
 from jaxmm.batch.blocks import BlockData, Blocks, can_have_blocks
 from jaxmm.batch.draw import check_n
-from jaxmm.batch.responses import fingerprint
+from jaxmm.batch.responses import fingerprint, unfitted
 from jaxmm.batch.small import cholesky
 from jaxmm.batch.truth import as_truth
 from jaxmm.gram import Gram
@@ -53,6 +53,7 @@ class DirectlySimulated:
 
     def __init__(self, model: Model, truth: Any, n: int, key: Any):
         self.n, self._key = check_n(n), words(check_key(key))
+        model = unfitted(model)
         if not model.likelihood.precisions or not can_have_blocks(model.structure):
             raise ValueError(
                 "statistics are drawn directly for a linear model of one grouping factor with few effects and columns: "

@@ -27,7 +27,7 @@ from jaxmm._random import (
     words,
 )
 from jaxmm._types import Array
-from jaxmm.batch.responses import Block, fingerprint
+from jaxmm.batch.responses import Block, fingerprint, unfitted
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.families import Family
 from jaxmm.fit import Fit
@@ -66,6 +66,7 @@ class Simulated:
             raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
         if re == "new" and fit is not None:
             raise ValueError("fit= is for re='conditional': new random effects need no modes")
+        model = unfitted(model)
         fit = truth if fit is None and isinstance(truth, Fit) else fit
         self.truth = as_truth(model, truth)
         d, self.re = model.design, re

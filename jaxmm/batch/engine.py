@@ -25,7 +25,7 @@ from jaxmm._context import computing
 from jaxmm.batch.labels import label
 from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.responses import Responses, StreamResponses, as_responses, fingerprint
+from jaxmm.batch.responses import Responses, StreamResponses, as_responses, fingerprint, unfitted
 from jaxmm.batch.result import FitBatch, concatenate, names_of, no_fits
 from jaxmm.batch.search import PartSearch
 from jaxmm.batch.setup import make_problem, scaled_start
@@ -71,7 +71,7 @@ def fit_many(
         DataError: responses of another length than the model has observations.
         ValueError: a folder that holds another study.
     """
-    model = getattr(model, "model", model)
+    model = unfitted(model)
     control = as_control(control)
     source = as_responses(Y, len(model.design.y))
     job = _Job(model, source, start, batch, control, collapse)
@@ -90,7 +90,7 @@ class _Job:
     """One call of ``fit_many``: what is to be done, by whom, and what has been done."""
 
     def __init__(self, model: Any, source: Any, start: Any, batch: int | None, control: Control, collapse: bool):
-        if batch is not None and (not isinstance(batch, int | np.integer) or batch < 1):
+        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
             raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
         self.model, self.source, self.control, self.collapse = model, source, control, collapse
         self.copies = bool(getattr(source, "has_copies", False))
@@ -297,6 +297,8 @@ def _devices(wanted: Any) -> list[Any]:
         return [wanted]
     if wanted == "auto":
         return jax.local_devices()
+    if not isinstance(wanted, str):
+        raise ValueError(f"control.device must be 'auto', 'cpu', 'gpu' or a jax.Device, not {wanted!r}")
     try:
         return jax.local_devices(backend=wanted)
     except (RuntimeError, TypeError) as problem:

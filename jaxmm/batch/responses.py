@@ -86,6 +86,18 @@ class StreamResponses:
         return {"responses": "stream", "first": fingerprint(first[:1])}
 
 
+def unfitted(model: Any) -> Any:
+    """A model as it is, the model of a fit.
+
+    Raises:
+        TypeError: anything else.
+    """
+    model = getattr(model, "model", model)
+    if not hasattr(model, "design") or not hasattr(model, "likelihood"):
+        raise TypeError(f"model must be a jaxmm.Model or a fit, not {type(model).__name__}")
+    return model
+
+
 def check_rows(Y: Any, nobs: int) -> Any:
     """Y if it is (n, nobs).
 

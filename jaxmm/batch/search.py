@@ -17,7 +17,7 @@ import numpy as np
 from jaxmm.batch.direct import DirectlySimulated, draw_statistics
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
-from jaxmm.batch.responses import Responses
+from jaxmm.batch.responses import Responses, check_rows
 from jaxmm.optimize import Control, Status
 
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
@@ -141,6 +141,7 @@ class PartSearch:
                 y, copies = jax.block_until_ready(self.source.block(first, size))
         else:
             y, copies = self.source.block(first, size)
+        check_rows(y, len(self.problem.harmless))
         return _filled(y, self.width), None if copies is None else _filled(copies, self.width)
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, index: np.ndarray) -> None:
