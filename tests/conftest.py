@@ -13,6 +13,17 @@ import pytest
 
 import jaxmm as mm
 
+LARGE = 3 << 30  # bytes of the process from which compiled programs are let go
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_process():
+    """Lets compiled programs go between modules once the process is large: the cache on disk still has them."""
+    yield
+    memory = Path("/proc/self/statm")
+    if memory.exists() and int(memory.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > LARGE:
+        jax.clear_caches()
+
 
 @pytest.fixture
 def x64():
