@@ -81,7 +81,8 @@ def fit_many(
 
 
 WIDTHS = (64, 256, 1024, 4096)  # of a batch on a CPU: few, since each is compiled
-CACHE = 1 << 21  # bytes of a core's cache that the data of a batch should fit
+CACHE = 1 << 22  # bytes that the data of a batch should fit in
+TABLE = 1 << 27  # bytes that its responses may take, once
 POOLS = 32  # of L lanes in a part: the last lanes of a part search alone
 ACCELERATOR = 1 << 16  # lanes on an accelerator, if its memory allows
 
@@ -127,11 +128,12 @@ class _Job:
         with computing(self.model.device):
             y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
             data = jax.eval_shape(lambda problem, y: problem.data(y, None), self.problem, y)
-        return 8 * sum(x.size for x in jax.tree.leaves(data)) + 8 * y.shape[0]
+        return 8 * sum(x.size for x in jax.tree.leaves(data))
 
     def _width_on_cpu(self, workers: int) -> int:
         each = self._bytes() * self.problem.temporaries
-        fits = [w for w in WIDTHS if w * each <= CACHE] or [WIDTHS[0]]
+        rows = 8 * len(self.model.design.y)
+        fits = [w for w in WIDTHS if w * each <= CACHE and w * rows <= TABLE] or [WIDTHS[0]]
         wanted = fits[-1] if self.n is None else -(-self.n // workers)
         return next((w for w in fits if w >= wanted), fits[-1])
 
