@@ -161,8 +161,7 @@ class Fit:
         return self.model.design.dropped
 
     params = fe_params = fixef
-    llf = loglik
-    cov_params = vcov
+    llf, cov_params = loglik, vcov
 
     # ------------------------------------------------------------ how it went
     @property
@@ -378,7 +377,7 @@ class Fit:
 
     # ------------------------------------------------------------ tests and tables
     def bootstrap(self, n: int, *, key: Any, **options: Any) -> Any:
-        """``jaxmm.bootstrap`` of this fit: ``n`` replicates, parametric unless ``kind=`` says otherwise."""
+        """``jaxmm.bootstrap`` of this fit."""
         return offered("bootstrap")(self, n, key=key, **options)
 
     @known_keywords({"parm": "every fixed effect is in the table; select its rows", "alpha": "level=1 - alpha"})

@@ -140,8 +140,8 @@ def test_a_lane_does_not_depend_on_its_neighbours(name):
 
 def test_what_cannot_be_fitted_says_why():
     fit = fitted("sleepstudy")
-    Y = simulated(fit)[:6].copy()
-    Y[1] = np.inf
+    Y = np.ma.array(simulated(fit)[:6], mask=False)
+    Y[1, 7] = np.ma.masked
     Y[2] = 5.0
     Y[3] = 1e6 + 3 * fit.model.design.X[:, 1]  # the fixed effects reproduce it
     batch = mm.fit_many(fit.model, Y, start=fit, progress=False)

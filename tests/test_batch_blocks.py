@@ -173,6 +173,9 @@ def test_what_cannot_be_drawn_directly():
     poisson = mm.Model.from_formula("y ~ 1 + (1 | g)", data, "poisson")
     with pytest.raises(ValueError, match=r"one grouping factor.*use Simulated"):
         mm.DirectlySimulated(poisson, {"fixef": 0.1, "sd": 0.5}, 10, jax.random.key(0))
+    other = mm.DirectlySimulated(balanced(2, levels=10), TRUTH, 10, jax.random.key(0))
+    with pytest.raises(ValueError, match="drawn for another design"):
+        mm.fit_many(balanced(2), other, progress=False)
 
 
 # ---------------------------------------------------------------- crossed levels that are alike

@@ -60,7 +60,7 @@ class DirectlySimulated:
                 "use Simulated"
             )
         self.truth = as_truth(model, truth)
-        self.model = model
+        self.model, self.design = model, design_of(model)
 
     def identity(self) -> dict[str, Any]:
         """What tells these responses from others."""
@@ -70,6 +70,7 @@ class DirectlySimulated:
             "n": self.n,
             "key": [int(x) for x in self._key],
             "truth": fingerprint(t.beta, *t.lams, t.sigma),
+            "design": self.design,
         }
 
     def parameters(self) -> tuple[np.ndarray, np.ndarray, float]:
@@ -82,6 +83,13 @@ class DirectlySimulated:
     def words(self, first: int, size: int) -> tuple[Array, Array]:
         """Two keys for each replicate."""
         return replicate_words(self._key, first, size)
+
+
+def design_of(model: Model) -> str:
+    """A hash of what of the rows statistics depend on."""
+    d = model.design
+    weights = () if d.weights is None else (d.weights,)
+    return fingerprint(d.X, *(t.Z for t in d.terms), *(f.codes for f in d.factors), *weights)
 
 
 def draw_statistics(keys: tuple[Array, Array], parameters: Any, shared: Blocks) -> BlockData:

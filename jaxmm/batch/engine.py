@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmm._context import computing
+from jaxmm.batch.direct import DirectlySimulated, design_of
 from jaxmm.batch.labels import label
 from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
@@ -63,6 +64,9 @@ def fit_many(
             does not grow with the number of replicates.
         collapse: whether levels with equal cross-products share their factor (it changes rounding only).
 
+    Several threads may call it. Beside it no other program of many matrices' ``jnp.linalg`` should run on the same CPU:
+    jaxlib 0.10.2 lets two such programs wait for each other for ever.
+
     Returns:
         ``FitBatch``, by replicate. A response that is not finite, does not vary or cannot be fitted has a status that
         says so and NaN for estimates; it changes nothing for the others.
@@ -94,6 +98,8 @@ class _Job:
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
             raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
         self.model, self.source, self.control, self.collapse = model, source, control, collapse
+        if isinstance(source, DirectlySimulated) and source.design != design_of(model):
+            raise ValueError("the statistics are drawn for another design than the model's: give them this model")
         self.copies = bool(getattr(source, "has_copies", False))
         self.n = getattr(source, "n", None)
         with computing(model.device):

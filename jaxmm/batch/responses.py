@@ -50,7 +50,10 @@ class ArrayResponses:
         self.Y, self.n = Y, len(Y)
 
     def block(self, first: int, size: int) -> Block:
-        return Block(np.asarray(self.Y[first : first + size], float))
+        rows = self.Y[first : first + size]
+        if isinstance(rows, np.ma.MaskedArray):  # what is masked is missing
+            rows = rows.astype(float).filled(np.nan)
+        return Block(np.asarray(rows, float))
 
     def identity(self) -> dict[str, Any]:
         """Told by its shape and by some of its rows: a memory map may be larger than memory."""

@@ -99,7 +99,7 @@ class PartSearch:
         self.index[:] = -1
         spare = None  # a pool that is being handed out
         while True:
-            both = _steps(self.problem, both, self.control)
+            both = self._advance(both)
             ended = (np.asarray(both[0].status) != RUNNING) & (index >= 0)
             if ended.any():
                 self._record(both, ended, index[ended])
@@ -119,6 +119,12 @@ class PartSearch:
                 if self.count:
                     self._work_out(self.count)
                 return self.results  # pyright: ignore
+
+    def _advance(self, both: tuple[Lanes, Any]) -> tuple[Lanes, Any]:
+        if not self.problem.library:
+            return _steps(self.problem, both, self.control)
+        with LIBRARY:  # another call of ``fit_many`` may be at work in another thread
+            return jax.block_until_ready(_steps(self.problem, both, self.control))
 
     def _next_pool(self) -> tuple[Lanes, Any]:
         """The next L replicates as fresh lanes; ``index`` says which replicate each is."""
