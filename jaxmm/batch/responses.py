@@ -50,9 +50,9 @@ class ArrayResponses:
         self.Y, self.n = Y, len(Y)
 
     def block(self, first: int, size: int) -> Block:
-        rows = self.Y[first : first + size]
+        rows: Any = self.Y[first : first + size]
         if isinstance(rows, np.ma.MaskedArray):  # what is masked is missing
-            rows = rows.astype(float).filled(np.nan)
+            rows = np.ma.filled(rows.astype(float), np.nan)
         return Block(np.asarray(rows, float))
 
     def identity(self) -> dict[str, Any]:
