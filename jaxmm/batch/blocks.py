@@ -170,7 +170,7 @@ def patterns(A: np.ndarray) -> np.ndarray:
     return np.unique(cells, axis=0, return_inverse=True)[1].ravel()
 
 
-def block_data(stats: Statistics, shared: Blocks, XtB: Array | None = None) -> BlockData:
+def block_data(stats: Statistics, shared: Blocks) -> BlockData:
     """Whitened, and collapsed where the design is."""
     z = stats.z[0]
     q = len(z)
@@ -258,9 +258,6 @@ def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value
         slope = [slope[i] - total(GMG[pair]) for i, pair in enumerate(pairs)]
         Y = {pair: Y[pair] + 2 * GMG[pair] for pair in pairs}
     cross = {(i, k): total(H[i[0]][i[1]] * Y[k]) for i in pairs for k in pairs}
-
-    def sym(x: Any, a: int, b: int) -> Any:
-        return x[max(a, b), min(a, b)]
 
     by_pair = {pair: i for i, pair in enumerate(pairs)}
     cells = [(a, b) for a in range(q) for b in range(q)]

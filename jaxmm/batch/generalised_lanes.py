@@ -26,8 +26,6 @@ from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
 from jaxmm.rows import Rows
 
-PADDED = 2.0  # times the rows that a table may have
-
 
 def make_table(rows: Rows) -> Table | None:
     """The rows of one factor as a table, level by level; None where there is none, or levels are too unequal."""

@@ -67,7 +67,7 @@ def scaled_start(model: Any, start: Any) -> np.ndarray | None:
     rows, psi = model.arrays, np.array(first_guess(model.arrays))
     s = rows.structure
     psi[s.p : s.p + s.num_theta] = scaled
-    beta = getattr(start, "beta", None) if hasattr(start, "beta") else getattr(start, "fixef", None)
+    beta = getattr(start, "beta", getattr(start, "fixef", None))
     if beta is not None:
         psi[: s.p] = np.linalg.solve(np.asarray(rows.T_X), np.asarray(beta, float))
     phi = getattr(start, "phi", None) or getattr(start, "dispersion", None)
