@@ -282,16 +282,11 @@ def check_counts(y: np.ndarray, trials: np.ndarray, what: str, where: Where, rem
 
 
 def check_varies(y: np.ndarray, trials: np.ndarray | None, family: Family | None, what: str) -> None:
-    """Raises DataError where the best fit lies at infinity: no success, no failure, no count, no residual.
-
-    Another count in every row is a rate like any other and has its estimate, unless the family has a scale.
-    """
-    shown = None
-    if trials is not None:
-        shown = "no success in any row" if not y.any() else "no failure in any row" if (y == trials).all() else None
-    elif np.ptp(y) == 0 and (family is None or family.has_scale or y[0] == 0 or y[0] != np.round(y[0])):
+    """Raises DataError where the best fit lies at infinity (``Family.no_variation``), or nothing varies."""
+    if np.ptp(y) == 0 if family is None else family.no_variation(y, None if trials is None else trials.sum()):
         shown = f"{_text(y[0])} in every row"
-    if shown:
+        if trials is not None:
+            shown = "no failure in any row" if y.any() else "no success in any row"
         raise DataError(f"{what} is constant ({shown}): there is nothing to explain")
 
 

@@ -140,6 +140,10 @@ class Rows:
         constant = jnp.sum(self.weights * self.family.log_constant(y, self.trials))
         return replace(self, y=y, log_constant=constant)
 
+    def no_variation(self, y: Array) -> Array:
+        """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity."""
+        return self.family.no_variation(y, jnp.sum(jnp.where(self.weights > 0, self.trials, 0.0)))
+
     # ------------------------------------------------------------ rows and levels
     def levels_of(self, f: int) -> int:
         """The number of levels of factor ``f`` in elimination order."""

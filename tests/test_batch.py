@@ -225,3 +225,14 @@ def test_results_left_in_their_folder(tmp_path):
     np.testing.assert_array_equal(mm.load(tmp_path / "study").fixef, batch.fixef)
     with pytest.raises(ValueError, match="give its path as out="):
         mm.fit_many(fit.model, Y, collect=False)
+
+
+def test_counts_that_do_not_vary():
+    """Nothing but failures or successes: the likelihood has no maximum, and a single fit refuses them."""
+    fit = fitted("cbpp")
+    Y = simulated(fit)[:5].copy()
+    Y[1], Y[3] = 0, fit.model.design.trials
+    batch = mm.fit_many(fit.model, Y, start=fit, progress=False)
+    assert batch.status.tolist() == [0, Status.NO_VARIATION, 0, Status.NO_VARIATION, 0]
+    np.testing.assert_allclose(batch.fixef[[0, 2, 4]], batch_of("cbpp").fixef[[0, 2, 4]], rtol=1e-7)
+    assert np.isnan(batch.bse[1]).all() and np.isnan(batch.bse[3]).all()

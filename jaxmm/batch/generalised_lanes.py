@@ -1,9 +1,7 @@
-"""A generalised model, many responses: the search learns the Hessian from gradients, and takes the exact one at the
-end.
+"""A generalised model of any structure, many responses: the criterion of one response through ``vmap``.
 
-With one grouping factor the lanes stand side by side in one table of rows (``laplace_blocks``); other structures, and
-quadrature, go lane by lane through ``vmap``.  At the end of a search the exact Hessian gives the standard errors, and
-one Newton step with it brings the estimate from the tolerance to rounding.
+The search learns the Hessian from gradients; at its end the exact one gives the standard errors, and one Newton step
+with it brings the estimate from the tolerance to rounding.  ``generalised_found`` serves ``generalised_blocks`` too.
 """
 
 from __future__ import annotations
@@ -16,23 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.batch import laplace_blocks
 from jaxmm.batch.lanes import Lanes, Value, eigh
-from jaxmm.batch.laplace_blocks import Table
 from jaxmm.batch.problem import Found, original_theta
 from jaxmm.estimate import ZERO
 from jaxmm.estimate_glmm import covariance_matrix, final_status, first_guess, gradient_and_mode, value_and_derivatives
 from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
 from jaxmm.rows import Rows
-
-
-def make_table(rows: Rows) -> Table | None:
-    """The rows of one factor as a table, level by level; None where there is none, or levels are too unequal."""
-    s = rows.structure
-    if s.num_factors != 1 or rows.main.level is not None or s.chain[0] > laplace_blocks.MAX_EFFECTS:
-        return None
-    return Table(rows.X, rows.Z[0], rows.weights, rows.offset, rows.trials, s, rows.family)
+from jaxmm.solver.spd import UNROLLED
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies"], meta_fields=[])
@@ -48,15 +37,14 @@ class RowData:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["rows", "table", "harmless", "hessian"],
+    data_fields=["rows", "harmless", "hessian"],
     meta_fields=["n_agq"],
 )
 @dataclass(frozen=True)
 class GeneralisedLanes:
-    """``rows`` of the model, whose response does not matter; ``table`` the same rows, or None; ``hessian`` (k, k)."""
+    """``rows`` of the model, whose response does not matter; ``hessian`` (k, k) to begin with."""
 
     rows: Rows
-    table: Table | None
     harmless: Array
     hessian: Array
     n_agq: int
@@ -65,34 +53,22 @@ class GeneralisedLanes:
 
     @property
     def library(self) -> bool:
-        return bool(self.rows.structure.rest) or max(self.rows.structure.chain) > laplace_blocks.MAX_EFFECTS
+        return bool(self.rows.structure.rest) or max(self.rows.structure.chain) > UNROLLED
 
     @property
     def rows_of_theta(self) -> list:
-        return [self.rows.structure.p + row for row in self.rows.structure.variance_rows()]
+        return rows_of_theta(self.rows)
 
     def data(self, y: Array, copies: Array | None) -> RowData:
-        rows = self.rows
-        y = y[rows.source]
-        constant = rows.weights[..., None] * rows.family.log_constant(y, rows.trials[..., None])
-        if copies is None:
-            return RowData(y, jnp.sum(constant, axis=(0, 1)), None)
-        each = copies.T
-        levels = (*(each[outer[-1]] for outer in rows.parents[:-1]), each)
-        by_level = jax.vmap(rows.main.collect, -1, -1)(constant)
-        return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels)
+        return row_data(y, copies, self.rows)
 
     def refuse(self, y: Array) -> Array:
-        return jnp.where(jnp.all(jnp.isfinite(y), axis=0), -1, Status.INVALID).astype(jnp.int32)
-
-    def lane(self, data: RowData) -> Rows:
-        """The rows of one lane."""
-        return replace(self.rows, y=data.y, log_constant=data.constant, copies=data.copies)
+        return refuse(y, self.rows)
 
     def start(self, data: RowData) -> Array:
-        return jax.vmap(lambda d: first_guess(self.lane(d)), -1, -1)(data)
+        return start(data, self.rows)
 
-    def nothing(self, data: RowData) -> Any:
+    def prepare(self, theta: Array, data: RowData) -> Any:
         L = data.constant.shape[-1]
         u = tuple(jnp.broadcast_to(x[..., None], (*x.shape, L)) for x in zero_effects(self.rows))
         return u, jnp.ones(L, bool)
@@ -104,17 +80,11 @@ class GeneralisedLanes:
         return self.derivatives(theta, data, kept[0], False)
 
     def derivatives(self, theta: Array, data: RowData, u: tuple[Array, ...], exact: bool) -> Value:
-        if self.table is not None and self.n_agq == 1:
-            copies = None if data.copies is None else data.copies[0]
-            own = laplace_blocks.Own(data.y, data.constant, copies)
-            at = laplace_blocks.value_and_derivatives(theta, own, u[0], self.table, exact)
-            return at._replace(kept=((at.kept.u,), at.kept.found))
-
         def one(psi, d, u):
             if exact:
-                value, g, H, mode = value_and_derivatives(psi, self.lane(d), u, self.n_agq, False)
+                value, g, H, mode = value_and_derivatives(psi, lane(d, self.rows), u, self.n_agq, False)
                 return value, g, H, (mode.u, mode.converged)
-            value, g, mode = gradient_and_mode(psi, self.lane(d), u, self.n_agq)
+            value, g, mode = gradient_and_mode(psi, lane(d, self.rows), u, self.n_agq)
             return value, g, None, (mode.u, mode.converged)
 
         return Value(*jax.vmap(one, -1, -1)(theta, data, u))
@@ -124,34 +94,70 @@ class GeneralisedLanes:
 
     def found(self, outcome: Any) -> Found:
         psi, u, status, data = outcome
-        rows, s = self.rows, self.rows.structure
-        own = slice(s.p, s.p + s.num_theta)
         at = self.derivatives(psi, data, u, True)
-        ended = status == Status.CONVERGED
-        H: Any = at.hessian
-        w, _ = eigh(H)
-        status = jnp.where(ended & (w[0] < -1e-6 * w[-1]), Status.STALLED, status)  # a saddle
+        return generalised_found(psi, at, status, self.rows)
 
-        def finish(H, g, status):
-            covariance = covariance_matrix(H, s.p, jnp)
-            return covariance, -0.5 * covariance @ g, final_status(status, covariance, rows, jnp)
 
-        covariance, step, status = jax.vmap(finish, -1, -1)(H, at.gradient, status)
-        small = (status == Status.CONVERGED) & jnp.all(jnp.isfinite(step), axis=0)
-        step = jnp.where(small, step, 0.0)
-        psi = psi + step
-        value = at.value + 0.5 * jnp.sum(at.gradient * step, axis=0)
-        theta = jnp.where(jnp.abs(psi[own]) < ZERO, 0.0, psi[own])
-        theta, lams = original_theta(theta, rows.T, s)
-        T_X = jnp.asarray(rows.T_X)
-        variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[: s.p, : s.p], T_X)
-        log_phi = psi[own.stop :]
-        return Found(
-            beta=T_X @ psi[: s.p],
-            bse=jnp.sqrt(jnp.maximum(variance, 0.0)),
-            theta=theta,
-            lams=lams,
-            phi=jnp.exp(log_phi[0]) if len(log_phi) else jnp.ones_like(value),
-            deviance=value,
-            status=status,
-        )
+# ---------------------------------------------------------------- what blocks have in common with it
+def rows_of_theta(rows: Rows) -> list:
+    return [rows.structure.p + row for row in rows.structure.variance_rows()]
+
+
+def row_data(y: Array, copies: Array | None, rows: Rows) -> RowData:
+    """From responses y (n, L), and ``copies`` (L, levels of the outermost factor) or None."""
+    y = y[rows.source]
+    constant = rows.weights[..., None] * rows.family.log_constant(y, rows.trials[..., None])
+    if copies is None:
+        return RowData(y, jnp.sum(constant, axis=(0, 1)), None)
+    each = copies.T
+    levels = (*(each[outer[-1]] for outer in rows.parents[:-1]), each)
+    by_level = jax.vmap(rows.main.collect, -1, -1)(constant)
+    return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels)
+
+
+def refuse(y: Array, rows: Rows) -> Array:
+    """(L,) a status for responses (n, L) that cannot be fitted, else -1."""
+    status = jnp.where(rows.no_variation(y), Status.NO_VARIATION, -1)
+    return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
+
+
+def lane(data: RowData, rows: Rows) -> Rows:
+    """The rows of one lane."""
+    return replace(rows, y=data.y, log_constant=data.constant, copies=data.copies)
+
+
+def start(data: RowData, rows: Rows) -> Array:
+    return jax.vmap(lambda d: first_guess(lane(d, rows)), -1, -1)(data)
+
+
+def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found:
+    """One Newton step from psi (k, L), where the derivatives are ``at``, and the estimates there."""
+    s = rows.structure
+    own = slice(s.p, s.p + s.num_theta)
+    H: Any = at.hessian
+    w, _ = eigh(H)
+    status = jnp.where((status == Status.CONVERGED) & (w[0] < -1e-6 * w[-1]), Status.STALLED, status)  # a saddle
+
+    def finish(H, g, status):
+        covariance = covariance_matrix(H, s.p, jnp)
+        return covariance, -0.5 * covariance @ g, final_status(status, covariance, rows, jnp)
+
+    covariance, step, status = jax.vmap(finish, -1, -1)(H, at.gradient, status)
+    small = (status == Status.CONVERGED) & jnp.all(jnp.isfinite(step), axis=0)
+    step = jnp.where(small, step, 0.0)
+    psi = psi + step
+    value = at.value + 0.5 * jnp.sum(at.gradient * step, axis=0)
+    theta = jnp.where(jnp.abs(psi[own]) < ZERO, 0.0, psi[own])
+    theta, lams = original_theta(theta, rows.T, s)
+    T_X = jnp.asarray(rows.T_X)
+    variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[: s.p, : s.p], T_X)
+    log_phi = psi[own.stop :]
+    return Found(
+        beta=T_X @ psi[: s.p],
+        bse=jnp.sqrt(jnp.maximum(variance, 0.0)),
+        theta=theta,
+        lams=lams,
+        phi=jnp.exp(log_phi[0]) if len(log_phi) else jnp.ones_like(value),
+        deviance=value,
+        status=status,
+    )

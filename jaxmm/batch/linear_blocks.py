@@ -65,7 +65,7 @@ class LinearBlocks:
         eye: list[Any] = [t.covariance.from_factor(jnp.eye(t.covariance.q), jnp) for t in s.terms]
         return jnp.concatenate(eye)[:, None] * sd
 
-    def nothing(self, data: BlockData) -> Any:
+    def prepare(self, theta: Array, data: BlockData) -> Any:
         return nothing_linear(self.gram.structure, data.yy)
 
     def guess(self, theta: Array) -> Array:

@@ -25,17 +25,21 @@ from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Status
 from jaxmm.start import moment_start
 
+TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 EXACT = 1e-26  # of its sum of squares: what is left of a response that the fixed effects reproduce
 
 
 def refuse(y: Array, by: ResponseMap) -> Array:
-    """Responses (n, L) that are not finite, or have nothing for random effects and error to explain."""
+    """Responses (n, L) that are not finite, whose squares leave the range of numbers, or that have nothing for random
+    effects and error to explain."""
     e = y if by.offset is None else y - by.offset[:, None]
     size = jnp.sum(e * e, axis=0)
     left = e
     for _ in range(2 if len(by.X) else 0):
         left = left - by.X.T @ (by.project @ left)
     status = jnp.where(jnp.sum(left * left, axis=0) <= EXACT * size, Status.NO_VARIATION, -1)
+    lost = jnp.isinf(size) | ((size < TINY) & jnp.any(e != 0, axis=0))
+    status = jnp.where(lost, Status.NOT_FINITE, status)
     return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
 
 
@@ -101,7 +105,7 @@ class LinearLanes:
     def start(self, data: Statistics) -> Array:
         return jax.vmap(lambda own: moment_start(gram_of(self.searched, own), jnp), -1, -1)(data)
 
-    def nothing(self, data: Statistics) -> Any:
+    def prepare(self, theta: Array, data: Statistics) -> Any:
         return nothing_linear(self.gram.structure, data.yy)
 
     def guess(self, theta: Array) -> Array:

@@ -62,8 +62,8 @@ class Problem(Protocol):
         """(m, L) where the search begins when nothing better is known."""
         ...
 
-    def nothing(self, data: Any) -> Any:
-        """What ``evaluate`` keeps, before the first evaluation."""
+    def prepare(self, theta: Array, data: Any) -> Any:
+        """What ``evaluate`` at theta (m, L) may begin with, in the form of what it keeps."""
         ...
 
     def guess(self, theta: Array) -> Array:

@@ -55,7 +55,7 @@ def _pool(problem: Any, y: Any, copies: Any, theta: Any, invalid: Any) -> tuple[
     data = problem.data(y, copies)
     start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), y.shape[-1]))
     hessian = problem.guess(start)
-    kept = problem.nothing(data)
+    kept = problem.prepare(start, data)
     lanes = begin(start, hessian, kept)
     return lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32)), data
 
@@ -65,7 +65,7 @@ def _drawn_pool(problem: Any, keys: Any, parameters: Any, theta: Any) -> tuple[L
     """The same with data that are drawn directly (``direct``)."""
     data = draw_statistics(keys, parameters, problem.blocks)
     start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), len(keys[0])))
-    return begin(start, problem.guess(start), problem.nothing(data)), data
+    return begin(start, problem.guess(start), problem.prepare(start, data)), data
 
 
 @jax.jit
@@ -100,6 +100,7 @@ class PartSearch:
         spare = None  # a pool that is being handed out
         while True:
             both = self._advance(both)
+            self.tick(0)  # which ends the search where it has been interrupted
             ended = (np.asarray(both[0].status) != RUNNING) & (index >= 0)
             if ended.any():
                 self._record(both, ended, index[ended])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,17 @@ import numpy as np
 from jaxmm._context import computing
 from jaxmm.batch.alike import find_alike
 from jaxmm.batch.blocks import can_have_blocks, make_blocks
-from jaxmm.batch.generalised_lanes import GeneralisedLanes, make_table
+from jaxmm.batch.generalised_blocks import GeneralisedBlocks
+from jaxmm.batch.generalised_lanes import GeneralisedLanes
+from jaxmm.batch.laplace_table import can_have_table, make_table
 from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
 from jaxmm.batch.problem import Problem
 from jaxmm.batch.statistics import response_map
+from jaxmm.batch.truth import as_truth
 from jaxmm.estimate import change_theta, rough_hessian
 from jaxmm.estimate_glmm import derivatives, first_guess
+from jaxmm.generalised import can_have_nodes
 from jaxmm.gram import Gram
 from jaxmm.model import check_start
 from jaxmm.objective.mode import zero_effects
@@ -41,13 +46,24 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, copies: b
 
 
 def _generalised(rows: Rows, n_agq: Any, harmless: np.ndarray, start: np.ndarray | None) -> Problem:
-    """The first Hessian is the exact one of the model's own response."""
-    n_agq = 1 if n_agq == "auto" else int(n_agq)
+    """The first Hessian is the exact one of the model's own response.
+
+    Raises:
+        ValueError: a number of nodes that each response would choose for itself.
+    """
+    if n_agq == "auto" and can_have_nodes(rows.structure):
+        raise ValueError(
+            "n_agq='auto' chooses the nodes anew for each response, and a batch has one number for all: make the model "
+            "with n_agq=9, say, or with the fit.n_agq of a fit by 'auto'"
+        )
+    n_agq = 1 if n_agq == "auto" else int(n_agq)  # "auto" is Laplace's method where there can be no nodes
+    if n_agq == 1 and can_have_table(rows):
+        return GeneralisedBlocks(rows, make_table(rows), harmless)  # pyright: ignore
     psi = np.asarray(first_guess(rows)) if start is None else start
     H = np.asarray(derivatives(psi, rows, zero_effects(rows), n_agq, False)[2])
     w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
     w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
-    return GeneralisedLanes(rows, make_table(rows), harmless, (Q * w) @ Q.T, n_agq)  # pyright: ignore
+    return GeneralisedLanes(rows, harmless, (Q * w) @ Q.T, n_agq)  # pyright: ignore
 
 
 def _first_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
@@ -56,9 +72,15 @@ def _first_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
 
 
 def scaled_start(model: Any, start: Any) -> np.ndarray | None:
-    """A ``Fit``, a ``Truth`` or theta (m,) in the data's columns -> where a search may begin, in the scaled columns."""
+    """A ``Fit``, a ``Truth``, a mapping as of ``as_truth`` or theta (m,) in the data's columns -> where a search may
+    begin, in the scaled columns."""
     if start is None:
         return None
+    if isinstance(start, Mapping):
+        try:
+            start = as_truth(model, start)
+        except ValueError as error:
+            raise ValueError(f"start: {error}") from None
     theta = getattr(start, "theta", start)
     theta = theta(model) if callable(theta) else theta
     scaled = scaled_theta(model, check_start(theta, model.structure.num_theta))

@@ -81,6 +81,18 @@ class Family:
         """Whether each y lies in the support."""
         return np.isfinite(y)
 
+    def no_variation(self, y, total: Any = None):
+        """Whether the best fit to y (n, ..) lies at infinity: no success, no failure, no count, no residual.
+
+        ``total`` is the sum of the trials. Another count in every row is a rate like any other and has its estimate,
+        unless the family has a scale.
+        """
+        if self.has_trials:
+            successes = y.sum(axis=0)
+            return (successes == 0) | (successes == total)
+        first = y[0]
+        return (y == first).all(axis=0) & (self.has_scale | (first == 0) | (first != first.round()))
+
     def start_mu(self, y, trials: Any = 1.0) -> np.ndarray:
         """Means to start a GLM from: y where it may be a mean, else the average of those."""
         y, eta = np.asarray(y, float), self.link.link(jnp.asarray(y, float))

@@ -1,0 +1,62 @@
+"""A generalised model with one grouping factor, many responses: Newton's method with ``laplace_blocks``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.batch import generalised_lanes as common
+from jaxmm.batch.generalised_lanes import RowData
+from jaxmm.batch.lanes import Lanes, Value
+from jaxmm.batch.laplace_blocks import value_and_derivatives
+from jaxmm.batch.laplace_table import Kept, Own, Table, modes_from_zero
+from jaxmm.batch.problem import Found
+from jaxmm.rows import Rows
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["rows", "table", "harmless"], meta_fields=[])
+@dataclass(frozen=True)
+class GeneralisedBlocks:
+    """``rows`` of the model, whose response does not matter, and the same rows as a ``table``."""
+
+    rows: Rows
+    table: Table
+    harmless: Array
+    polished = True
+    temporaries = 6
+    library = False
+
+    @property
+    def rows_of_theta(self) -> list:
+        return common.rows_of_theta(self.rows)
+
+    def data(self, y: Array, copies: Array | None) -> Own:
+        data = common.row_data(y, copies, self.rows)
+        return Own(jnp.swapaxes(data.y, 0, 1), data.constant, None if data.copies is None else data.copies[0])
+
+    def refuse(self, y: Array) -> Array:
+        return common.refuse(y, self.rows)
+
+    def start(self, data: Own) -> Array:
+        return common.start(RowData(jnp.swapaxes(data.y, 0, 1), data.constant, None), self.rows)
+
+    def prepare(self, theta: Array, data: Own) -> Kept:
+        return modes_from_zero(theta, data.y, self.table)
+
+    def guess(self, theta: Array) -> Array:
+        return jnp.zeros((len(theta), *theta.shape), theta.dtype)
+
+    def evaluate(self, theta: Array, data: Own, kept: Kept) -> Value:
+        return value_and_derivatives(theta, data, kept, self.table)
+
+    def outcome(self, s: Lanes, data: Own) -> Any:
+        return s.theta, Value(s.value, s.gradient, s.hessian, None), s.status
+
+    def found(self, outcome: Any) -> Found:
+        psi, at, status = outcome
+        return common.generalised_found(psi, at, status, self.rows)

@@ -1,0 +1,213 @@
+"""A generalised model with one grouping factor as a table of rows, and the conditional modes of all lanes at once.
+
+The rows stand in a table (J, H, L) of J levels, H rows each, and L lanes, so that every operation is one long vector;
+sums over the rows of a level are products of a matrix that the lanes share with numbers of the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+from jaxmm.batch.small import Matrix, dot, invert, times, transpose
+from jaxmm.objective.density import as_phi
+from jaxmm.objective.mode import MAX_ITERATIONS, SLACK, TOLERANCE
+from jaxmm.objective.parameters import scaled_factors
+from jaxmm.rows import Rows
+from jaxmm.structure import Structure
+
+MAX_EFFECTS = 4  # q above which the graph is too long to compile
+MAX_PRODUCTS = 1 << 24  # numbers in the products of the columns, above which they take too much memory
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Products:
+    """Products of the columns of the rows, times their weights.  For sums over the rows of a level (J, columns, H):
+    ``one``, ``z``, ``zz``, ``zr`` with r = (x, z), and ``zzr``; over all rows (columns, J, H): ``x`` and ``xx``.  Of
+    ``zz`` and ``xx`` each pair stands there once, in the order of ``pairs``."""
+
+    one: Array
+    z: Array
+    zz: Array
+    zr: Array
+    zzr: Array
+    x: Array
+    xx: Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["X", "Z", "offset", "trials", "products"],
+    meta_fields=["structure", "family"],
+)
+@dataclass(frozen=True)
+class Table:
+    """What all lanes share of the rows: ``X`` (p, J, H), ``Z`` (q, J, H) in the scaled columns, the others (J, H); rows
+    of weight zero fill the shorter levels."""
+
+    X: Array
+    Z: Array
+    offset: Array
+    trials: Array
+    products: Products
+    structure: Structure
+    family: Any
+
+
+class Own(NamedTuple):
+    """What a lane has of its own: ``y`` (J, H, L), ``constant`` (L,) the part of the log density without parameters,
+    ``copies`` (J, L) how often each level counts, or None."""
+
+    y: Array
+    constant: Array
+    copies: Array | None
+
+
+class Kept(NamedTuple):
+    """At the last point that was accepted: ``psi`` (k, L), the modes ``u`` (J, q, L) and their derivatives ``slope``
+    (J, q, k, L)."""
+
+    psi: Array
+    u: Array
+    slope: Array
+
+
+# ---------------------------------------------------------------- on the host
+def can_have_table(rows: Rows) -> bool:
+    """Whether the closed form applies: one factor, levels of about one size, few effects, each entry of λ free."""
+    s = rows.structure
+    if s.num_factors != 1 or rows.main.level is not None or s.chain[0] > MAX_EFFECTS:
+        return False
+    q, r = s.chain[0], s.p + s.chain[0]
+    columns = (q + len(pairs(q))) * (r + 1) + s.p + len(pairs(s.p))
+    return columns * rows.weights.size <= MAX_PRODUCTS and entries(s) is not None
+
+
+def make_table(rows: Rows) -> Table:
+    """From the rows of a model, on the host."""
+    X, Z = (np.swapaxes(np.asarray(a), 1, 2) for a in (rows.X, rows.Z[0]))
+    w, offset, trials = (np.broadcast_to(a, rows.weights.shape).T for a in (rows.weights, rows.offset, rows.trials))
+    one, r = np.ones_like(w)[None], np.concatenate([X, Z])
+    zz, xx = (np.array([side[a] * side[b] for a, b in pairs(len(side))]).reshape(-1, *w.shape) for side in (Z, X))
+
+    def product(left: np.ndarray, right: np.ndarray = one) -> np.ndarray:
+        return w * (left[:, None] * right).reshape(-1, *w.shape)
+
+    by_level = (product(one), product(Z), product(zz), product(Z, r), product(zz, r))
+    by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
+    products = Products(*by_level, product(X), product(xx))  # pyright: ignore
+    return Table(X, Z, offset, trials, products, rows.structure, rows.family)  # pyright: ignore
+
+
+def pairs(n: int) -> list[tuple[int, int]]:
+    """(a, b) with b <= a."""
+    return [(a, b) for a in range(n) for b in range(a + 1)]
+
+
+def entries(s: Structure) -> list[tuple[int, int]] | None:
+    """The entry (row, column) of λ that each element of theta is; None where it is another function of theta."""
+    out = []
+    for k in range(s.num_theta):
+        lam = scaled_factors(np.eye(s.num_theta)[k], s)[0]  # pyright: ignore
+        at = np.argwhere(np.asarray(lam))
+        if len(at) != 1 or np.asarray(lam)[tuple(at[0])] != 1.0:
+            return None
+        out.append((int(at[0][0]), int(at[0][1])))
+    total = np.asarray(scaled_factors(2.0 * np.ones(s.num_theta), s)[0])  # pyright: ignore
+    return out if total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) else None
+
+
+# ---------------------------------------------------------------- the modes
+def sums(columns: Array, values: Array) -> Array:
+    """Over the rows of each level: (J, F, H), (J, H, L) -> (J, F, L)."""
+    return jnp.einsum("jfh,jhl->jfl", columns, values, precision="highest")
+
+
+def factor(psi: Array, s: Structure) -> Matrix:
+    """λ entry by entry, (L,)."""
+    lam = scaled_factors(psi[s.p : s.p + s.num_theta], s)[0]
+    return [list(row) for row in lam]
+
+
+def linear_predictor(psi: Array, u: Array, lam: Matrix, t: Table) -> Array:
+    """(J, H, L)."""
+    q = len(lam)
+    eta = t.offset[..., None]
+    for k in range(t.structure.p):
+        eta = eta + t.X[k][..., None] * psi[k]
+    return eta + sum(t.Z[a][..., None] * dot(lam[a], [u[:, c] for c in range(q)])[:, None] for a in range(q))
+
+
+def log_density(eta: Array, log_phi: Array, y: Array, t: Table) -> Array:
+    """Of each row (J, H, L), unweighted, without the constant part."""
+    return t.family.density(y, eta, as_phi(log_phi), t.trials[..., None])
+
+
+def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
+    """|S| and S^-1."""
+    S = times(transpose(lam), times(A, lam))
+    return invert([[S[a][b] + (1.0 if a == b else 0.0) for b in range(len(S))] for a in range(len(S))])
+
+
+def unpacked(packed: Array, n: int) -> list[list[Array]]:
+    """Of a symmetric matrix the pairs, on the first axis -> entry by entry."""
+    at = {pair: k for k, pair in enumerate(pairs(n))}
+    return [[packed[at[max(a, b), min(a, b)]] for b in range(n)] for a in range(n)]
+
+
+def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
+    """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step."""
+    s, q = t.structure, len(t.Z)
+    lam, log_phi = factor(psi, s), psi[s.p + s.num_theta :]
+
+    def terms(eta):
+        def first(e):
+            return jax.jvp(lambda e: log_density(e, log_phi, y, t), (e,), (jnp.ones_like(e),))
+
+        (value, d1), (_, d2) = jax.jvp(first, (eta,), (jnp.ones_like(eta),))
+        return value, d1, d2
+
+    def body(state):
+        u, step, value, closing, clip, iteration = state
+        trial = u + step
+        log_p, d1, d2 = terms(linear_predictor(psi, trial, lam, t))
+        now = jnp.sum(trial * trial, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
+        ok = jnp.isfinite(now) & (now <= value + SLACK * (jnp.abs(now) + 1.0))
+        W = jnp.where(clip[:, None], jnp.maximum(-d2, 0.0), -d2)
+        _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
+        pull = sums(t.products.z, d1)
+        right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - trial[:, c] for c in range(q)]
+        newton = [dot(row, right) for row in inverse]
+        decrement = dot(right, newton)
+        good = jnp.isfinite(decrement) & (decrement >= 0)
+        near = ok & good & (decrement <= TOLERANCE)
+        lost = ~ok & (iteration == 0)
+        after = jnp.where(
+            (ok & good)[:, None], jnp.stack(newton, axis=1), jnp.where((ok | lost)[:, None], 0.0, step / 2)
+        )
+        return (
+            jnp.where((closing | ~ok)[:, None], jnp.where(lost[:, None], 0.0, u), trial),
+            jnp.where(closing[:, None], step, after),
+            jnp.where(ok & ~closing, now, value),
+            closing | near,
+            ok & ~good,
+            iteration + 1,
+        )
+
+    none = jnp.zeros_like(start[:, 0], dtype=bool)
+    begin = start, jnp.zeros_like(start), jnp.full(none.shape, jnp.inf, y.dtype), none, none, jnp.zeros((), jnp.int32)
+    u, step, _, closing, _, _ = jax.lax.while_loop(lambda s: ~jnp.all(s[3]) & (s[5] < MAX_ITERATIONS), body, begin)
+    return u + jnp.where(closing[:, None], step, 0.0)
+
+
+def modes_from_zero(psi: Array, y: Array, t: Table) -> Kept:
+    """The modes at psi (k, L), of which is not known how they move."""
+    zero = jnp.zeros((len(y), len(t.Z), y.shape[-1]), y.dtype)
+    return Kept(psi, find_modes(psi, y, zero, t), jnp.zeros((*zero.shape[:2], *psi.shape), y.dtype))

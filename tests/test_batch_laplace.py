@@ -1,0 +1,83 @@
+"""Laplace's approximation of a batch in closed form, against the derivatives of the single fit."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import quick_jit
+
+import jaxmm as mm
+from jaxmm.batch import laplace_table
+from jaxmm.batch.laplace_blocks import value_and_derivatives as closed_form
+from jaxmm.estimate_glmm import value_and_derivatives
+from jaxmm.objective.mode import zero_effects
+
+LANES = 3
+
+
+def model(name: str, q: int, p: int = 2, covariance: str = "us") -> mm.Model:
+    """Uneven levels, weights, an offset."""
+    rng = np.random.default_rng(q)
+    codes = np.concatenate([np.arange(9), rng.integers(0, 9, 60)])
+    n = len(codes)
+    X = np.column_stack([np.ones(n), rng.normal(size=(n, p - 1))])
+    Z = np.column_stack([np.ones(n), rng.normal(size=(n, q - 1))])
+    family = mm.families.get(name, "log" if name in ("gamma", "inverse_gaussian") else None)
+    more = {"trials": np.full(n, 5.0)} if family.has_trials else {}
+    arguments = {"weights": rng.uniform(0.5, 2, n), "offset": 0.1 * rng.normal(size=n), **more}
+    return mm.Model.from_arrays(
+        _responses(name, n)[0], X, [mm.Term(Z, codes, "g", kind=covariance)], family, **arguments
+    )
+
+
+def _responses(family: str, n: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    if family in ("binomial", "betabinomial"):
+        return rng.integers(0, 6, (LANES, n)) + 0.0
+    if family in ("poisson", "nbinom1", "nbinom2"):
+        return rng.poisson(1.5, (LANES, n)) + 0.0
+    if family == "gaussian":
+        return rng.normal(size=(LANES, n))
+    return rng.uniform(0.1, 0.9, (LANES, n))
+
+
+CASES = [(name, 2, 2, "us") for name in mm.families.FAMILIES] + [
+    ("binomial", 1, 0, "us"),
+    ("poisson", 1, 1, "us"),
+    ("poisson", 3, 4, "us"),
+    ("poisson", 3, 2, "diag"),
+    ("gamma", 1, 3, "us"),
+]
+
+
+@pytest.mark.parametrize(("family", "q", "p", "covariance"), CASES)
+@pytest.mark.parametrize("counted", [False, True])
+def test_closed_form_derivatives(family, q, p, covariance, counted):
+    if counted and family not in ("poisson", "gamma"):
+        pytest.skip("levels count several times in the same way for all")
+    m = model(family, q, max(p, 1), covariance)
+    Y = _responses(family, len(m.design.y))
+    with jax.enable_x64(True):
+        rows = m.arrays
+        assert laplace_table.can_have_table(rows)
+        rng = np.random.default_rng(2)
+        k = rows.structure.p + rows.structure.num_theta + rows.family.num_phi
+        psi = jnp.asarray(0.5 * rng.normal(size=(k, LANES)))
+        if rows.family.link.name == "inverse":
+            psi = psi.at[0].add(6.0)
+        table = laplace_table.make_table(rows)
+        y = jnp.moveaxis(jnp.asarray(Y.T)[rows.source], 0, 1)
+        copies = jnp.asarray(rng.integers(0, 4, (rows.weights.shape[1], LANES)) + 0.0) if counted else None
+        own = laplace_table.Own(y, jnp.zeros(LANES), copies)
+        found = quick_jit(closed_form)(psi, own, laplace_table.modes_from_zero(psi, y, table), table)
+        single = quick_jit(lambda psi, r: value_and_derivatives(psi, r, zero_effects(r), 1, False))
+        for i in range(LANES):
+            lane = rows.with_response(Y[i])
+            lane = replace(lane, log_constant=jnp.zeros(()), copies=None if copies is None else (copies[:, i],))
+            value, g, H, _ = single(psi[:, i], lane)
+            scale = 1 + float(jnp.max(jnp.abs(H)))
+            assert float(found.value[i]) == pytest.approx(float(value), abs=1e-8)
+            np.testing.assert_allclose(found.gradient[:, i], g, atol=1e-8 * scale)
+            np.testing.assert_allclose(found.hessian[:, :, i], H, atol=1e-8 * scale)
