@@ -9,6 +9,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
+import pandas as pd
 import pytest
 
 import jaxmm as mm
@@ -59,3 +61,17 @@ def sleep_reml(sleepstudy):
 @pytest.fixture(scope="session")
 def sleep_ml(sleepstudy):
     return mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy, reml=False)
+
+
+@pytest.fixture(scope="session")
+def weighted():
+    """Two crossed factors, one with two correlated effects; precisions and an offset."""
+    rng = np.random.default_rng(8)
+    n = 120
+    data = pd.DataFrame({"g": np.arange(n) % 12, "h": rng.integers(0, 5, n), "x": rng.normal(size=n)})
+    data["w"], data["o"] = rng.uniform(0.5, 3, n), rng.normal(size=n)
+    b, c = rng.normal(size=(12, 2)) @ [[1.0, 0.4], [0, 0.8]], rng.normal(size=5)
+    data["y"] = (
+        2 + data.o + data.x + b[data.g, 0] + b[data.g, 1] * data.x + c[data.h] + rng.normal(size=n) / data.w**0.5
+    )
+    return mm.lmm("y ~ x + (x | g) + (1 | h)", data, weights="w", offset="o")

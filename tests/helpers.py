@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import cache, partial
 from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 from problems import PROBLEMS, Problem
 
 import jaxmm as mm
@@ -115,3 +117,8 @@ def close(actual, expected, rtol: float = 1e-10) -> None:
     expected = np.asarray(expected)
     atol = rtol * np.max(np.abs(expected), initial=0.0)
     np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=atol)
+
+
+def says(error: type[Exception], *parts: str):
+    """An error of exactly this kind, with these parts in its message, in this order."""
+    return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, parts)))

@@ -1,4 +1,4 @@
-"""Bootstrap: its intervals, its sources of responses, and the case bootstrap beside data frames with rows repeated."""
+"""Bootstrap: case replicates beside data frames with rows repeated, what it returns, prints and refuses."""
 
 import dataclasses
 import warnings
@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 
 import jaxmm as mm
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.responses import ArrayResponses, Block
+from jaxmm.batch.responses import ArrayResponses
 from jaxmm.batch.result import FitBatch
 from jaxmm.batch.store import load
 from jaxmm.optimize import Status
@@ -19,232 +18,10 @@ from jaxmm.studies import bootstrap as module
 from jaxmm.studies import intervals
 from jaxmm.studies.bootstrap import METHODS, Bootstrap, bootstrap, parameters
 from jaxmm.studies.jackknife import leave_out
-from jaxmm.studies.resample import Case, LeaveOneOut, Residual, outermost, reflate
+from jaxmm.studies.resample import Case, outermost
 
 KEY = jax.random.key(20)
-
-
-# ---------------------------------------------------------------- intervals
-def columns(*x):
-    return np.column_stack(x).astype(float)
-
-
-def test_quantiles_are_order_statistics():
-    """999 replicates: the ends of a 95 % interval are the 25th from either end."""
-    x = np.random.default_rng(0).permutation(999) + 1.0
-    np.testing.assert_allclose(intervals.percentile(x[:, None], 0.95), [[25, 975]])
-    quarters = np.quantile(x[:100], [0.25, 0.75], method="weibull")
-    np.testing.assert_allclose(intervals.percentile(x[:100, None], 0.5), [quarters])
-    np.testing.assert_allclose(intervals.quantiles(columns([1, 2, 3]), np.array([[0.001, 0.5, 0.999]])), [[1, 2, 3]])
-
-
-def test_basic_and_normal():
-    x = np.random.default_rng(1).normal(size=(999, 2)) * [1, 5]
-    t = np.array([0.5, -2.0])
-    lower, upper = intervals.percentile(x, 0.9).T
-    np.testing.assert_allclose(intervals.basic(t, x, 0.9), columns(2 * t - upper, 2 * t - lower))
-    ends, z = intervals.normal(t, x, 0.9), scipy.stats.norm.ppf(0.95)
-    np.testing.assert_allclose(ends.mean(axis=1), t - (x.mean(axis=0) - t))
-    np.testing.assert_allclose(np.diff(ends)[:, 0], 2 * z * x.std(axis=0, ddof=1))
-
-
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
-def test_bca_is_that_of_scipy(level):
-    """A mean of skewed numbers: the levels, and with scipy's rule for quantiles the interval."""
-    x = np.random.default_rng(2).lognormal(size=25)
-    theirs = scipy.stats.bootstrap(
-        (x,), np.mean, n_resamples=2000, confidence_level=level, method="BCa", rng=np.random.default_rng(3)
-    )
-    values, t = theirs.bootstrap_distribution[:, None], np.array([x.mean()])
-    jackknife = np.array([[np.delete(x, i).mean()] for i in range(len(x))])
-    a, d = intervals.acceleration(jackknife), x - x.mean()
-    np.testing.assert_allclose(a, np.sum(d**3) / (6 * np.sum(d**2) ** 1.5))
-    levels = intervals.bca_levels(intervals.median_bias(t, values), a, level)
-    ends = np.quantile(values[:, 0], levels[0])
-    np.testing.assert_allclose(ends, theirs.confidence_interval, rtol=1e-12)
-    mine = np.quantile(values[:, 0], levels[0], method="weibull")
-    np.testing.assert_array_equal(intervals.bca(t, values, a, level)[0], mine)
-
-
-def test_bca_without_bias_is_percentile():
-    x = np.random.default_rng(4).gamma(2.0, size=(999, 1))
-    middle = np.median(x, axis=0)
-    np.testing.assert_array_equal(intervals.median_bias(middle, x), [0.0])
-    np.testing.assert_allclose(intervals.bca(middle, x, np.zeros(1), 0.95), intervals.percentile(x, 0.95), rtol=1e-9)
-    moved = intervals.bca(middle, x, np.full(1, 0.1), 0.95)
-    assert np.all(moved > intervals.percentile(x, 0.95))
-
-
-@pytest.mark.parametrize("transform", [np.exp, np.cbrt, lambda x: 3 * x - 1], ids=["exp", "cbrt", "affine"])
-def test_percentile_and_bca_follow_a_monotone_transformation(transform):
-    rng = np.random.default_rng(5)
-    x, t, jackknife = rng.normal(size=(999, 1)) + 0.3, np.array([0.1]), rng.normal(size=(30, 1))
-    np.testing.assert_allclose(
-        transform(intervals.percentile(x, 0.95)), intervals.percentile(transform(x), 0.95), rtol=1e-9
-    )
-    z0, a = intervals.median_bias(t, x), intervals.acceleration(jackknife)
-    assert z0[0] == intervals.median_bias(transform(t), transform(x))[0] != 0
-    # between the same two replicates
-    order = np.sort(x[:, 0])
-    both = intervals.bca(t, x, a, 0.95), intervals.bca(transform(t), transform(x), a, 0.95)
-    for end, other in np.concatenate(both).T:
-        k = np.searchsorted(order, end)
-        assert transform(order[k - 1]) - 1e-12 <= other <= transform(order[k]) + 1e-12
-
-
-def test_acceleration_has_no_unit():
-    """Of a location and scale, and its sign is that of the skewness."""
-    x = np.random.default_rng(6).normal(size=(40, 1)) ** 3 + 1
-    np.testing.assert_allclose(intervals.acceleration(5 - 3 * x), -intervals.acceleration(x))
-    constant = np.full((5, 1), 0.1) + columns([0, 1e-17, 0, 0, 0])
-    np.testing.assert_array_equal(intervals.acceleration(constant), [0.0])
-
-
-def test_ties_count_half():
-    z0 = intervals.median_bias(np.array([0.0, 1.0]), columns([0, 0, 1, 2], [1 - 1e-14, 1 + 1e-14, 0.5, 0.2]))
-    np.testing.assert_allclose(z0, scipy.stats.norm.ppf([0.25, 0.75]))
-
-
-def test_intervals_without_an_answer():
-    """All on one side, an acceleration that turns the levels round, parameters without replicates."""
-    x = columns(np.arange(1.0, 100), np.arange(1.0, 100), np.full(99, np.nan))
-    t, a = np.array([0.0, 50.0, 1.0]), np.array([0.0, 2.0, 0.0])
-    assert np.all(np.isnan(intervals.bca(t, x, a, 0.9)))
-    for ends in (intervals.percentile(x, 0.9), intervals.basic(t, x, 0.9), intervals.normal(t, x, 0.9)):
-        np.testing.assert_array_equal(np.isnan(ends), [[False] * 2, [False] * 2, [True] * 2])
-
-
-def test_missing_replicates_are_left_out():
-    x = np.random.default_rng(7).normal(size=200)
-    some = x.copy()
-    some[::5] = np.nan
-    one = x[~np.isnan(some)][:, None]
-    t, a = np.array([0.2]), np.array([0.05])
-    for f in (
-        lambda v: intervals.percentile(v, 0.8),
-        lambda v: intervals.basic(t, v, 0.8),
-        lambda v: intervals.normal(t, v, 0.8),
-        lambda v: intervals.bca(t, v, a, 0.8),
-    ):
-        np.testing.assert_array_equal(f(some[:, None]), f(one))
-
-
-# ---------------------------------------------------------------- reflation
-@pytest.mark.parametrize("q", [1, 2, 3])
-def test_reflated_modes_have_the_covariance(q):
-    rng = np.random.default_rng(q)
-    modes, root = rng.normal(size=(12, q)) @ rng.normal(size=(q, q)) + 3, rng.normal(size=(q, q))
-    D = root @ root.T
-    found = reflate(modes, D)
-    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-13)
-    np.testing.assert_allclose(found.T @ found / 12, D, rtol=1e-12)
-    centred = modes - modes.mean(axis=0)
-    A = np.linalg.cholesky(D) @ np.linalg.inv(np.linalg.cholesky(centred.T @ centred / 12))  # of the paper
-    np.testing.assert_allclose(found, centred @ A.T, rtol=1e-10)
-
-
-@pytest.mark.parametrize(
-    "L",
-    [
-        [[2.0, 0, 0], [1.0, 0, 0], [0.5, 0.3, 0]],
-        [[0.0, 0, 0], [0.0, 1.5, 0], [0.0, 0.3, 1.0]],
-        [[0.0, 0, 0], [3.0, 4.0, 0], [0.0, 0.0, 0]],
-        [[1.0, 0, 0], [-2.0, 0, 0], [3.0, 0.0, 0]],
-        [[0.0] * 3] * 3,
-    ],
-)
-def test_reflation_to_a_singular_covariance(L):
-    """The modes of a singular fit lie in the directions of D."""
-    D = np.array(L) @ np.array(L).T
-    modes = np.random.default_rng(1).normal(size=(30, 3)) @ D
-    found = reflate(modes, D)
-    np.testing.assert_allclose(found.T @ found / 30, D, atol=1e-12)
-
-
-def test_reflation_needs_modes_that_vary():
-    with pytest.raises(ValueError, match="2 levels do not vary in 2 directions"):
-        reflate(np.random.default_rng(0).normal(size=(2, 2)), np.eye(2))
-    with pytest.raises(ValueError, match="do not vary in 1 directions"):
-        reflate(np.ones((5, 1)), np.eye(1))
-    x = np.random.default_rng(0).normal(size=9)
-    with pytest.raises(ValueError, match="do not vary in all directions"):
-        reflate(np.column_stack([x, 2 * x]), np.eye(2))
-
-
-# ---------------------------------------------------------------- sources
-@pytest.fixture(scope="module")
-def weighted():
-    """Two crossed factors, one with two correlated effects; precisions and an offset."""
-    rng = np.random.default_rng(8)
-    n = 120
-    data = pd.DataFrame({"g": np.arange(n) % 12, "h": rng.integers(0, 5, n), "x": rng.normal(size=n)})
-    data["w"], data["o"] = rng.uniform(0.5, 3, n), rng.normal(size=n)
-    b, c = rng.normal(size=(12, 2)) @ [[1.0, 0.4], [0, 0.8]], rng.normal(size=5)
-    data["y"] = (
-        2 + data.o + data.x + b[data.g, 0] + b[data.g, 1] * data.x + c[data.h] + rng.normal(size=n) / data.w**0.5
-    )
-    return mm.lmm("y ~ x + (x | g) + (1 | h)", data, weights="w", offset="o")
-
-
-def test_residual_responses_have_the_moments_of_the_model(weighted):
-    """The mean is Xβ + offset and the covariance ZDZ' + σ²/w, as exactly as can be seen in 20,000 of them."""
-    d, n = weighted.model.design, 20_000
-    y = np.asarray(Residual(weighted, n, KEY).block(0, n).y)
-    V = np.diag(weighted.sigma**2 / d.weights)
-    for f, factor in enumerate(d.factors):
-        Z = np.hstack([t.Z for t in d.terms if t.factor == f])
-        D = weighted.varcorr().cov[factor.name].to_numpy()
-        V += (factor.codes[:, None] == factor.codes) * (Z @ D @ Z.T)
-    e = y - (d.X @ weighted.fixef.to_numpy() + d.offset)
-    assert np.max(np.abs(e.mean(axis=0)) / np.sqrt(np.diag(V) / n)) < 4.5
-    square = np.einsum("ki,kj->ij", e, e) / n
-    spread = np.sqrt(np.maximum(np.einsum("ki,kj->ij", e**2, e**2) / n - square**2, 0) / n)
-    assert np.max(np.abs(square - V) / spread) < 5.5
-
-
-def test_residuals_and_modes_are_reflated(weighted):
-    source = Residual(weighted, 5, KEY)
-    np.testing.assert_allclose(source.residuals.mean(), 0, atol=1e-14)
-    np.testing.assert_allclose(source.residuals.std(), weighted.sigma)
-    for factor, u in zip(weighted.model.design.factors, source.effects, strict=True):
-        np.testing.assert_allclose(u.T @ u / len(u), weighted.varcorr().cov[factor.name], rtol=1e-10)
-
-
-@pytest.mark.parametrize("make", [Residual, Case])
-def test_a_replicate_depends_on_its_number_alone(sleep_reml, make):
-    source = make(sleep_reml, 100, KEY)
-    whole = [np.asarray(x) for x in source.block(0, 64) if x is not None]
-    for first, size in ((0, 1), (3, 1), (5, 7), (10, 33), (1, 63)):
-        part = [np.asarray(x) for x in make(sleep_reml, 9, KEY).block(first, size) if x is not None]
-        for a, b in zip(part, whole, strict=True):
-            assert a.dtype == np.float64
-            np.testing.assert_array_equal(a, b[first : first + size])
-    last = [np.asarray(x) for x in source.block(0, 2) if x is not None][-1]
-    assert not np.array_equal(last[0], last[1])
-    other = [np.asarray(x) for x in make(sleep_reml, 100, jax.random.key(21)).block(0, 1) if x is not None][-1]
-    assert not np.array_equal(last[:1], other)
-
-
-def test_identities_tell_sources_apart(sleep_reml, weighted):
-    made = [make(fit, 9, jax.random.key(k)) for make in (Residual, Case) for fit in (sleep_reml,) for k in (0, 1)]
-    made += [Residual(weighted, 9, jax.random.key(0)), LeaveOneOut(sleep_reml)]
-    told = [str({k: v for k, v in s.identity().items() if k != "n"}) for s in made]
-    assert len(set(told)) == len(told)
-    assert made[0].identity() == Residual(sleep_reml, 9, jax.random.key(0)).identity()
-
-
-def test_copies_are_multinomial(sleep_reml):
-    n, J = 20_000, 18
-    y, copies = Case(sleep_reml, n, KEY).block(0, n)
-    copies = np.asarray(copies)
-    np.testing.assert_array_equal(y[7], sleep_reml.model.design.y)
-    np.testing.assert_array_equal(copies.sum(axis=1), J)
-    assert np.array_equal(copies, np.round(copies)) and copies.min() == 0
-    cov = np.cov(copies, rowvar=False)
-    np.testing.assert_allclose(copies.mean(axis=0), 1, atol=4.5 / np.sqrt(n))
-    np.testing.assert_allclose(cov, np.eye(J) - 1 / J, atol=0.06)
-    counts = np.bincount(copies.astype(int).ravel(), minlength=19)[:5] / copies.size
-    np.testing.assert_allclose(counts, scipy.stats.binom.pmf(np.arange(5), J, 1 / J), atol=0.005)
+WIDTH = 64  # of short runs by default: long ones of the same width take their programs
 
 
 # ---------------------------------------------------------------- the case bootstrap beside repeated rows
@@ -335,7 +112,7 @@ def small_boot(fit, n=60, **options) -> Bootstrap:
 
 @pytest.fixture(scope="module")
 def boots(sleep_reml):
-    return {kind: small_boot(sleep_reml, 399, kind=kind) for kind in ("parametric", "residual", "case")}
+    return {kind: small_boot(sleep_reml, 399, kind=kind, batch=WIDTH) for kind in ("parametric", "residual", "case")}
 
 
 @pytest.mark.parametrize("kind", ["parametric", "residual", "case"])
@@ -378,7 +155,7 @@ def test_parametric_replicates_are_simulated_and_refitted(sleep_reml):
 
 def test_conditional_replicates_are_about_these_subjects(sleep_reml):
     """The design is balanced, so that the intercept is the mean of the subjects' own: only the error is left in it."""
-    se = small_boot(sleep_reml, 999, re="conditional").se
+    se = small_boot(sleep_reml, 999, re="conditional", batch=WIDTH).se
     expected = sleep_reml.sigma * np.sqrt((1 / 10 + 4.5**2 / 82.5) / 18)
     np.testing.assert_allclose(se["(Intercept)"], expected, rtol=4.5 / np.sqrt(2 * 999))
 
@@ -567,10 +344,3 @@ def test_a_fit_that_did_not_converge(sleepstudy):
     with pytest.warns(UserWarning, match=r"the fit did not converge \(stopped at the iteration limit"):
         boot = small_boot(fit, 9)
     assert np.all(boot.status == Status.CONVERGED)
-
-
-def test_blocks_are_what_the_engine_takes(sleep_reml):
-    block = LeaveOneOut(sleep_reml).block(3, 2)
-    assert isinstance(block, Block)
-    np.testing.assert_array_equal(block.copies, 1 - np.eye(18)[3:5])
-    assert block.y.shape == (2, 180)

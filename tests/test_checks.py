@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_response import BETA, BINOMIAL, GAMMA, POISSON, says
+from response_frame import BETA, BINOMIAL, GAMMA, POISSON, says
 
 from jaxmm.checks import check_glmm, check_lmm
 from jaxmm.design import build

@@ -1,0 +1,21 @@
+"""Results folders of the tests: one study, with parts of random batches."""
+
+from pathlib import Path
+
+from batches import random_batch
+
+from jaxmm.batch.store import Store
+
+STUDY_A = {"formula": "y ~ x + (1 | g)", "key": [0, 1], "truth": {"beta": [1.0, 0.5], "sigma": 1.0}, "n": 100}
+DEAD = 2**22 + 12345  # above the largest process number of Linux
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
+def filled(folder: Path, *ranges: tuple[int, int], **changes) -> Store:
+    store = Store(folder, STUDY_A | changes)
+    for first, stop in ranges:
+        store.write(random_batch(first, stop), first, stop)
+    return store
