@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxmm.structure import Structure
 
@@ -27,6 +29,16 @@ def computing(device: Any) -> Iterator[None]:
         if _min_compile_time is not None:
             stack.enter_context(_min_compile_time(0.0))
         yield
+
+
+def check_not_traced(what: str, *given: Any) -> None:
+    """Raises TypeError where JAX traces one of ``given``, or all that is computed here: ``what`` needs the numbers."""
+    rows = (row for x in given if isinstance(x, list | tuple) for row in x)
+    if any(isinstance(x, Tracer) for x in (*given, *rows, jnp.zeros(()))):
+        raise TypeError(
+            f"{what} works on the host and cannot be traced by jax.jit, grad or vmap: call it outside of them, or use "
+            "jaxmm.estimate(model.arrays), which is a pure function"
+        )
 
 
 SMALL = 4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise

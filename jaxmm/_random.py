@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._context import check_not_traced
 from jaxmm._types import Array
 
 ZERO = np.uint64(0)  # an argument of the programs: see ``apart``
@@ -35,21 +36,23 @@ TAYLOR = [(-1) ** (k // 2) / math.factorial(k) for k in range(17)]  # of the sin
 
 
 def check_key(key: Any) -> jax.Array:
-    """A PRNG key.
+    """A PRNG key; one of the old style may be a NumPy array.
 
     Raises:
-        TypeError: no key, with how to make one.
+        TypeError: no key, with how to make one; a key that JAX traces.
     """
-    is_key = isinstance(key, jax.Array) and (
-        key.shape == () if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        else key.dtype == jnp.uint32 and key.shape == (2,)
+    check_not_traced("what takes a key here", key)
+    found: Any = jnp.asarray(key) if isinstance(key, np.ndarray) and key.dtype == np.uint32 else key
+    is_key = isinstance(found, jax.Array) and (
+        found.shape == () if jnp.issubdtype(found.dtype, jax.dtypes.prng_key)
+        else found.dtype == jnp.uint32 and found.shape == (2,)
     )  # fmt: skip
     if not is_key:
         given = f"an array of shape {np.shape(key)}" if np.ndim(key) else repr(key)
         raise TypeError(
             f"key must be one JAX key such as jax.random.key(0), not {given}: results are reproducible by it alone"
         )
-    return key
+    return found
 
 
 def words(key: jax.Array) -> np.ndarray:

@@ -51,10 +51,10 @@ class Status(enum.IntEnum):
         return {
             Status.CONVERGED: "converged",
             Status.MAX_ITERATIONS: "stopped at the iteration limit; raise control.max_iterations",
-            Status.NOT_FINITE: "the deviance is not finite at the start",
+            Status.NOT_FINITE: "the deviance is not finite at the start: rescale the response, or give another start=",
             Status.INVALID: "the response holds values that are not finite, or that the family cannot have",
             Status.NO_VARIATION: "the response does not vary, or the fixed effects reproduce it exactly",
-            Status.RUNAWAY: "the likelihood has no maximum: it rises as a coefficient goes to infinity (fit.remarks)",
+            Status.RUNAWAY: "the likelihood has no maximum: it rises as a coefficient of enormous SE goes to infinity",
             Status.STALLED: "no step lowers the deviance any further, yet the gradient is not zero",
         }[self]
 
@@ -77,10 +77,12 @@ class Control:
     device: Any = "auto"
 
     def __post_init__(self):
-        if not self.tolerance > 0:
-            raise ValueError(f"control: tolerance must be positive, not {self.tolerance!r}")
-        if self.max_iterations < 1:
-            raise ValueError(f"control: max_iterations must be at least 1, not {self.max_iterations!r}")
+        if not isinstance(self.tolerance, int | float | np.number) or not self.tolerance > 0:
+            raise ValueError(f"control: tolerance must be a positive number, not {self.tolerance!r}")
+        for name, least in (("max_iterations", 1), ("newton_limit", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"control: {name} must be a whole number of at least {least}, not {value!r}")
 
 
 def as_control(control: Control | dict | None) -> Control:

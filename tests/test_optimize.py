@@ -167,9 +167,9 @@ def test_a_wall_of_values_that_are_not_finite_is_stepped_around(start, x64):
 # ---------------------------------------------------------------- settings
 def test_control_says_what_it_accepts():
     assert as_control(None) == Control() and as_control({"tolerance": 1e-6}) == Control(tolerance=1e-6)
-    with pytest.raises(ValueError, match="tolerance must be positive, not 0"):
+    with pytest.raises(ValueError, match="tolerance must be a positive number, not 0"):
         Control(tolerance=0)
-    with pytest.raises(ValueError, match="max_iterations must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="max_iterations must be a whole number of at least 1, not 0"):
         as_control({"max_iterations": 0})
     with pytest.raises(TypeError, match="no setting 'tol'; accepted: tolerance, max_iterations"):
         as_control({"tol": 1e-6})

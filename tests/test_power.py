@@ -1,5 +1,7 @@
 """Power: of one design, over sizes, and the smallest size that is enough."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -166,6 +168,12 @@ def test_curves_over_repeats(model):
 def test_curves_that_make_no_sense(model, changes, error, message):
     with pytest.raises(error, match=message):
         power_curve(model, **{"truth": TRUTH, "n": 2, "along": {"s": [4]}, "key": KEY, "progress": False, **changes})
+
+
+@pytest.mark.parametrize("call", [power, partial(power_curve, along={"s": [4]})], ids=["power", "power_curve"])
+def test_the_power_of_no_model(call):
+    with pytest.raises(TypeError, match=r"must be a jaxmm\.Model or a fit, not str"):
+        call("y ~ cond + (1 | s)", TRUTH, 2, key=KEY)
 
 
 def test_the_picture(curve):

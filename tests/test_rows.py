@@ -302,3 +302,32 @@ def test_what_fills_the_pieces_counts_nowhere():
         filled = np.asarray(rows.spread(0, jnp.arange(float(levels))))
         np.testing.assert_array_equal(filled[real], codes[at[real]])
         np.testing.assert_array_equal(filled, codes[at])
+
+
+# ---------------------------------------------------------------- responses whose best fit lies at infinity
+@pytest.mark.parametrize("family", ["binomial", "betabinomial", "poisson", "nbinom2", "beta", "gamma"])
+def test_responses_without_variation_are_those_that_no_single_fit_takes(family):
+    trials = np.array([1.0, 3.0, 2.0, 1.0, 2.0, 4.0, 2.0]) if "binomial" in family else None
+    some = {"beta": 0.25, "gamma": 2.5}.get(family, 1.0)
+    y = np.full(7, some)
+    y[[1, 4]] = 0.75 if family == "beta" else 2.0
+    codes = np.array([0, 0, 0, 0, 1, 1, 2])  # of unequal levels, so that rows of weight zero fill some up
+    model = mm.Model.from_arrays(y, np.ones((7, 1)), [mm.Term(np.ones((7, 1)), codes, "g")], family, trials=trials)
+    full = np.full(7, 3.0) if trials is None else trials
+    Y = {
+        "binomial": [y, 0 * y, full, np.minimum(full, 1.0), full - np.eye(7)[3]],
+        "poisson": [y, 0 * y, full, np.eye(7)[2]],
+        "beta": [y, np.full(7, some), np.full(7, 0.5)],
+        "gamma": [y, np.full(7, some), np.full(7, 2.0)],
+    }[{"betabinomial": "binomial", "nbinom2": "poisson"}.get(family, family)]
+
+    def refused(y):
+        try:
+            model.with_response(y)
+        except mm.DataError as error:
+            return "constant" in str(error)
+        return False
+
+    found = np.asarray(model.arrays.no_variation(jnp.asarray(Y).T))
+    assert found.tolist() == [refused(y) for y in Y]
+    assert found.any() and not found.all()

@@ -200,6 +200,11 @@ def test_studies_that_make_no_sense(model, changes, error, message):
         _ = study(model, **arguments).recovery
 
 
+def test_a_study_of_no_model():
+    with pytest.raises(TypeError, match=r"must be a jaxmm\.Model or a fit, not str"):
+        study("y ~ cond + (1 | s)", TRUTH, 2, key=jax.random.key(0))
+
+
 # ---------------------------------------------------------------- null models, truths
 def test_a_model_without_some_columns(sleepstudy, sleep_reml):
     reduced = without(sleep_reml.model, ("Days",)).fit()

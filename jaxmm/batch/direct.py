@@ -85,11 +85,11 @@ class DirectlySimulated:
         return replicate_words(self._key, first, size)
 
 
-def design_of(model: Model) -> str:
-    """A hash of what of the rows statistics depend on."""
+def design_of(model: Model, *more: np.ndarray | None) -> str:
+    """A hash of what of the rows statistics depend on, and of ``more`` of them where there is any."""
     d = model.design
-    weights = () if d.weights is None else (d.weights,)
-    return fingerprint(d.X, *(t.Z for t in d.terms), *(f.codes for f in d.factors), *weights)
+    rows = [x for x in (d.weights, *more) if x is not None]
+    return fingerprint(d.X, *(t.Z for t in d.terms), *(f.codes for f in d.factors), *rows)
 
 
 def draw_statistics(keys: tuple[Array, Array], parameters: Any, shared: Blocks) -> BlockData:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxmm.model import Model
 
 MOST = 2**32  # replicates: their numbers are one word of the generator's counter
+MANY = 64  # responses that are equal only where the key has no effect
 
 
 class Simulated:
@@ -111,11 +112,14 @@ class Generated:
 
     Args:
         function: key -> y (nobs,), of JAX operations alone; it is vectorised and compiled, and computes in float64.
+            Whatever is random in it must come from the key: it is called once, so that the numbers of a NumPy generator
+            would be the same in every replicate.
         n: number of replicates, below 2^32.
         key: a JAX key; replicate k is ``function`` of the key with k folded in, and depends on nothing else.
 
     Raises:
-        ValueError: ``n`` that is no positive whole number, or a function whose value is not one array (nobs,).
+        ValueError: ``n`` that is no positive whole number, or a function whose value is not one array (nobs,); from
+            ``block`` also a function that gives one and the same response for every key.
         TypeError: no key, or a function that cannot be called.
     """
 
@@ -126,6 +130,7 @@ class Generated:
         if not callable(function):
             raise TypeError(f"function must map a key to a response (nobs,), not {function!r}")
         self.n, self._key, self.function = check_n(n), words(check_key(key)), function
+        self._checked = False  # whether it was looked at that the key has an effect
         self._program = jax.jit(jax.vmap(lambda data: jnp.asarray(function(as_keys(data)), jnp.float64)))
         with jax.enable_x64(True):
             found = jax.eval_shape(function, as_keys(jnp.asarray(self._key)))
@@ -137,7 +142,22 @@ class Generated:
         """Replicates first .. first + size - 1: ``y`` (size, nobs), a JAX array of float64."""
         with jax.enable_x64(True):
             keys, _ = replicate_words(self._key, first, size)
-            return Block(self._program(keys))
+            y = self._program(keys)
+        if size > 1 and not self._checked:
+            self._check_varies(y)
+        return Block(y)
+
+    def _check_varies(self, y: Array) -> None:
+        """Raises ValueError where the key has no effect; rare counts may well be equal in a few replicates."""
+        with jax.enable_x64(True):
+            if np.ptp(y[0]) > 0 and np.all(y == y[0]):
+                more = self._program(replicate_words(self._key, 0, MANY)[0])
+                if np.all(more == more[0]):
+                    raise ValueError(
+                        "function gives one and the same response for every key: all that is random in it must come "
+                        "from the key by jax.random; a NumPy generator, say, is called only once"
+                    )
+        self._checked = True
 
     def identity(self) -> dict[str, Any]:
         """What tells these responses from others: ``n``, the key, and a hash of the first response."""

@@ -21,12 +21,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmm._context import computing
+from jaxmm._context import check_not_traced, computing
 from jaxmm.batch.direct import DirectlySimulated, design_of
 from jaxmm.batch.labels import label
 from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.responses import Responses, StreamResponses, as_responses, fingerprint, unfitted
+from jaxmm.batch.responses import Responses, StreamResponses, as_responses, unfitted
 from jaxmm.batch.result import FitBatch, concatenate, names_of, no_fits
 from jaxmm.batch.search import PartSearch
 from jaxmm.batch.setup import make_problem, scaled_start
@@ -51,12 +51,14 @@ def fit_many(
     Args:
         model: a ``Model``, or a ``Fit`` whose model is meant.
         Y: (n, nobs), a response in each row: an array, a memory map, a table; or an iterator of such arrays; or a
-        source
-            of responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials.
-        start: where every search begins: a ``Fit``, theta (m,), or a ``Truth``; by default moments of each response.
+            source of responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials.
+        start: where every search begins: a ``Fit``, theta (m,), a ``Truth`` or the mapping of one, as ``study`` takes
+            it; by default moments of each response.
         batch: lanes that are searched at once; by default as many as suit the cache, or the accelerator's memory.
         out: a folder for the results, part by part. A call with the same model and responses goes on where an
-            interrupted one stopped, and a folder of something else is refused.
+            interrupted one stopped, also after Ctrl-C, and a folder of something else is refused. Of the responses
+            only some are compared: 64 rows of an array, the first of an iterator or of ``Generated``. Whoever changes
+            others takes another folder.
         progress: whether to show a progress bar.
         control: ``Control`` or a dictionary of its settings; ``tolerance`` and ``max_iterations`` are those of a lane.
             ``device``: "auto" is all that JAX sees, of its default kind.
@@ -73,8 +75,11 @@ def fit_many(
 
     Raises:
         DataError: responses of another length than the model has observations.
-        ValueError: a folder that holds another study.
+        ValueError: a folder that holds another study; a model whose number of quadrature nodes is "auto".
+        FileNotFoundError: the folder is removed during the run.
+        TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
     """
+    check_not_traced("fit_many", Y, start)
     model = unfitted(model)
     control = as_control(control)
     source = as_responses(Y, len(model.design.y))
@@ -88,7 +93,12 @@ WIDTHS = (64, 256, 1024, 4096)  # of a batch on a CPU: few, since each is compil
 CACHE = 1 << 22  # bytes that the data of a batch should fit in
 TABLE = 1 << 27  # bytes that its responses may take, once
 POOLS = 32  # of L lanes in a part: the last lanes of a part search alone
+HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
 ACCELERATOR = 1 << 16  # lanes on an accelerator, if its memory allows
+
+
+class _RunEndedError(Exception):
+    """Ends the search of a part after Ctrl-C."""
 
 
 class _Job:
@@ -192,8 +202,13 @@ class _Job:
 
     def _all(self, store: Store | None, tick: Any) -> list[FitBatch]:
         done: list[FitBatch] = []
-        mine = threading.local()
+        mine, stop = threading.local(), threading.Event()
         lock, turn = threading.Lock(), iter(range(1 << 30))
+
+        def heard(count: int) -> None:
+            if stop.is_set():
+                raise _RunEndedError
+            tick(count)
 
         def device() -> Any:
             if not hasattr(mine, "search"):
@@ -201,7 +216,7 @@ class _Job:
                     mine.device = self.devices[next(turn) % len(self.devices)]
                 with computing(mine.device):
                     problem = jax.device_put(self.problem, mine.device)
-                    mine.search = PartSearch(problem, self.start, self.width, self.control, self.check, tick)
+                    mine.search = PartSearch(problem, self.start, self.width, self.control, self.check, heard)
             return mine.device
 
         def work(source: Responses, first: int, size: int, number: int) -> None:
@@ -220,12 +235,12 @@ class _Job:
                 for task in self._tasks(store, tick):
                     waiting.add(pool.submit(work, *task))
                     while len(waiting) >= 2 * self.workers:
-                        ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                        for future in ended:
-                            future.result()
-                for future in waiting:
-                    future.result()
-            except BaseException:
+                        waiting = _still_running(waiting)
+                while waiting:
+                    waiting = _still_running(waiting)
+            except BaseException as reason:
+                if not isinstance(reason, Exception):  # after Ctrl-C nobody waits for parts to be done
+                    stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return done
@@ -260,8 +275,6 @@ class _Job:
     def identity(self) -> dict[str, Any]:
         """What a results folder belongs to."""
         d, lik = self.model.design, self.model.likelihood
-        X = [d.X, *(t.Z for t in d.terms), *(f.codes for f in d.factors)]
-        X += [x for x in (d.weights, d.offset, d.trials) if x is not None]
         source = dict(self.source.identity())
         number = {"n": source.pop("n")} if "n" in source else {}
         return {
@@ -270,13 +283,23 @@ class _Job:
             "family": f"{lik.family!r}",
             "columns": list(d.columns),
             "terms": [f"{t.kind}({' + '.join(t.effects)} | {d.factors[t.factor].name})" for t in d.terms],
-            "design": fingerprint(*X),
+            "design": design_of(self.model, d.offset, d.trials),
             "start": None if self.start is None else [float(x) for x in self.start],
             "tolerance": self.control.tolerance,
             "max_iterations": self.control.max_iterations,
             "source": source,
             **number,
         }
+
+
+def _still_running(parts: set[Future]) -> set[Future]:
+    """What is left as soon as some have ended; raises what they raise."""
+    ended: set[Future] = set()
+    while not ended:
+        ended, parts = wait(parts, HEARING, FIRST_COMPLETED)
+    for future in ended:
+        future.result()
+    return parts
 
 
 def _gathered(own: FitBatch) -> FitBatch:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -65,7 +66,7 @@ class StreamResponses:
     """Arrays (k, nobs) one after another, from an iterator; their number is not known before the end."""
 
     def __init__(self, chunks: Iterable[Any], nobs: int):
-        self.chunks, self.nobs = (check_rows(np.asarray(chunk, float), nobs) for chunk in chunks), nobs
+        self.chunks, self.nobs = (_chunk(chunk, nobs) for chunk in chunks), nobs
 
     def parts(self, size: int) -> Iterator[ArrayResponses]:
         """The same rows in arrays of ``size`` rows, the last one shorter."""
@@ -115,29 +116,67 @@ def check_rows(Y: Any, nobs: int) -> Any:
     return Y
 
 
+def _chunk(chunk: Any, nobs: int) -> np.ndarray:
+    try:
+        rows = np.asarray(chunk, float)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"the iterator Y gave a {type(chunk).__name__} of no numbers: give arrays (k, {nobs})"
+        ) from None
+    return check_rows(rows, nobs)
+
+
 def as_responses(Y: Any, nobs: int) -> Responses | StreamResponses:
     """A source as it is; an array's rows; an iterator's arrays.
 
     Raises:
         DataError: rows of another length than the model has observations, no rows, or text.
+        TypeError: what holds no responses, as the name of a file, or a function.
     """
     if hasattr(Y, "identity") and hasattr(Y, "n"):
         return Y
     if hasattr(Y, "to_numpy"):
         Y = Y.to_numpy()
-    if isinstance(Y, Iterator) or (
-        isinstance(Y, Iterable) and not hasattr(Y, "shape") and not isinstance(Y, list | tuple)
-    ):
+    _check_kind(Y)
+    if isinstance(Y, Iterator) or not (hasattr(Y, "shape") or isinstance(Y, list | tuple)):
         return StreamResponses(Y, nobs)
     rows: Any = Y
     if not hasattr(Y, "shape"):
+        _check_lengths(Y, nobs)
         try:
             rows = np.asarray(Y, float)
         except (TypeError, ValueError):
-            raise DataError("Y holds text or rows of different lengths where numbers are due") from None
+            raise DataError("Y holds text or other things where numbers are due") from None
     if np.dtype(rows.dtype).kind not in "fiub":
         raise DataError(f"Y holds {rows.dtype} where numbers are due")
     check_rows(rows, nobs)
     if not len(rows):
         raise DataError("Y has no rows: there is nothing to fit")
     return ArrayResponses(rows)
+
+
+def _check_kind(Y: Any) -> None:
+    """Raises TypeError, with the remedy, for what no responses can be read from."""
+    if isinstance(Y, str | os.PathLike):
+        name = os.fspath(Y)
+        raise TypeError(f"Y is the name of a file: pass what it holds, such as np.load({name!r}, mmap_mode='r')")
+    if callable(Y):
+        raise TypeError(
+            "Y is a function: pass Generated(function, n, key) of one that maps a key to a response, or what it returns"
+        )
+    if isinstance(Y, Mapping | Set | bytes) or not (hasattr(Y, "shape") or isinstance(Y, Iterable)):
+        raise TypeError(
+            f"Y is a {type(Y).__name__}: pass an array (n, nobs), a table of numbers, an iterator of arrays, or a "
+            "source such as Simulated and Generated"
+        )
+
+
+def _check_lengths(Y: list | tuple, nobs: int) -> None:
+    """Raises DataError where the rows of a list are no single responses, all of one length."""
+    if any(np.ndim(row) > 1 for row in Y if hasattr(row, "ndim")):
+        raise DataError("Y is a list of arrays of several responses each: pass np.concatenate(Y), or iter(Y)")
+    lengths = sorted({len(row) for row in Y if hasattr(row, "__len__")})
+    if len(lengths) > 1:
+        raise DataError(
+            f"Y has rows of the lengths {', '.join(map(str, lengths[:5]))}: each must be one response of {nobs} numbers"
+        )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ class Store:
         ValueError: the folder holds another study (the message says in which entries) or other files; nothing in it
             is touched.
         NotADirectoryError: the path is a file.
+        TypeError: no path.
         ImportError: pyarrow is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike, identity: Mapping[str, Any], extendable: Sequence[str] = ("n",)):
         files.parquet()
-        self.folder, self.identity, self.extendable = Path(folder), plain(identity), tuple(extendable)
+        self.folder, self.identity, self.extendable = as_folder(folder), plain(identity), tuple(extendable)
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"'{self.folder}' is a file: results need a folder of their own")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,8 @@ class Store:
 
     def done(self) -> list[tuple[int, int]]:
         """The replicates in the folder: sorted ranges (first, stop), those that touch merged."""
-        return _merged((first, stop) for first, stop, _ in parts(self.folder))
+        with self._still_there():
+            return _merged((first, stop) for first, stop, _ in parts(self.folder))
 
     def missing(self, n: int, size: int) -> list[tuple[int, int]]:
         """Blocks (first, size) that make up what is not done of replicates 0 .. n - 1.
@@ -121,12 +124,14 @@ class Store:
 
         Raises:
             ValueError: the batch holds other replicates.
+            FileNotFoundError: the folder is gone.
         """
         if not 0 <= first < stop or not np.array_equal(batch.replicate, np.arange(first, stop)):
             held = f"{batch.replicate[0]} .. {batch.replicate[-1]}" if len(batch) else "none"
             raise ValueError(f"a part of replicates {first} .. {stop - 1} was given {len(batch)} ({held})")
         name = f"part-{first:012d}-{stop - 1:012d}.parquet"
-        batch.write(self.folder / name)
+        with self._still_there():
+            batch.write(self.folder / name)
 
     def read(self, n: int | None = None) -> FitBatch:
         """The replicates sorted by number: all of them, or 0 .. n - 1.
@@ -134,7 +139,27 @@ class Store:
         Raises:
             ValueError: a damaged part, or fewer replicates than ``n``, or none at all.
         """
-        return read_parts(self.folder, n)
+        with self._still_there():
+            return read_parts(self.folder, n)
+
+    @contextmanager
+    def _still_there(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if self.folder.is_dir():
+                raise
+            raise FileNotFoundError(
+                f"'{self.folder}' was removed or moved while the run wrote to it: what it held is gone with it; run "
+                "again, with a folder that stays where it is"
+            ) from error
+
+
+def as_folder(out: Any) -> Path:
+    """Raises TypeError for what is no path."""
+    if not isinstance(out, str | os.PathLike):
+        raise TypeError(f"out must be the path of a folder, not {out!r}")
+    return Path(out)
 
 
 # ---------------------------------------------------------------- reading

@@ -215,7 +215,18 @@ class Bootstrap(FitBatch):
     def statistics(self) -> pd.DataFrame:
         """(n, k) the statistic of each replicate, NaN where it failed."""
         names = self.observed.index
-        return pd.DataFrame(self._values(self), pd.Index(self.replicate, name="replicate"), names)
+        values = self._values(self)
+        if lacking := self._lacking(values):
+            warn(f"{lacking}, and these are left out: intervals say nothing of them")
+        return pd.DataFrame(values, pd.Index(self.replicate, name="replicate"), names)
+
+    def _lacking(self, values: np.ndarray) -> str | None:
+        """How many replicates of a statistic of the user's have no value; None where all do."""
+        if self.statistic is None:
+            return None
+        lacking = int(np.sum(np.isnan(values).any(axis=1) & self.converged))
+        whole = len(self) - self.failed
+        return f"the statistic is NaN for {lacking} of {whole} replicates that converged" if lacking else None
 
     def _values(self, batch: FitBatch) -> np.ndarray:
         if self.statistic is not None:
@@ -329,6 +340,7 @@ class Bootstrap(FitBatch):
         lines = [f"{name} bootstrap of {self.fit.formula}: {n} replicates, {self.singular} singular"]
         lines += [f"{self.failed} failed and {'is' if self.failed == 1 else 'are'} left out"] if self.failed else []
         values = self.statistics.to_numpy()
+        lines += [lacking] if (lacking := self._lacking(values)) else []
         ends = intervals.percentile(values, 0.95)
         columns = {
             "estimate": self.observed.to_numpy(),

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxmm.batch.draw import Simulated
-from jaxmm.batch.responses import Block, Responses, fingerprint
+from jaxmm.batch.responses import Block, Responses, fingerprint, unfitted
+from jaxmm.batch.store import as_folder
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.model import Model
 from jaxmm.studies.curve import Point, PowerCurve
@@ -102,17 +102,9 @@ def power(
     Raises:
         KeyError: an unknown coefficient. ValueError: an unknown method; what ``study`` raises.
     """
-    given, model = model, getattr(model, "model", model)
-    check_settings(n, level, alpha)
-    true = _changed(model, truth_of(given, model, truth), effects)
-    run = Run(Simulated(model, true, n, key), out, {"batch": batch, "progress": progress, "control": control})
-    return _power(model, true, run, _tests(model, test, method), level, alpha, method)
-
-
-def _power(
-    model: Model, true: Truth, run: Run, chosen: list[Test], level: float, alpha: float, method: str | Test
-) -> Power:
-    return Power(examine(model.by_ml() if method == "lrt" else model, true, run, chosen, level, alpha))
+    options = {"batch": batch, "progress": progress, "control": control}
+    question, design = _Question(n, key, test, method, effects, alpha, level, options), unfitted(model)
+    return question.of(Planned({}, design, design, None, truth_of(model, design, truth)), out)
 
 
 def power_curve(
@@ -156,21 +148,16 @@ def power_curve(
         DataError: an unknown factor, a size that is too small. ValueError: no sizes, a target outside (alpha, 1).
     """
     grid = _grid(along)
-    check_settings(n, level, alpha)
+    options = {"batch": batch, "progress": progress, "control": control}
+    question = _Question(n, key, test, method, effects, alpha, level, options)
     if not alpha < target < 1:
         raise ValueError(f"target must lie between alpha = {alpha:g} and 1, not {target!r}")
     if _builds(model) and truth is None:
         raise ValueError("a function that builds models has no parameters: give truth={'fixef', 'sd', 'sigma'}")
-    options = {"batch": batch, "progress": progress, "control": control}
     points = []
     for plan in _built(model, truth, grid) if _builds(model) else _nested(model, truth, grid):
-        true = _changed(plan.model, plan.truth, effects)
-        source: Responses = Simulated(plan.largest, true, n, key)
-        if plan.rows is not None:
-            source = RowsOf(source, plan.rows)
         folder = ",".join(f"{name}={size}" for name, size in plan.sizes.items())
-        run = Run(source, None if out is None else Path(out) / folder, options)
-        found = _power(plan.model, true, run, _tests(plan.model, test, method), level, alpha, method)
+        found = question.of(plan, None if out is None else as_folder(out) / folder)
         points.append(Point(plan.sizes, found.table, found.rates, found.study.p_values, found.study.nobs))
     return PowerCurve(points, n, float(target), float(alpha), float(level))
 
@@ -198,6 +185,32 @@ class Planned(NamedTuple):
     truth: Truth
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of every size: the arguments that ``power`` and ``power_curve`` have in common."""
+
+    n: int
+    key: Any
+    test: Any
+    method: str | Test
+    effects: Mapping[str, float] | None
+    alpha: float
+    level: float
+    options: dict[str, Any]  # of ``fit_many``
+
+    def __post_init__(self):
+        check_settings(self.n, self.level, self.alpha)
+
+    def of(self, plan: Planned, out: Any) -> Power:
+        true = _changed(plan.model, plan.truth, self.effects)
+        source: Responses = Simulated(plan.largest, true, self.n, self.key)
+        if plan.rows is not None:
+            source = RowsOf(source, plan.rows)
+        chosen = _tests(plan.model, self.test, self.method)
+        model = plan.model.by_ml() if self.method == "lrt" else plan.model
+        return Power(examine(model, true, Run(source, out, self.options), chosen, self.level, self.alpha))
+
+
 def _built(build: Any, truth: Any, grid: list[dict[str, int]]) -> Iterator[Planned]:
     """The designs of a function, each by itself."""
     for sizes in grid:
@@ -207,7 +220,7 @@ def _built(build: Any, truth: Any, grid: list[dict[str, int]]) -> Iterator[Plann
 
 def _nested(given: Any, truth: Any, grid: list[dict[str, int]]) -> Iterator[Planned]:
     """A model with its levels recycled to the largest sizes, and the first levels of that."""
-    model = getattr(given, "model", given)
+    model = unfitted(given)
     true = truth_of(given, model, truth)
     most = {name: max(sizes[name] for sizes in grid) for name in sorted(grid[0], key=lambda name: name == REPEATS)}
     largest = extend_model(model, most)
@@ -253,6 +266,8 @@ def _tests(model: Model, test: Any, method: Any) -> list[Test]:
         raise ValueError(f"method must be 'wald', 'lrt' or a test object, not {method!r}")
     asked = [c for c in d.columns if c != "(Intercept)"] if test is None else [test] if isinstance(test, str) else test
     hypotheses = [columns_of(d, one) for one in asked]
+    if test is not None and not hypotheses:
+        raise ValueError(f"test={test!r} names nothing to test: name a coefficient or a term, or leave test= out")
     if not hypotheses:
         raise ValueError("there is nothing to test: the model has no coefficient but the intercept; name it in test=")
     if method == "lrt":

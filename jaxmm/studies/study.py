@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.responses import Responses
+from jaxmm.batch.responses import Responses, unfitted
 from jaxmm.batch.result import FitBatch, names_of
+from jaxmm.batch.store import as_folder
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.inference.wald import check_level
 from jaxmm.model import Model
@@ -66,9 +66,10 @@ def study(
         ``StudyResult``: ``recovery``, ``tests``, ``rates``; print it.
 
     Raises:
-        KeyError: an unknown coefficient. ValueError: an impossible truth, level or number of replicates.
+        TypeError: neither a model nor a fit. KeyError: an unknown coefficient. ValueError: an impossible truth, level
+            or number of replicates.
     """
-    given, model = model, getattr(model, "model", model)
+    given, model = model, unfitted(model)
     check_settings(n, level, alpha)
     true = truth_of(given, model, truth)
     chosen: list[Test] = [WaldZ()] if tests is None else list(tests)
@@ -106,7 +107,7 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
 
     def fit(self, model: Model, start: Truth, folder: str) -> FitBatch:
-        out = None if self.out is None else Path(self.out) / folder
+        out = None if self.out is None else as_folder(self.out) / folder
         return fit_many(model, self.source, start=start, out=out, **self.options)
 
 
@@ -119,7 +120,15 @@ def examine(
     alpha: float,
     statistics: Mapping[str, Statistic] | None = None,
 ) -> StudyResult:
-    """Fit the model, and the null models that the tests need, to the responses of ``run``, drawn from ``true``."""
+    """Fit the model, and the null models that the tests need, to the responses of ``run``, drawn from ``true``.
+
+    Raises:
+        ValueError: a linear model of responses without residuals, which have no likelihood.
+    """
+    if model.likelihood.precisions and true.sigma == 0:
+        raise ValueError(
+            "truth has sigma = 0: what is drawn has no residuals to fit; give a residual standard deviation above 0"
+        )
     full = run.fit(model, true, "full")
     by_ml, nulls = None, {}
     if any(t.without for t in chosen):
