@@ -119,7 +119,7 @@ class _Job:
         on_cpu = self.devices[0].platform == "cpu"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = max(cores, len(self.devices)) if on_cpu else len(self.devices)
-        if on_cpu and self.problem.library:
+        if on_cpu and "evaluate" in self.problem.library:
             workers = 1
         self.width = int(batch or (self._width_on_cpu(workers) if on_cpu else self._width_on_accelerator()))
         self.workers = workers if self.n is None else max(1, min(workers, -(-self.n // self.width)))

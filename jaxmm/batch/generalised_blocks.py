@@ -29,7 +29,7 @@ class GeneralisedBlocks:
     harmless: Array
     polished = True
     temporaries = 6
-    library = False
+    library = frozenset({"start", "found"})
 
     @property
     def rows_of_theta(self) -> list:

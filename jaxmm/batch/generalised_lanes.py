@@ -52,8 +52,9 @@ class GeneralisedLanes:
     temporaries = 8
 
     @property
-    def library(self) -> bool:
-        return bool(self.rows.structure.rest) or max(self.rows.structure.chain) > UNROLLED
+    def library(self) -> frozenset[str]:
+        large = bool(self.rows.structure.rest) or max(self.rows.structure.chain) > UNROLLED
+        return frozenset({"start", "evaluate", "found"} if large else {"start", "found"})
 
     @property
     def rows_of_theta(self) -> list:

@@ -32,8 +32,9 @@ class LinearBlocks:
     temporaries = 1
 
     @property
-    def library(self) -> bool:
-        return self.gram.structure.p > UNROLLED
+    def library(self) -> frozenset[str]:
+        large = self.gram.structure.p > UNROLLED
+        return frozenset({"start", "evaluate"} if large else {"start"})
 
     @property
     def rows_of_theta(self) -> list:

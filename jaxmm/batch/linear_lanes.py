@@ -26,6 +26,7 @@ from jaxmm.optimize import Status
 from jaxmm.start import moment_start
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
+BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
 EXACT = 1e-26  # of its sum of squares: what is left of a response that the fixed effects reproduce
 
 
@@ -82,9 +83,15 @@ class LinearLanes:
     harmless: Array
     hessian: Array
     alike: Alike | None
-    library = True
+    library = frozenset({"start", "evaluate"})
     polished = False
-    temporaries = 1
+
+    @property
+    def temporaries(self) -> int:
+        """Beside the levels, the dense part and what it is made of."""
+        s, gram = self.gram.structure, self.searched
+        own = s.p + s.rest_size + sum(block[0].size for block in gram.blocks)
+        return BY_LEVEL + DENSE * s.rest_size**2 // own
 
     @property
     def rows_of_theta(self) -> list:

@@ -35,8 +35,9 @@ class Problem(Protocol):
 
     ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta`` and ``polished`` are those of
     ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation keeps in the cache.
-    ``library``: whether a step calls the library's routines for many matrices: two such programs at once wait for each
-    other for ever on a CPU (``search.LIBRARY``), so that one worker must do, whose batches XLA spreads over the cores.
+    ``library``: which of "start", "evaluate" and "found" call the library's routines for many matrices: two such
+    programs at once wait for each other for ever on a CPU (``search.LIBRARY``).  Where it is "evaluate", one worker
+    must do, whose batches XLA spreads over the cores.
     """
 
     @property
@@ -46,7 +47,7 @@ class Problem(Protocol):
     @property
     def rows_of_theta(self) -> list: ...
     @property
-    def library(self) -> bool: ...
+    def library(self) -> frozenset[str]: ...
     @property
     def temporaries(self) -> int: ...
 

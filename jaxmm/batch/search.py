@@ -7,6 +7,7 @@ place to the next one of the pool at once, and no lane waits for the slowest.
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -122,9 +123,7 @@ class PartSearch:
                 return self.results  # pyright: ignore
 
     def _advance(self, both: tuple[Lanes, Any]) -> tuple[Lanes, Any]:
-        if not self.problem.library:
-            return _steps(self.problem, both, self.control)
-        with LIBRARY:  # another call of ``fit_many`` may be at work in another thread
+        with self._alone("evaluate" in self.problem.library):
             return jax.block_until_ready(_steps(self.problem, both, self.control))
 
     def _next_pool(self) -> tuple[Lanes, Any]:
@@ -139,15 +138,17 @@ class PartSearch:
             return _drawn_pool(self.problem, keys, self.source.parameters(), self.theta)
         y, copies = self._block(first, asked)
         invalid = None if self.check is None else self.check(y)
-        with LIBRARY:
+        with self._alone("start" in self.problem.library and self.theta is None):
             return jax.block_until_ready(_pool(self.problem, y, copies, self.theta, invalid))
 
+    @staticmethod
+    def _alone(needed: bool) -> Any:
+        """Whatever else runs, here or in another thread's ``fit_many``, waits where the library is called."""
+        return LIBRARY if needed else nullcontext()
+
     def _block(self, first: int, size: int) -> tuple[Any, Any]:
-        if getattr(self.source, "library", False):
-            with LIBRARY:
-                y, copies = jax.block_until_ready(self.source.block(first, size))
-        else:
-            y, copies = self.source.block(first, size)
+        with self._alone(getattr(self.source, "library", False)):
+            y, copies = jax.block_until_ready(self.source.block(first, size))
         check_rows(y, len(self.problem.harmless))
         return _filled(y, self.width), None if copies is None else _filled(copies, self.width)
 
@@ -167,7 +168,7 @@ class PartSearch:
         index = np.concatenate([i for i, _ in self.waiting])
         both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
         outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
-        with LIBRARY:
+        with self._alone("found" in self.problem.library):
             found = jax.tree.map(np.asarray, (_found(self.problem, outcome), iterations - 1))
         if self.results is None:
             self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)
