@@ -29,7 +29,7 @@ class LinearBlocks:
     harmless: Array
     blocks: Blocks
     polished = False
-    temporaries = 1
+    temporaries = 4
 
     @property
     def library(self) -> frozenset[str]:
