@@ -91,7 +91,7 @@ def fit_many(
 
 WIDTHS = (64, 256, 1024, 4096)  # of a batch on a CPU: few, since each is compiled
 CACHE = 1 << 22  # bytes that the data of a batch should fit in
-TABLE = 1 << 27  # bytes that its responses may take, once
+TABLE = 1 << 24  # bytes that its responses may take, once
 POOLS = 32  # of L lanes in a part: the last lanes of a part search alone
 HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
 ACCELERATOR = 1 << 16  # lanes on an accelerator, if its memory allows
