@@ -236,3 +236,16 @@ def test_counts_that_do_not_vary():
     assert batch.status.tolist() == [0, Status.NO_VARIATION, 0, Status.NO_VARIATION, 0]
     np.testing.assert_allclose(batch.fixef[[0, 2, 4]], batch_of("cbpp").fixef[[0, 2, 4]], rtol=1e-7)
     assert np.isnan(batch.bse[1]).all() and np.isnan(batch.bse[3]).all()
+
+
+def test_a_start_where_the_family_turns_into_its_limit():
+    """There the likelihood is flat in the dispersion: a search that begins so far out would stay."""
+    data = counts(False)
+    model = mm.Model.from_formula("y ~ x + (1 | g)", data, family="nbinom2")
+    rng = np.random.default_rng(3)
+    mean = np.exp(0.5 + 0.3 * data["x"].to_numpy() + 0.6 * rng.normal(size=(40, 30))[:, data["g"]])
+    Y = rng.poisson(mean) + 0.0  # some are overdispersed by chance, and only a little
+    far = {"fixef": [0.5, 0.3], "sd": {"g": [0.6]}, "dispersion": 8e9}
+    stuck, free = (mm.fit_many(model, Y, start=s, progress=False) for s in (far, None))
+    assert stuck.converged.all() and free.converged.all()
+    np.testing.assert_allclose(stuck.loglik, free.loglik, atol=1e-6)

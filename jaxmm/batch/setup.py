@@ -27,6 +27,7 @@ from jaxmm.objective.mode import zero_effects
 from jaxmm.rows import Rows
 from jaxmm.start import moment_start
 
+FAR = 5.0  # in log phi, from a first guess: where a family turns into its limit the likelihood is flat
 LEAST = 0.05  # of a standard deviation relative to the error's: a search that begins at zero is stuck there
 
 
@@ -94,7 +95,8 @@ def scaled_start(model: Any, start: Any) -> np.ndarray | None:
         psi[: s.p] = np.linalg.solve(np.asarray(rows.T_X), np.asarray(beta, float))
     phi = getattr(start, "phi", None) or getattr(start, "dispersion", None)
     if phi is not None and rows.family.num_phi:
-        psi[s.p + s.num_theta :] = np.log(phi)
+        guess = psi[s.p + s.num_theta :]
+        psi[s.p + s.num_theta :] = np.clip(np.log(phi), guess - FAR, guess + FAR)
     return psi
 
 
