@@ -33,7 +33,7 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.lanes import Value
-from jaxmm.batch.small import Matrix, dot, invert, times, transpose
+from jaxmm.batch.small import Matrix, dot, invert, lower_pairs, times, transpose
 from jaxmm.batch.statistics import Statistics
 from jaxmm.gram import Gram
 from jaxmm.objective.parameters import scaled_factors
@@ -248,7 +248,7 @@ def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value
         KS = times(levels, Sinv)
         spread = times(KS, times(rest, transpose(KS)))
         ee = [[ee[a][b] + spread[a][b] for b in range(a + 1)] for a in range(q)]
-    pairs = [(a, b) for a in range(q) for b in range(a + 1)]
+    pairs = lower_pairs(q)
     P = [total(ee[a][b]) for a, b in pairs]
     slope = [total(counts * H[a][b]) - kappa * P[i] for i, (a, b) in enumerate(pairs)]
     Y = {(a, b): 2 * kappa * ee[a][b] - counts * H[a][b] for a, b in pairs}

@@ -31,16 +31,14 @@ from jaxmm.batch.laplace_table import (
     Kept,
     Own,
     Table,
-    entries,
     factor,
     find_modes,
     linear_predictor,
     log_density,
-    pairs,
     root,
     sums,
-    unpacked,
 )
+from jaxmm.batch.small import lower_pairs, unpacked
 from jaxmm.objective.density import Expansion, expansion
 
 
@@ -51,7 +49,7 @@ class _Space(NamedTuple):
     p: int
     q: int
     f: int
-    cells: list[tuple[int, int]]
+    cells: tuple[tuple[int, int], ...]
 
     def b(self, vector: Array) -> Array:
         """Of coordinates (.., J, c, L) those of b, first: (q, .., J, L)."""
@@ -129,7 +127,7 @@ def _at_modes(rows: _Rows, u: Array, lam: Array) -> _Level:
     P, q, phis = rows.table.products, rows.space.q, range(rows.space.f)
     l_b = jnp.moveaxis(sums(P.z, rows.d(1)), 1, 0)
     l_bt = rows.coordinates(sums(P.zr, rows.d(2)), [sums(P.z, rows.d(1, j)) for j in phis], q)
-    packed = rows.coordinates(sums(P.zzr, rows.d(3)), [sums(P.zz, rows.d(2, j)) for j in phis], len(pairs(q)))
+    packed = rows.coordinates(sums(P.zzr, rows.d(3)), [sums(P.zz, rows.d(2, j)) for j in phis], len(lower_pairs(q)))
     A_t = -jnp.stack([jnp.stack(row) for row in unpacked(packed, q)])
     A = -_turned(rows.space.b(l_bt))
     det, inverse = root([list(row) for row in A], [list(row) for row in lam])
@@ -149,7 +147,7 @@ class _Curvature(NamedTuple):
 
 def _curvature(rows: _Rows, at: _Level, copies: Array | None) -> _Curvature:
     (p, q, f, cells), P, Z = rows.space, rows.table.products, rows.table.Z
-    spread = [(a, b, at.spread[a, b] * (1.0 if a == b else 2.0)) for a, b in pairs(q)]
+    spread = [(a, b, at.spread[a, b] * (1.0 if a == b else 2.0)) for a, b in lower_pairs(q)]
     bent = sum((Z[a] * Z[b])[..., None] * _wide(x) for a, b, x in spread)
     tilt = sum(Z[a][..., None] * _wide(at.moved[a]) for a in range(q))
 
@@ -198,8 +196,7 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     """-2 log-likelihood (L,) at psi (k, L), its gradient and Hessian; the modes from where ``kept`` predicts them."""
     s, P, copies = t.structure, t.products, own.copies
     log_phi, lam = psi[s.p + s.num_theta :], factor(psi, s)
-    cells = entries(s) or []
-    space = _Space(s.p, len(t.Z), len(log_phi), cells)
+    space = _Space(s.p, len(t.Z), len(log_phi), t.cells)
     u = find_modes(psi, own.y, kept.u + jnp.sum(kept.slope * (psi - kept.psi), axis=2), t)
     eta = linear_predictor(psi, u, lam, t)
     rows = _Rows(expansion(lambda e, phi: log_density(e, phi, own.y, t), eta, log_phi, 4), t, space)
@@ -215,7 +212,7 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     # the gradient
     Al = _times(at.A, at.lam)
     SA = _times(at.inverse, _turned(Al))
-    direct = space.of_theta([2 * SA[c, i] - 2 * at.l_b[i] * at.u[c] for i, c in cells])
+    direct = space.of_theta([2 * SA[c, i] - 2 * at.l_b[i] * at.u[c] for i, c in t.cells])
     g = _over_levels(moving(at.v) + direct, copies)
     parts = [_total(P.x, rows.d(1), copies), jnp.zeros_like(psi[s.p : s.p + s.num_theta])]
     parts += [_over_levels(sums(P.one, rows.d(0, j)), copies) for j in range(space.f)]
@@ -225,7 +222,7 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     W = _curvature(rows, at, copies)
     turned, inverse = _wide(_turned(at.lam)), _wide(at.inverse)
     half = hold(_times(turned, hold(moving(at.A_t))))  # λ'dA_i
-    bent = space.of_theta([_corner(Al[i], c, space.q) for i, c in cells])
+    bent = space.of_theta([_corner(Al[i], c, space.q) for i, c in t.cells])
     B = _times(inverse, hold(_times(half, _wide(at.lam)) + bent + _turned(bent)))
     left = [u_i, space.fixed(W.W_bt), b_i, *B]
     right = [2 * u_i, b_i, moving(W.W_bt), *-_turned(B)]
@@ -239,9 +236,9 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     mixed = _over_levels(jnp.moveaxis(mixed, 2, 0), copies)
     counted = at.A if copies is None else at.A * copies
     twice = jnp.einsum("abjl,cdjl->abcdl", counted, at.inverse, precision="highest")
-    for e, (i, c) in enumerate(cells, s.p):
+    for e, (i, c) in enumerate(t.cells, s.p):
         H = H.at[e].add(mixed[i, c]).at[:, e].add(mixed[i, c])
-        for o, (j, d) in enumerate(cells, s.p):
+        for o, (j, d) in enumerate(t.cells, s.p):
             H = H.at[e, o].add(2 * twice[i, j, d, c])
     return Value(value, g, H, Kept(psi, u, jnp.moveaxis(u_i, 0, 1)))
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
-from jaxmm.batch.small import Matrix, dot, invert, times, transpose
-from jaxmm.objective.density import as_phi
+from jaxmm.batch.small import Matrix, dot, invert, lower_pairs, times, transpose, unpacked
+from jaxmm.objective.density import as_phi, two_derivatives
 from jaxmm.objective.mode import MAX_ITERATIONS, SLACK, TOLERANCE
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.rows import Rows
@@ -31,7 +31,7 @@ MAX_PRODUCTS = 1 << 24  # numbers in the products of the columns, above which th
 class Products:
     """Products of the columns of the rows, times their weights.  For sums over the rows of a level (J, columns, H):
     ``one``, ``z``, ``zz``, ``zr`` with r = (x, z), and ``zzr``; over all rows (columns, J, H): ``x`` and ``xx``.  Of
-    ``zz`` and ``xx`` each pair stands there once, in the order of ``pairs``."""
+    ``zz`` and ``xx`` each pair stands there once, in the order of ``lower_pairs``."""
 
     one: Array
     z: Array
@@ -45,12 +45,12 @@ class Products:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["X", "Z", "offset", "trials", "products"],
-    meta_fields=["structure", "family"],
+    meta_fields=["structure", "family", "cells"],
 )
 @dataclass(frozen=True)
 class Table:
     """What all lanes share of the rows: ``X`` (p, J, H), ``Z`` (q, J, H) in the scaled columns, the others (J, H); rows
-    of weight zero fill the shorter levels."""
+    of weight zero fill the shorter levels.  ``cells``: the entry (row, column) of λ that each element of theta is."""
 
     X: Array
     Z: Array
@@ -59,6 +59,7 @@ class Table:
     products: Products
     structure: Structure
     family: Any
+    cells: tuple[tuple[int, int], ...]
 
 
 class Own(NamedTuple):
@@ -86,8 +87,8 @@ def can_have_table(rows: Rows) -> bool:
     if s.num_factors != 1 or rows.main.level is not None or s.chain[0] > MAX_EFFECTS:
         return False
     q, r = s.chain[0], s.p + s.chain[0]
-    columns = (q + len(pairs(q))) * (r + 1) + s.p + len(pairs(s.p))
-    return columns * rows.weights.size <= MAX_PRODUCTS and entries(s) is not None
+    columns = (q + len(lower_pairs(q))) * (r + 1) + s.p + len(lower_pairs(s.p))
+    return columns * rows.weights.size <= MAX_PRODUCTS and _cells(s) is not None
 
 
 def make_table(rows: Rows) -> Table:
@@ -95,7 +96,7 @@ def make_table(rows: Rows) -> Table:
     X, Z = (np.swapaxes(np.asarray(a), 1, 2) for a in (rows.X, rows.Z[0]))
     w, offset, trials = (np.broadcast_to(a, rows.weights.shape).T for a in (rows.weights, rows.offset, rows.trials))
     one, r = np.ones_like(w)[None], np.concatenate([X, Z])
-    zz, xx = (np.array([side[a] * side[b] for a, b in pairs(len(side))]).reshape(-1, *w.shape) for side in (Z, X))
+    zz, xx = (np.array([side[a] * side[b] for a, b in lower_pairs(len(side))]).reshape(-1, *w.shape) for side in (Z, X))
 
     def product(left: np.ndarray, right: np.ndarray = one) -> np.ndarray:
         return w * (left[:, None] * right).reshape(-1, *w.shape)
@@ -103,15 +104,11 @@ def make_table(rows: Rows) -> Table:
     by_level = (product(one), product(Z), product(zz), product(Z, r), product(zz, r))
     by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
     products = Products(*by_level, product(X), product(xx))  # pyright: ignore
-    return Table(X, Z, offset, trials, products, rows.structure, rows.family)  # pyright: ignore
+    cells = _cells(rows.structure)
+    return Table(X, Z, offset, trials, products, rows.structure, rows.family, cells)  # pyright: ignore
 
 
-def pairs(n: int) -> list[tuple[int, int]]:
-    """(a, b) with b <= a."""
-    return [(a, b) for a in range(n) for b in range(a + 1)]
-
-
-def entries(s: Structure) -> list[tuple[int, int]] | None:
+def _cells(s: Structure) -> tuple[tuple[int, int], ...] | None:
     """The entry (row, column) of λ that each element of theta is; None where it is another function of theta."""
     out = []
     for k in range(s.num_theta):
@@ -121,7 +118,7 @@ def entries(s: Structure) -> list[tuple[int, int]] | None:
             return None
         out.append((int(at[0][0]), int(at[0][1])))
     total = np.asarray(scaled_factors(2.0 * np.ones(s.num_theta), s)[0])  # pyright: ignore
-    return out if total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) else None
+    return tuple(out) if total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) else None
 
 
 # ---------------------------------------------------------------- the modes
@@ -156,28 +153,15 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
     return invert([[S[a][b] + (1.0 if a == b else 0.0) for b in range(len(S))] for a in range(len(S))])
 
 
-def unpacked(packed: Array, n: int) -> list[list[Array]]:
-    """Of a symmetric matrix the pairs, on the first axis -> entry by entry."""
-    at = {pair: k for k, pair in enumerate(pairs(n))}
-    return [[packed[at[max(a, b), min(a, b)]] for b in range(n)] for a in range(n)]
-
-
 def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
     """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step."""
     s, q = t.structure, len(t.Z)
     lam, log_phi = factor(psi, s), psi[s.p + s.num_theta :]
 
-    def terms(eta):
-        def first(e):
-            return jax.jvp(lambda e: log_density(e, log_phi, y, t), (e,), (jnp.ones_like(e),))
-
-        (value, d1), (_, d2) = jax.jvp(first, (eta,), (jnp.ones_like(eta),))
-        return value, d1, d2
-
     def body(state):
         u, step, value, closing, clip, iteration = state
         trial = u + step
-        log_p, d1, d2 = terms(linear_predictor(psi, trial, lam, t))
+        log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), linear_predictor(psi, trial, lam, t))
         now = jnp.sum(trial * trial, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
         ok = jnp.isfinite(now) & (now <= value + SLACK * (jnp.abs(now) + 1.0))
         W = jnp.where(clip[:, None], jnp.maximum(-d2, 0.0), -d2)

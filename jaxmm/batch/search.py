@@ -7,7 +7,6 @@ place to the next one of the pool at once, and no lane waits for the slowest.
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -81,6 +80,14 @@ def _found(problem: Any, outcome: Any) -> Found:
     return problem.found(outcome)
 
 
+def _call(alone: bool, program: Any, *arguments: Any) -> Any:
+    """``alone``: it calls the library, and waits for all that do, here or in another thread's ``fit_many``."""
+    if not alone:
+        return program(*arguments)
+    with LIBRARY:
+        return jax.block_until_ready(program(*arguments))
+
+
 # ---------------------------------------------------------------- one part, on one device
 class PartSearch:
     """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
@@ -123,8 +130,7 @@ class PartSearch:
                 return self.results  # pyright: ignore
 
     def _advance(self, both: tuple[Lanes, Any]) -> tuple[Lanes, Any]:
-        with self._alone("evaluate" in self.problem.library):
-            return jax.block_until_ready(_steps(self.problem, both, self.control))
+        return _call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
 
     def _next_pool(self) -> tuple[Lanes, Any]:
         """The next L replicates as fresh lanes; ``index`` says which replicate each is."""
@@ -138,17 +144,11 @@ class PartSearch:
             return _drawn_pool(self.problem, keys, self.source.parameters(), self.theta)
         y, copies = self._block(first, asked)
         invalid = None if self.check is None else self.check(y)
-        with self._alone("start" in self.problem.library and self.theta is None):
-            return jax.block_until_ready(_pool(self.problem, y, copies, self.theta, invalid))
-
-    @staticmethod
-    def _alone(needed: bool) -> Any:
-        """Whatever else runs, here or in another thread's ``fit_many``, waits where the library is called."""
-        return LIBRARY if needed else nullcontext()
+        alone = "start" in self.problem.library and self.theta is None
+        return _call(alone, _pool, self.problem, y, copies, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> tuple[Any, Any]:
-        with self._alone(getattr(self.source, "library", False)):
-            y, copies = jax.block_until_ready(self.source.block(first, size))
+        y, copies = _call(getattr(self.source, "library", False), self.source.block, first, size)
         check_rows(y, len(self.problem.harmless))
         return _filled(y, self.width), None if copies is None else _filled(copies, self.width)
 
@@ -168,8 +168,8 @@ class PartSearch:
         index = np.concatenate([i for i, _ in self.waiting])
         both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
         outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
-        with self._alone("found" in self.problem.library):
-            found = jax.tree.map(np.asarray, (_found(self.problem, outcome), iterations - 1))
+        found = _call("found" in self.problem.library, _found, self.problem, outcome)
+        found = jax.tree.map(np.asarray, (found, iterations - 1))
         if self.results is None:
             self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)
         for whole, x in zip(jax.tree.leaves(self.results), jax.tree.leaves(found), strict=True):

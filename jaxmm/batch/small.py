@@ -25,6 +25,17 @@ def transpose(A: Matrix) -> Matrix:
     return [list(r) for r in zip(*A, strict=True)]
 
 
+def lower_pairs(n: int) -> list[tuple[int, int]]:
+    """The entries (a, b) of a symmetric matrix that tell all of it: b <= a."""
+    return [(a, b) for a in range(n) for b in range(a + 1)]
+
+
+def unpacked(packed: Array, n: int) -> Matrix:
+    """Of a symmetric matrix the ``lower_pairs``, on the first axis -> entry by entry."""
+    at = {pair: k for k, pair in enumerate(lower_pairs(n))}
+    return [[packed[at[max(a, b), min(a, b)]] for b in range(n)] for a in range(n)]
+
+
 def invert(S: Matrix) -> tuple[Array, Matrix]:
     """|S| and S^-1 of S = I + (positive semidefinite), by elimination entry by entry."""
     q = len(S)

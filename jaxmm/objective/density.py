@@ -49,13 +49,19 @@ def log_density(eta: Array, log_phi: Array, rows: Rows) -> Array:
     return rows.family.density(rows.y, eta, as_phi(log_phi), rows.trials)
 
 
+def two_derivatives(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array, Array]:
+    """f, f' and f'' of an elementwise function."""
+
+    def first(x):
+        return jax.jvp(f, (x,), (jnp.ones_like(x),))
+
+    (value, d1), (_, d2) = jax.jvp(first, (x,), (jnp.ones_like(x),))
+    return value, d1, d2
+
+
 def terms(eta: Array, log_phi: Array, rows: Rows) -> Terms:
     """By forward mode through the family."""
-
-    def first(e):
-        return jax.jvp(lambda e: log_density(e, log_phi, rows), (e,), (jnp.ones_like(e),))
-
-    (value, d1), (_, d2) = jax.jvp(first, (eta,), (jnp.ones_like(eta),))
+    value, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, rows), eta)
     return Terms(rows.weights * value, rows.weights * d1, -rows.weights * d2)
 
 
