@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -39,25 +39,6 @@ def check_not_traced(what: str, *given: Any) -> None:
             f"{what} works on the host and cannot be traced by jax.jit, grad or vmap: call it outside of them, or use "
             "jaxmm.estimate(model.arrays), which is a pure function"
         )
-
-
-SMALL = 4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
-class Program:
-    """A jitted function in two compilations: for small data one that is ready in a quarter of the time.
-
-    ``size`` tells from the arguments how much there is to compute.
-    """
-
-    def __init__(self, function: Callable, size: Callable[..., int], static_argnums: tuple[int, ...] = ()):
-        self.size = size
-        self.thorough = jax.jit(function, static_argnums=static_argnums)
-        self.quick = jax.jit(function, static_argnums=static_argnums, compiler_options=QUICK)
-
-    def __call__(self, *args: Any) -> Any:
-        return (self.quick if self.size(*args) < SMALL else self.thorough)(*args)
 
 
 def choose_device(wanted: Any, structure: Structure) -> Any:

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm._context import check_not_traced
 from jaxmm._types import Array
 
@@ -65,7 +66,7 @@ def words(key: jax.Array) -> np.ndarray:
     return found
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(Program, static_argnums=(2,))
 def _replicate_words(key: Array, first: Array, n: int) -> tuple[Array, Array]:
     k = first + jnp.arange(n, dtype=jnp.uint32)
     zero = jnp.zeros_like(k)
@@ -76,7 +77,7 @@ def _replicate_words(key: Array, first: Array, n: int) -> tuple[Array, Array]:
 def replicate_words(own: Any, first: int, n: int) -> tuple[Array, Array]:
     """From the ``words`` of a key two keys (n, 2) uint32 for each of the replicates first, .., first + n - 1 < 2^32:
     for its random effects and for its response."""
-    return _replicate_words(own, jnp.asarray(first, jnp.uint32), n)
+    return _replicate_words(own, np.uint32(first), n)
 
 
 def replicate_keys(key: jax.Array, first: int, n: int) -> tuple[jax.Array, jax.Array]:
@@ -100,7 +101,7 @@ def normals_of(data: Array, size: int) -> Array:
     return _from_bits(*random_bits(data, size), size, ZERO)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(Program, static_argnums=(1,))
 def random_bits(data: Array, size: int) -> tuple[Array, Array]:
     """What ``from_bits`` makes ``size`` numbers of, a row for each key: two arrays (n, size / 2) of uint64.
 
@@ -122,7 +123,7 @@ def from_bits(a: Array, b: Array, size: int, zero: Any) -> Array:
     return jnp.concatenate([r * jnp.where(first, cosine, sine), r * jnp.where(first, sine, cosine)], axis=1)[:, :size]
 
 
-_from_bits = jax.jit(from_bits, static_argnums=2)
+_from_bits = Program(from_bits, (2,))
 
 
 def threefry(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Array, Array]:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
@@ -80,20 +81,22 @@ def _value_and_derivatives(theta: Array, gram: Gram, one_by_one: bool):
     return value, gradient, 0.5 * (columns + columns.T), at
 
 
-derivatives = jax.jit(_value_and_derivatives, static_argnums=2)
-gradient_only = jax.jit(jax.value_and_grad(_criterion, has_aux=True))
+derivatives = Program(_value_and_derivatives, (2,))
+gradient_only = Program(jax.value_and_grad(_criterion, has_aux=True))
 
 
 def objective(gram: Gram) -> Objective:
     """The criterion on the host: NumPy in, NumPy out."""
     dear = is_dear(gram)
+    like = np.zeros(gram.structure.num_theta)
+    first, second = gradient_only.bind(like, gram), derivatives.bind(like, gram, dear)
 
     def gradient(theta):
-        (value, at), g = gradient_only(theta, gram)
+        (value, at), g = first(theta, gram)
         return float(value), np.asarray(g), at
 
     def hessian(theta):
-        value, g, H, at = derivatives(theta, gram, dear)
+        value, g, H, at = second(theta, gram, dear)
         return float(value), np.asarray(g), np.asarray(H), at
 
     return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if dear else None)
@@ -129,7 +132,7 @@ def is_dear(gram: Gram) -> bool:
     return s.rest_size > 300 or work > 500_000
 
 
-@jax.jit
+@Program
 def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """NB = ΛM^-1Λ'Z'W[X_s y] at ``theta`` (as to Z_s), per factor (J, q, p + 1), in the data's columns of Z.
 
@@ -148,8 +151,7 @@ def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
     return tuple(jnp.einsum("ab,jbr->jar", T, x) for T, x in zip(gram.T, NB, strict=True))
 
 
-@jax.jit
-def conditional_covariance(theta: Array, gram: Gram) -> tuple[Array, ...]:
+def covariance_of_effects(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """N_jj, the covariance of the effects of each level given the data, beta and theta, over sigma²: (J, q, q)."""
     s = gram.structure
     lams = scaled_factors(theta, s)
@@ -161,6 +163,9 @@ def conditional_covariance(theta: Array, gram: Gram) -> tuple[Array, ...]:
     N = [jnp.moveaxis(b, -1, 0) for b in blocks]
     N += [corner[inside[:, :, None], inside[:, None, :]] for inside in s.rest_places()]
     return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
+
+
+conditional_covariance = Program(covariance_of_effects)
 
 
 # ---------------------------------------------------------------- the start and the end of a search

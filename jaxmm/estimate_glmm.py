@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm._context import Program
+from jaxmm._compiled import Program
 from jaxmm._types import Array
-from jaxmm.estimate import ZERO, change_theta, no_tangent
-from jaxmm.estimate import conditional_covariance as covariance_of_effects
+from jaxmm.estimate import ZERO, change_theta, covariance_of_effects, no_tangent
 from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.quadrature import neg2_loglik
@@ -87,7 +86,7 @@ def _size(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int = 1, *_: Any)
     return rows.y.size * n_agq + rows.structure.rest_size**2
 
 
-derivatives = Program(value_and_derivatives, _size, (3, 4))
+derivatives = Program(value_and_derivatives, (3, 4), _size)
 
 
 def gradient_and_mode(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
@@ -96,7 +95,7 @@ def gradient_and_mode(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int):
     return value, gradient, mode
 
 
-gradient_only = Program(gradient_and_mode, _size, (3,))
+gradient_only = Program(gradient_and_mode, (3,), _size)
 
 
 def _value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Array:
@@ -104,21 +103,24 @@ def _value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Arr
     return _criterion(psi, rows, find_mode(scaled_point(psi, rows), rows, u), n_agq, 2)
 
 
-value_only = Program(_value_only, _size, (3,))
+value_only = Program(_value_only, (3,), _size)
 
 
 def objective(rows: Rows, n_agq: int) -> Objective:
     """The criterion on the host: NumPy in, NumPy out; every mode is searched from the last one."""
-    last: list[tuple[Array, ...]] = [zero_effects(rows)]
+    last: list[tuple[Any, ...]] = [zero_effects(rows, np)]
+    s, large = rows.structure, is_large(rows)
+    like = np.zeros(s.p + s.num_theta + rows.family.num_phi)
+    first, second = gradient_only.bind(like, rows, last[0], n_agq), derivatives.bind(like, rows, last[0], n_agq, large)
 
     def gradient(psi):
-        value, g, mode = gradient_only(psi, rows, last[0], n_agq)
+        value, g, mode = first(psi, rows, last[0], n_agq)
         if np.isfinite(value):
             last[0] = mode.u
         return float(value), np.asarray(g), mode
 
     def hessian(psi):
-        value, g, H, mode = derivatives(psi, rows, last[0], n_agq, is_large(rows))
+        value, g, H, mode = second(psi, rows, last[0], n_agq, large)
         if np.isfinite(value):
             last[0] = mode.u
         return float(value), np.asarray(g), np.asarray(H), mode
@@ -145,7 +147,7 @@ def _random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple
     return modes, covariance_of_effects(theta, a.gram)
 
 
-random_effects = Program(_random_effects, _size)
+random_effects = Program(_random_effects, size=_size)
 
 
 # ---------------------------------------------------------------- the search
@@ -236,6 +238,9 @@ def first_guess(rows: Rows) -> Array:
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)
         log_phi = jnp.log(jnp.maximum(spread, 1e-12))[None]
     return jnp.concatenate([beta, theta.astype(W.dtype), log_phi])
+
+
+guess_on_host = Program(first_guess)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

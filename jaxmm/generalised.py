@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import start_glmm
+from jaxmm._compiled import Program
 from jaxmm.checks import check_glmm
 from jaxmm.design import Design, NewData
 from jaxmm.estimate import change_theta
@@ -104,12 +105,13 @@ class Generalised:
             )
 
     # ------------------------------------------------------------ arrays
-    def parts(self, accumulator: Accumulator, design: Design) -> Rows:
+    def parts(self, accumulator: Accumulator, design: Design, room: bool = True) -> Rows:
+        """``room`` as in ``make_rows``."""
         offset = np.zeros(len(design.y)) if design.offset is None else design.offset
-        return make_rows(accumulator, self.family, design.y, _trials(design), offset)
+        return make_rows(accumulator, self.family, design.y, _trials(design), offset, room)
 
     def arrays(self, accumulator: Accumulator, parts: Rows, design: Design) -> Rows:
-        return _with_response(parts, jnp.asarray(design.y))
+        return _with_response(parts, design.y)
 
     def estimate(
         self, accumulator: Accumulator, arrays: Rows, design: Design, start: Any, control: Control
@@ -143,7 +145,7 @@ class Generalised:
 
     def effects(self, arrays: Rows, e: GlmmEstimates) -> Effects:
         """Modes and the covariances of the effects given the data and all parameters (inverse curvature)."""
-        modes, cond = random_effects(jnp.asarray(e.psi), arrays, tuple(map(jnp.asarray, e.u)))
+        modes, cond = random_effects(e.psi, arrays, e.u)
         cond = [np.asarray(x) for x in cond]
         return Effects([np.asarray(x) for x in modes], cond, cond)
 
@@ -203,7 +205,7 @@ class Generalised:
             return None
         nodes = ACCURACY_NODES[s.chain[0]]
         e = fit.estimates
-        deviance = value_only(jnp.asarray(e.psi), fit.model.arrays, tuple(map(jnp.asarray, e.u)), nodes)
+        deviance = value_only(e.psi, fit.model.arrays, e.u, nodes)
         loglik = -0.5 * float(deviance)
         change = fit.loglik - loglik
         if abs(change) < NOTHING:
@@ -218,8 +220,7 @@ class Generalised:
     def draw(self, keys: jax.Array, eta: np.ndarray, e: GlmmEstimates, weights: Any, trials: Any) -> np.ndarray:
         """Responses (n, m) at the linear predictors ``eta`` (n, m), one key for each; counts where there are trials."""
         trials = np.ones(eta.shape[-1]) if trials is None else trials
-        phi = jnp.asarray(self.dispersion(e) or 1.0)
-        return np.asarray(_sample(self.family, keys, jnp.asarray(eta), phi, jnp.asarray(trials)))
+        return np.asarray(_sample(self.family, keys, eta, np.float64(self.dispersion(e) or 1.0), trials))
 
 
 NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact
@@ -242,10 +243,10 @@ def _method(n_agq: int | str) -> str:
     return f"adaptive Gauss-Hermite quadrature, {nodes}"
 
 
-_with_response = jax.jit(Rows.with_response)
+_with_response = Program(Rows.with_response)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(Program, static_argnums=(0,))
 def _sample(family: Family, keys, eta, phi, trials):
     return jax.vmap(lambda key, x: family.sample(key, family.link.inverse(x), phi, trials))(keys, eta)
 

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
+from jaxmm._compiled import bucket
 from jaxmm._types import Array
 from jaxmm.structure import Elimination, Grouping, Structure
 
@@ -338,11 +339,16 @@ class Accumulator:
                 values.append(block[:, :, b])
         values = np.concatenate(values)
         order, arrays = cell_pairs(np.concatenate(level), np.concatenate(column), self.structure.rest_size)
-        return {"values": np.ascontiguousarray(values[order].T), **arrays}
+        room = len(arrays["level"]) - len(order)
+        return {"values": np.pad(values[order].T, ((0, 0), (0, room))), **arrays}
 
 
 def cell_pairs(level: np.ndarray, column: np.ndarray, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The order in which cells are kept, by level, and ``Cells``' arrays of indices in it; ``size`` is Q_R."""
+    """The order in which cells are kept, by level, and ``Cells``' arrays of indices in it; ``size`` is Q_R.
+
+    The arrays go on after the cells that there are, up to the length of their ``bucket``: with further ones at the last
+    level and column, whose values are to be zero, so that designs in which other cells occur share their programs.
+    """
     order = np.lexsort((column, level))
     level, column = level[order], column[order]
     # all pairs a >= b within a level: cell a pairs with those from the start of its level up to itself
@@ -351,11 +357,13 @@ def cell_pairs(level: np.ndarray, column: np.ndarray, size: int) -> tuple[np.nda
     pair_a = np.repeat(np.arange(len(level)), reach)
     pair_b = np.arange(len(pair_a)) - np.repeat(np.cumsum(reach) - reach, reach) + start[pair_a]
     by_target = np.argsort(column[pair_a].astype(np.int64) * size + column[pair_b])
+    n = len(level)
+    more, more_pairs = bucket(n + 1) - n, bucket(len(pair_a)) - len(pair_a)  # one of them at least, for the pairs
     return order, {
-        "level": level.astype(np.int32),
-        "column": column.astype(np.int32),
-        "pair_a": pair_a[by_target].astype(np.int32),
-        "pair_b": pair_b[by_target].astype(np.int32),
+        "level": np.append(level, np.full(more, level[-1])).astype(np.int32),
+        "column": np.append(column, np.full(more, size - 1)).astype(np.int32),
+        "pair_a": np.append(pair_a[by_target], np.full(more_pairs, n)).astype(np.int32),
+        "pair_b": np.append(pair_b[by_target], np.full(more_pairs, n)).astype(np.int32),
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
+from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
 
@@ -76,16 +77,20 @@ def on_all_rows(fit: Fit, value: Callable[[NewData], np.ndarray]) -> np.ndarray:
     return values
 
 
+_inverse = Elementwise(lambda link, eta: link.inverse(eta))
+_link = Elementwise(lambda link, mu: link.link(mu))
+
+
 def inverse_link(fit: Fit, eta: np.ndarray) -> np.ndarray:
     """μ at the linear predictor."""
     with computing(fit.model.device):
-        return np.asarray(fit.family.link.inverse(eta))
+        return _inverse(fit.family.link, eta)
 
 
 def link_of(fit: Fit, mu: np.ndarray) -> np.ndarray:
     """The linear predictor of a mean."""
     with computing(fit.model.device):
-        return np.asarray(fit.family.link.link(mu))
+        return _link(fit.family.link, mu)
 
 
 def fitted_values(fit: Fit) -> pd.Series:

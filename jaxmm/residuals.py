@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.predict import fitted_values, link_of
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
+
+_variance = Elementwise(lambda family, mu, phi: family.variance(mu, phi))
+_unit_deviance = Elementwise(lambda family, y, mu, phi, trials: family.unit_deviance(y, mu, phi, trials))
+_slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])  # dμ/dη
 
 
 def residuals(fit: Fit, kind: str) -> pd.Series:
@@ -39,12 +44,11 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
     phi = 1.0 if fit.dispersion is None else fit.dispersion
     with computing(fit.model.device), np.errstate(invalid="ignore", divide="ignore"):
         if kind == "pearson":
-            root = np.sqrt(weights * trials / np.asarray(family.variance(mu, phi)))
+            root = np.sqrt(weights * trials / _variance(family, mu, phi))
             values = np.where(values == 0, 0.0, values * root)  # V = 0 where a mean is at the end of its range
         elif kind == "deviance":
-            unit = np.asarray(family.unit_deviance(jnp.asarray(d.y_all), jnp.asarray(mu), phi, jnp.asarray(trials)))
+            unit = _unit_deviance(family, d.y_all, mu, phi, trials)
             values = np.where(values == 0, 0.0, np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0)))
         else:
-            eta = jnp.asarray(link_of(fit, mu))
-            values = values / np.asarray(jax.jvp(family.link.inverse, (eta,), (jnp.ones_like(eta),))[1])
+            values = values / _slope(family.link, link_of(fit, mu))
     return pd.Series(values, d.index, name="residual")

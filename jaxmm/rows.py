@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import SMALL, bucket
 from jaxmm._pieces import pick, repeat_pieces, sum_pieces
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Cells, Gram, cell_pairs
@@ -279,11 +280,23 @@ def choose_height(counts: np.ndarray) -> int:
     return min(heights, key=cost)
 
 
-def pieces(codes: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """(height, pieces) the row at each place, -1 where there is none; the levels of the pieces; their height."""
+def rounded(height: int, digits: int) -> int:
+    """A height of at least this, of so many binary digits: designs of nearly one height share their programs."""
+    step = 1 << max(0, (height - 1).bit_length() - digits)
+    return -(-height // step) * step
+
+
+def pieces(codes: np.ndarray, levels: int, digits: int | None = None) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """(height, pieces) the row at each place, -1 where there is none; the levels of the pieces; their height.
+
+    With ``digits`` the height is ``rounded``, and pieces without rows fill their number up to its ``bucket``.
+    """
     counts = np.bincount(codes, minlength=levels)
     height = choose_height(counts)
+    height = rounded(height, digits) if digits else height
     each = np.maximum(-(-counts // height), 1)
+    if digits and each.sum() > levels:
+        each[-1] += bucket(int(each.sum())) - each.sum()
     level = np.repeat(np.arange(levels), each)
     first = np.cumsum(counts) - counts
     piece = np.arange(len(level)) - np.repeat(np.cumsum(each) - each, each)
@@ -293,9 +306,9 @@ def pieces(codes: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray | Non
     return places, None if len(level) == levels else level.astype(np.int32), height
 
 
-def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int]) -> Layout:
-    """The layout of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,)."""
-    places, level, height = pieces(codes, levels)
+def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int], room: bool = False) -> Layout:
+    """The layout of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,); ``room``: see ``make_rows``."""
+    places, level, height = pieces(codes, levels, 2 if room else None)
     there = places.ravel()
     back = np.full(len(codes), len(there), np.int32)
     real = there >= 0
@@ -303,24 +316,28 @@ def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int]) -> Layout:
     return Layout(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height, rows)  # pyright: ignore
 
 
-def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> Rows:
+def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bool = True) -> Rows:
     """The pytree, from the columns of a model, without its ``log_constant``; call it with x64 enabled.
 
-    ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.
+    ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.  With ``room``,
+    small designs that differ in their rows, or in which levels of crossed factors meet, have arrays of equal shapes.
     """
     a, s = accumulator, accumulator.structure
-    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels)
+    room = room and a.n < SMALL
+    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None)
     real = places >= 0
     shape = places.shape
-    # what fills a piece is a copy of its first row: of the same level, and in the family's support
-    source = np.where(real, places, places[0]).ravel()
+    # what fills a piece is a copy of a row of the same level, which is in the family's support
+    some = np.empty(a.groupings[0].levels, np.int64)
+    some[a.groupings[0].codes] = np.arange(a.n)
+    source = np.where(real, places, some if level is None else some[level]).ravel()
     everything = slice(0, a.n)
     weights = np.ones(a.n) if a.weights is None else a.weights
     codes = [g.codes[source] for g in a.groupings]
     chain = len(s.chain)
-    layouts = tuple(layout_of(codes[f], a.groupings[f].levels, shape) for f in range(chain, len(codes)))
-    crossings, pairs = _crossings(a, codes, chain, shape)
-    cells, cell_order = _cells(pairs, a, chain) if s.sparse else (None, None)
+    layouts = tuple(layout_of(codes[f], a.groupings[f].levels, shape, room) for f in range(chain, len(codes)))
+    crossings, pairs = _crossings(a, codes, chain, shape, room)
+    cells, cell_order = _cells(pairs, crossings, a, chain) if s.sparse else (None, None)
 
     def lay(values: np.ndarray) -> np.ndarray:
         """(n,) -> (H, P), or (n, k) -> (k, H, P)."""
@@ -351,7 +368,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset) -> Rows:
     return jax.device_put(Rows(**parts))
 
 
-def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple[int, int]):
+def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple[int, int], room: bool):
     """Every pair of factors of which one is of the rest, and the levels (first, second) of its pairs that occur."""
     crossings, pairs = [], {}
     for second in range(chain, len(codes)):
@@ -359,26 +376,34 @@ def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple
             J, K = a.groupings[first].levels, a.groupings[second].levels
             found, at = np.unique(codes[first].astype(np.int64) * K + codes[second], return_inverse=True)
             pairs[first, second] = found // K, found % K
+            kept = bucket(len(found)) if room else len(found)  # the pairs beyond those found have no rows
             dense = first > 0 or not a.structure.sparse
-            back = (found % K) * J + found // K if dense else np.zeros(0, np.int64)
-            there = np.full(J * K if dense else 0, len(found), np.int32)
-            there[back] = np.arange(len(back))
-            layout = layout_of(at.astype(np.int64), len(found), shape)
+            place = (found % K) * J + found // K
+            there = np.full(J * K if dense else 0, kept, np.int32)
+            back = np.full(kept if dense else 0, J * K, np.int64)
+            if dense:
+                there[place], back[: len(found)] = np.arange(len(found)), place
+            layout = layout_of(at.astype(np.int64), kept, shape, room)
             crossings.append(
                 Crossing(layout, there, back.astype(np.int32), first, second, (K, J))  # pyright: ignore
             )
     return tuple(crossings), pairs
 
 
-def _cells(pairs: dict, a: Accumulator, chain: int):
+def _cells(pairs: dict, crossings: tuple[Crossing, ...], a: Accumulator, chain: int):
     """The cells of the first factor with the rest, in the order of ``Gram``, and how to get their values there."""
-    level, column = [], []
+    level, column, place, total = [], [], [], 0
     for position, inside in enumerate(a.structure.rest_places()):
         own, other = pairs[0, chain + position]
+        kept = next(c.layout.levels for c in crossings if (c.first, c.second) == (0, chain + position))
         for b in range(inside.shape[1]):
             level.append(own)
             column.append(inside[other, b])
+            place.append(total + np.arange(len(own)))
+            total += kept
     order, arrays = cell_pairs(np.concatenate(level), np.concatenate(column), a.structure.rest_size)
-    back = np.empty(len(order), np.int32)
-    back[order] = np.arange(len(order))
-    return Cells(values=np.zeros((0, 0)), **arrays), (order.astype(np.int32), back)  # pyright: ignore
+    there = np.full(len(arrays["level"]), total, np.int32)  # no value: zero
+    there[: len(order)] = np.concatenate(place)[order]
+    back = np.full(total, len(there), np.int32)
+    back[there[: len(order)]] = np.arange(len(order))
+    return Cells(values=np.zeros((0, 0)), **arrays), (there, back)  # pyright: ignore

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import Program, bucket
 from jaxmm.gram import Accumulator
 from jaxmm.objective.density import as_phi
 
@@ -31,14 +32,21 @@ class Data(NamedTuple):
     X: np.ndarray
 
 
-@partial(jax.jit, static_argnums=0)
-def _working(family: Any, eta, y, trials, weights, log_phi):
-    """Fisher weights, working residuals and log likelihood of a GLM at ``eta`` (n,)."""
+@partial(Program, static_argnums=(0,))
+def _working_of_all(family: Any, eta, y, trials, weights, log_phi):
     mu, slope = jax.jvp(family.link.inverse, (eta,), (jnp.ones_like(eta),))
     phi = as_phi(log_phi)
     W = weights * trials * slope**2 / family.variance(mu, phi)
     density = family.density(y, eta, phi, trials)
     return W, (y / jnp.maximum(trials, 1e-300) - mu) / slope, jnp.sum(weights * density)
+
+
+def _working(family: Any, eta, y, trials, weights, log_phi) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fisher weights, working residuals and log likelihood of a GLM at ``eta`` (n,)."""
+    n = len(eta)
+    rows = [np.pad(x, (0, bucket(n) - n), "edge") for x in (eta, y, trials)]
+    W, e, value = _working_of_all(family, *rows, np.pad(weights, (0, bucket(n) - n)), log_phi)
+    return np.asarray(W)[:n], np.asarray(e)[:n], float(value)
 
 
 def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray) -> np.ndarray:
@@ -73,7 +81,7 @@ def fit_glm(family: Any, data: Data, log_phi: np.ndarray):
     beta = _least_squares(X, level - offset, total) if X.shape[1] else np.zeros(0)
 
     def at(beta):
-        return [np.asarray(x) for x in _working(family, offset + X @ beta, y, trials, weights, log_phi)]
+        return _working(family, offset + X @ beta, y, trials, weights, log_phi)
 
     W, e, value = at(beta)
     log_phi = _guess_phi(family, data, beta, log_phi, W, e)
@@ -111,7 +119,5 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
         pearson = np.sum(np.where(usable, W * e**2, 0.0)) / max(np.sum(data.weights) - len(beta), 1.0)
         return np.full_like(log_phi, np.log(max(pearson, 1e-12)))
     eta = data.offset + data.X @ beta
-    values = [
-        float(_working(family, eta, data.y, data.trials, data.weights, np.full_like(log_phi, g))[2]) for g in PHI_GRID
-    ]
+    values = [_working(family, eta, data.y, data.trials, data.weights, np.full_like(log_phi, g))[2] for g in PHI_GRID]
     return np.full_like(log_phi, PHI_GRID[int(np.nanargmax(np.where(np.isfinite(values), values, -np.inf)))])

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers import close, derivatives, derivatives_of, model, model_of, oracle_deviance, points
+from helpers import close, derivatives, derivatives_of, model, model_of, oracle_deviance, points, replanned
 from problems import PROBLEMS
 
 import jaxmm as mm
@@ -85,7 +85,7 @@ def test_statistics_are_the_cross_products(name):
         if s.sparse and i == 0:
             close(np.asarray(a.borders[i]), border[:, s.rest_size :], 1e-12)
             c, filled = a.cells, np.zeros_like(border)
-            filled[:, np.asarray(c.column), np.asarray(c.level)] = c.values
+            np.add.at(filled, (slice(None), np.asarray(c.column), np.asarray(c.level)), c.values)
             close(filled[:, : s.rest_size], border[:, : s.rest_size], 1e-12)
         else:
             close(a.borders[i], border, 1e-12)
@@ -96,9 +96,25 @@ def test_pairs_of_cells_are_all_the_pairs_of_a_level_once(name):
     c = model(name).arrays.cells
     level, column = np.asarray(c.level), np.asarray(c.column)
     a, b = np.asarray(c.pair_a), np.asarray(c.pair_b)
+    real = np.any(np.asarray(c.values) != 0, axis=0)  # the others fill the arrays up, at their end
+    assert np.all(np.diff(real.astype(int)) <= 0) and np.array_equal(real[a], real[b])
+    a, b = a[real[a]], b[real[b]]
     assert np.all(level[a] == level[b]) and np.all(column[a] >= column[b])
-    counts = np.bincount(level)
+    counts = np.bincount(level[real])
     assert len({*zip(a, b, strict=True)}) == len(a) == np.sum(counts * (counts + 1) // 2)
+
+
+@pytest.mark.parametrize("family", [None, "poisson"])
+def test_designs_in_which_other_cells_occur_share_their_shapes(family):
+    def shapes(seed):
+        rng, n = np.random.default_rng(seed), 100 + seed
+        g, h = np.append(np.arange(40), rng.integers(0, 40, n)), np.append(np.arange(40) % 6, rng.integers(0, 6, n))
+        terms = [mm.Term(np.ones(n + 40), g, "g"), mm.Term(np.ones(n + 40), h, "h")]
+        m = mm.Model.from_arrays(rng.poisson(2.0, n + 40), np.ones((n + 40, 1)), terms, family)
+        leaves, tree = jax.tree.flatten((m if m.structure.sparse else replanned(m, sparse=True)).arrays)
+        return tree, tuple(map(np.shape, leaves))
+
+    assert len({shapes(seed) for seed in range(12)}) <= 6
 
 
 @pytest.mark.parametrize("name", ["chain and two crossed, cells", "weights and offset"])

@@ -238,7 +238,8 @@ def dense_of(gram, model) -> np.ndarray:
     if (cells := gram.cells) is not None:
         q = parts[0][0].shape[1]
         for level, column, values in zip(cells.level, cells.column, np.transpose(cells.values), strict=True):
-            put(level * q + np.arange(q), [starts[chain] + column], np.asarray(values)[:, None])
+            if np.any(values):  # the others fill the arrays up
+                put(level * q + np.arange(q), [starts[chain] + column], np.asarray(values)[:, None])
     return A
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm._random import (
     ZERO,
     apart,
@@ -178,17 +179,17 @@ def _predictor(u: Array, eta: Array, index: Array, loading: Array, zero: Array) 
     return total
 
 
-@jax.jit
+@Program
 def _linear(
     a: Array, b: Array, u: Array, eta: Array, index: Array, loading: Array, spread: Array, zero: Array
 ) -> Array:
     return _predictor(u, eta, index, loading, zero) + apart(spread * from_bits(a, b, len(eta), zero), zero)
 
 
-_linear_predictor = jax.jit(_predictor)
+_linear_predictor = Program(_predictor)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(Program, static_argnums=(0,))
 def _sample(family: Family, data: Array, eta: Array, phi: Array, trials: Array) -> Array:
     mu = family.link.inverse(eta)
     return jax.vmap(lambda key, m: family.sample(key, m, phi, trials))(as_keys(data), mu)

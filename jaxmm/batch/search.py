@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm.batch.direct import DirectlySimulated, draw_statistics
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
@@ -27,7 +28,7 @@ STEPS = 2  # of the search in one call of the program
 
 
 # ---------------------------------------------------------------- the compiled programs
-@partial(jax.jit, static_argnums=2)
+@partial(Program, static_argnums=(2,))
 def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[Lanes, Any]:
     lanes, data = both
 
@@ -43,7 +44,7 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[Lan
     return jax.lax.fori_loop(0, STEPS, step, lanes), data
 
 
-@jax.jit
+@Program
 def _pool(problem: Any, y: Any, copies: Any, theta: Any, invalid: Any) -> tuple[Lanes, Any]:
     """Fresh lanes and their data, from responses (L, n); ``theta`` (m,) to start from, or None; ``invalid`` (L,) or
     None says which responses the family cannot have."""
@@ -60,7 +61,7 @@ def _pool(problem: Any, y: Any, copies: Any, theta: Any, invalid: Any) -> tuple[
     return lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32)), data
 
 
-@jax.jit
+@Program
 def _drawn_pool(problem: Any, keys: Any, parameters: Any, theta: Any) -> tuple[Lanes, Any]:
     """The same with data that are drawn directly (``direct``)."""
     data = draw_statistics(keys, parameters, problem.blocks)
@@ -68,14 +69,14 @@ def _drawn_pool(problem: Any, keys: Any, parameters: Any, theta: Any) -> tuple[L
     return begin(start, problem.guess(start), problem.prepare(start, data)), data
 
 
-@jax.jit
+@Program
 def _refill(both: tuple[Lanes, Any], pool: tuple[Lanes, Any], at: Any) -> tuple[Lanes, Any]:
     """The lanes ``at`` (L,) of the pool, where that is not negative, in the place of those that have ended."""
     taken = jax.tree.map(lambda x: jnp.take(x, jnp.maximum(at, 0), axis=-1), pool)
     return choose(at >= 0, taken, both)
 
 
-@jax.jit
+@Program
 def _found(problem: Any, outcome: Any) -> Found:
     return problem.found(outcome)
 
@@ -97,6 +98,12 @@ class PartSearch:
     def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any):
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
         self.check, self.tick = check, tick
+        self.bound: dict[Program, Any] = {}  # the shapes of all parts are the same
+
+    def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
+        if program not in self.bound:
+            self.bound[program] = program.bind(*arguments)
+        return _call(alone, self.bound[program], *arguments)
 
     def run(self, source: Responses, first: int, size: int) -> tuple[Found, np.ndarray]:
         """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
@@ -121,7 +128,7 @@ class PartSearch:
                 ready = np.flatnonzero(self.index >= 0)[: len(empty)]
                 at = np.full(self.width, -1, np.int32)
                 at[empty[: len(ready)]] = ready
-                both = _refill(both, spare, at)
+                both = self._call(False, _refill, both, spare, at)
                 index[empty[: len(ready)]] = self.index[ready]
                 self.index[ready] = -1
             if not (index >= 0).any():
@@ -130,7 +137,7 @@ class PartSearch:
                 return self.results  # pyright: ignore
 
     def _advance(self, both: tuple[Lanes, Any]) -> tuple[Lanes, Any]:
-        return _call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
+        return self._call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
 
     def _next_pool(self) -> tuple[Lanes, Any]:
         """The next L replicates as fresh lanes; ``index`` says which replicate each is."""
@@ -141,11 +148,11 @@ class PartSearch:
         self.read += count
         if isinstance(self.source, DirectlySimulated):
             keys = self.source.words(first, self.width)
-            return _drawn_pool(self.problem, keys, self.source.parameters(), self.theta)
+            return self._call(False, _drawn_pool, self.problem, keys, self.source.parameters(), self.theta)
         y, copies = self._block(first, asked)
         invalid = None if self.check is None else self.check(y)
         alone = "start" in self.problem.library and self.theta is None
-        return _call(alone, _pool, self.problem, y, copies, self.theta, invalid)
+        return self._call(alone, _pool, self.problem, y, copies, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> tuple[Any, Any]:
         y, copies = _call(getattr(self.source, "library", False), self.source.block, first, size)
@@ -168,7 +175,7 @@ class PartSearch:
         index = np.concatenate([i for i, _ in self.waiting])
         both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
         outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
-        found = _call("found" in self.problem.library, _found, self.problem, outcome)
+        found = self._call("found" in self.problem.library, _found, self.problem, outcome)
         found = jax.tree.map(np.asarray, (found, iterations - 1))
         if self.results is None:
             self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)

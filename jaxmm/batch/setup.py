@@ -19,7 +19,7 @@ from jaxmm.batch.problem import Problem
 from jaxmm.batch.statistics import response_map
 from jaxmm.batch.truth import as_truth
 from jaxmm.estimate import change_theta, rough_hessian
-from jaxmm.estimate_glmm import derivatives, first_guess
+from jaxmm.estimate_glmm import derivatives, guess_on_host
 from jaxmm.generalised import can_have_nodes
 from jaxmm.gram import Gram
 from jaxmm.model import check_start
@@ -37,7 +37,7 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, copies: b
         arrays, d = model.arrays, model.design
         harmless = np.array(d.y, float)
         if isinstance(arrays, Rows):
-            return _generalised(arrays, model.likelihood.n_agq, harmless, start)
+            return _generalised(model, harmless, start)
         by = response_map(model._accumulator, d.offset)
         if can_have_blocks(arrays.structure) and not copies:
             return LinearBlocks(arrays, by, harmless, make_blocks(arrays, collapse))  # pyright: ignore
@@ -46,12 +46,15 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, copies: b
         return LinearLanes(arrays, by, harmless, _first_hessian(theta, arrays), alike)  # pyright: ignore
 
 
-def _generalised(rows: Rows, n_agq: Any, harmless: np.ndarray, start: np.ndarray | None) -> Problem:
+def _generalised(model: Any, harmless: np.ndarray, start: np.ndarray | None) -> Problem:
     """The first Hessian is the exact one of the model's own response.
+
+    The lanes have rows without room: what many of them share need not be shared with other designs.
 
     Raises:
         ValueError: a number of nodes that each response would choose for itself.
     """
+    rows, n_agq = model.likelihood.parts(model._accumulator, model.design, room=False), model.likelihood.n_agq
     if n_agq == "auto" and can_have_nodes(rows.structure):
         raise ValueError(
             "n_agq='auto' chooses the nodes anew for each response, and a batch has one number for all: make the model "
@@ -60,8 +63,8 @@ def _generalised(rows: Rows, n_agq: Any, harmless: np.ndarray, start: np.ndarray
     n_agq = 1 if n_agq == "auto" else int(n_agq)  # "auto" is Laplace's method where there can be no nodes
     if n_agq == 1 and can_have_table(rows):
         return GeneralisedBlocks(rows, make_table(rows), harmless)  # pyright: ignore
-    psi = np.asarray(first_guess(rows)) if start is None else start
-    H = np.asarray(derivatives(psi, rows, zero_effects(rows), n_agq, False)[2])
+    psi = np.asarray(guess_on_host(model.arrays)) if start is None else start
+    H = np.asarray(derivatives(psi, model.arrays, zero_effects(rows, np), n_agq, False)[2])
     w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
     w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
     return GeneralisedLanes(rows, harmless, (Q * w) @ Q.T, n_agq)  # pyright: ignore
@@ -87,7 +90,7 @@ def scaled_start(model: Any, start: Any) -> np.ndarray | None:
     scaled = scaled_theta(model, check_start(theta, model.structure.num_theta))
     if not isinstance(model.arrays, Rows):
         return scaled
-    rows, psi = model.arrays, np.array(first_guess(model.arrays))
+    rows, psi = model.arrays, np.array(guess_on_host(model.arrays))
     s = rows.structure
     psi[s.p : s.p + s.num_theta] = scaled
     beta = getattr(start, "beta", getattr(start, "fixef", None))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
 from jaxmm.design import NewData
@@ -49,10 +50,10 @@ def _mean(psi: Array, link: Any, structure: Any, data: dict[str, Any]) -> Array:
     return jax.lax.scan(add, jnp.zeros_like(eta), (jnp.asarray(GRID), jnp.asarray(MASS)))[0]
 
 
-_mean_of_rows = jax.jit(_mean, static_argnums=(1, 2))
+_mean_of_rows = Program(_mean, (1, 2))
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(Program, static_argnums=(1, 2))
 def _coefficients(psi: Array, link: Any, structure: Any, data: dict[str, Any]) -> tuple[Array, Array]:
     """The coefficients (p,) and their derivatives by psi (d, p)."""
 
@@ -64,7 +65,7 @@ def _coefficients(psi: Array, link: Any, structure: Any, data: dict[str, Any]) -
     return value, jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(Program, static_argnums=(1, 2))
 def _slopes_of_link(psi: Array, link: Any, structure: Any, data: dict[str, Any]) -> Array:
     """Derivatives of g(μ_marginal) by psi: (d, m)."""
     _, push = jax.linearize(lambda x: link.link(_mean(x, link, structure, data)), psi)
@@ -80,15 +81,15 @@ def _data(fit: Fit, rows: NewData) -> dict[str, Any]:
 def mean(fit: Fit, rows: NewData) -> np.ndarray:
     """μ_marginal of each row, averaged over the random effects of every factor."""
     with computing(fit.model.device):
-        psi, data = jnp.asarray(fit.estimates.psi), _data(fit, rows)
-        return np.asarray(_mean_of_rows(psi, fit.model.likelihood.family.link, fit.model.structure, data))
+        data = _data(fit, rows)
+        return np.asarray(_mean_of_rows(fit.estimates.psi, fit.model.likelihood.family.link, fit.model.structure, data))
 
 
 def mean_se(fit: Fit, rows: NewData) -> np.ndarray:
     """The standard error of g(μ_marginal) of each row."""
     link, e = fit.model.likelihood.family.link, fit.estimates
     with computing(fit.model.device):
-        slopes = np.asarray(_slopes_of_link(jnp.asarray(e.psi), link, fit.model.structure, _data(fit, rows)))
+        slopes = np.asarray(_slopes_of_link(e.psi, link, fit.model.structure, _data(fit, rows)))
     return np.sqrt(np.maximum(np.einsum("dm,de,em->m", slopes, np.asarray(e.covariance), slopes), 0.0))
 
 
@@ -97,6 +98,6 @@ def coefficients(fit: Fit) -> pd.DataFrame:
     e, link = fit.estimates, fit.model.likelihood.family.link
     with computing(fit.model.device):
         data = _data(fit, rows_used(fit))
-        value, slopes = (np.asarray(x) for x in _coefficients(jnp.asarray(e.psi), link, fit.model.structure, data))
+        value, slopes = (np.asarray(x) for x in _coefficients(e.psi, link, fit.model.structure, data))
     se = np.sqrt(np.maximum(np.einsum("dp,de,ep->p", slopes, np.asarray(e.covariance), slopes), 0.0))
     return pd.DataFrame({"estimate": value, "std_error": se}, index=fit.fixef.index)

@@ -15,7 +15,7 @@ differentiable (``lax.custom_linear_solve``), so that derivatives of every order
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,11 +104,11 @@ class Mode(NamedTuple):
     iterations: Array
 
 
-def zero_effects(rows: Rows) -> tuple[Array, ...]:
-    """u = 0, where every search may begin."""
+def zero_effects(rows: Rows, xp: Any = jnp) -> tuple[Any, ...]:
+    """u = 0, where every search may begin; ``xp`` is numpy, which compiles nothing, or jax.numpy."""
     s = rows.structure
     widths = [*s.chain, *(q for _, q in s.rest)]
-    return tuple(jnp.zeros((q, rows.levels_of(f)), rows.y.dtype) for f, q in enumerate(widths))
+    return tuple(xp.zeros((q, rows.levels_of(f)), rows.y.dtype) for f, q in enumerate(widths))
 
 
 def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm._random import as_keys, check_key, replicate_words, words
 from jaxmm._types import Array
 from jaxmm.batch.responses import Block, fingerprint
@@ -126,7 +127,7 @@ class Residual:
         }
 
 
-@jax.jit
+@Program
 def _residual(arrays: Any, for_effects: Array, for_rows: Array) -> Array:
     """(size, nobs), from two keys for each replicate."""
     eta, factors, residuals, unit = arrays
@@ -182,7 +183,7 @@ class Case:
         }
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(Program, static_argnums=(1,))
 def _copies(data: Array, levels: int) -> Array:
     """(size, levels) float64, from a key for each replicate."""
 

@@ -1,0 +1,140 @@
+"""Compiled programs in a bounded store, of which the least recently used go.
+
+A compiled program takes memory of its own and up to several hundred of the memory maps that a process may have (65,530
+on Linux), and JAX keeps all that a jitted function was ever compiled for.  Here each combination of shapes and static
+arguments is a jitted function of its own: the store holds ``MOST`` of them, and what it drops is freed as soon as
+nobody else works with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache, wraps
+from threading import Lock
+from typing import Any
+
+import jax
+import numpy as np
+
+MOST = 64  # programs kept: a fit needs 1 to 5, a batch 3 to 6, and each takes up to 30 MB and 400 maps
+SMALL = 4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
+# one piece of code for each program, not optimised: ready in a third of the time, in a fifth of the maps
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+@cache
+def quick_options() -> dict[str, Any]:
+    """``QUICK`` where this version of XLA knows all of it, else nothing.
+
+    Not a part of it: without the second option (from jaxlib 0.11 on there is none) the first makes code that runs
+    seven times as long, and saves little.
+    """
+    try:
+        jax.jit(lambda x: x, compiler_options=QUICK).lower(np.float32(0.0)).compile()
+    except Exception:  # whatever a version raises for an option that it does not know
+        return {}
+    return QUICK
+
+
+class _Store:
+    """Key -> jitted function; the last ``most`` that were asked for."""
+
+    def __init__(self, most: int):
+        self.most, self.kept, self.lock = most, OrderedDict(), Lock()
+
+    def get(self, key: Any, make: Callable[[], Callable]) -> Callable:
+        with self.lock:
+            found = self.kept.get(key)
+            if found is None:
+                found = self.kept[key] = make()
+                full = len(self.kept) > self.most
+                while len(self.kept) > self.most:
+                    self.kept.popitem(last=False)
+            else:
+                self.kept.move_to_end(key)
+                full = False
+        if full:
+            _give_back()
+        return found
+
+
+STORE = _Store(MOST)
+
+
+@cache
+def _trim() -> Callable | None:
+    """glibc's ``malloc_trim``, where there is one: what programs leave stays with the process without it."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def _give_back() -> None:
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+class Program:
+    """A jitted function whose compiled forms are kept in the store.
+
+    ``size`` tells from the arguments how much there is to compute: what is small is compiled in a quarter of the time,
+    with ``quick_options``.
+    """
+
+    def __init__(
+        self, function: Callable, static_argnums: tuple[int, ...] = (), size: Callable[..., int] | None = None
+    ):
+        self.function, self.static, self.size = function, frozenset(static_argnums), size
+
+    def bind(self, *args: Any) -> Callable:
+        """The jitted function for arguments of these shapes, to be called with such: a loop asks for it once."""
+        static = tuple(args[i] for i in sorted(self.static))
+        leaves, tree = jax.tree.flatten([x for i, x in enumerate(args) if i not in self.static])
+        shapes = tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves)
+        quick = self.size is not None and self.size(*args) < SMALL
+        return STORE.get((self, quick, static, tree, shapes), lambda: self._jitted(quick))
+
+    def __call__(self, *args: Any) -> Any:
+        return self.bind(*args)(*args)
+
+    def _jitted(self, quick: bool) -> Callable:
+        @wraps(self.function)
+        def own(*args):  # a function of its own, since JAX's caches live as long as the function does
+            return self.function(*args)
+
+        options = quick_options() if quick else {}
+        return jax.jit(own, static_argnums=tuple(self.static), compiler_options=options or None)
+
+
+LONG = 1 << 16  # numbers from which padding costs more than a program
+
+
+def bucket(n: int) -> int:
+    """A length of at least n, so that arrays of nearly one length share their programs: at most a quarter more, or an
+    eighth of what is not small."""
+    step = 1 << max(5, n.bit_length() - (3 if n < SMALL else 4))
+    return n if n > LONG else -(-n // step) * step
+
+
+class Elementwise:
+    """A function of an object and of arrays, element by element, on the host: NumPy in, NumPy out.
+
+    Arrays go in flat and filled up with copies of their last number to the length of their ``bucket``.
+    """
+
+    def __init__(self, function: Callable):
+        self.program = Program(function, (0,))
+
+    def __call__(self, of: Any, *arrays: Any) -> np.ndarray:
+        values = np.broadcast_arrays(*[np.asarray(x, float) for x in arrays])
+        shape, size = values[0].shape, values[0].size
+        more = bucket(size) - size if size else 0
+        flat = [np.pad(x.ravel(), (0, more), "edge") if more else x.ravel() for x in values]
+        return np.asarray(self.program(of, *flat))[:size].reshape(shape)
