@@ -97,7 +97,7 @@ class Program:
         """The jitted function for arguments of these shapes, to be called with such: a loop asks for it once."""
         static = tuple(args[i] for i in sorted(self.static))
         leaves, tree = jax.tree.flatten([x for i, x in enumerate(args) if i not in self.static])
-        shapes = tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves)
+        shapes = tuple((x.shape, x.dtype) if hasattr(x, "dtype") else type(x) for x in leaves)
         quick = self.size is not None and self.size(*args) < SMALL
         return STORE.get((self, quick, static, tree, shapes), lambda: self._jitted(quick))
 
@@ -123,6 +123,13 @@ def bucket(n: int) -> int:
     return n if n > LONG else -(-n // step) * step
 
 
+def filled(x: np.ndarray, length: int, value: float) -> np.ndarray:
+    """x (n,) and so many times ``value`` that the length is reached."""
+    out = np.full(length, value)
+    out[: len(x)] = x
+    return out
+
+
 class Elementwise:
     """A function of an object and of arrays, element by element, on the host: NumPy in, NumPy out.
 
@@ -135,6 +142,5 @@ class Elementwise:
     def __call__(self, of: Any, *arrays: Any) -> np.ndarray:
         values = np.broadcast_arrays(*[np.asarray(x, float) for x in arrays])
         shape, size = values[0].shape, values[0].size
-        more = bucket(size) - size if size else 0
-        flat = [np.pad(x.ravel(), (0, more), "edge") if more else x.ravel() for x in values]
+        flat = [filled(x.ravel(), bucket(size), x.flat[-1] if size else 1.0) for x in values]
         return np.asarray(self.program(of, *flat))[:size].reshape(shape)

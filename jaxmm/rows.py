@@ -307,7 +307,7 @@ def pieces(codes: np.ndarray, levels: int, digits: int | None = None) -> tuple[n
 
 
 def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int], room: bool = False) -> Layout:
-    """The layout of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,); ``room``: see ``make_rows``."""
+    """The layout of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,), ``room`` of ``make_rows``."""
     places, level, height = pieces(codes, levels, 2 if room else None)
     there = places.ravel()
     back = np.full(len(codes), len(there), np.int32)

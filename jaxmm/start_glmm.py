@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm._compiled import Program, bucket
+from jaxmm._compiled import Program, bucket, filled
 from jaxmm.gram import Accumulator
 from jaxmm.objective.density import as_phi
 
@@ -43,10 +43,10 @@ def _working_of_all(family: Any, eta, y, trials, weights, log_phi):
 
 def _working(family: Any, eta, y, trials, weights, log_phi) -> tuple[np.ndarray, np.ndarray, float]:
     """Fisher weights, working residuals and log likelihood of a GLM at ``eta`` (n,)."""
-    n = len(eta)
-    rows = [np.pad(x, (0, bucket(n) - n), "edge") for x in (eta, y, trials)]
-    W, e, value = _working_of_all(family, *rows, np.pad(weights, (0, bucket(n) - n)), log_phi)
-    return np.asarray(W)[:n], np.asarray(e)[:n], float(value)
+    n, length = len(eta), bucket(len(eta))
+    rows = (filled(x, length, x[-1]) for x in (eta, y, trials))
+    W, e, value = map(np.asarray, _working_of_all(family, *rows, filled(weights, length, 0.0), log_phi))
+    return W[:n], e[:n], float(value)
 
 
 def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray) -> np.ndarray:
