@@ -60,8 +60,12 @@ class _Store:
                 self.kept.move_to_end(key)
                 full = False
         if full:
-            _give_back()
+            give_back()
         return found
+
+    def clear(self) -> None:
+        with self.lock:
+            self.kept.clear()
 
 
 STORE = _Store(MOST)
@@ -76,7 +80,8 @@ def _trim() -> Callable | None:
         return None
 
 
-def _give_back() -> None:
+def give_back() -> None:
+    """Memory that is free in this process goes back to the system."""
     if (trim := _trim()) is not None:
         trim(0)
 

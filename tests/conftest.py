@@ -1,5 +1,6 @@
-"""Shared settings: a persistent compilation cache, fitted models shared by the tests, optional reference fits."""
+"""Shared settings: what runs by default, a persistent compilation cache, fitted models shared by the tests."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,17 +15,37 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
+from jaxmm import _compiled
 
-LARGE = 3 << 30  # bytes of the process from which compiled programs are let go
+DEAR = frozenset((Path(__file__).with_name("dear.txt")).read_text().split("\n")) - {""}
+DEFAULT = "not slow and not dear"
+LARGE = 3 << 29  # bytes of the process from which compiled programs are let go
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in DEAR:
+            item.add_marker(pytest.mark.dear)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.option.markexpr == DEFAULT:
+        terminalreporter.section("left out")
+        terminalreporter.line(f"{len(DEAR)} dear tests, mostly further cases:  python -m pytest -m dear")
+        terminalreporter.line("tests of statistical validity, and large ones: python -m pytest -m slow")
+
+
+@pytest.fixture(autouse=True)
 def small_process():
-    """Lets compiled programs go between modules once the process is large: the cache on disk still has them."""
+    """Lets compiled programs go once the process is large: the cache on disk still has them."""
     yield
     memory = Path("/proc/self/statm")
     if memory.exists() and int(memory.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > LARGE:
+        _compiled.STORE.clear()
         jax.clear_caches()
+        gc.collect()
+        _compiled.give_back()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from problems import PROBLEMS, Problem
 
 import jaxmm as mm
+from jaxmm._compiled import quick_options
 from jaxmm.gram import Gram
 
 
@@ -62,8 +63,7 @@ def oracle_deviance(model: mm.Model, theta: np.ndarray) -> float:
 
 # ---------------------------------------------------------------- derivatives
 # optimising the code is most of the time of a compilation and no part of the mathematics
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick_jit = partial(jax.jit, compiler_options=QUICK)
+quick_jit = partial(jax.jit, compiler_options=quick_options())
 
 
 def _derivatives(theta, arrays: Gram):

@@ -1,6 +1,6 @@
 """What a newcomer tries first, on any Python and JAX: a few minutes with nothing compiled before.
 
-    pytest tests/test_smoke.py
+pytest tests/test_smoke.py
 """
 
 import jax
