@@ -42,8 +42,8 @@ class Replicate:
 
     @property
     def tvalues(self) -> pd.Series:
-        """β̂ over its standard error."""
-        return (self.fixef / self.bse).rename("t" if self._batch.names.has_scale else "z")
+        """β̂ over its standard error: called t in a linear model, z in a generalised one."""
+        return (self.fixef / self.bse).rename(self._batch.names.statistic)
 
     @property
     def pvalues(self) -> pd.Series:

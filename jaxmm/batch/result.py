@@ -29,7 +29,7 @@ class Names:
 
     ``sd`` holds (group, effect) of each standard deviation of ``varcorr_sd``, ``corr`` (group, effect, effect) of each
     correlation of ``varcorr_corr`` that the model has; ``has_scale`` whether ``sigma`` means something, ``has_phi``
-    whether ``dispersion`` does.
+    whether ``dispersion`` does; ``statistic`` is what ``tvalues`` are called, "t" or "z".
     """
 
     fixef: tuple[str, ...]
@@ -39,6 +39,7 @@ class Names:
     has_scale: bool
     has_phi: bool
     reml: bool
+    statistic: str = "t"
 
     def columns(self) -> dict[str, list[str]]:
         """What to call the columns of each array that has several."""
@@ -228,7 +229,7 @@ class FitBatch:
         """
         if "names" not in file.about or set(arrays) != {f.name for f in fields(cls)} - {"names"}:
             raise ValueError(f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there")
-        names = file.about["names"]
+        names = {"statistic": "t" if file.about["names"]["has_scale"] else "z", **file.about["names"]}  # older files
         pairs = {key: tuple(map(tuple, names[key])) for key in ("sd", "corr")}
         return cls(names=Names(**{**names, "fixef": tuple(names["fixef"]), **pairs}), **arrays)
 
@@ -268,4 +269,5 @@ def names_of(model: Any) -> Names:
         has_scale=bool(family.has_scale),
         has_phi=bool(family.num_phi),
         reml=model.reml,
+        statistic=model.likelihood.statistic,
     )
