@@ -67,8 +67,13 @@ class Replicate:
 
     @property
     def dispersion(self) -> float | None:
-        """φ; None where the family has none."""
+        """φ, the first where there are several; None where the family has none."""
         return float(self._batch.dispersion[self._k]) if self._batch.names.has_phi else None
+
+    @property
+    def family_params(self) -> dict[str, float]:
+        """Further parameters of the family by name; {} where there are none."""
+        return dict(zip(self._batch.names.family_params, self._batch.family_params[self._k].tolist(), strict=True))
 
     @property
     def loglik(self) -> float:
