@@ -4,7 +4,8 @@
     weights (n,), offset (n,)
 
 The n rows are those with nothing missing in any column of the model, with a weight above zero and, where there are
-trials, with a trial; levels, contrasts, knots and centres come from these rows alone. Z is never expanded over
+trials, with a trial; levels and contrasts come from these rows alone, knots, centres and polynomials from all rows in
+which their own columns are there. Z is never expanded over
 levels: the row i of a term touches the q effects of level `codes[i]`. Columns, names and their order are those of R's
 `model.matrix`; aliased columns of X are dropped as R's `qr` drops them.
 """
