@@ -204,7 +204,7 @@ class Fit:
     @property
     def remarks(self) -> list[str]:
         """What limits the meaning of the estimates, one sentence each; empty for most fits."""
-        e, out = self.estimates, self.model.likelihood.remarks(self)
+        e, out = self.estimates, [*self.model.design.remarks, *self.model.likelihood.remarks(self)]
         if self.converged and not self.is_singular and is_flat(np.asarray(e.hessian)):
             out.append(
                 "the likelihood is flat in some direction of the parameters: the data do not identify them "

@@ -92,6 +92,8 @@ class Model:
                 f"the fixed effects are rank-deficient: dropped {', '.join(design.dropped)}, a combination of the "
                 "columns before (fit.dropped)"
             )
+        for remark in design.remarks:
+            warn(remark)
         return cls(design, likelihood, device=device)
 
     @classmethod

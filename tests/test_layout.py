@@ -11,7 +11,7 @@ ROOT = Path(jaxmm.__file__).parent
 
 LAYERS = (
     "_types _keywords _below _warn _syntax _terms _columns _splines _functions _transforms formula _contrasts "
-    "_modelmatrix _grouping _inputs response design checks _special links families._base families.gaussian "
+    "_modelmatrix _remarks _grouping _inputs response design checks _special links families._base families.gaussian "
     "families.poisson families.binomial families.gamma families.inverse_gaussian families.nbinom2 "
     "families.nbinom1 families.beta "
     "families.betabinomial families covariance structure _context _random _pieces gram rows solver.block_matmul "
