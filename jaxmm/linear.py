@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._random import normals
-from jaxmm.checks import check_lmm
+from jaxmm.checks import check_left, check_lmm
 from jaxmm.design import Design, NewData
 from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained
 from jaxmm.families import Gaussian
@@ -64,6 +64,8 @@ class Linear:
         return assemble(accumulator, parts, accumulator.response(design.y - offset))
 
     def estimate(self, accumulator: Accumulator, arrays: Gram, design: Design, start: Any, control: Control):
+        left = float(np.asarray(arrays.corner)[-1, -1])
+        check_left(design, lambda: accumulator.X.rows(slice(0, accumulator.n)), left)
         theta = None if start is None else raised_theta(start.theta, arrays)
         return estimate_on_host(arrays, theta, control)
 
