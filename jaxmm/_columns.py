@@ -9,6 +9,7 @@ dtype, else sorted (numbers by size, text by code point); labels are texts as R 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from ._syntax import number_text
+
+EXACT = 2.0**53  # whole numbers from here on are not all to be had in float64
 
 
 class DataError(ValueError):
@@ -73,8 +76,8 @@ LOGICAL = np.array(["FALSE", "TRUE"], dtype=object)
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `kind` says what it holds, `values` are numbers (numpy), or anything that pandas
-    factorizes.
+    """One column: `kind` says what it holds, `values` are numbers (numpy; Python's own where no dtype has them
+    exactly), or anything that pandas factorizes.
     """
 
     name: str
@@ -91,7 +94,7 @@ class Column:
         if self.kind == "logical":
             return logical(self.values, self.missing)
         values = self.values
-        if self.kind == "number" and self.missing is not None and values.dtype.kind in "iu":
+        if self.kind == "number" and self.missing is not None and values.dtype.kind in "iuO":
             codes, uniques = pd.factorize(values[~self.missing])
             full = np.full(len(values), -1, dtype=codes.dtype)
             full[~self.missing] = codes
@@ -114,7 +117,7 @@ class Column:
                 f"{self._example()}; {_REMEDY[self.kind]}"
             )
         numbers = np.asarray(self.values, dtype=np.float64)
-        if self.missing is not None and self.values.dtype.kind in "iub":
+        if self.missing is not None and self.values.dtype.kind in "iubO":
             numbers = np.where(self.missing, np.nan, numbers)
         return numbers
 
@@ -169,7 +172,9 @@ def _label(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "TRUE" if value else "FALSE"
     if isinstance(value, float | np.floating):
-        return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else number_text(float(value))
+        return str(int(value)) if float(value).is_integer() and abs(value) < EXACT else number_text(float(value))
+    if isinstance(value, Decimal):
+        return str(int(value)) if value == value.to_integral_value() else number_text(float(value))
     return str(value)
 
 
@@ -243,6 +248,10 @@ def _plain(name: str, values: Any) -> Any:
     if hasattr(values, "__dataframe__") or type(values).__module__.split(".")[0] in ("polars", "pyarrow"):
         import narwhals as nw
 
+        if type(values).__module__ == "pyarrow.lib" and hasattr(values, "null_count") and hasattr(values, "buffers"):
+            import pyarrow as pa
+
+            values = pa.chunked_array([values])
         return _from_narwhals(nw.from_native(values, series_only=True))
     if isinstance(values, str) or not hasattr(values, "__len__"):
         raise DataError(f"column {name!r} of the mapping is a single value; give one value for each row")
@@ -251,7 +260,12 @@ def _plain(name: str, values: Any) -> Any:
     elif hasattr(values, "__array__"):
         array = np.asarray(values)
     else:
-        return pd.Series(list(values), dtype=object if any(isinstance(v, str) for v in values) else None)
+        values = list(values)  # pandas makes floats of whole numbers where one is missing
+        as_they_are = any(isinstance(v, str) for v in values) or (
+            any(isinstance(v, int | np.integer) for v in values)
+            and any(pd.api.types.is_scalar(v) and pd.isna(v) for v in values)
+        )
+        return pd.Series(values, dtype=object if as_they_are else None)
     if array.ndim != 1:
         raise DataError(f"column {name!r} has shape {array.shape}; a column is one-dimensional")
     return pd.Series(array.astype(object) if array.dtype.kind in "US" else array)
@@ -288,6 +302,8 @@ def _from_narwhals(series: Any) -> pd.Series:
         if isinstance(dtype, nw.Enum):
             return pd.Series(pd.Categorical(texts, categories=list(dtype.categories)))
         return texts  # polars' own order of a Categorical is that of appearance: sort as text
+    if isinstance(dtype, nw.Int128 | nw.UInt128):
+        return pd.Series(series.to_list(), dtype=object)
     if dtype.is_integer() and series.null_count():
         return pd.Series(pd.array(series.to_list(), dtype="UInt64" if dtype.is_unsigned_integer() else "Int64"))
     if dtype.is_numeric() and not isinstance(dtype, nw.Decimal):
@@ -317,9 +333,12 @@ def _column(name: str, series: pd.Series) -> Column:
         if isinstance(dtype, np.dtype):
             values = series.to_numpy()
             return Column(name, "number", values, _some(np.isnan(values)) if dtype.kind == "f" else None)
+        if "decimal" in str(dtype):
+            return _object_column(name, series.astype(object))
         missing = series.isna().to_numpy()
         if pd.api.types.is_integer_dtype(dtype):
-            return Column(name, "number", series.to_numpy(dtype=np.int64, na_value=0), _some(missing))
+            own = np.uint64 if pd.api.types.is_unsigned_integer_dtype(dtype) else np.int64
+            return Column(name, "number", series.to_numpy(dtype=own, na_value=0), _some(missing))
         return Column(name, "number", series.to_numpy(dtype=np.float64, na_value=np.nan), _some(missing))
     missing = series.isna().to_numpy()
     if pd.api.types.is_string_dtype(dtype):
@@ -336,16 +355,33 @@ def _object_column(name: str, series: pd.Series) -> Column:
     missing = series.isna().to_numpy()
     if inferred == "boolean":
         return Column(name, "logical", series.fillna(False).to_numpy(dtype=bool), _some(missing))
-    if inferred == "integer" and not missing.any():
-        return Column(name, "number", series.to_numpy(dtype=np.int64), None)
     if inferred in ("integer", "floating", "mixed-integer-float", "decimal", "empty"):
         values = series.mask(missing, np.nan).to_numpy(dtype=np.float64)
+        if inferred == "integer" and (not missing.any() or _large(values)):
+            return Column(name, "number", _integers(series.mask(missing, 0)), _some(missing))
+        if inferred in ("mixed-integer-float", "decimal") and _large(values):
+            return Column(name, "number", series.mask(missing, 0).to_numpy(), _some(missing))
         return Column(name, "number", values, _some(np.isnan(values)))
     if inferred in ("datetime", "datetime64", "date", "timedelta", "timedelta64", "time", "period"):
         return Column(name, "time", _texts(series, missing), _some(missing))
     if inferred == "string":
         return Column(name, "text", series.to_numpy(), _some(missing))
     return Column(name, "text", _texts(series, missing), _some(missing))
+
+
+def _large(values: np.ndarray) -> bool:
+    """Whether there are whole numbers that float64 may not tell apart."""
+    return bool(np.any(np.abs(values) >= EXACT))
+
+
+def _integers(series: pd.Series) -> np.ndarray:
+    """Whole numbers of any size, exactly."""
+    for dtype in (np.int64, np.uint64):
+        try:
+            return np.array(series.tolist(), dtype=dtype)
+        except OverflowError:
+            continue
+    return series.to_numpy()
 
 
 def _texts(series: pd.Series, missing: np.ndarray) -> np.ndarray:

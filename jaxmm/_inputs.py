@@ -36,6 +36,17 @@ class Frame(Mapping):
     def levels(self, name: str) -> Levels:
         return self.table.column(name, self.where).levels.take(self.rows)
 
+    def present(self, names: Iterable[str]) -> "Frame":
+        """The rows of the table in which none of these columns is missing; itself where it has them all."""
+        if self.rows is None:
+            return self
+        gone = np.zeros(len(self.table), dtype=bool)
+        for name in names:
+            missing = self.table.column(name, self.where).missing
+            if missing is not None:
+                gone |= missing
+        return Frame(self.table, ~gone if gone.any() else None, self.where)
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self.table
 

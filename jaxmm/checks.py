@@ -4,7 +4,10 @@ apart from each other and, where the family has a scale, from the residuals.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from jaxmm._columns import DataError
 from jaxmm.design import Design, RandomTerm
@@ -13,7 +16,10 @@ from jaxmm.response import check_varies
 if TYPE_CHECKING:
     from jaxmm.families import Family
 
-__all__ = ["check_glmm", "check_lmm"]
+__all__ = ["REPRODUCED", "check_glmm", "check_left", "check_lmm"]
+
+REPRODUCED = 1e-26  # of its sum of squares: what is left of a response that the fixed effects reproduce
+ROUGHLY = 1e-18  # the same by cross-products, whose rounding is larger: above it something is left for certain
 
 
 def check_lmm(design: Design) -> None:
@@ -32,6 +38,28 @@ def check_glmm(design: Design, family: Family) -> None:
     factor may have a level for each row; and only a response of nothing but failures, successes or zeros is constant.
     """
     _check(design, family)
+
+
+def check_left(design: Design, columns: Callable[[], np.ndarray], left: float) -> None:
+    """Raises DataError where nothing is left of the response but what the fixed effects and the offset make.
+
+    Args:
+        columns: gives X (n, p), in columns that are well apart from each other; called where there is a doubt.
+        left: the (weighted) sum of squares that is left, as far as it is known.
+    """
+    e = design.y if design.offset is None else design.y - design.offset
+    w = np.ones(len(e)) if design.weights is None else np.sqrt(design.weights)
+    if left > ROUGHLY * np.sum((w * e) ** 2):
+        return
+    X, rest = columns(), e
+    for _ in range(2):  # the second time takes the rounding of the first
+        rest = rest - X @ np.linalg.lstsq(X * w[:, None], w * rest, rcond=None)[0]
+    if np.sum(rest**2) <= REPRODUCED * np.sum(e**2):
+        also = "" if design.offset is None else " and the offset"
+        raise DataError(
+            f"the fixed effects{also} reproduce the response '{design.response}' exactly: there is nothing left for "
+            "random effects and error to explain; leave out the column that the response was made from"
+        )
 
 
 def _check(design: Design, family: Family | None) -> None:

@@ -4,7 +4,8 @@
     weights (n,), offset (n,)
 
 The n rows are those with nothing missing in any column of the model, with a weight above zero and, where there are
-trials, with a trial; levels, contrasts, knots and centres come from these rows alone. Z is never expanded over
+trials, with a trial; levels and contrasts come from these rows alone, knots, centres and polynomials from all rows in
+which their own columns are there. Z is never expanded over
 levels: the row i of a term touches the q effects of level `codes[i]`. Columns, names and their order are those of R's
 `model.matrix`; aliased columns of X are dropped as R's `qr` drops them.
 """
@@ -35,6 +36,7 @@ from ._inputs import (
     row_weights,
 )
 from ._modelmatrix import ModelMatrix, fit_matrix, independent_columns
+from ._remarks import remarks
 from ._syntax import Expr
 from .formula import Terms
 from .response import Response, any_trial, check_spelling, other_rows, read_response
@@ -106,7 +108,8 @@ class Design:
     `factors` and `terms` as in the formula; weights (n,) above zero or None; offset (n,) or None. `index` labels
     every row used, also those of weight zero or without trials, and `kept` is True where a row counts: y, X and the
     codes are the rows `index[kept]`. `y_all`, `trials_all` and `weights_all` run over `index`; `held_out` is the
-    design of the rows that do not count, or None. `n_missing` rows went because of a missing value.
+    design of the rows that do not count, or None. `n_missing` rows went because of a missing value. `remarks`: what
+    the columns' user may not know of them, a sentence each.
     """
 
     formula: str
@@ -129,6 +132,7 @@ class Design:
     trials: np.ndarray | None = None
     trials_all: np.ndarray | None = None
     success: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def observed(self) -> np.ndarray:
@@ -287,6 +291,7 @@ def build(
         trials=response.trials,
         trials_all=response.trials,
         success=None if response.levels is None else response.levels[1],
+        remarks=remarks(table, [fixed, *left], group_exprs, coding),
     )
     return design if kept.all() else _with_held_out(design, terms, table, used, offset, family, response)
 

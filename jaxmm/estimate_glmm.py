@@ -213,7 +213,8 @@ def finish(found: Search, rows: Rows, n_agq: int, xp: Any = np) -> GlmmEstimates
 
 # ---------------------------------------------------------------- the same as one program
 def estimate(arrays: Rows, *, start: Array | None = None, control: Control | None = None) -> GlmmEstimates:
-    """See ``programs.estimate``; by Laplace's method.  ``start`` is psi, by default a constant mean."""
+    """See ``programs.estimate``; by Laplace's method.  ``start`` is psi in the scaled columns, by default a constant
+    mean."""
     control = control or Control()
     psi = first_guess(arrays) if start is None else jnp.asarray(start, arrays.y.dtype)
     found = _argmin(arrays, jax.lax.stop_gradient(psi), control)
@@ -236,7 +237,7 @@ def first_guess(rows: Rows) -> Array:
     log_phi = jnp.zeros(family.num_phi, W.dtype)
     if family.has_scale:
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)
-        log_phi = jnp.log(jnp.maximum(spread, 1e-12))[None]
+        log_phi = log_phi.at[0].set(jnp.log(jnp.maximum(spread, 1e-12)))
     return jnp.concatenate([beta, theta.astype(W.dtype), log_phi])
 
 

@@ -115,13 +115,18 @@ class Fit:
 
     @property
     def dispersion(self) -> float | None:
-        """φ of the family, σ² of the Gaussian; None where there is none."""
+        """φ of the family, σ² of the Gaussian, the first where it has several; None where there is none."""
         return self.model.likelihood.dispersion(self.estimates)
 
     @property
     def family_params(self) -> dict[str, float]:
-        """Further parameters of the family."""
-        return {}
+        """Further parameters of the family by name, all but the first of φ; {} where there are none.
+
+        No family of ``families.FAMILIES`` has any in this version; one of your own with ``num_phi`` above 1 has, called
+        as its ``phi_names`` say.
+        """
+        phi = np.ravel(self.model.likelihood.phi(self.estimates))
+        return dict(zip(self.family.further_names, phi[1:].tolist(), strict=True))
 
     @property
     def deviance(self) -> float:
@@ -199,7 +204,7 @@ class Fit:
     @property
     def remarks(self) -> list[str]:
         """What limits the meaning of the estimates, one sentence each; empty for most fits."""
-        e, out = self.estimates, self.model.likelihood.remarks(self)
+        e, out = self.estimates, [*self.model.design.remarks, *self.model.likelihood.remarks(self)]
         if self.converged and not self.is_singular and is_flat(np.asarray(e.hessian)):
             out.append(
                 "the likelihood is flat in some direction of the parameters: the data do not identify them "

@@ -15,7 +15,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import _syntax, _terms, _transforms
+from . import _functions, _syntax, _terms
 from ._syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren, Unary
 
 __all__ = ["KINDS", "Bar", "FormulaError", "Terms", "parse"]
@@ -191,7 +191,7 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
         if len(node.args) != 1:
             raise FormulaError("offset takes one argument: offset(log(t))", text, node.pos)
         return
-    if name in _transforms.FUNCTIONS and name not in _HINTS:
+    if name in _functions.FUNCTIONS and name not in _HINTS:
         return
     if name in KINDS:
         raise FormulaError(f"'{name}' goes around a random-effects term: {name}(0 + x | g)", text, node.pos)
@@ -199,7 +199,7 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
 
 
 def _unknown_call(node: Call, name: str) -> str:
-    known = sorted({*_transforms.FUNCTIONS, "offset"})
+    known = sorted({*_functions.FUNCTIONS, "offset"})
     short = name.split(".")[-1]
     hint = _HINTS.get(name)
     if hint is None and short != name and short in known:

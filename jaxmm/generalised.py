@@ -18,7 +18,6 @@ from jaxmm import start_glmm
 from jaxmm._compiled import Program
 from jaxmm.checks import check_glmm
 from jaxmm.design import Design, NewData
-from jaxmm.estimate import change_theta
 from jaxmm.estimate_glmm import GlmmEstimates, estimate_on_host, random_effects, value_only
 from jaxmm.families import Family
 from jaxmm.gram import Accumulator
@@ -27,6 +26,7 @@ from jaxmm.likelihood import Effects
 from jaxmm.objective.quadrature import MAX_EFFECTS
 from jaxmm.optimize import Control, Status
 from jaxmm.rows import Rows, make_rows
+from jaxmm.start_given import scaled_psi
 from jaxmm.structure import Structure
 
 WIDE = 6.0  # a standard deviation of effects, at the rows, on a scale without unit
@@ -121,8 +121,7 @@ class Generalised:
             self.family, _start_data(accumulator, design), accumulator, np.zeros(self.family.num_phi)
         )
         if start is not None:
-            inverse = [np.linalg.inv(np.asarray(t)) for t in arrays.T]
-            psi[s.p : s.p + s.num_theta] = change_theta(start, inverse, s)
+            psi = scaled_psi(start, arrays, psi)
         if self.n_agq != "auto":
             return estimate_on_host(arrays, psi, control, int(self.n_agq))
         found = estimate_on_host(arrays, psi, control, 1)
@@ -136,6 +135,11 @@ class Generalised:
     # ------------------------------------------------------------ what is read off
     def dispersion(self, e: GlmmEstimates) -> float | None:
         return float(np.exp(e.log_phi[0])) if self.family.num_phi else None
+
+    def phi(self, e: GlmmEstimates) -> np.ndarray:
+        """As a family takes it: a number, 1 where there is none, or (k,) of several."""
+        phi = np.exp(np.asarray(e.log_phi))
+        return phi if len(phi) > 1 else np.asarray(phi[0] if len(phi) else 1.0)
 
     def sigma(self, e: GlmmEstimates) -> float:
         return float(np.exp(0.5 * e.log_phi[0])) if self.family.has_scale else 1.0
@@ -220,7 +224,7 @@ class Generalised:
     def draw(self, keys: jax.Array, eta: np.ndarray, e: GlmmEstimates, weights: Any, trials: Any) -> np.ndarray:
         """Responses (n, m) at the linear predictors ``eta`` (n, m), one key for each; counts where there are trials."""
         trials = np.ones(eta.shape[-1]) if trials is None else trials
-        return np.asarray(_sample(self.family, keys, eta, np.float64(self.dispersion(e) or 1.0), trials))
+        return np.asarray(_sample(self.family, keys, eta, np.asarray(self.phi(e)), trials))
 
 
 NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._random import normals
-from jaxmm.checks import check_lmm
+from jaxmm.checks import check_left, check_lmm
 from jaxmm.design import Design, NewData
 from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
 from jaxmm.likelihood import Effects
 from jaxmm.optimize import Control
+from jaxmm.start_given import raised_theta
 
 EXACT = 1e-9  # a residual variance below this share of the response's: rounding shows
 
@@ -63,11 +64,18 @@ class Linear:
         return assemble(accumulator, parts, accumulator.response(design.y - offset))
 
     def estimate(self, accumulator: Accumulator, arrays: Gram, design: Design, start: Any, control: Control):
-        return estimate_on_host(arrays, start, control)
+        left = float(np.asarray(arrays.corner)[-1, -1])
+        check_left(design, lambda: accumulator.X.rows(slice(0, accumulator.n)), left)
+        theta = None if start is None else raised_theta(start.theta, arrays)
+        return estimate_on_host(arrays, theta, control)
 
     # ------------------------------------------------------------ what is read off
     def dispersion(self, e: Estimates) -> float:
         return float(e.sigma) ** 2
+
+    def phi(self, e: Estimates) -> float:
+        """As a family takes it."""
+        return self.dispersion(e)
 
     def sigma(self, e: Estimates) -> float:
         return float(e.sigma)

@@ -19,6 +19,7 @@ from jaxmm import covariance
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._warn import warn
+from jaxmm.batch.truth import as_start
 from jaxmm.describe import check_size, describe
 from jaxmm.design import Design, build
 from jaxmm.families import Family
@@ -30,6 +31,7 @@ from jaxmm.generalised import Generalised
 from jaxmm.gram import Accumulator, Gram, change_columns
 from jaxmm.likelihood import Likelihood
 from jaxmm.linear import Linear
+from jaxmm.objective.parameters import Parameters
 from jaxmm.optimize import Control, as_control
 from jaxmm.response import check_response
 from jaxmm.rows import Rows
@@ -90,6 +92,8 @@ class Model:
                 f"the fixed effects are rank-deficient: dropped {', '.join(design.dropped)}, a combination of the "
                 "columns before (fit.dropped)"
             )
+        for remark in design.remarks:
+            warn(remark)
         return cls(design, likelihood, device=device)
 
     @classmethod
@@ -175,8 +179,13 @@ class Model:
         """Fit by (restricted) maximum likelihood.
 
         Args:
-            start: theta (m,) to start from, in the order of ``fit.theta``; by default moments of the data.
+            start: where the search begins; by default moments of the data. theta (m,), in the order of ``fit.theta``; a
+                ``Fit`` of a model with the same columns, effects and family; a ``Truth`` or the mapping of one. All
+                but theta give a generalised model its coefficients and dispersion too.
             control: ``jaxmm.Control`` or a dictionary of its settings.
+
+        Raises:
+            ValueError: a start of another model, with unknown names or numbers that are not finite.
         """
         settings = as_control(control)
         if settings.device != "auto" and choose_device(settings.device, self.structure) != self.device:
@@ -184,11 +193,9 @@ class Model:
                 f"this model computes on {self.device}, not on control.device = {settings.device!r}: give device= when "
                 "the model is made"
             )
-        if start is not None:
-            start = check_start(start, self.structure.num_theta)
-        return self._fit_from(start, settings)
+        return self._fit_from(as_start(self, start), settings)
 
-    def _fit_from(self, start: Any, settings: Control) -> Fit:
+    def _fit_from(self, start: Parameters | None, settings: Control) -> Fit:
         arrays = self.arrays
         with computing(self.device):
             estimates = self.likelihood.estimate(self._accumulator, arrays, self.design, start, settings)
@@ -273,7 +280,7 @@ def lmm(
         contrasts: ``{"column": "treatment" | "sum" | "helmert" | "poly"}``; by default treatment, and polynomial
             for ordered categoricals.
         missing: "drop" rows with a missing value in a column of the model (the summary says how many), or "raise".
-        start: theta to start from.
+        start: where the search begins: theta, a ``Fit``, a ``Truth`` or the mapping of one; see ``Model.fit``.
         control: ``jaxmm.Control`` or a dictionary of its settings.
 
     Returns:
@@ -323,7 +330,7 @@ def glmm(
         weights: they multiply each row's log density, so that an integer is that many equal rows; the numbers of
             trials where the response is a proportion. A row of weight 0 counts nowhere and still gets a fitted value.
         offset, contrasts, missing: as in ``lmm``.
-        start: theta to start from.
+        start: where the search begins: theta, a ``Fit``, a ``Truth`` or the mapping of one; see ``Model.fit``.
         control: ``jaxmm.Control`` or a dictionary of its settings.
         dispersion, zero_inflation: formulas for them are not available in this version; only None.
 
@@ -364,20 +371,6 @@ def choose_likelihood(family: Any, reml: bool | None, n_agq: int | str | None) -
 def check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, not {value!r}")
-
-
-def check_start(start: Any, num_theta: int) -> np.ndarray:
-    """theta to start from, (num_theta,) finite."""
-    try:
-        array = np.asarray(start, float)
-    except (TypeError, ValueError):
-        array = np.full((), np.nan)
-    if array.shape != (num_theta,) or not np.all(np.isfinite(array)):
-        raise ValueError(
-            f"start must be {num_theta} finite number{'s' if num_theta > 1 else ''}, the covariance factor "
-            f"as in fit.theta; got {start!r}"
-        )
-    return array
 
 
 def _terms_of(design: Design, factor: int) -> list[int]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxmm import estimate as estimate_lmm
 from jaxmm import estimate_glmm
 from jaxmm._types import Array
@@ -20,6 +22,7 @@ from jaxmm.objective import laplace, lmm
 from jaxmm.objective.parameters import Parameters, as_parameters, check_precision
 from jaxmm.optimize import Control
 from jaxmm.rows import Rows
+from jaxmm.start_given import as_start, raised_theta, scaled_psi
 
 
 def neg2_loglik(parameters: Parameters | Mapping[str, Any], arrays: Gram | Rows) -> Array:
@@ -42,7 +45,10 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Any], arrays: Gram | Rows)
 
 
 def estimate(
-    arrays: Gram | Rows, *, start: Array | None = None, control: Control | None = None
+    arrays: Gram | Rows,
+    *,
+    start: Array | Parameters | Mapping[str, Any] | None = None,
+    control: Control | None = None,
 ) -> Estimates | GlmmEstimates:
     """Fit from arrays alone: a pure function, safe under ``jit`` and ``vmap``.
 
@@ -54,17 +60,26 @@ def estimate(
     Args:
         arrays: ``model.arrays``; float64 needs x64 enabled. In float32 the tolerance is raised to what its
             rounding allows.
-        start: of a linear model theta (m,) in the data's columns, by default moments of the data; of a generalised one
-            psi = (beta, theta, log phi) in the scaled columns, as ``estimates.psi``.
+        start: where the search begins, in the data's columns: theta (m,), as ``estimates.theta``, or ``Parameters`` (a
+            mapping with their names will do) with beta (p,) and log_phi (k,) too, of which a linear model needs
+            neither and a generalised one guesses what is not given. By default moments of the data. A variance of
+            zero is raised a little, for a search that begins there is stuck.
 
     Returns:
         ``Estimates`` or ``GlmmEstimates`` of JAX arrays; ``status`` says how the search ended. Nothing is raised for a
         hard data set.
+
+    Raises:
+        TypeError: for float64 arrays while JAX is in 32-bit mode.
+        ValueError: a start of other shapes than the model's parameters.
     """
     check_precision(_dtype(arrays))
+    given = None if start is None else as_start(start, arrays)
     if isinstance(arrays, Rows):
-        return estimate_glmm.estimate(arrays, start=start, control=control)
-    return estimate_lmm.estimate(arrays, start=start, control=control)
+        psi = None if given is None else scaled_psi(given, arrays, estimate_glmm.first_guess(arrays), jnp)
+        return estimate_glmm.estimate(arrays, start=psi, control=control)
+    theta = None if given is None else raised_theta(given.theta, arrays, jnp)
+    return estimate_lmm.estimate(arrays, start=theta, control=control)
 
 
 def _dtype(arrays: Gram | Rows) -> Any:

@@ -41,7 +41,7 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
         return pd.Series(values, d.index, name="residual")
     weights = np.ones(len(mu)) if d.weights_all is None else d.weights_all
     trials = np.ones(len(mu)) if d.trials_all is None else d.trials_all
-    phi = 1.0 if fit.dispersion is None else fit.dispersion
+    phi = fit.model.likelihood.phi(fit.estimates)
     with computing(fit.model.device), np.errstate(invalid="ignore", divide="ignore"):
         if kind == "pearson":
             root = np.sqrt(weights * trials / _variance(family, mu, phi))

@@ -117,7 +117,7 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
     if family.has_scale:
         usable = np.isfinite(W) & np.isfinite(e)
         pearson = np.sum(np.where(usable, W * e**2, 0.0)) / max(np.sum(data.weights) - len(beta), 1.0)
-        return np.full_like(log_phi, np.log(max(pearson, 1e-12)))
+        return np.append(np.log(max(pearson, 1e-12)), log_phi[1:])
     eta = data.offset + data.X @ beta
     values = [_working(family, eta, data.y, data.trials, data.weights, np.full_like(log_phi, g))[2] for g in PHI_GRID]
     return np.full_like(log_phi, PHI_GRID[int(np.nanargmax(np.where(np.isfinite(values), values, -np.inf)))])

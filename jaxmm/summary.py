@@ -21,7 +21,8 @@ _MAX_CORRELATIONS = 20
 class Summary:
     """The parts of a printed summary; `str` puts them together.
 
-    title: one line, or with a second one for the family. dispersion: of a family without a residual, or "".
+    title: one line, or with a second one for the family. dispersion: of a family without a residual, and what further
+    parameters it has, or "".
     fixed: Estimate, Std. Error and t or z value by term. correlation: of the fixed effects, or None where it
     is not shown. notes: what the reader must know beyond the numbers, one sentence each.
     """
@@ -83,7 +84,7 @@ def summary(fit: Any) -> Summary:
         residuals=_scaled_quantiles(fit),
         varcorr=fit.varcorr(),
         counts=_counts(fit),
-        dispersion=f"Dispersion of {fit.family.name}: {fit.dispersion:.{_DIGITS}g}" if _has_dispersion(fit) else "",
+        dispersion=_dispersion(fit),
         fixed=_fixed_table(fit),
         correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
         notes=_notes(fit),
@@ -93,6 +94,12 @@ def summary(fit: Any) -> Summary:
 def _has_dispersion(fit: Any) -> bool:
     """A dispersion that is no residual variance: the table of variances does not show it."""
     return fit.dispersion is not None and not fit.family.has_scale
+
+
+def _dispersion(fit: Any) -> str:
+    parts = [f"Dispersion of {fit.family.name}: {fit.dispersion:.{_DIGITS}g}"] if _has_dispersion(fit) else []
+    parts += [f"{name} of {fit.family.name}: {value:.{_DIGITS}g}" for name, value in fit.family_params.items()]
+    return "; ".join(parts)
 
 
 def _fixed_table(fit: Any) -> pd.DataFrame:
@@ -131,6 +138,7 @@ def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
         rows.append(("ran_pars", "Residual", "sd__Observation", varcorr.sigma, np.nan, np.nan))
     if _has_dispersion(fit):
         rows.append(("dispersion", None, "phi", fit.dispersion, np.nan, np.nan))
+    rows += [("dispersion", None, name, value, np.nan, np.nan) for name, value in fit.family_params.items()]
     frame = pd.DataFrame(rows, columns=["effect", "group", "term", "estimate", "std_error", "statistic"])
     if conf_level is not None:
         half = NormalDist().inv_cdf(0.5 + conf_level / 2) * frame["std_error"]
@@ -139,10 +147,11 @@ def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
 
 
 def glance(fit: Any) -> pd.DataFrame:
-    """One row: nobs, sigma, loglik, aic, bic, deviance, df, df_residual, reml, converged."""
+    """One row: nobs, sigma, loglik, aic, bic, deviance, df, df_residual, reml, converged, further family parameters."""
     names = ["nobs", "sigma", "loglik", "aic", "bic", "deviance", "df"]
     row = {name: getattr(fit, name) for name in names}
     row |= {"df_residual": fit.nobs - fit.df, "reml": fit.reml, "converged": bool(fit.converged)}
+    row |= fit.family_params
     return pd.DataFrame([row])
 
 

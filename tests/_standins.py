@@ -78,6 +78,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "accuracy": lambda: None,
         "family": likelihood.family,
         "dispersion": sigma**2,
+        "family_params": {},
         "estimates": None,
         "model": SimpleNamespace(design=design, likelihood=likelihood),
         "formula": design.formula,

@@ -8,6 +8,7 @@ import pytest
 from batches import NAMES, assert_same, batch_of, random_batch
 
 import jaxmm as mm
+from jaxmm.batch.files import write_arrays
 from jaxmm.batch.result import FitBatch, Names
 from jaxmm.batch.store import load
 from jaxmm.optimize import Status
@@ -24,6 +25,7 @@ def crossed():
     effects = b[data.g, 0] + b[data.g, 1] * data.x + b[data.g, 2] * data.z + c[data.h]
     data["y"] = 1 + data.x + effects + rng.normal(size=n)
     data["k"] = rng.poisson(np.exp(0.3 * effects))
+    data["a"] = np.exp(0.2 * effects) * rng.gamma(4.0, 0.25, n)
     return data
 
 
@@ -132,6 +134,17 @@ def test_a_damaged_file_is_noticed(tmp_path):
             assert_same(back, random_batch(0, 100))
 
 
+def test_a_file_from_before_the_statistic_had_a_name(tmp_path):
+    """It is read as it was: t where there is a residual variance."""
+    for has_scale, statistic in ((True, "t"), (False, "z")):
+        batch = random_batch(0, 5, dataclasses.replace(NAMES, has_scale=has_scale, statistic=statistic))
+        names = dataclasses.asdict(batch.names)
+        del names["statistic"]
+        write_arrays(tmp_path / "old", batch.arrays(), batch.names.columns(), {"names": names})
+        assert_same(load(tmp_path / "old"), batch)
+        assert load(tmp_path / "old")[0].tvalues.name == statistic
+
+
 def test_a_file_of_a_later_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
         later.setattr("jaxmm.batch.files.FORMAT", 99)
@@ -200,9 +213,19 @@ def test_a_replicate_is_as_its_fit(crossed, formula):
     same_as_fit(batch_of([fit, fit])[1], fit)
 
 
-@pytest.mark.parametrize("family", ["poisson", "nbinom2"])
-def test_a_replicate_of_a_generalised_fit(crossed, family):
-    fit = mm.glmm("k ~ x + (x | g)", crossed, family)
+@pytest.mark.parametrize(
+    ("formula", "family"),
+    [
+        ("k ~ x + (x | g)", "poisson"),
+        ("k ~ x + (x | g)", "nbinom2"),
+        ("a ~ x + (1 | g)", mm.families.Gamma("log")),
+        ("a ~ x + (1 | g)", mm.families.InverseGaussian("log")),
+        ("y ~ x + (1 | g)", "gaussian"),
+    ],
+)
+def test_a_replicate_of_a_generalised_fit(crossed, formula, family):
+    """Also of a family with a scale, whose statistic is z all the same."""
+    fit = mm.glmm(formula, crossed, family)
     same_as_fit(batch_of([fit])[0], fit)
 
 

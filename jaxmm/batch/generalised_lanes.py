@@ -161,4 +161,5 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
         phi=jnp.exp(log_phi[0]) if len(log_phi) else jnp.ones_like(value),
         deviance=value,
         status=status,
+        further=jnp.exp(log_phi[1:]) if len(log_phi) > 1 else (),
     )

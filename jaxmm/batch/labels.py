@@ -67,6 +67,7 @@ def label(model: Any, found: Found, iterations: np.ndarray, first: int) -> FitBa
         theta=column(found.theta),
         sigma=column(np.sqrt(phi) if family.has_scale else np.ones(count)),
         dispersion=column(phi if family.num_phi else np.full(count, np.nan)),
+        family_params=column(found.further if names.family_params else empty),
         loglik=column(-0.5 * np.asarray(found.deviance)),
         varcorr_sd=column(np.stack([sd[key] for key in names.sd]) if names.sd else empty),
         varcorr_corr=column(np.stack(corr) if corr else empty),

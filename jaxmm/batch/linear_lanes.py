@@ -18,6 +18,7 @@ from jaxmm.batch.alike import Alike
 from jaxmm.batch.lanes import Lanes, Value
 from jaxmm.batch.problem import Found, original_theta
 from jaxmm.batch.statistics import ResponseMap, Statistics, gram_of, statistics
+from jaxmm.checks import REPRODUCED
 from jaxmm.estimate import ZERO
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import profile
@@ -27,20 +28,20 @@ from jaxmm.start import moment_start
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
-EXACT = 1e-26  # of its sum of squares: what is left of a response that the fixed effects reproduce
 
 
 def refuse(y: Array, by: ResponseMap) -> Array:
     """Responses (n, L) that are not finite, whose squares leave the range of numbers, or that have nothing for random
-    effects and error to explain."""
+    effects and error to explain: constant ones, whatever the offset, and those of ``checks.check_left``."""
     e = y if by.offset is None else y - by.offset[:, None]
     size = jnp.sum(e * e, axis=0)
     left = e
     for _ in range(2 if len(by.X) else 0):
         left = left - by.X.T @ (by.project @ left)
-    status = jnp.where(jnp.sum(left * left, axis=0) <= EXACT * size, Status.NO_VARIATION, -1)
+    status = jnp.where(jnp.sum(left * left, axis=0) <= REPRODUCED * size, Status.NO_VARIATION, -1)
     lost = jnp.isinf(size) | ((size < TINY) & jnp.any(e != 0, axis=0))
     status = jnp.where(lost, Status.NOT_FINITE, status)
+    status = jnp.where(jnp.all(y == y[0], axis=0), Status.NO_VARIATION, status)
     return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
 
 

@@ -20,7 +20,7 @@ from jaxmm.structure import Structure
 class Found(NamedTuple):
     """Results with the lanes last, in the columns of the data: ``beta``, ``bse`` (p, L), ``theta`` (m, L), ``lams`` the
     factor of D of each grouping factor in elimination order (q, q, L), absolute; ``phi`` (L,), σ² of a linear model;
-    ``deviance``, ``status`` (L,)."""
+    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or ()."""
 
     beta: Array
     bse: Array
@@ -29,6 +29,7 @@ class Found(NamedTuple):
     phi: Array
     deviance: Array
     status: Array
+    further: Any = ()
 
 
 class Problem(Protocol):

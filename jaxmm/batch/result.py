@@ -6,7 +6,7 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class Names:
 
     ``sd`` holds (group, effect) of each standard deviation of ``varcorr_sd``, ``corr`` (group, effect, effect) of each
     correlation of ``varcorr_corr`` that the model has; ``has_scale`` whether ``sigma`` means something, ``has_phi``
-    whether ``dispersion`` does.
+    whether ``dispersion`` does; ``statistic`` is what ``tvalues`` are called, "t" or "z";
+    ``family_params`` what the family's parameters after φ are.
     """
 
     fixef: tuple[str, ...]
@@ -39,6 +40,8 @@ class Names:
     has_scale: bool
     has_phi: bool
     reml: bool
+    statistic: str = field(default="t", compare=False)  # files from before it may hold parts of the same study
+    family_params: tuple[str, ...] = ()
 
     def columns(self) -> dict[str, list[str]]:
         """What to call the columns of each array that has several."""
@@ -48,6 +51,7 @@ class Names:
             "theta": [str(k) for k in range(self.theta)],
             "varcorr_sd": [f"{effect}|{group}" for group, effect in self.sd],
             "varcorr_corr": [f"{a}.{b}|{group}" for group, a, b in self.corr],
+            "family_params": list(self.family_params),
         }
 
 
@@ -61,7 +65,8 @@ class FitBatch:
         fixef, bse: (n, p) estimates and standard errors of the fixed effects.
         theta: (n, m) as ``Fit.theta``.
         sigma: (n,) residual standard deviation, 1 where the family has none.
-        dispersion: (n,) φ, NaN where the family has none.
+        dispersion: (n,) φ, the first where there are several, NaN where the family has none.
+        family_params: (n, k) the family's other parameters, as ``Fit.family_params``; mostly there are none, k = 0.
         loglik: (n,) restricted where the model is.
         varcorr_sd: (n, s) standard deviations of the random effects; varcorr_corr: (n, c) their correlations.
         is_singular: (n,) as ``Fit.is_singular``.
@@ -82,6 +87,12 @@ class FitBatch:
     is_singular: np.ndarray
     status: np.ndarray
     iterations: np.ndarray
+    family_params: np.ndarray = field(default=None, kw_only=True)  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self):
+        if self.family_params is None:
+            nothing = np.full((len(self.replicate), len(self.names.family_params)), np.nan)
+            object.__setattr__(self, "family_params", nothing)
 
     def __len__(self) -> int:
         return len(self.replicate)
@@ -133,6 +144,7 @@ class FitBatch:
             out["sigma"] = self.sigma
         elif self.names.has_phi:
             out["dispersion"] = self.dispersion
+        out |= {name: self.family_params[:, j] for j, name in enumerate(labels["family_params"])}
         return out
 
     def test_table(
@@ -217,6 +229,8 @@ class FitBatch:
     def write(self, path: Path, overwrite: bool = True) -> None:
         """As ``save``, without its questions."""
         arrays = {name: np.asarray(x, _KINDS.get(name, np.float64)) for name, x in self.arrays().items()}
+        if not self.names.family_params:
+            del arrays["family_params"]
         write_arrays(path, arrays, self.names.columns(), {"names": asdict(self.names)}, overwrite)
 
     @classmethod
@@ -226,11 +240,13 @@ class FitBatch:
         Raises:
             ValueError: it is not a file of fits.
         """
-        if "names" not in file.about or set(arrays) != {f.name for f in fields(cls)} - {"names"}:
+        expected = {f.name for f in fields(cls)} - {"names", "family_params"}  # mostly there are none of these
+        if "names" not in file.about or set(arrays) - {"family_params"} != expected:
             raise ValueError(f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there")
-        names = file.about["names"]
+        names = {"statistic": "t" if file.about["names"]["has_scale"] else "z", **file.about["names"]}  # older files
+        lists = {key: tuple(names.get(key, ())) for key in ("fixef", "family_params")}
         pairs = {key: tuple(map(tuple, names[key])) for key in ("sd", "corr")}
-        return cls(names=Names(**{**names, "fixef": tuple(names["fixef"]), **pairs}), **arrays)
+        return cls(names=Names(**{**names, **lists, **pairs}), **arrays)
 
 
 def concatenate(parts: list[FitBatch]) -> FitBatch:
@@ -268,4 +284,6 @@ def names_of(model: Any) -> Names:
         has_scale=bool(family.has_scale),
         has_phi=bool(family.num_phi),
         reml=model.reml,
+        statistic=model.likelihood.statistic,
+        family_params=family.further_names,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,15 @@ from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
 from jaxmm.batch.problem import Problem
 from jaxmm.batch.statistics import response_map
-from jaxmm.batch.truth import as_truth
-from jaxmm.estimate import change_theta, rough_hessian
+from jaxmm.batch.truth import as_start
+from jaxmm.estimate import rough_hessian
 from jaxmm.estimate_glmm import derivatives, guess_on_host
 from jaxmm.generalised import can_have_nodes
 from jaxmm.gram import Gram
-from jaxmm.model import check_start
 from jaxmm.objective.mode import zero_effects
 from jaxmm.rows import Rows
 from jaxmm.start import moment_start
-
-FAR = 5.0  # in log phi, from a first guess: where a family turns into its limit the likelihood is flat
-LEAST = 0.05  # of a standard deviation relative to the error's: a search that begins at zero is stuck there
+from jaxmm.start_given import scaled_psi, scaled_theta
 
 
 def make_problem(model: Any, start: np.ndarray | None, collapse: bool, copies: bool) -> Problem:
@@ -76,39 +72,10 @@ def _first_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
 
 
 def scaled_start(model: Any, start: Any) -> np.ndarray | None:
-    """A ``Fit``, a ``Truth``, a mapping as of ``as_truth`` or theta (m,) in the data's columns -> where a search may
-    begin, in the scaled columns."""
-    if start is None:
+    """What ``as_start`` takes -> where every search begins, in the scaled columns: theta or psi; None for None."""
+    given = as_start(model, start)
+    if given is None:
         return None
-    if isinstance(start, Mapping):
-        try:
-            start = as_truth(model, start)
-        except ValueError as error:
-            raise ValueError(f"start: {error}") from None
-    theta = getattr(start, "theta", start)
-    theta = theta(model) if callable(theta) else theta
-    scaled = scaled_theta(model, check_start(theta, model.structure.num_theta))
     if not isinstance(model.arrays, Rows):
-        return scaled
-    rows, psi = model.arrays, np.array(guess_on_host(model.arrays))
-    s = rows.structure
-    psi[s.p : s.p + s.num_theta] = scaled
-    beta = getattr(start, "beta", getattr(start, "fixef", None))
-    if beta is not None:
-        psi[: s.p] = np.linalg.solve(np.asarray(rows.T_X), np.asarray(beta, float))
-    phi = getattr(start, "phi", None) or getattr(start, "dispersion", None)
-    if phi is not None and rows.family.num_phi:
-        guess = psi[s.p + s.num_theta :]
-        psi[s.p + s.num_theta :] = np.clip(np.log(phi), guess - FAR, guess + FAR)
-    return psi
-
-
-def scaled_theta(model: Any, theta: np.ndarray) -> np.ndarray:
-    """theta as to Z_s, without a variance of zero, where a search would be stuck."""
-    arrays, s = model.arrays, model.structure
-    scaled = change_theta(theta, [np.linalg.inv(np.asarray(t)) for t in arrays.T], s)
-    for term, at in zip(s.terms, s.slices(), strict=True):
-        lam = term.covariance.factor(scaled[at])
-        least = np.maximum(np.diag(lam), LEAST) - np.diag(lam)
-        scaled[at] = term.covariance.from_lower(lam + np.diag(least))
-    return scaled
+        return scaled_theta(given.theta, model.arrays)
+    return scaled_psi(given, model.arrays, np.array(guess_on_host(model.arrays)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmm.fit import Fit
+from jaxmm.objective.parameters import Parameters
 
 if TYPE_CHECKING:
     from jaxmm.model import Model
@@ -93,6 +94,45 @@ def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
     beta = _vector("fixef", "column", truth.get("fixef", ()), columns)
     sigma, phi = _scale(model, truth)
     return Truth(beta, _factors(model, truth["sd"], truth.get("corr")), sigma, phi)
+
+
+def as_start(model: Model, start: Any) -> Parameters | None:
+    """Where the search of a model is told to begin, in the data's columns; None where it may choose.
+
+    Args:
+        start: theta (m,), in the order of ``fit.theta``: beta is None then, and log_phi empty; or what ``as_truth``
+            takes, whose beta and dispersion count in a generalised model.
+
+    Raises:
+        ValueError: parameters of another model, or numbers that are none.
+    """
+    if start is None:
+        return None
+    if not isinstance(start, Fit | Truth | Mapping):
+        return Parameters(None, _theta(start, model.structure.num_theta))  # pyright: ignore
+    try:
+        truth = _of_fit(model, start) if isinstance(start, Fit) else as_truth(model, start)
+        theta = truth.theta(model)
+    except ValueError as error:
+        also = ": of such a fit, give its theta alone, start=fit.theta" if isinstance(start, Fit) else ""
+        raise ValueError(f"start: {error}{also}") from None
+    num_phi = model.likelihood.family.num_phi
+    phi = start.model.likelihood.phi(start.estimates) if isinstance(start, Fit) else truth.phi
+    return Parameters(truth.beta, theta, np.log(np.ravel(phi)) if num_phi and np.all(np.asarray(phi) > 0) else ())  # pyright: ignore
+
+
+def _theta(start: Any, num_theta: int) -> np.ndarray:
+    """(num_theta,) finite."""
+    try:
+        array = np.asarray(start, float)
+    except (TypeError, ValueError):
+        array = np.full((), np.nan)
+    if array.shape != (num_theta,) or not np.all(np.isfinite(array)):
+        raise ValueError(
+            f"start must be {num_theta} finite number{'s' if num_theta > 1 else ''}, the covariance factor "
+            f"as in fit.theta; got {start!r}; a Fit, a Truth, or a mapping with {_names(ACCEPTED)} will do too"
+        )
+    return array
 
 
 # ---------------------------------------------------------------- from objects

@@ -30,7 +30,8 @@ class Family:
         link: an instance, or a name in ``links``; the first of them unless given.
         name, links: the family's name, the names of the links it accepts.
         num_phi: number of dispersion parameters, estimated as log phi.  phi is a scalar when there is one,
-            ignored when there is none, an array (num_phi,) otherwise.
+            ignored when there is none, an array (num_phi,) otherwise. The first is ``Fit.dispersion``.
+        phi_names: what the others are called in ``Fit.family_params``, num_phi - 1 names; "phi2", … unless given.
         has_scale: Var y = phi V(mu), and ``variance`` is V; sigma is then the root of phi.
         has_trials: y counts the successes among ``trials``, and mu is the probability of one.
         support: what y may be, in words.
@@ -41,6 +42,7 @@ class Family:
     name: ClassVar[str]
     links: ClassVar[tuple[str, ...]]
     num_phi: ClassVar[int] = 0
+    phi_names: ClassVar[tuple[str, ...]] = ()
     has_scale: ClassVar[bool] = False
     has_trials: ClassVar[bool] = False
     support: ClassVar[str]
@@ -55,6 +57,17 @@ class Family:
                 f"the {self.name} family has no link {link!r}; accepted: {accepted}, or a Link of your own"
             )
         object.__setattr__(self, "link", links.get(link))
+        further = max(self.num_phi - 1, 0)
+        if isinstance(self.phi_names, str) or len(self.phi_names) not in (0, further):
+            raise ValueError(
+                f"the {self.name} family has num_phi = {self.num_phi} and phi_names = {self.phi_names!r}: phi_names is "
+                f"a tuple of {further} name{'s' if further != 1 else ''}, of the parameters after the first"
+            )
+
+    @property
+    def further_names(self) -> tuple[str, ...]:
+        """The names of phi[1:]."""
+        return tuple(self.phi_names) or tuple(f"phi{k}" for k in range(2, self.num_phi + 1))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(link={self.link.name!r})"
@@ -104,7 +117,7 @@ class Family:
         """2 (log density at the best mean for this y alone - at mu); times phi where ``has_scale``."""
         eta = self.link.link(jnp.asarray(mu))
         gain = self.saturated(y, phi, trials) - self.density(y, eta, phi, trials)
-        return 2 * jnp.maximum(gain, 0.0) * (phi if self.has_scale else 1.0)
+        return 2 * jnp.maximum(gain, 0.0) * (jnp.ravel(phi)[0] if self.has_scale else 1.0)
 
     # ------------------------------------------------------------ derived
     def density(self, y, eta, phi, trials: Any = 1.0) -> Array:
