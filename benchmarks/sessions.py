@@ -31,8 +31,9 @@ def used() -> tuple[float, int]:
 
 def table(rng: np.random.Generator) -> pd.DataFrame:
     """Rows of two crossed factors, four predictors and a linear predictor ``eta``."""
-    n, J, K = int(rng.integers(60, 300)), int(rng.integers(6, 40)), int(rng.integers(4, 9))
-    g = np.concatenate([np.arange(J), rng.integers(0, J, max(n - J, 0))])
+    J, K = int(rng.integers(6, 40)), int(rng.integers(4, 9))
+    n = int(rng.integers(5 * J, 12 * J))
+    g = np.concatenate([np.arange(J), rng.integers(0, J, n - J)])
     data = pd.DataFrame(rng.normal(size=(len(g), 4)), columns=[f"x{k}" for k in range(1, 5)])
     data["g"], data["h"] = g, rng.integers(0, K, len(g))
     data["eta"] = 0.3 * data.x1 + 0.5 * rng.normal(size=J)[g] + 0.3 * rng.normal(size=K)[data.h]

@@ -9,6 +9,7 @@ nobody else works with it.
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, wraps
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 
 MOST = 64  # programs kept: a fit needs 1 to 5, a batch 3 to 6, and each takes up to 30 MB and 400 maps
+DROPPED = 16  # programs after which what they leave behind is collected: it takes 0.1 s
 SMALL = 4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
 # one piece of code for each program, not optimised: ready in a third of the time, in a fifth of the maps
 QUICK = {
@@ -46,20 +48,21 @@ class _Store:
     """Key -> jitted function; the last ``most`` that were asked for."""
 
     def __init__(self, most: int):
-        self.most, self.kept, self.lock = most, OrderedDict(), Lock()
+        self.most, self.kept, self.lock, self.dropped = most, OrderedDict(), Lock(), 0
 
     def get(self, key: Any, make: Callable[[], Callable]) -> Callable:
         with self.lock:
             found = self.kept.get(key)
             if found is None:
                 found = self.kept[key] = make()
-                full = len(self.kept) > self.most
                 while len(self.kept) > self.most:
                     self.kept.popitem(last=False)
+                    self.dropped += 1
             else:
                 self.kept.move_to_end(key)
-                full = False
-        if full:
+            many = self.dropped >= DROPPED
+            self.dropped = 0 if many else self.dropped
+        if many:
             give_back()
         return found
 
@@ -81,7 +84,8 @@ def _trim() -> Callable | None:
 
 
 def give_back() -> None:
-    """Memory that is free in this process goes back to the system."""
+    """What nobody refers to any more is found, and memory that is free goes back to the system."""
+    gc.collect()
     if (trim := _trim()) is not None:
         trim(0)
 
@@ -119,6 +123,7 @@ class Program:
 
 
 LONG = 1 << 16  # numbers from which padding costs more than a program
+SHORT = 256  # numbers up to which all functions of rows share one program
 
 
 def bucket(n: int) -> int:
@@ -147,5 +152,5 @@ class Elementwise:
     def __call__(self, of: Any, *arrays: Any) -> np.ndarray:
         values = np.broadcast_arrays(*[np.asarray(x, float) for x in arrays])
         shape, size = values[0].shape, values[0].size
-        flat = [filled(x.ravel(), bucket(size), x.flat[-1] if size else 1.0) for x in values]
+        flat = [filled(x.ravel(), bucket(max(size, SHORT)), x.flat[-1] if size else 1.0) for x in values]
         return np.asarray(self.program(of, *flat))[:size].reshape(shape)

@@ -3,7 +3,8 @@
     python -m pytest -m "not slow" --durations=0 -vv > log && python tests/choose_dear.py log
 
 Of each test one case stays in the default run, the cheapest, and others as long as they take ``ALLOWED`` seconds
-together; a test of one case stays if it takes no more than ``SINGLE``.
+together; a test of one case stays if it takes no more than ``SINGLE``.  What other tests need too is then paid for by
+the first that stays: a second run shows it, and its tests go to the list by hand.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Shared settings: what runs by default, a persistent compilation cache, fitted models shared by the tests."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -23,10 +22,15 @@ LARGE = 3 << 29  # bytes of the process from which compiled programs are let go
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.nodeid.removeprefix("tests/") in DEAR:
-            item.add_marker(pytest.mark.dear)
+def pytest_collection_modifyitems(config, items):
+    names = {item.nodeid.removeprefix("tests/"): item for item in items}
+    for name in DEAR & names.keys():
+        names[name].add_marker(pytest.mark.dear)
+    if not any("::" in argument for argument in config.args):  # of a file that is collected there are all tests
+        files = {name.split("::")[0] for name in names}
+        gone = sorted(name for name in DEAR - names.keys() if name.split("::")[0] in files)
+        if gone:
+            raise pytest.UsageError(f"tests/dear.txt lists tests that are not there: {gone[:5]}; see choose_dear.py")
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -44,7 +48,6 @@ def small_process():
     if memory.exists() and int(memory.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > LARGE:
         _compiled.STORE.clear()
         jax.clear_caches()
-        gc.collect()
         _compiled.give_back()
 
 

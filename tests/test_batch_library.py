@@ -36,6 +36,10 @@ def models() -> dict[str, mm.Model]:
     }
 
 
+def lowered(program, *arguments):
+    return program.bind(*arguments).lower(*arguments)
+
+
 @pytest.mark.parametrize(("name", "model"), models().items())
 def test_who_calls_the_library(name, model):
     Y = np.tile(model.design.y, (LANES, 1))
@@ -44,8 +48,8 @@ def test_who_calls_the_library(name, model):
         said = job.problem.library
         with jax.enable_x64(True):
             arguments = (job.problem, Y, None, job.start, None)
-            assert not calls(search._pool.lower(*arguments)) or ("start" in said and start is None)
+            assert not calls(lowered(search._pool, *arguments)) or ("start" in said and start is None)
             both = jax.eval_shape(search._pool, *arguments)
-            assert not calls(search._steps.lower(job.problem, both, job.control)) or "evaluate" in said
+            assert not calls(lowered(search._steps, job.problem, both, job.control)) or "evaluate" in said
             outcome = jax.eval_shape(lambda both, job=job: job.problem.outcome(*both), both)
-            assert not calls(search._found.lower(job.problem, outcome)) or "found" in said
+            assert not calls(lowered(search._found, job.problem, outcome)) or "found" in said
