@@ -51,6 +51,14 @@ class Link:
         """log of 1 - mean."""
         return jnp.log1p(-self.inverse(eta))
 
+    def astray(self, y, eta):
+        """Which rows are on a branch of the density that is not theirs; None where there is one branch only.
+
+        Where two eta have the same mean, the density of a row may have two hills with a cliff between: conditional
+        modes are looked for on one side of it.
+        """
+        return None
+
     def log_binomial(self, y, failures, eta):
         """y log mu + failures log(1 - mu)."""
         return times(y, self.log_mu(eta)) + times(failures, self.log_1m_mu(eta))
@@ -352,7 +360,7 @@ class Inverse(Link):
 
 
 class Sqrt(Link):
-    """mu = eta^2, eta > 0."""
+    """mu = eta^2; modes are looked for where eta > 0, but for y = 0, whose density has no cliff at zero."""
 
     name = "sqrt"
 
@@ -363,7 +371,10 @@ class Sqrt(Link):
         return eta * eta
 
     def log_mu(self, eta):
-        return 2 * jnp.log(eta)
+        return 2 * jnp.log(jnp.abs(eta))
+
+    def astray(self, y, eta):
+        return (y != 0) & (eta <= 0)
 
 
 class InverseSquare(Link):

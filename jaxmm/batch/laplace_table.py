@@ -17,7 +17,7 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.batch.small import Matrix, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.objective.density import as_phi, two_derivatives
-from jaxmm.objective.mode import MAX_ITERATIONS, SLACK, TOLERANCE
+from jaxmm.objective.mode import MAX_ITERATIONS, RESCUE, SLACK, TOLERANCE
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure
@@ -154,17 +154,33 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
 
 
 def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
-    """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step."""
-    s, q = t.structure, len(t.Z)
+    """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step.
+
+    Where a link has an edge, as in ``objective.mode``: a step to the least-squares fit of the mean response's linear
+    predictor where neither the start nor u = 0 has a density, and NaN where that has none either.
+    """
+    s, q, edge = t.structure, len(t.Z), t.family.has_edge
     lam, log_phi = factor(psi, s), psi[s.p + s.num_theta :]
+    if edge:
+        one = t.products.one[:, 0, :, None]
+        mean = jnp.sum(one * y, axis=(0, 1)) / jnp.sum(one * t.trials[..., None], axis=(0, 1))
+        target = t.family.link.link(jnp.clip(mean, *t.family.mean_range))
 
     def body(state):
         u, step, value, closing, clip, iteration = state
         trial = u + step
-        log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), linear_predictor(psi, trial, lam, t))
+        eta = linear_predictor(psi, trial, lam, t)
+        log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
         now = jnp.sum(trial * trial, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
         ok = jnp.isfinite(now) & (now <= value + SLACK * (jnp.abs(now) + 1.0))
+        if (astray := t.family.link.astray(y, eta)) is not None:
+            ok &= ~jnp.any(astray, axis=1)
         W = jnp.where(clip[:, None], jnp.maximum(-d2, 0.0), -d2)
+        if edge:
+            nowhere = ~ok & jnp.isinf(value)
+            rescued, given_up = nowhere & (iteration == 1), nowhere & (iteration > 1)
+            W = jnp.where(rescued[:, None], RESCUE, W)
+            d1 = jnp.where(rescued[:, None], RESCUE * (target - eta), d1)
         _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
         pull = sums(t.products.z, d1)
         right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - trial[:, c] for c in range(q)]
@@ -173,11 +189,12 @@ def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
         good = jnp.isfinite(decrement) & (decrement >= 0)
         near = ok & good & (decrement <= TOLERANCE)
         lost = ~ok & (iteration == 0)
-        after = jnp.where(
-            (ok & good)[:, None], jnp.stack(newton, axis=1), jnp.where((ok | lost)[:, None], 0.0, step / 2)
-        )
+        full, kept = ok & good, jnp.where(lost[:, None], 0.0, u)
+        if edge:
+            near, full, kept = near | given_up, full | rescued, jnp.where(given_up[:, None], jnp.nan, kept)
+        after = jnp.where(full[:, None], jnp.stack(newton, axis=1), jnp.where((ok | lost)[:, None], 0.0, step / 2))
         return (
-            jnp.where((closing | ~ok)[:, None], jnp.where(lost[:, None], 0.0, u), trial),
+            jnp.where((closing | ~ok)[:, None], kept, trial),
             jnp.where(closing[:, None], step, after),
             jnp.where(ok & ~closing, now, value),
             closing | near,

@@ -120,6 +120,14 @@ class Family:
         return 2 * jnp.maximum(gain, 0.0) * (jnp.ravel(phi)[0] if self.has_scale else 1.0)
 
     # ------------------------------------------------------------ derived
+    @property
+    def has_edge(self) -> bool:
+        """Whether some eta have no mean in the family's range, or are on another branch of the link."""
+        if self.mean_range[0] == -float("inf"):
+            return False
+        with jax.ensure_compile_time_eval():
+            return not self.link.unit_free or (self.mean_range[1] < 1 and float(self.link.inverse(30.0)) > 1)
+
     def density(self, y, eta, phi, trials: Any = 1.0) -> Array:
         """``log_density`` with or without trials; -inf where eta has no mean."""
         value = self.log_density(y, eta, phi, trials) if self.has_trials else self.log_density(y, eta, phi)
