@@ -152,9 +152,55 @@ random_effects = Program(_random_effects, size=_size)
 
 # ---------------------------------------------------------------- the search
 def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> GlmmEstimates:
-    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
-    found = minimise(objective(rows, n_agq), start, control)
+    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi.
+
+    Where its end is doubtful there is a second one (``second_start``).
+    """
+    criterion = objective(rows, n_agq)
+    found = minimise(criterion, start, control)
+    if is_doubtful(found.status, found.theta, rows):
+        other = minimise(criterion, second_start(found.theta, start, rows), control)
+        if better(other.status, other.value, found.status, found.value):
+            found = other._replace(iterations=found.iterations + other.iterations)
     return finish(found, rows, n_agq)
+
+
+BOUNDARY = 1e-3  # a diagonal element of lam, as to Z_s, that may well be zero
+
+
+def is_doubtful(status: Any, psi: Any, rows: Rows, xp: Any = np) -> Any:
+    """(..) whether a search that ended at psi (k, ..) may have missed a better end: it did not converge, or some effect
+    has no variance of its own and there is a dispersion that may have taken it up."""
+    s = rows.structure
+    failed = (status != Status.CONVERGED) & (status != Status.INVALID) & (status != Status.NO_VARIATION)
+    if not rows.family.num_phi:
+        return failed
+    theta = psi[s.p : s.p + s.num_theta]
+    lams = [t.covariance.factor(theta[at]) for t, at in zip(s.terms, s.slices(), strict=True)]
+    smallest = [xp.abs(lam[k, k]) for lam in lams for k in range(len(lam))]
+    return failed | ((status == Status.CONVERGED) & (xp.min(xp.stack(smallest), axis=0) < BOUNDARY))
+
+
+def second_start(psi: Any, first: Any, rows: Rows, xp: Any = np) -> Any:
+    """Where the search begins again after it ended at psi (k, ..), begun at ``first``: effects with a standard
+    deviation of one, and a dispersion that leaves the variance to them.
+
+    Without variance between levels the dispersion must take all of it up, and may hold it there: with less of it a
+    search finds the variance between levels, if there is any.
+    """
+    s, end = rows.structure, rows.structure.p + rows.structure.num_theta
+    ones: list[Any] = [t.covariance.from_factor(np.eye(t.covariance.q)) for t in s.terms]
+    less = rows.family.dispersion_sign * (np.arange(rows.family.num_phi) == 0)
+    theta, less = (x.reshape(-1, *[1] * (xp.ndim(psi) - 1)) for x in (np.concatenate(ones), less))
+    psi = xp.where(xp.all(xp.isfinite(psi), axis=0), psi, first)
+    return xp.concatenate([psi[: s.p], theta + 0 * psi[s.p : end], psi[end:] - less])
+
+
+def better(status: Any, value: Any, than_status: Any, than_value: Any, xp: Any = np) -> Any:
+    """Whether a search ended better than another: converged, or as the other did and lower by more than rounding."""
+    converged, other = status == Status.CONVERGED, than_status == Status.CONVERGED
+    lower = value < than_value - 1e-9 * (1 + xp.abs(than_value))
+    return (converged & ~other) | ((converged == other) & lower)
 
 
 RUNAWAY = 1e3  # a standard error, where eta has no unit, as to columns of unit mean square

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch import generalised_lanes as common
@@ -16,6 +17,7 @@ from jaxmm.batch.lanes import Lanes, Value
 from jaxmm.batch.laplace_blocks import value_and_derivatives
 from jaxmm.batch.laplace_table import Kept, Own, Table, modes_from_zero
 from jaxmm.batch.problem import Found
+from jaxmm.estimate_glmm import is_doubtful, second_start
 from jaxmm.rows import Rows
 
 
@@ -53,6 +55,12 @@ class GeneralisedBlocks:
 
     def evaluate(self, theta: Array, data: Own, kept: Kept) -> Value:
         return value_and_derivatives(theta, data, kept, self.table)
+
+    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        return is_doubtful(status, theta, self.rows)
+
+    def restart(self, theta: Array) -> Array:
+        return second_start(theta, theta, self.rows, jnp)
 
     def outcome(self, s: Lanes, data: Own) -> Any:
         return s.theta, Value(s.value, s.gradient, s.hessian, None), s.status

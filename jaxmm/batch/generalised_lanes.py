@@ -12,12 +12,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.lanes import Lanes, Value, eigh
 from jaxmm.batch.problem import Found, original_theta
 from jaxmm.estimate import ZERO
-from jaxmm.estimate_glmm import covariance_matrix, final_status, first_guess, gradient_and_mode, value_and_derivatives
+from jaxmm.estimate_glmm import (
+    covariance_matrix,
+    final_status,
+    first_guess,
+    gradient_and_mode,
+    is_doubtful,
+    second_start,
+    value_and_derivatives,
+)
 from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
 from jaxmm.rows import Rows
@@ -89,6 +98,12 @@ class GeneralisedLanes:
             return value, g, None, (mode.u, mode.converged)
 
         return Value(*jax.vmap(one, -1, -1)(theta, data, u))
+
+    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        return is_doubtful(status, theta, self.rows)
+
+    def restart(self, theta: Array) -> Array:
+        return second_start(theta, theta, self.rows, jnp)
 
     def outcome(self, s: Lanes, data: RowData) -> Any:
         return s.theta, s.kept[0], s.status, data

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.blocks import BlockData, Blocks, block_data, evaluate
@@ -76,6 +77,12 @@ class LinearBlocks:
         at = evaluate(theta, data, self.blocks, self.gram)
         beta, sigma2, M_inverse = at.kept
         return at._replace(kept=(beta + data.beta0, sigma2, M_inverse))
+
+    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        return np.zeros(len(status), bool)
+
+    def restart(self, theta: Array) -> Array:
+        return theta
 
     def outcome(self, s: Lanes, data: Any) -> Any:
         return linear_outcome(s)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.alike import Alike
@@ -134,6 +135,12 @@ class LinearLanes:
 
         value, g, kept = jax.vmap(one, -1, -1)(theta, data)
         return Value(value, g, None, kept)
+
+    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        return np.zeros(len(status), bool)
+
+    def restart(self, theta: Array) -> Array:
+        return theta
 
     def outcome(self, s: Lanes, data: Any) -> Any:
         return linear_outcome(s)

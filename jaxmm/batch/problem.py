@@ -75,6 +75,15 @@ class Problem(Protocol):
 
     def evaluate(self, theta: Array, data: Any, kept: Any) -> Value: ...
 
+    def doubtful(self, status: Any, theta: Any) -> Any:
+        """(L,) which lanes that ended at theta (m, L) may have missed a better end, and search a second time; on the
+        host."""
+        ...
+
+    def restart(self, theta: Array) -> Array:
+        """(m, L) where they begin again."""
+        ...
+
     def outcome(self, s: Lanes, data: Any) -> Any:
         """What ``found`` needs of lanes that have ended: a pytree with the lanes last."""
         ...

@@ -19,6 +19,7 @@ from jaxmm.batch.direct import DirectlySimulated, draw_statistics
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
 from jaxmm.batch.responses import Responses, check_rows
+from jaxmm.estimate_glmm import better
 from jaxmm.optimize import Control, Status
 
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
@@ -77,6 +78,14 @@ def _refill(both: tuple[Lanes, Any], pool: tuple[Lanes, Any], at: Any) -> tuple[
 
 
 @Program
+def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any]:
+    """The lanes of the mask (L,) at the beginning of their second search."""
+    lanes, data = both
+    start = problem.restart(lanes.theta)
+    return choose(mask, begin(start, problem.guess(start), problem.prepare(start, data)), lanes), data
+
+
+@Program
 def _found(problem: Any, outcome: Any) -> Found:
     return problem.found(outcome)
 
@@ -109,6 +118,7 @@ class PartSearch:
         """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
         self.source, self.first, self.size, self.read = source, first, size, 0
         self.waiting, self.count, self.results = [], 0, None
+        self.first_ends = {}  # replicate -> where the first of its two searches ended
         both = self._next_pool()
         index = self.index.copy()  # the replicate in each lane, -1 where there is none
         self.index[:] = -1
@@ -118,6 +128,11 @@ class PartSearch:
             self.tick(0)  # which ends the search where it has been interrupted
             ended = (np.asarray(both[0].status) != RUNNING) & (index >= 0)
             if ended.any():
+                again = self._doubtful(both[0], ended, index)
+                if again.any():
+                    self._keep(both, again, index)
+                    both = self._call(False, _again, self.problem, both, again)
+                    ended &= ~again
                 self._record(both, ended, index[ended])
                 index[ended] = -1
             while (empty := np.flatnonzero(index < 0)).size:
@@ -159,11 +174,35 @@ class PartSearch:
         check_rows(y, len(self.problem.harmless))
         return _filled(y, self.width), None if copies is None else _filled(copies, self.width)
 
+    def _doubtful(self, lanes: Lanes, ended: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """(L,) which of the lanes that have ended their first search make a second one."""
+        again = np.zeros(self.width, bool)
+        again[ended] = self.problem.doubtful(np.asarray(lanes.status)[ended], np.asarray(lanes.theta)[:, ended])
+        return again & ~np.isin(index, list(self.first_ends))
+
+    def _ends(self, both: tuple[Lanes, Any], which: np.ndarray) -> tuple[Any, Any]:
+        """Of the lanes of a mask what is found at the end, with the iterations; their status and deviance."""
+        lanes, data = both
+        ends = self.problem.outcome(lanes, data), lanes.iteration, lanes.status, lanes.value
+        outcome, *more = jax.tree.map(lambda x: np.asarray(x)[..., which], ends)
+        return (outcome, more[0]), more[1:]
+
+    def _keep(self, both: tuple[Lanes, Any], again: np.ndarray, index: np.ndarray) -> None:
+        """Where the first searches of the lanes of a mask ended, lane by lane."""
+        ends = self._ends(both, again)
+        for place, replicate in enumerate(index[again]):
+            self.first_ends[replicate] = jax.tree.map(lambda x, k=place: x[..., k], ends)
+
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, index: np.ndarray) -> None:
         """Lanes that have ended join those before them; as soon as there are L, their results are worked out."""
-        lanes, data = both
-        outcome = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration))
-        outcome = jax.tree.map(lambda x: x[..., ended], outcome)
+        outcome, (status, value) = self._ends(both, ended)
+        for place, replicate in enumerate(index):
+            if replicate in self.first_ends:
+                first, (first_status, first_value) = self.first_ends[replicate]
+                outcome[1][place] += first[1]
+                if not better(status[place], value[place], first_status, first_value):
+                    for whole, x in zip(jax.tree.leaves(outcome[0]), jax.tree.leaves(first[0]), strict=True):
+                        whole[..., place] = x
         self.waiting.append((index, outcome))
         self.count += len(index)
         self.tick(len(index))

@@ -128,6 +128,19 @@ class Family:
         with jax.ensure_compile_time_eval():
             return not self.link.unit_free or (self.mean_range[1] < 1 and float(self.link.inverse(30.0)) > 1)
 
+    @property
+    def dispersion_sign(self) -> float:
+        """1 where a larger (first) phi is a larger variance, -1 where it is a smaller one, 0 without phi."""
+        if not self.num_phi:
+            return 0.0
+        if self.has_scale:
+            return 1.0
+        mean, trials = (0.5, 10.0) if self.mean_range[1] < 1 else (1.0, 1.0)
+        with jax.ensure_compile_time_eval():
+            phis = (np.full(self.num_phi, x) if self.num_phi > 1 else x for x in (1.0, 2.0))
+            low, high = (float(self.variance(mean, phi, trials)) for phi in phis)
+        return float(np.sign(high - low))
+
     def density(self, y, eta, phi, trials: Any = 1.0) -> Array:
         """``log_density`` with or without trials; -inf where eta has no mean."""
         value = self.log_density(y, eta, phi, trials) if self.has_trials else self.log_density(y, eta, phi)
