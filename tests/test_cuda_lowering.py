@@ -153,6 +153,7 @@ def responses(m: mm.Model) -> np.ndarray:
 def lower_search(job: _Job, both) -> None:
     """All that follows a pool of lanes and their data."""
     assert lowered(search._steps, job.problem, both, job.control)[1] == both
+    assert lowered(search._again, job.problem, both, np.zeros(LANES, bool))[1] == both
     assert lowered(search._refill, both, both, np.zeros(LANES, np.int32))[1] == both
     with jax.enable_x64(True):
         outcome = jax.eval_shape(lambda both: job.problem.outcome(*both), both)
@@ -260,7 +261,7 @@ def test_responses_drawn(name):
 
 
 def test_all_programs_of_the_search_are_lowered_here():
-    assert set(programs_of(search)) == {"_pool", "_drawn_pool", "_steps", "_refill", "_found"}
+    assert set(programs_of(search)) == {"_pool", "_drawn_pool", "_steps", "_again", "_refill", "_found"}
 
 
 # ---------------------------------------------------------------- what calls a matrix library
