@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
-from jaxmm.batch.small import Matrix, dot, invert, lower_pairs, times, transpose, unpacked
+from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.objective.density import as_phi, two_derivatives
 from jaxmm.objective.mode import MAX_ITERATIONS, SLACK, TOLERANCE
 from jaxmm.objective.parameters import scaled_factors
@@ -88,7 +88,7 @@ def can_have_table(rows: Rows) -> bool:
         return False
     q, r = s.chain[0], s.p + s.chain[0]
     columns = (q + len(lower_pairs(q))) * (r + 1) + s.p + len(lower_pairs(s.p))
-    return columns * rows.weights.size <= MAX_PRODUCTS and _cells(s) is not None
+    return columns * rows.weights.size <= MAX_PRODUCTS and cells_of_factor(s) is not None
 
 
 def make_table(rows: Rows) -> Table:
@@ -104,21 +104,8 @@ def make_table(rows: Rows) -> Table:
     by_level = (product(one), product(Z), product(zz), product(Z, r), product(zz, r))
     by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
     products = Products(*by_level, product(X), product(xx))  # pyright: ignore
-    cells = _cells(rows.structure)
+    cells = cells_of_factor(rows.structure)
     return Table(X, Z, offset, trials, products, rows.structure, rows.family, cells)  # pyright: ignore
-
-
-def _cells(s: Structure) -> tuple[tuple[int, int], ...] | None:
-    """The entry (row, column) of λ that each element of theta is; None where it is another function of theta."""
-    out = []
-    for k in range(s.num_theta):
-        lam = scaled_factors(np.eye(s.num_theta)[k], s)[0]  # pyright: ignore
-        at = np.argwhere(np.asarray(lam))
-        if len(at) != 1 or np.asarray(lam)[tuple(at[0])] != 1.0:
-            return None
-        out.append((int(at[0][0]), int(at[0][1])))
-    total = np.asarray(scaled_factors(2.0 * np.ones(s.num_theta), s)[0])  # pyright: ignore
-    return tuple(out) if total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) else None
 
 
 # ---------------------------------------------------------------- the modes

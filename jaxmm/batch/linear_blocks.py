@@ -55,7 +55,7 @@ class LinearBlocks:
         square = jnp.sum(K * K, axis=0)  # (q, R): of each direction
         seen = jnp.sum(data.b**2, axis=(0, 1))
         if data.rest is not None:
-            seen = seen + sum(jnp.sum(data.rest[a, a], axis=0) for a in range(q))  # pyright: ignore
+            seen = seen + jnp.sum(data.rest**2, axis=(0, 1, 2))
         rank = jnp.sum(jnp.where(self.blocks.others > 0, self.blocks.others * self.blocks.rank, 0.0)) + jnp.sum(
             self.blocks.rank
         )
