@@ -168,6 +168,18 @@ def newton_step(xp, g, H, radius) -> Step:
     return Step(Q @ s, predicted, decrement, w[0], Q[:, 0], xp.sqrt(xp.sum(s**2)))
 
 
+def decrease(xp, value, trial, g, trial_g, move):
+    """value - trial, and where that is lost in the rounding of values -½ (g + trial_g)'move instead (g (m, ..)).
+
+    Gradients tell of steps whose gain is far below the rounding of two values of a large deviance, or of one that is a
+    small difference of large numbers.
+    """
+    seen = value - trial
+    by_slope = -0.5 * xp.sum((g + trial_g) * move, axis=0)
+    small = float(xp.finfo(g.dtype).eps) ** 0.5 * (xp.abs(value) + 1.0)
+    return xp.where((xp.abs(seen) < small) & (xp.abs(by_slope) < small), by_slope, seen)
+
+
 def first_radius(xp, theta):
     """Half the length of the start: moments are within that of the optimum more often than not."""
     return xp.maximum(0.5, 0.5 * xp.sqrt(xp.sum(theta**2)))
@@ -237,7 +249,8 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             trial_value, trial_g, trial_H, trial_aux = objective.hessian(theta + move)
         noise = 1e-13 * (abs(value) + 1.0) * len(theta)
         finite = _finite(trial_value, trial_g, trial_H)
-        ratio = (value - trial_value + noise) / (step.predicted + noise) if finite else -1.0
+        gain = decrease(np, value, trial_value, g, trial_g, move)
+        ratio = (gain + noise) / (step.predicted + noise) if finite else -1.0
         if ratio > 1e-4:
             theta, value, g, H, aux = theta + move, trial_value, trial_g, trial_H, trial_aux
             exact, closing = near or not objective.dear, near
@@ -298,7 +311,8 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control, carried
         first = s.iteration == 0
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(g)) & jnp.all(jnp.isfinite(H))
         noise = rounding * (jnp.abs(value) + 1.0) * m
-        ratio = jnp.where(first, 0.5, (s.value - value + noise) / (s.predicted + noise))
+        gain = decrease(jnp, s.value, value, s.g, g, s.move)
+        ratio = jnp.where(first, 0.5, (gain + noise) / (s.predicted + noise))
         accept = finite & (ratio > 1e-4)
         theta, value, g, H = (
             jnp.where(accept, new, old)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.optimize import KICK, MAX_KICKS, MU_STEPS, SETTLED, Control, Status
+from jaxmm.optimize import KICK, MAX_KICKS, MU_STEPS, SETTLED, Control, Status, decrease
 
 RUNNING = -1
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
@@ -232,7 +232,8 @@ def advance(
         & jnp.all(jnp.isfinite(hessian), axis=(0, 1))
     )
     noise = rounding * (jnp.abs(at.value) + 1.0) * m
-    ratio = jnp.where(s.fresh, 0.5, (s.value - at.value + noise) / (s.predicted + noise))
+    gain = decrease(jnp, s.value, at.value, s.gradient, at.gradient, trial - s.theta)
+    ratio = jnp.where(s.fresh, 0.5, (gain + noise) / (s.predicted + noise))
     # the closing step is shorter than rounding of the value can tell
     accept = finite & ((ratio > 1e-4) | (s.closing & (at.value <= s.value + 1e3 * noise)))
     new = (trial, at.value, at.gradient, hessian, at.kept)
