@@ -9,6 +9,7 @@ there.  Var(psi) = 2 H^-1, so that the standard errors of beta include the uncer
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.quadrature import neg2_loglik
 from jaxmm.optimize import FLAT, Control, Objective, Search, Status, minimise, minimise_in_loop
 from jaxmm.rows import Rows
+from jaxmm.start_glmm import ends_at_boundary, second_start
 
 
 @partial(
@@ -150,9 +152,24 @@ random_effects = Program(_random_effects, _size)
 
 # ---------------------------------------------------------------- the search
 def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> GlmmEstimates:
-    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
+    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi.
+
+    A search that ends at the boundary is made once more from inside (``start_glmm``), roughly, and to its end only where
+    that leads lower.
+    """
     found = minimise(objective(rows, n_agq), start, control)
+    if found.status != Status.NOT_FINITE and ends_at_boundary(found.theta, rows.structure):
+        rough = replace(control, tolerance=max(control.tolerance, ROUGH))
+        other = minimise(objective(rows, n_agq), second_start(found.theta, rows), rough)
+        if other.value < found.value - LOWER:
+            other = minimise(objective(rows, n_agq), other.theta, control)
+            if other.status == Status.CONVERGED or found.status != Status.CONVERGED:
+                found = other._replace(iterations=found.iterations + other.iterations)
     return finish(found, rows, n_agq)
+
+
+ROUGH = 1e-3  # tolerance of a second search, until it is seen to lead lower
+LOWER = 1e-6  # of the deviance: another maximum, not the same one reached again
 
 
 RUNAWAY = 1e3  # a standard error, where eta has no unit, as to columns of unit mean square
