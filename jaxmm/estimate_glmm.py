@@ -25,6 +25,7 @@ from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.quadrature import neg2_loglik
 from jaxmm.optimize import FLAT, Control, Objective, Search, Status, minimise, minimise_in_loop
 from jaxmm.rows import Rows
+from jaxmm.start_glmm import ends_at_boundary, second_start
 
 
 @partial(
@@ -152,7 +153,38 @@ random_effects = Program(_random_effects, _size)
 def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> GlmmEstimates:
     """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
     found = minimise(objective(rows, n_agq), start, control)
+    if found.status != Status.CONVERGED or ends_at_boundary(found.theta, rows.structure):
+        found = once_more(found, rows, control, n_agq)
     return finish(found, rows, n_agq)
+
+
+ROUGH = 1e-3  # tolerance of a second search, until it is seen to lead lower
+LOWER = 1e-6  # of the deviance: another minimum, not the same one reached again
+
+
+def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search:
+    """The better one of ``found`` and a search from the second start (``start_glmm``).
+
+    The second search goes to its end only where it leads lower.  One that has converged is better than one that has
+    not, unless the latter is lower and its value is to be trusted: where h has several minima the modes depend on where
+    they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
+    """
+    criterion = objective(rows, n_agq)
+    rough = dataclasses.replace(control, tolerance=max(control.tolerance, ROUGH))
+    other = minimise(criterion, second_start(found.theta, rows), rough)
+    failed = found.status != Status.CONVERGED
+    if failed and np.isfinite(found.value) and other.status == Status.CONVERGED:
+        again = objective(rows, n_agq).hessian(found.theta)[0]  # the modes from zero
+        failed = not abs(again - found.value) <= LOWER * (1.0 + abs(again))
+        if failed:
+            found = found._replace(value=np.inf)
+    if not other.value < found.value - LOWER:
+        return found
+    if other.status == Status.CONVERGED:
+        other = minimise(criterion, other.theta, control)
+    if other.status == Status.CONVERGED or found.status != Status.CONVERGED:
+        return other._replace(iterations=found.iterations + other.iterations)
+    return found
 
 
 RUNAWAY = 1e3  # a standard error, where eta has no unit, as to columns of unit mean square

@@ -184,7 +184,7 @@ class Generalised:
                     "the responses of many levels are all alike or separated, the likelihood is nearly flat, and "
                     "Laplace's method is poor there"
                 )
-        if int(e.status) == Status.STALLED and has_edge(self.family):
+        if int(e.status) == Status.STALLED and self.family.has_edge:
             out.append(
                 f"the search came to the edge of what the {link.name} link allows, where a mean leaves the family's "
                 "range: a link without an edge, such as log or logit, may do better"
@@ -224,11 +224,6 @@ class Generalised:
 
 NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact
 POOR = 0.5  # a change of the log-likelihood worth a second look
-
-
-def has_edge(family: Family) -> bool:
-    """Whether some eta have no mean in the family's range."""
-    return not family.link.unit_free or (family.mean_range[1] < 1 and float(family.link.inverse(30.0)) > 1)
 
 
 def can_have_nodes(s: Structure) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
-from jaxmm.objective.density import as_phi, two_derivatives
-from jaxmm.objective.mode import MAX_ITERATIONS, SLACK, TOLERANCE
+from jaxmm.objective.density import Terms, as_phi, two_derivatives
+from jaxmm.objective.mode import MAX_ITERATIONS, SEEKING, SLACK, TOLERANCE, pull_inside, safe_level
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure
@@ -141,25 +141,37 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
 
 
 def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
-    """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step."""
+    """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step.
+
+    As ``objective.mode``, also in how parts without density are led inside.
+    """
     s, q = t.structure, len(t.Z)
     lam, log_phi = factor(psi, s), psi[s.p + s.num_theta :]
+    weights = jnp.swapaxes(t.products.one, 1, 2)
+    level = safe_level(y, weights, t.trials[..., None], t.family) if t.family.has_edge else None
 
     def body(state):
         u, step, value, closing, clip, iteration = state
         trial = u + step
-        log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), linear_predictor(psi, trial, lam, t))
+        eta = linear_predictor(psi, trial, lam, t)
+        log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
         now = jnp.sum(trial * trial, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
         ok = jnp.isfinite(now) & (now <= value + SLACK * (jnp.abs(now) + 1.0))
+        lost = ~ok & (iteration == 0)
+        prior, given_up = trial, False
+        if level is not None:
+            seeking = ~jnp.isfinite(now) & ~jnp.isfinite(value) & ~lost
+            given_up = seeking & (iteration >= SEEKING)
+            _, d1, W = pull_inside(Terms(log_p, d1, -d2), eta, level, seeking[:, None])
+            prior, ok, d2 = jnp.where(seeking[:, None], 0.0, trial), ok | seeking, -W
         W = jnp.where(clip[:, None], jnp.maximum(-d2, 0.0), -d2)
         _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
         pull = sums(t.products.z, d1)
-        right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - trial[:, c] for c in range(q)]
+        right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - prior[:, c] for c in range(q)]
         newton = [dot(row, right) for row in inverse]
         decrement = dot(right, newton)
         good = jnp.isfinite(decrement) & (decrement >= 0)
-        near = ok & good & (decrement <= TOLERANCE)
-        lost = ~ok & (iteration == 0)
+        near = (ok & good & (decrement <= TOLERANCE)) | given_up
         after = jnp.where(
             (ok & good)[:, None], jnp.stack(newton, axis=1), jnp.where((ok | lost)[:, None], 0.0, step / 2)
         )

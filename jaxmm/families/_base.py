@@ -110,7 +110,15 @@ class Family:
     def density(self, y, eta, phi, trials: Any = 1.0) -> Array:
         """``log_density`` with or without trials; -inf where eta has no mean."""
         value = self.log_density(y, eta, phi, trials) if self.has_trials else self.log_density(y, eta, phi)
-        return inside(value)
+        return inside(jnp.where(self.link.allows(y, eta), value, -jnp.inf))
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether some eta have no mean in the family's range."""
+        if not self.link.unit_free:
+            return True
+        with jax.ensure_compile_time_eval():
+            return self.mean_range[1] < 1 and float(self.link.inverse(30.0)) > 1
 
     def saturated(self, y, phi, trials: Any = 1.0) -> Array:
         """The maximum of ``density`` over eta for each y: Newton steps, the best of their halves.
