@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ MU_STEPS = 12  # of Newton's method for the length of the step
 ROUNDING = 1e3  # times the tolerance is near enough where no step lowers the value any more
 FLAT = 1e-9  # a curvature, or its share of the largest where all parameters count alike, that is zero
 KICK = 0.3  # first length of a step away from a saddle
+ROUGH = 1e-3  # tolerance of a second search, until it is seen to lead lower
+LOWER = 1e-6  # of the deviance: another minimum, not the same one reached again
 MAX_KICKS = 5  # beside one for each parameter, which may all start at zero
 
 
@@ -204,6 +206,16 @@ def minimise(objective: Objective, start: np.ndarray, control: Control) -> Searc
         if len(start) > control.newton_limit:
             start = _quasi_newton(objective, start, control)
         return _trust_region(objective, np.asarray(start, float), control)
+
+
+def search_again(objective: Objective, found: Search, start: np.ndarray, control: Control) -> Search:
+    """The better of ``found`` and of a search from ``start``, which is made to its end only where it leads lower."""
+    rough = minimise(objective, start, replace(control, tolerance=max(control.tolerance, ROUGH)))
+    if not rough.value < found.value - LOWER:
+        return found
+    other = minimise(objective, rough.theta, control)
+    better = other.status == Status.CONVERGED or found.status != Status.CONVERGED
+    return other._replace(iterations=found.iterations + other.iterations) if better else found
 
 
 def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> Search:

@@ -20,15 +20,13 @@ import numpy as np
 
 from jaxmm.gram import Accumulator
 from jaxmm.objective.density import as_phi
-from jaxmm.objective.parameters import scaled_factors
 from jaxmm.rows import Rows
+from jaxmm.start import on_boundary, second_theta
 from jaxmm.structure import Structure
 
 ITERATIONS = 25
 PHI_GRID = np.arange(-6.0, 9.0, 1.5)  # of log phi, where its scale is not that of the data
 SMALL, LARGE = 0.15, 4.0  # standard deviations of effects, as to Z_s, that a search starts from
-BOUNDARY = 1e-2  # on the diagonal of a factor of D, as to Z_s: the effects have no variance in some direction
-SECOND_SD = 1.0  # of every effect in a second start
 SECOND_PHI = 4.0  # by how much the dispersion is made smaller in it
 
 
@@ -131,21 +129,18 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
 # ---------------------------------------------------------------- once more from inside
 def ends_at_boundary(psi: Any, structure: Structure, xp: Any = np) -> Any:
     """Whether a factor of D at psi (k, ..) is singular, (..); ``xp`` is numpy or jax.numpy."""
-    lams = scaled_factors(psi[structure.p : structure.p + structure.num_theta], structure)
-    smallest = [xp.min(xp.abs(xp.stack([lam[i, i] for i in range(len(lam))])), axis=0) for lam in lams]
-    return xp.min(xp.stack(smallest), axis=0) < BOUNDARY
+    return on_boundary(psi[structure.p : structure.p + structure.num_theta], structure, xp)
 
 
 def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
     """Where to begin again after a search has ended at the boundary, psi (k, ..) -> (k, ..); ``xp`` as above.
 
-    Independent effects of standard deviation ``SECOND_SD``, the fixed effects as they were, and one dispersion that is
+    Independent effects as of ``start.second_theta``, the fixed effects as they were, and one dispersion that is
     ``SECOND_PHI`` times smaller: phi goes where the family's variance is.
     """
     s, family = rows.structure, rows.family
     beta, log_phi = psi[: s.p], psi[s.p + s.num_theta :]
-    sd = [t.covariance.from_factor(SECOND_SD * np.eye(t.covariance.q)) for t in s.terms]
-    theta = xp.concatenate([xp.asarray(x, psi.dtype) for x in sd]).reshape(-1, *(1,) * (psi.ndim - 1))
+    theta = xp.asarray(second_theta(s), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
     if family.num_phi == 1:
         mean = family.mean_range[0] + 0.5 if family.mean_range[1] <= 1 else 1.0
         grows = family.has_scale or family.variance(mean, 2.0, 2.0) > family.variance(mean, 1.0, 2.0)
