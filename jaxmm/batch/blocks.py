@@ -38,6 +38,7 @@ from jaxmm.batch.statistics import Statistics
 from jaxmm.gram import Gram
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.solver.spd import BLOCKS
+from jaxmm.start import Moments, level_weights, moment_equations
 from jaxmm.structure import Structure
 
 MAX_EFFECTS, MAX_COLUMNS, MAX_REML = 4, 12, 16  # q, p, and pq by REML, above which the graph is too long to compile
@@ -48,7 +49,23 @@ GAIN = 0.7  # share of the levels that must be left for a collapse to be worth i
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["K", "A", "B", "X", "counts", "within", "whiten", "rotate", "members", "others", "df", "rank", "root"],
+    data_fields=[
+        "K",
+        "A",
+        "B",
+        "X",
+        "counts",
+        "within",
+        "whiten",
+        "rotate",
+        "members",
+        "others",
+        "df",
+        "rank",
+        "root",
+        "weigh",
+        "moments",
+    ],
     meta_fields=["structure", "cells"],
 )
 @dataclass(frozen=True)
@@ -58,7 +75,8 @@ class Blocks:
     ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None without a
     collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
     A_j, ``root`` (p, p) a root of ``within`` with a column of zeros for each direction that is not there, and ``df`` n
-    less the ranks of Z and of X beside it: for ``direct``; ``cells`` as of ``small.cells_of_factor``.
+    less the ranks of Z and of X beside it: for ``direct``; ``weigh`` (q, q, R) and
+    ``moments`` are for the start; ``cells`` as of ``small.cells_of_factor``.
     """
 
     K: Array
@@ -74,6 +92,8 @@ class Blocks:
     rank: Array
     df: Any
     root: Array
+    weigh: Array
+    moments: Moments
     structure: Structure
     cells: tuple[tuple[int, int], ...] | None
 
@@ -163,6 +183,8 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
         rank=rank.astype(float),
         df=np.asarray(df),
         root=U * np.sqrt(np.where(left, v, 0.0)),
+        weigh=np.ascontiguousarray(np.moveaxis(level_weights(K_R @ np.swapaxes(K_R, 1, 2)) @ K_R, 0, -1)),
+        moments=moment_equations(A, np.ones(J), float(gram.n_obs), s),
     )
     return jax.device_put(Blocks(**shared, structure=s, cells=cells_of_factor(s)))
 
