@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jaxmm._types import Array
 from jaxmm.batch.blocks import BlockData, Blocks, block_data, evaluate
 from jaxmm.batch.lanes import Lanes, Value, eigh
-from jaxmm.batch.linear_lanes import linear_found, linear_outcome, nothing_linear, refuse
+from jaxmm.batch.linear_lanes import (
+    doubtful_linear,
+    linear_found,
+    linear_outcome,
+    nothing_linear,
+    refuse,
+    second_linear,
+)
 from jaxmm.batch.problem import Found
 from jaxmm.batch.small import cholesky, dot
 from jaxmm.batch.statistics import ResponseMap, statistics
@@ -81,6 +88,12 @@ class LinearBlocks:
         at = evaluate(theta, data, self.blocks, self.gram)
         beta, sigma2, M_inverse = at.kept
         return at._replace(kept=(beta + data.beta0, sigma2, M_inverse))
+
+    def doubtful(self, s: Lanes) -> Array:
+        return doubtful_linear(s, self.gram)
+
+    def again(self, s: Lanes) -> tuple[Array, Any]:
+        return second_linear(s, self.gram), s.kept
 
     def outcome(self, s: Lanes, data: Any) -> Any:
         return linear_outcome(s)

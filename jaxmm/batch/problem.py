@@ -74,6 +74,14 @@ class Problem(Protocol):
 
     def evaluate(self, theta: Array, data: Any, kept: Any) -> Value: ...
 
+    def doubtful(self, s: Lanes) -> Array:
+        """(L,) whether a search that has ended there should be made once more."""
+        ...
+
+    def again(self, s: Lanes) -> tuple[Array, Any]:
+        """Where the second search begins, from where the first one has ended: theta (m, L) and what is kept."""
+        ...
+
     def outcome(self, s: Lanes, data: Any) -> Any:
         """What ``found`` needs of lanes that have ended: a pytree with the lanes last."""
         ...
