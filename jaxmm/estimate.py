@@ -23,9 +23,17 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
 from jaxmm.objective.parameters import scaled_factors
-from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop
+from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
 from jaxmm.solver import reduce
-from jaxmm.start import level_start, level_systems, moment_start
+from jaxmm.start import (
+    has_few_levels,
+    joint_start,
+    level_start,
+    level_systems,
+    moment_start,
+    on_boundary,
+    second_theta,
+)
 from jaxmm.structure import Structure
 
 
@@ -212,7 +220,8 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
 def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> Estimates:
     """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is in the data's columns."""
     if start is None:
-        starts = [moment_start(gram)]
+        first = joint_start(gram)
+        starts = [moment_start(gram) if first is None else first]
         second = level_start(gram)
         if second is not None:
             starts.append(second)
@@ -221,6 +230,8 @@ def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> 
     criterion = objective(gram)
     searches = [minimise(criterion, np.asarray(theta), control) for theta in starts]
     found = min(searches, key=lambda search: np.inf if np.isnan(search.value) else search.value)
+    if has_few_levels(gram) and on_boundary(found.theta, gram.structure):
+        found = search_again(criterion, found, second_theta(gram.structure), control)
     return _finish(found, found.aux, gram)
 
 

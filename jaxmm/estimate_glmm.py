@@ -24,6 +24,7 @@ from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.quadrature import neg2_loglik
 from jaxmm.optimize import FLAT, Control, Objective, Search, Status, minimise, minimise_in_loop
 from jaxmm.rows import Rows
+from jaxmm.start_glmm import ends_at_boundary, second_start
 
 
 @partial(
@@ -152,55 +153,40 @@ random_effects = Program(_random_effects, size=_size)
 
 # ---------------------------------------------------------------- the search
 def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> GlmmEstimates:
-    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi.
-
-    Where its end is doubtful there is a second one (``second_start``).
-    """
-    criterion = objective(rows, n_agq)
-    found = minimise(criterion, start, control)
-    if is_doubtful(found.status, found.theta, rows):
-        other = minimise(criterion, second_start(found.theta, start, rows), control)
-        if better(other.status, other.value, found.status, found.value):
-            found = other._replace(iterations=found.iterations + other.iterations)
+    """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
+    found = minimise(objective(rows, n_agq), start, control)
+    if found.status != Status.CONVERGED or ends_at_boundary(found.theta, rows.structure):
+        found = once_more(found, rows, control, n_agq)
     return finish(found, rows, n_agq)
 
 
-BOUNDARY = 1e-3  # a diagonal element of lam, as to Z_s, that may well be zero
+ROUGH = 1e-3  # tolerance of a second search, until it is seen to lead lower
+LOWER = 1e-6  # of the deviance: another minimum, not the same one reached again
 
 
-def is_doubtful(status: Any, psi: Any, rows: Rows, xp: Any = np) -> Any:
-    """(..) whether a search that ended at psi (k, ..) may have missed a better end: it did not converge, or some effect
-    has no variance of its own and there is a dispersion that may have taken it up."""
-    s = rows.structure
-    failed = (status != Status.CONVERGED) & (status != Status.INVALID) & (status != Status.NO_VARIATION)
-    if not rows.family.num_phi:
-        return failed
-    theta = psi[s.p : s.p + s.num_theta]
-    lams = [t.covariance.factor(theta[at]) for t, at in zip(s.terms, s.slices(), strict=True)]
-    smallest = [xp.abs(lam[k, k]) for lam in lams for k in range(len(lam))]
-    return failed | ((status == Status.CONVERGED) & (xp.min(xp.stack(smallest), axis=0) < BOUNDARY))
+def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search:
+    """The better one of ``found`` and a search from the second start (``start_glmm``).
 
-
-def second_start(psi: Any, first: Any, rows: Rows, xp: Any = np) -> Any:
-    """Where the search begins again after it ended at psi (k, ..), begun at ``first``: effects with a standard
-    deviation of one, and a dispersion that leaves the variance to them.
-
-    Without variance between levels the dispersion must take all of it up, and may hold it there: with less of it a
-    search finds the variance between levels, if there is any.
+    The second search goes to its end only where it leads lower.  One that has converged is better than one that has
+    not, unless the latter is lower and its value is to be trusted: where h has several minima the modes depend on where
+    they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
     """
-    s, end = rows.structure, rows.structure.p + rows.structure.num_theta
-    ones: list[Any] = [t.covariance.from_factor(np.eye(t.covariance.q)) for t in s.terms]
-    less = rows.family.dispersion_sign * (np.arange(rows.family.num_phi) == 0)
-    theta, less = (x.reshape(-1, *[1] * (xp.ndim(psi) - 1)) for x in (np.concatenate(ones), less))
-    psi = xp.where(xp.all(xp.isfinite(psi), axis=0), psi, first)
-    return xp.concatenate([psi[: s.p], theta + 0 * psi[s.p : end], psi[end:] - less])
-
-
-def better(status: Any, value: Any, than_status: Any, than_value: Any, xp: Any = np) -> Any:
-    """Whether a search ended better than another: converged, or as the other did and lower by more than rounding."""
-    converged, other = status == Status.CONVERGED, than_status == Status.CONVERGED
-    lower = value < than_value - 1e-9 * (1 + xp.abs(than_value))
-    return (converged & ~other) | ((converged == other) & lower)
+    criterion = objective(rows, n_agq)
+    rough = dataclasses.replace(control, tolerance=max(control.tolerance, ROUGH))
+    other = minimise(criterion, second_start(found.theta, rows), rough)
+    failed = found.status != Status.CONVERGED
+    if failed and np.isfinite(found.value) and other.status == Status.CONVERGED:
+        again = objective(rows, n_agq).hessian(found.theta)[0]  # the modes from zero
+        failed = not abs(again - found.value) <= LOWER * (1.0 + abs(again))
+        if failed:
+            found = found._replace(value=np.inf)
+    if not other.value < found.value - LOWER:
+        return found
+    if other.status == Status.CONVERGED:
+        other = minimise(criterion, other.theta, control)
+    if other.status == Status.CONVERGED or found.status != Status.CONVERGED:
+        return other._replace(iterations=found.iterations + other.iterations)
+    return found
 
 
 RUNAWAY = 1e3  # a standard error, where eta has no unit, as to columns of unit mean square

@@ -3,7 +3,8 @@
 A link is one small class.  ``link`` and ``inverse`` define it; families work with ``log_mu`` and ``log_1m_mu``,
 which follow from ``inverse`` and are written out where the logarithm of a rounded mean would have lost the tail:
 values and derivatives of any order are then right for every eta.  Where eta has no mean inside the family's range
-(eta < 0 under ``identity``, when means are positive), both are nan, which ``Family.density`` takes for -inf.
+(eta < 0 under ``identity``, when means are positive), both are nan, which ``Family.density`` takes for -inf; so it does
+where ``allows`` says so.
 
     name      mu                      name       mu             name        mu
     logit     1 / (1 + exp(-eta))     log        exp(eta)       inverse     1 / eta
@@ -51,13 +52,9 @@ class Link:
         """log of 1 - mean."""
         return jnp.log1p(-self.inverse(eta))
 
-    def astray(self, y, eta):
-        """Which rows are on a branch of the density that is not theirs; None where there is one branch only.
-
-        Where two eta have the same mean, the density of a row may have two hills with a cliff between: conditional
-        modes are looked for on one side of it.
-        """
-        return None
+    def allows(self, y, eta):
+        """Whether y may come from this eta, where the formulas of the mean go on beyond the range."""
+        return True
 
     def log_binomial(self, y, failures, eta):
         """y log mu + failures log(1 - mu)."""
@@ -360,7 +357,11 @@ class Inverse(Link):
 
 
 class Sqrt(Link):
-    """mu = eta^2; modes are looked for where eta > 0, but for y = 0, whose density has no cliff at zero."""
+    """mu = eta^2, eta > 0 where y > 0.
+
+    At y = 0 the log density rises to its maximum at eta = 0 and falls again, like -eta^2.  Rows of y = 0 lie there
+    often, and an end of the range at 0 would leave them, and with them the likelihood, without derivatives.
+    """
 
     name = "sqrt"
 
@@ -373,8 +374,8 @@ class Sqrt(Link):
     def log_mu(self, eta):
         return 2 * jnp.log(jnp.abs(eta))
 
-    def astray(self, y, eta):
-        return (y != 0) & (eta <= 0)
+    def allows(self, y, eta):
+        return (eta > 0) | (y == 0)
 
 
 class InverseSquare(Link):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ MU_STEPS = 12  # of Newton's method for the length of the step
 ROUNDING = 1e3  # times the tolerance is near enough where no step lowers the value any more
 FLAT = 1e-9  # a curvature, or its share of the largest where all parameters count alike, that is zero
 KICK = 0.3  # first length of a step away from a saddle
+ROUGH = 1e-3  # tolerance of a second search, until it is seen to lead lower
+LOWER = 1e-6  # of the deviance: another minimum, not the same one reached again
 MAX_KICKS = 5  # beside one for each parameter, which may all start at zero
 
 
@@ -168,6 +170,18 @@ def newton_step(xp, g, H, radius) -> Step:
     return Step(Q @ s, predicted, decrement, w[0], Q[:, 0], xp.sqrt(xp.sum(s**2)))
 
 
+def decrease(xp, value, trial, g, trial_g, move):
+    """value - trial, and where that is lost in the rounding of values -½ (g + trial_g)'move instead (g (m, ..)).
+
+    Gradients tell of steps whose gain is far below the rounding of two values of a large deviance, or of one that is a
+    small difference of large numbers.
+    """
+    seen = value - trial
+    by_slope = -0.5 * xp.sum((g + trial_g) * move, axis=0)
+    small = float(xp.finfo(g.dtype).eps) ** 0.5 * (xp.abs(value) + 1.0)
+    return xp.where((xp.abs(seen) < small) & (xp.abs(by_slope) < small), by_slope, seen)
+
+
 def first_radius(xp, theta):
     """Half the length of the start: moments are within that of the optimum more often than not."""
     return xp.maximum(0.5, 0.5 * xp.sqrt(xp.sum(theta**2)))
@@ -192,6 +206,16 @@ def minimise(objective: Objective, start: np.ndarray, control: Control) -> Searc
         if len(start) > control.newton_limit:
             start = _quasi_newton(objective, start, control)
         return _trust_region(objective, np.asarray(start, float), control)
+
+
+def search_again(objective: Objective, found: Search, start: np.ndarray, control: Control) -> Search:
+    """The better of ``found`` and of a search from ``start``, which is made to its end only where it leads lower."""
+    rough = minimise(objective, start, replace(control, tolerance=max(control.tolerance, ROUGH)))
+    if not rough.value < found.value - LOWER:
+        return found
+    other = minimise(objective, rough.theta, control)
+    better = other.status == Status.CONVERGED or found.status != Status.CONVERGED
+    return other._replace(iterations=found.iterations + other.iterations) if better else found
 
 
 def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> Search:
@@ -237,7 +261,8 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             trial_value, trial_g, trial_H, trial_aux = objective.hessian(theta + move)
         noise = 1e-13 * (abs(value) + 1.0) * len(theta)
         finite = _finite(trial_value, trial_g, trial_H)
-        ratio = (value - trial_value + noise) / (step.predicted + noise) if finite else -1.0
+        gain = decrease(np, value, trial_value, g, trial_g, move)
+        ratio = (gain + noise) / (step.predicted + noise) if finite else -1.0
         if ratio > 1e-4:
             theta, value, g, H, aux = theta + move, trial_value, trial_g, trial_H, trial_aux
             exact, closing = near or not objective.dear, near
@@ -298,7 +323,8 @@ def minimise_in_loop(evaluate: Callable, start: Array, control: Control, carried
         first = s.iteration == 0
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(g)) & jnp.all(jnp.isfinite(H))
         noise = rounding * (jnp.abs(value) + 1.0) * m
-        ratio = jnp.where(first, 0.5, (s.value - value + noise) / (s.predicted + noise))
+        gain = decrease(jnp, s.value, value, s.g, g, s.move)
+        ratio = jnp.where(first, 0.5, (gain + noise) / (s.predicted + noise))
         accept = finite & (ratio > 1e-4)
         theta, value, g, H = (
             jnp.where(accept, new, old)

@@ -1,14 +1,117 @@
-"""Where a search begins: rough values of theta, as to Z_s, from the sufficient statistics alone."""
+"""Where a search begins: rough values of theta, as to Z_s, from the sufficient statistics alone.
+
+*One factor.*  With A_j = Z_j'WZ_j and B_j = Z_j'We of the residuals e of least squares, h_j = (A_j + I/v)^-1 B_j has
+
+    E Σ h_j h_j' / σ² = Σ R_j A_j R_j + Σ G_j D G_j,      R_j = (A_j + I/v)^-1,  G_j = R_j A_j,
+
+linear in D, which is solved for; σ² is what the levels' own fits leave.  The weights are those of generalised least
+squares where D = v I.  In a balanced design the solution is the maximum, where that has no variance of zero.
+
+*Once more from inside.*  Where levels are few the criterion may have two minima, often one of them with a variance of
+zero.  A search that ends there (``on_boundary``) is made once more from independent effects (``second_theta``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxmm.gram import Gram
-from jaxmm.structure import TermLayout
+from jaxmm.objective.parameters import scaled_factors
+from jaxmm.structure import Structure, TermLayout
+
+WEIGHT = 0.1  # v, the variances relative to the error's that weigh the levels
+LEAST_SD, LARGEST_SD = 0.1, 1e6  # relative to the error's, of a start
+BOUNDARY = 1e-2  # on the diagonal of a factor of D, as to Z_s: the effects have no variance in some direction
+SECOND_SD = 1.0  # of every effect in a second start
+FEW = 4  # levels for each parameter of their covariance, below which a second start may be worth while
+
+
+class Moments(NamedTuple):
+    """The equations for D of one factor: ``noise`` (q, q) is Σ R_j A_j R_j, ``solve`` (q², q²) leads from what is left
+    to the entries of D that the terms have; ``df`` the rows that the levels' own fits leave."""
+
+    noise: np.ndarray
+    solve: np.ndarray
+    df: float
+
+
+def moment_equations(A: np.ndarray, counts: np.ndarray, n: float, s: Structure) -> Moments:
+    """From A (J, q, q) of the levels, each counted ``counts`` (J,) times."""
+    q = A.shape[-1]
+    R = level_weights(A)
+    G = R @ A
+    free = np.zeros((q, q), bool)
+    for term in s.terms:
+        own = np.arange(term.at, term.at + term.covariance.q)
+        free[np.ix_(own, own)] |= np.eye(len(own), dtype=bool) | term.covariance.recombines
+    M = np.einsum("j,jac,jbd->abcd", counts, G, G)
+    at = np.flatnonzero(free.ravel())
+    solve = np.zeros((q * q, q * q))
+    solve[np.ix_(at, at)] = np.linalg.pinv(M.reshape(q * q, q * q)[np.ix_(at, at)], rcond=1e-10, hermitian=True)
+    w = np.linalg.eigvalsh(A)
+    rank = np.sum(counts * np.sum(w > 1e-10 * np.maximum(w[:, -1:], 1e-300), axis=1))
+    return Moments(np.einsum("j,jab,jcb->ac", counts, G, R), solve, float(n - rank))
+
+
+def level_weights(A: np.ndarray) -> np.ndarray:
+    """R_j = (A_j + I/v)^-1."""
+    return np.linalg.inv(A + np.eye(A.shape[-1]) / WEIGHT)
+
+
+def error_variance(within: Any, total: Any, n: Any, df: Any, xp: Any = np) -> Any:
+    """σ² from the sum of squares within levels, or of rows that leave none half the variance."""
+    return xp.where(df >= 1, xp.maximum(within / xp.maximum(df, 1.0), 1e-12 * total / n), 0.5 * total / n)
+
+
+def joint_start(gram: Gram) -> np.ndarray | None:
+    """theta (m,) of one factor by the equations above; None for several factors."""
+    s, n = gram.structure, float(gram.n_obs)
+    if s.num_factors != 1:
+        return None
+    ((A, B),) = level_systems(gram)
+    counts = np.ones(len(A)) if gram.copies is None else np.asarray(gram.copies[0])
+    total = max(float(np.asarray(gram.corner)[-1, -1]), 1e-300)
+    equations = moment_equations(A, counts, n, s)
+    explained = np.einsum("j,ja,jab,jb->", counts, B, np.linalg.pinv(A, rcond=1e-10, hermitian=True), B)
+    sigma2 = error_variance(total - explained, total, n, equations.df)
+    h = np.einsum("jab,jb->ja", level_weights(A), B)
+    S = np.einsum("j,ja,jb->ab", counts, h, h) / sigma2
+    D = (equations.solve @ (S - equations.noise).ravel()).reshape(S.shape)
+    w, Q = np.linalg.eigh(0.5 * (D + D.T))
+    root = Q * np.clip(np.sqrt(np.maximum(w, 0.0)), LEAST_SD, LARGEST_SD)
+    theta = []
+    for term in s.terms:
+        # rows of a root of D are one of the part of D that is theirs
+        own = np.linalg.cholesky(
+            (root @ root.T)[term.at : term.at + term.covariance.q, term.at : term.at + term.covariance.q]
+        )
+        theta.append(term.covariance.from_factor(own))
+    return np.concatenate(theta)
+
+
+def on_boundary(theta: Any, structure: Structure, xp: Any = np) -> Any:
+    """Whether a factor of D at theta (m, ..) is singular, (..); ``xp`` is numpy or jax.numpy."""
+    lams = scaled_factors(theta, structure)
+    smallest = [xp.min(xp.abs(xp.stack([lam[i, i] for i in range(len(lam))])), axis=0) for lam in lams]
+    return xp.min(xp.stack(smallest), axis=0) < BOUNDARY
+
+
+def second_theta(s: Structure) -> np.ndarray:
+    """(m,) of independent effects, to begin a second search."""
+    return np.concatenate([t.covariance.from_factor(SECOND_SD * np.eye(t.covariance.q)) for t in s.terms])  # pyright: ignore
+
+
+def has_few_levels(gram: Gram) -> bool:
+    """Whether a factor has so few levels that its covariance may well be estimated in two ways."""
+    s = gram.structure
+    levels = [block.shape[-1] for block in gram.blocks] + [count for count, _ in s.rest]
+    parameters = np.zeros(s.num_factors)
+    for term in s.terms:
+        parameters[term.position] += term.covariance.num_params
+    return bool(np.any((np.array(levels) < FEW * parameters) & (parameters > 1)))
 
 
 def moment_start(gram: Gram, xp: Any = np) -> Any:

@@ -2,6 +2,11 @@
 
 With the working weights W and residuals e = (y - μ) / (dμ/dη) of the GLM, B_j = z_j'We and A_j = z_j'Wz_j have
 E[B_j²/A_j] = φ + d A_j for one effect of variance d: method of moments, one effect at a time.
+
+What spread there is may be explained by the effects or by the dispersion, and the likelihood often has a maximum for
+either: one inside, and one where an effect's variance is zero and the dispersion has taken it over.  A search that ends
+at the latter (``ends_at_boundary``) is made once more, from effects that are large and a dispersion that leaves room
+for them (``second_start``).
 """
 
 from __future__ import annotations
@@ -16,10 +21,14 @@ import numpy as np
 from jaxmm._compiled import Program, bucket, filled
 from jaxmm.gram import Accumulator
 from jaxmm.objective.density import as_phi
+from jaxmm.rows import Rows
+from jaxmm.start import on_boundary, second_theta
+from jaxmm.structure import Structure
 
 ITERATIONS = 25
 PHI_GRID = np.arange(-6.0, 9.0, 1.5)  # of log phi, where its scale is not that of the data
 SMALL, LARGE = 0.15, 4.0  # standard deviations of effects, as to Z_s, that a search starts from
+SECOND_PHI = 4.0  # by how much the dispersion is made smaller in it
 
 
 class Data(NamedTuple):
@@ -121,3 +130,25 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
     eta = data.offset + data.X @ beta
     values = [_working(family, eta, data.y, data.trials, data.weights, np.full_like(log_phi, g))[2] for g in PHI_GRID]
     return np.full_like(log_phi, PHI_GRID[int(np.nanargmax(np.where(np.isfinite(values), values, -np.inf)))])
+
+
+# ---------------------------------------------------------------- once more from inside
+def ends_at_boundary(psi: Any, structure: Structure, xp: Any = np) -> Any:
+    """Whether a factor of D at psi (k, ..) is singular, (..); ``xp`` is numpy or jax.numpy."""
+    return on_boundary(psi[structure.p : structure.p + structure.num_theta], structure, xp)
+
+
+def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
+    """Where to begin again after a search has ended at the boundary, psi (k, ..) -> (k, ..); ``xp`` as above.
+
+    Independent effects as of ``start.second_theta``, the fixed effects as they were, and one dispersion that is
+    ``SECOND_PHI`` times smaller: phi goes where the family's variance is.
+    """
+    s, family = rows.structure, rows.family
+    beta, log_phi = psi[: s.p], psi[s.p + s.num_theta :]
+    theta = xp.asarray(second_theta(s), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
+    if family.num_phi == 1:
+        mean = family.mean_range[0] + 0.5 if family.mean_range[1] <= 1 else 1.0
+        grows = family.has_scale or family.variance(mean, 2.0, 2.0) > family.variance(mean, 1.0, 2.0)
+        log_phi = log_phi - (1.0 if grows else -1.0) * np.log(SECOND_PHI)
+    return xp.concatenate([beta, xp.broadcast_to(theta, (s.num_theta, *psi.shape[1:])), log_phi])

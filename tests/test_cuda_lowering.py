@@ -152,7 +152,7 @@ def responses(m: mm.Model) -> np.ndarray:
 
 def lower_search(job: _Job, both) -> None:
     """All that follows a pool of lanes and their data."""
-    assert lowered(search._steps, job.problem, both, job.control)[1] == both
+    assert lowered(search._steps, job.problem, both, job.control)[1][0] == both
     assert lowered(search._again, job.problem, both, np.zeros(LANES, bool))[1] == both
     assert lowered(search._refill, both, both, np.zeros(LANES, np.int32))[1] == both
     with jax.enable_x64(True):

@@ -33,11 +33,12 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.lanes import Value
-from jaxmm.batch.small import Matrix, dot, invert, lower_pairs, times, transpose
+from jaxmm.batch.small import Matrix, cells_of_factor, cholesky, dot, invert, times, transpose
 from jaxmm.batch.statistics import Statistics
 from jaxmm.gram import Gram
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.solver.spd import BLOCKS
+from jaxmm.start import Moments, level_weights, moment_equations
 from jaxmm.structure import Structure
 
 MAX_EFFECTS, MAX_COLUMNS, MAX_REML = 4, 12, 16  # q, p, and pq by REML, above which the graph is too long to compile
@@ -48,8 +49,24 @@ GAIN = 0.7  # share of the levels that must be left for a collapse to be worth i
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["K", "B", "counts", "within", "whiten", "rotate", "members", "others", "df", "rank", "root"],
-    meta_fields=["structure"],
+    data_fields=[
+        "K",
+        "A",
+        "B",
+        "X",
+        "counts",
+        "within",
+        "whiten",
+        "rotate",
+        "members",
+        "others",
+        "df",
+        "rank",
+        "root",
+        "weigh",
+        "moments",
+    ],
+    meta_fields=["structure", "cells"],
 )
 @dataclass(frozen=True)
 class Blocks:
@@ -58,11 +75,14 @@ class Blocks:
     ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None without a
     collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
     A_j, ``root`` (p, p) a root of ``within`` with a column of zeros for each direction that is not there, and ``df`` n
-    less the ranks of Z and of X beside it: for ``direct``.
+    less the ranks of Z and of X beside it: for ``direct``; ``weigh`` (q, q, R) and
+    ``moments`` are for the start; ``cells`` as of ``small.cells_of_factor``.
     """
 
     K: Array
+    A: Array
     B: Array
+    X: Array
     counts: Array
     within: Array
     whiten: Array
@@ -72,7 +92,10 @@ class Blocks:
     rank: Array
     df: Any
     root: Array
+    weigh: Array
+    moments: Moments
     structure: Structure
+    cells: tuple[tuple[int, int], ...] | None
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["b", "rest", "xy", "yy", "beta0"], meta_fields=[])
@@ -140,15 +163,17 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
             np.array(rows),
             np.array([np.flatnonzero(r if r.any() else m)[0] for r, m in zip(rows, members, strict=True)]),
         )
-        B_R, K_R, rank = np.einsum("rj,jap->rap", rotate, B), K[at], rank[at]
+        B_R, K_R, W_R, rank = np.einsum("rj,jap->rap", rotate, B), K[at], whiten[at], rank[at]
         counts, others = np.array(counts, float), np.array(others, float)
         members = np.array(members)
     else:
         rotate = members = None
-        B_R, K_R, counts, others = B, K, np.ones(J), np.zeros(J)
+        B_R, K_R, W_R, counts, others = B, K, whiten, np.ones(J), np.zeros(J)
     shared: Any = dict(
         K=np.ascontiguousarray(np.moveaxis(K_R, 0, -1)),
+        A=np.ascontiguousarray(np.moveaxis(K_R @ np.swapaxes(K_R, 1, 2), 0, -1)),
         B=np.ascontiguousarray(np.moveaxis(B_R, 0, -1)),
+        X=np.ascontiguousarray(np.moveaxis(np.swapaxes(W_R, 1, 2) @ B_R, 0, -1)),
         counts=counts,
         within=XX,
         whiten=np.ascontiguousarray(np.moveaxis(whiten, 0, -1)),
@@ -158,8 +183,10 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
         rank=rank.astype(float),
         df=np.asarray(df),
         root=U * np.sqrt(np.where(left, v, 0.0)),
+        weigh=np.ascontiguousarray(np.moveaxis(level_weights(K_R @ np.swapaxes(K_R, 1, 2)) @ K_R, 0, -1)),
+        moments=moment_equations(A, np.ones(J), float(gram.n_obs), s),
     )
-    return jax.device_put(Blocks(**shared, structure=s))
+    return jax.device_put(Blocks(**shared, structure=s, cells=cells_of_factor(s)))
 
 
 def patterns(A: np.ndarray) -> np.ndarray:
@@ -182,6 +209,7 @@ def block_data(stats: Statistics, shared: Blocks) -> BlockData:
         square = [[shared.members @ (b[a] * b[c]) for c in range(a + 1)] for a in range(q)]
         mine = _pattern_sums(rotated, shared)
         rest = jnp.stack([jnp.stack([square[max(a, c)][min(a, c)] for c in range(q)]) for a in range(q)]) - mine
+        rest = cholesky(rest)
         b = rotated
     xy = stats.xy - jnp.sum(shared.B[:, :, :, None] * b[:, None], axis=(0, 2))
     return BlockData(b, rest, xy, yy, stats.beta0)
@@ -201,124 +229,132 @@ def _pattern_sums(b: Array, shared: Blocks) -> Array:
 def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value:
     """Deviance, gradient and Hessian at theta (m, L) as to Z_s; keeps beta_s, sigma² and M_X^-1."""
     s = shared.structure
-    p, q, m, L = s.p, s.chain[0], len(theta), theta.shape[-1]
-    R = shared.K.shape[-1]
-    D, dD, d2D = _directions(theta, s)
-    levels = [[shared.K[a, b][:, None] for b in range(q)] for a in range(q)]
-    Dm = [[D[a, b][None] for b in range(q)] for a in range(q)]
-    KDK = times(transpose(levels), times(Dm, levels))
-    S = [[KDK[a][b] + (1.0 if a == b else 0.0) for b in range(q)] for a in range(q)]
-    det, Sinv = invert(S)
-    counts = shared.counts[:, None]
+    p, q, L = s.p, s.chain[0], theta.shape[-1]
+    R, counts, cells = shared.K.shape[-1], shared.counts[:, None], shared.cells or _every_cell(q)
 
     def total(x: Array) -> Array:
         return jnp.sum(jnp.broadcast_to(x, (R, L)), axis=0)
 
-    B = [[*(shared.B[a, c][:, None] for c in range(p)), data.b[a]] for a in range(q)]
-    SB = times(Sinv, B)
-    logdet = total(counts * jnp.log(det))
-    C = [[total(dot([r[c] for r in B], [r[d] for r in SB])) for d in range(c + 1)] for c in range(p + 1)]
+    K = [[shared.K[a, b][:, None] for b in range(q)] for a in range(q)]
+    A = [[shared.A[a, b][:, None] for b in range(q)] for a in range(q)]
+    X = [[shared.X[a, c][:, None] for c in range(p)] for a in range(q)]
+    lam = _entries(scaled_factors(theta, s)[0], cells)
+    lA = _product(transpose(lam), A)
+    M = _product(transpose(lam), transpose(lA))
+    det, M_inverse = invert([[M[a][b] + (1.0 if a == b else 0.0) for b in range(q)] for a in range(q)])
+    F = times(M_inverse, lA)
+    H = _symmetric(lambda i, k: A[i][k] - dot([r[i] for r in lA], [r[k] for r in F]), q)
+    # the columns of y: the response, and of the levels that a pattern stands for a root of their cross-product
+    Y = [[data.b[a]] for a in range(q)]
     if data.rest is not None:
-        rest = [[data.rest[a, b] for b in range(q)] for a in range(q)]
-        C[p][p] = C[p][p] + total(dot([x for r in Sinv for x in r], [x for r in rest for x in r]))
+        Y = [[*Y[a], *(data.rest[a, k] for k in range(q))] for a in range(q)]
+    U = times(M_inverse, _product(transpose(lam), times(K, Y)))
+    lU = times(transpose(K), _product(lam, U))
+    E = [[Y[a][k] - lU[a][k] for k in range(len(Y[a]))] for a in range(q)]
+    G = times(K, E)
+    UX, GX = (times(F, X), times(H, X)) if p else ([[] for _ in range(q)], [[] for _ in range(q)])
+    logdet = total(counts * jnp.log(det))
+    C = [[total(dot([r[c] for r in X], [r[d] for r in GX])) for d in range(c + 1)] for c in range(p)]
+    C.append([total(sum(shared.B[a, c][:, None] * E[a][0] for a in range(q))) for c in range(p)])  # pyright: ignore
+    C[p].append(total(sum(x * x for r in (*E, *U) for x in r)))  # pyright: ignore
     yy = data.yy + C[p][p]
     n = gram.n_obs
     df, log_X = n, jnp.zeros(L, theta.dtype)
-    M_inverse, beta, pwrss = jnp.zeros((0, 0, L), theta.dtype), jnp.zeros((0, L), theta.dtype), yy
+    X_inverse, beta, pwrss = jnp.zeros((0, 0, L), theta.dtype), jnp.zeros((0, L), theta.dtype), yy
     if p:
-        M = jnp.stack([jnp.stack([shared.within[c, d] + C[max(c, d)][min(c, d)] for d in range(p)]) for c in range(p)])
+        M_X = jnp.stack(
+            [jnp.stack([shared.within[c, d] + C[max(c, d)][min(c, d)] for d in range(p)]) for c in range(p)]
+        )
         right = jnp.stack([data.xy[c] + C[p][c] for c in range(p)])
-        Linv = BLOCKS.inverse_root(M)
-        M_inverse = BLOCKS.gram(Linv)
+        Linv = BLOCKS.inverse_root(M_X)
+        X_inverse = BLOCKS.gram(Linv)
         half = jnp.sum(Linv * right[None], axis=1)
-        beta = jnp.sum(M_inverse * right[None], axis=1)
+        beta = jnp.sum(X_inverse * right[None], axis=1)
         pwrss = yy - jnp.sum(half * half, axis=0)
         if s.reml:
             df = n - p
             log_X = -2 * jnp.sum(jnp.log(jnp.stack([Linv[c, c] for c in range(p)])), axis=0) - 2 * gram.logdet_T
     value = logdet + df * (1 + jnp.log(2 * jnp.pi * pwrss / df)) + log_X - gram.sum_log_weights
 
-    # ------------------------------------------------------------ derivatives by D
+    # ------------------------------------------------------------ derivatives by the entries of λ
     kappa = df / pwrss
-    G = times(levels, SB)
-    e = [G[a][p] - sum((G[a][c] * beta[c] for c in range(p)), 0.0) for a in range(q)]
-    H = times(levels, times(Sinv, transpose(levels)))
-    ee = [[e[a] * e[b] for b in range(a + 1)] for a in range(q)]
-    if data.rest is not None:
-        KS = times(levels, Sinv)
-        spread = times(KS, times(rest, transpose(KS)))
-        ee = [[ee[a][b] + spread[a][b] for b in range(a + 1)] for a in range(q)]
-    pairs = lower_pairs(q)
-    P = [total(ee[a][b]) for a, b in pairs]
-    slope = [total(counts * H[a][b]) - kappa * P[i] for i, (a, b) in enumerate(pairs)]
-    Y = {(a, b): 2 * kappa * ee[a][b] - counts * H[a][b] for a, b in pairs}
+    e = [G[i][0] - sum((GX[i][c] * beta[c] for c in range(p)), 0.0) for i in range(q)]
+    u = [U[c][0] - sum((UX[c][d] * beta[d] for d in range(p)), 0.0) for c in range(q)]
+    es, us = [[e[i], *G[i][1:]] for i in range(q)], [[u[c], *U[c][1:]] for c in range(q)]
+    scaled = [[kappa * x for x in r] for r in us]
+    ee = _symmetric(lambda i, k: kappa * dot(es[i], es[k]), q)
+    uu = _symmetric(lambda c, f: dot(scaled[c], us[f]), q)
+    eu = [[dot(es[i], scaled[c]) for c in range(q)] for i in range(q)]
+    moved = [total(eu[i][c]) for i, c in cells]
     if s.reml and p:
-        GM = [[sum(G[a][d] * M_inverse[d, c] for d in range(p)) for c in range(p)] for a in range(q)]
-        GMG = {(a, b): dot(GM[a], G[b][:p]) for a, b in pairs}
-        slope = [slope[i] - total(GMG[pair]) for i, pair in enumerate(pairs)]
-        Y = {pair: Y[pair] + 2 * GMG[pair] for pair in pairs}
-    cross = {(i, k): total(H[i[0]][i[1]] * Y[k]) for i in pairs for k in pairs}
-
-    by_pair = {pair: i for i, pair in enumerate(pairs)}
-    cells = [(a, b) for a in range(q) for b in range(q)]
-
-    def along(values: list, d: Array) -> Array:
-        return sum(values[sym_index(a, b)] * d[a, b] for a, b in cells)  # pyright: ignore
-
-    def sym_index(a: int, b: int) -> int:
-        return by_pair[max(a, b), min(a, b)]
-
-    g = [along(slope, dD[i]) for i in range(m)]
-    moved = [along(P, dD[i]) for i in range(m)]
-    Ge = {(a, b): jnp.stack([total(G[a][c] * e[b]) for c in range(p)]) for a, b in cells} if p else {}
-    u: list[Any] = [sum(Ge[a, b] * dD[i][a, b] for a, b in cells) for i in range(m)] if p else []
-    Mu = [jnp.sum(M_inverse * x[None], axis=1) for x in u]
-    W = _widths(G, dD, total, p, q, m) if s.reml and p else []
-    MW = [jnp.sum(M_inverse[:, :, None] * x[None], axis=1) for x in W]
-    rows: list[list[Any]] = [[None] * m for _ in range(m)]
-    for i in range(m):
-        # tr(H dD_i Y dD_k) = Σ H_bc dD_i[c, d] Y_da dD_k[a, b]
-        part = {
-            (a, b): sum(
-                dD[i][c, d] * cross[(max(b, c), min(b, c)), (max(d, a), min(d, a))] for c in range(q) for d in range(q)
-            )
-            for a, b in cells
-        }
-        for k in range(i + 1):
-            x = sum(part[a, b] * dD[k][a, b] for a, b in cells) - kappa**2 / df * moved[i] * moved[k]
-            x = x + along(slope, d2D[i][k])
+        GM, UM = ([[sum(r[d] * X_inverse[d, c] for d in range(p)) for c in range(p)] for r in x] for x in (GX, UX))
+        ee = _symmetric(lambda i, k, ee=ee: ee[i][k] + dot(GM[i], GX[k]), q)
+        uu = _symmetric(lambda c, f, uu=uu: uu[c][f] + dot(UM[c], UX[f]), q)
+        eu = [[eu[i][c] + dot(GM[i], UX[c]) for c in range(q)] for i in range(q)]
+    slope = [[counts * F[c][i] - eu[i][c] for c in range(q)] for i in range(q)]
+    inner = _symmetric(lambda i, k: counts * H[i][k] - ee[i][k], q)
+    g = [2 * total(slope[i][c]) for i, c in cells]
+    h = [jnp.stack([total(UX[c][d] * e[i] + u[c] * GX[i][d]) for d in range(p)]) for i, c in cells] if p else []
+    Xh = [jnp.sum(X_inverse * x[None], axis=1) for x in h]
+    W = [_width(UX[c], GX[i], total, p) for i, c in cells] if s.reml and p else []
+    XW = [jnp.sum(X_inverse[:, :, None] * x[None], axis=1) for x in W]
+    rows: list[list[Any]] = [[None] * len(cells) for _ in cells]
+    for a, (i, c) in enumerate(cells):
+        for b, (k, f) in enumerate(cells[: a + 1]):
+            each = M_inverse[c][f] * inner[i][k] + uu[c][f] * H[i][k] - F[c][k] * slope[i][f] + F[f][i] * eu[k][c]
+            x = 2 * total(each) - 4 / df * moved[a] * moved[b]
             if p:
-                x = x - 2 * kappa * jnp.sum(u[i] * Mu[k], axis=0)
+                x = x - 2 * kappa * jnp.sum(h[a] * Xh[b], axis=0)
             if s.reml and p:
-                x = x - jnp.sum(MW[i] * jnp.swapaxes(MW[k], 0, 1), axis=(0, 1))
-            rows[i][k] = rows[k][i] = x
-    hessian = jnp.stack([jnp.stack(r) for r in rows])
-    return Value(value, jnp.stack(g), hessian, (beta, pwrss / df, M_inverse))
+                x = x - jnp.sum(XW[a] * jnp.swapaxes(XW[b], 0, 1), axis=(0, 1))
+            rows[a][b] = rows[b][a] = x
+    gradient, hessian = jnp.stack(g), jnp.stack([jnp.stack(r) for r in rows])
+    if shared.cells is None:
+        gradient, hessian = _by_theta(theta, gradient, hessian, s)
+    return Value(value, gradient, hessian, (beta, pwrss / df, X_inverse))
 
 
-def _widths(G: Matrix, dD: list, total: Any, p: int, q: int, m: int) -> list[Array]:
-    """W_i = Σ G'dD_i G (p, p, L) of each parameter."""
-    GG = {(a, c, b, d): total(G[a][c] * G[b][d]) for a in range(q) for b in range(q) for c in range(p) for d in range(p)
-          if (a, c) >= (b, d)}  # fmt: skip
-
-    def entry(i: int, c: int, d: int) -> Any:
-        return sum(
-            dD[i][a, b] * GG[(a, c, b, d) if (a, c) >= (b, d) else (b, d, a, c)] for a in range(q) for b in range(q)
-        )
-
-    return [jnp.stack([jnp.stack([entry(i, c, d) for d in range(p)]) for c in range(p)]) for i in range(m)]
+def _symmetric(entry: Any, n: int) -> Matrix:
+    """From (a, b) -> the entry of a symmetric matrix there."""
+    rows = [[entry(a, b) for b in range(a + 1)] for a in range(n)]
+    return [[rows[max(a, b)][min(a, b)] for b in range(n)] for a in range(n)]
 
 
-def _directions(theta: Array, s: Structure) -> tuple[Array, list[Array], list[list[Array]]]:
-    """D = lam lam' (q, q, L), its first and second derivatives by theta."""
+def _entries(lam: Array, cells: tuple[tuple[int, int], ...]) -> list[list[Any]]:
+    """λ entry by entry, None where it has a zero that is known beforehand."""
+    q = len(lam)
+    return [[lam[i, c] if (i, c) in cells else None for c in range(q)] for i in range(q)]
 
-    def covariance(t: Array) -> Array:
-        lam = scaled_factors(t, s)[0]
-        return jnp.sum(lam[:, None] * lam[None], axis=2)
+
+def _product(A: list[list[Any]], B: Matrix) -> Matrix:
+    """AB, where A may have None for zero."""
+    rows = [[(x, B[k]) for k, x in enumerate(row) if x is not None] for row in A]
+    return [[sum(x * r[j] for x, r in row) for j in range(len(B[0]))] for row in rows]  # pyright: ignore
+
+
+def _width(U: list[Array], G: list[Array], total: Any, p: int) -> Array:
+    """Σ U'G + G'U (p, p, L) of one entry of λ."""
+    x = jnp.stack([jnp.stack([total(U[a] * G[b]) for b in range(p)]) for a in range(p)])
+    return x + jnp.swapaxes(x, 0, 1)
+
+
+def _every_cell(q: int) -> tuple[tuple[int, int], ...]:
+    return tuple((i, c) for i in range(q) for c in range(q))
+
+
+def _by_theta(theta: Array, g: Array, H: Array, s: Structure) -> tuple[Array, Array]:
+    """Derivatives by the q² entries of λ -> by theta, of which they are any function."""
+
+    def entries(t: Array) -> Array:
+        return scaled_factors(t, s)[0].reshape(-1, *t.shape[1:])
 
     def first(t: Array) -> list[Array]:
-        return [jax.jvp(covariance, (t,), (e,))[1] for e in units]
+        return [jax.jvp(entries, (t,), (e,))[1] for e in units]
 
     units = [jnp.zeros_like(theta).at[i].set(1.0) for i in range(len(theta))]
-    second = [jax.jvp(first, (theta,), (e,))[1] for e in units]
-    return covariance(theta), first(theta), second
+    J = jnp.stack(first(theta))
+    second = jnp.stack([jnp.stack(jax.jvp(first, (theta,), (e,))[1]) for e in units])
+    bent = jnp.einsum("ikcl,cl->ikl", second, g, precision="highest")
+    return jnp.einsum("icl,cl->il", J, g, precision="highest"), bent + jnp.einsum(
+        "ial,abl,kbl->ikl", J, H, J, precision="highest"
+    )

@@ -114,7 +114,7 @@ def draw_statistics(keys: tuple[Array, Array], parameters: Any, shared: Blocks) 
         for a in range(q):
             A = A.at[a, a].set(diagonal[a])
         FA = jnp.einsum("abr,bcrl->acrl", F, A)
-        rest = jnp.einsum("acrl,bcrl->abrl", FA, FA) * (shared.others > 0)[:, None]
+        rest = FA * (shared.others > 0)[:, None]
     g = drawn[at : at + p] * (jnp.sum(shared.root**2, axis=0) > 0)[:, None]
     xy = sigma * shared.root @ g
     yy = sigma**2 * (jnp.sum(g * g, axis=0) + chi.squared(shared.df[None])[0])

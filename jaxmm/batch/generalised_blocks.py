@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch import generalised_lanes as common
@@ -17,8 +16,8 @@ from jaxmm.batch.lanes import Lanes, Value
 from jaxmm.batch.laplace_blocks import value_and_derivatives
 from jaxmm.batch.laplace_table import Kept, Own, Table, modes_from_zero
 from jaxmm.batch.problem import Found
-from jaxmm.estimate_glmm import is_doubtful, second_start
 from jaxmm.rows import Rows
+from jaxmm.start_glmm import second_start
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["rows", "table", "harmless"], meta_fields=[])
@@ -56,11 +55,12 @@ class GeneralisedBlocks:
     def evaluate(self, theta: Array, data: Own, kept: Kept) -> Value:
         return value_and_derivatives(theta, data, kept, self.table)
 
-    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        return is_doubtful(status, theta, self.rows)
+    def doubtful(self, s: Lanes) -> Array:
+        return common.doubtful(s, self.rows)
 
-    def restart(self, theta: Array) -> Array:
-        return second_start(theta, theta, self.rows, jnp)
+    def again(self, s: Lanes) -> tuple[Array, Kept]:
+        psi = second_start(s.theta, self.rows, jnp)
+        return psi, Kept(psi, common.from_zero_where_failed(s.kept.u, s), jnp.zeros_like(s.kept.slope))
 
     def outcome(self, s: Lanes, data: Own) -> Any:
         return s.theta, Value(s.value, s.gradient, s.hessian, None), s.status

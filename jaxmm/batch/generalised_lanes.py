@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.lanes import Lanes, Value, eigh
@@ -23,14 +22,13 @@ from jaxmm.estimate_glmm import (
     final_status,
     first_guess,
     gradient_and_mode,
-    is_doubtful,
-    second_start,
     value_and_derivatives,
 )
 from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
 from jaxmm.rows import Rows
 from jaxmm.solver.spd import UNROLLED
+from jaxmm.start_glmm import ends_at_boundary, second_start
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies"], meta_fields=[])
@@ -99,11 +97,12 @@ class GeneralisedLanes:
 
         return Value(*jax.vmap(one, -1, -1)(theta, data, u))
 
-    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        return is_doubtful(status, theta, self.rows)
+    def doubtful(self, s: Lanes) -> Array:
+        return doubtful(s, self.rows)
 
-    def restart(self, theta: Array) -> Array:
-        return second_start(theta, theta, self.rows, jnp)
+    def again(self, s: Lanes) -> tuple[Array, Any]:
+        u, found = s.kept
+        return second_start(s.theta, self.rows, jnp), (from_zero_where_failed(u, s), found)
 
     def outcome(self, s: Lanes, data: RowData) -> Any:
         return s.theta, s.kept[0], s.status, data
@@ -111,7 +110,8 @@ class GeneralisedLanes:
     def found(self, outcome: Any) -> Found:
         psi, u, status, data = outcome
         at = self.derivatives(psi, data, u, True)
-        return generalised_found(psi, at, status, self.rows)
+        psi = psi + jnp.where(status == Status.CONVERGED, small_step(at, self.rows), 0.0)
+        return generalised_found(psi, self.derivatives(psi, data, at.kept[0], True), status, self.rows)
 
 
 # ---------------------------------------------------------------- what blocks have in common with it
@@ -137,6 +137,16 @@ def refuse(y: Array, rows: Rows) -> Array:
     return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
 
 
+def doubtful(s: Lanes, rows: Rows) -> Array:
+    """(L,) as in ``estimate_glmm.estimate_on_host``."""
+    return (s.status != Status.CONVERGED) | ends_at_boundary(s.theta, rows.structure, jnp)
+
+
+def from_zero_where_failed(u: Any, s: Lanes) -> Any:
+    """The modes (.., L) for a second search to begin with."""
+    return jax.tree.map(lambda x: jnp.where(s.status == Status.CONVERGED, x, 0.0), u)
+
+
 def lane(data: RowData, rows: Rows) -> Rows:
     """The rows of one lane."""
     return replace(rows, y=data.y, log_constant=data.constant, copies=data.copies)
@@ -144,6 +154,16 @@ def lane(data: RowData, rows: Rows) -> Rows:
 
 def start(data: RowData, rows: Rows) -> Array:
     return jax.vmap(lambda d: first_guess(lane(d, rows)), -1, -1)(data)
+
+
+def small_step(at: Value, rows: Rows) -> Array:
+    """Newton's (k, L) from derivatives ``at`` a point close to the end, zero where that is not finite."""
+
+    def one(H, g):
+        return -0.5 * covariance_matrix(H, rows.structure.p, jnp) @ g
+
+    step = jax.vmap(one, -1, -1)(at.hessian, at.gradient)
+    return jnp.where(jnp.all(jnp.isfinite(step), axis=0), step, 0.0)
 
 
 def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found:

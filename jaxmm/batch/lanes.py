@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.optimize import KICK, MAX_KICKS, MU_STEPS, SETTLED, Control, Status
+from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, SETTLED, Control, Status, decrease
 
 RUNNING = -1
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
@@ -37,7 +37,8 @@ class Value(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """The state of the search; ``fresh`` marks lanes that have not been evaluated yet."""
+    """The state of the search; ``fresh`` marks lanes that have not been evaluated yet, ``bar`` is the value that a
+    second search must come below."""
 
     theta: Array
     value: Array
@@ -53,6 +54,7 @@ class Lanes(NamedTuple):
     kicks: Array
     closing: Array
     fresh: Array
+    bar: Array
     status: Array
 
 
@@ -158,7 +160,7 @@ def rank_one(H: Array, s: Array, y: Array) -> Array:
 
 
 # ---------------------------------------------------------------- the search
-def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
+def begin(theta: Array, hessian: Array, kept: Any, bar: Array | None = None) -> Lanes:
     """Lanes at ``theta`` (m, L), not yet evaluated; ``kept`` an example of what is, ``hessian`` (m, m, L) a first guess
     (used where the problem gives none)."""
     L = theta.shape[-1]
@@ -178,6 +180,7 @@ def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
         kicks=jnp.zeros(L, jnp.int32),
         closing=jnp.zeros(L, bool),
         fresh=jnp.ones(L, bool),
+        bar=zero + jnp.inf if bar is None else bar,
         status=jnp.full(L, RUNNING, jnp.int32),
     )
 
@@ -232,7 +235,8 @@ def advance(
         & jnp.all(jnp.isfinite(hessian), axis=(0, 1))
     )
     noise = rounding * (jnp.abs(at.value) + 1.0) * m
-    ratio = jnp.where(s.fresh, 0.5, (s.value - at.value + noise) / (s.predicted + noise))
+    gain = decrease(jnp, s.value, at.value, s.gradient, at.gradient, trial - s.theta)
+    ratio = jnp.where(s.fresh, 0.5, (gain + noise) / (s.predicted + noise))
     # the closing step is shorter than rounding of the value can tell
     accept = finite & ((ratio > 1e-4) | (s.closing & (at.value <= s.value + 1e3 * noise)))
     new = (trial, at.value, at.gradient, hessian, at.kept)
@@ -246,7 +250,9 @@ def advance(
     largest = jnp.max(jnp.abs(H), axis=(0, 1))
     saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
     settled = (step.decrement <= SETTLED * tolerance) | ~accept | polished
-    ended = ~saddle & ((near & settled) | s.closing)
+    # a second search that comes to no lower minimum, as ``optimize.search_again``
+    lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= -1e-6 * largest)
+    ended = ~saddle & ((near & settled) | s.closing | lost)
     stuck = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2, axis=0)))
     status = jnp.where(s.iteration >= control.max_iterations, Status.MAX_ITERATIONS, RUNNING)
     status = jnp.where(
@@ -269,6 +275,7 @@ def advance(
         kicks=s.kicks + saddle.astype(jnp.int32),
         closing=near & ~saddle,
         fresh=jnp.zeros_like(s.fresh),
+        bar=s.bar,
         status=status,
     )
     return choose(s.status == RUNNING, after, s)

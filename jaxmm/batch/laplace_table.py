@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
-from jaxmm.batch.small import Matrix, dot, invert, lower_pairs, times, transpose, unpacked
-from jaxmm.objective.density import as_phi, two_derivatives
-from jaxmm.objective.mode import MAX_ITERATIONS, RESCUE, SLACK, TOLERANCE
+from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
+from jaxmm.objective.density import Terms, as_phi, two_derivatives
+from jaxmm.objective.mode import MAX_ITERATIONS, SEEKING, SLACK, TOLERANCE, pull_inside, safe_level
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure
@@ -88,7 +88,7 @@ def can_have_table(rows: Rows) -> bool:
         return False
     q, r = s.chain[0], s.p + s.chain[0]
     columns = (q + len(lower_pairs(q))) * (r + 1) + s.p + len(lower_pairs(s.p))
-    return columns * rows.weights.size <= MAX_PRODUCTS and _cells(s) is not None
+    return columns * rows.weights.size <= MAX_PRODUCTS and cells_of_factor(s) is not None
 
 
 def make_table(rows: Rows) -> Table:
@@ -104,21 +104,8 @@ def make_table(rows: Rows) -> Table:
     by_level = (product(one), product(Z), product(zz), product(Z, r), product(zz, r))
     by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
     products = Products(*by_level, product(X), product(xx))  # pyright: ignore
-    cells = _cells(rows.structure)
+    cells = cells_of_factor(rows.structure)
     return Table(X, Z, offset, trials, products, rows.structure, rows.family, cells)  # pyright: ignore
-
-
-def _cells(s: Structure) -> tuple[tuple[int, int], ...] | None:
-    """The entry (row, column) of λ that each element of theta is; None where it is another function of theta."""
-    out = []
-    for k in range(s.num_theta):
-        lam = scaled_factors(np.eye(s.num_theta)[k], s)[0]  # pyright: ignore
-        at = np.argwhere(np.asarray(lam))
-        if len(at) != 1 or np.asarray(lam)[tuple(at[0])] != 1.0:
-            return None
-        out.append((int(at[0][0]), int(at[0][1])))
-    total = np.asarray(scaled_factors(2.0 * np.ones(s.num_theta), s)[0])  # pyright: ignore
-    return tuple(out) if total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) else None
 
 
 # ---------------------------------------------------------------- the modes
@@ -156,15 +143,12 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
 def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
     """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step.
 
-    Where a link has an edge, as in ``objective.mode``: a step to the least-squares fit of the mean response's linear
-    predictor where neither the start nor u = 0 has a density, and NaN where that has none either.
+    As ``objective.mode``, also in how parts without density are led inside.
     """
-    s, q, edge = t.structure, len(t.Z), t.family.has_edge
+    s, q = t.structure, len(t.Z)
     lam, log_phi = factor(psi, s), psi[s.p + s.num_theta :]
-    if edge:
-        one = t.products.one[:, 0, :, None]
-        mean = jnp.sum(one * y, axis=(0, 1)) / jnp.sum(one * t.trials[..., None], axis=(0, 1))
-        target = t.family.link.link(jnp.clip(mean, *t.family.mean_range))
+    weights = jnp.swapaxes(t.products.one, 1, 2)
+    level = safe_level(y, weights, t.trials[..., None], t.family) if t.family.has_edge else None
 
     def body(state):
         u, step, value, closing, clip, iteration = state
@@ -173,28 +157,26 @@ def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
         log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
         now = jnp.sum(trial * trial, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
         ok = jnp.isfinite(now) & (now <= value + SLACK * (jnp.abs(now) + 1.0))
-        if (astray := t.family.link.astray(y, eta)) is not None:
-            ok &= ~jnp.any(astray, axis=1)
+        lost = ~ok & (iteration == 0)
+        prior, given_up = trial, False
+        if level is not None:
+            seeking = ~jnp.isfinite(now) & ~jnp.isfinite(value) & ~lost
+            given_up = seeking & (iteration >= SEEKING)
+            _, d1, W = pull_inside(Terms(log_p, d1, -d2), eta, level, seeking[:, None])
+            prior, ok, d2 = jnp.where(seeking[:, None], 0.0, trial), ok | seeking, -W
         W = jnp.where(clip[:, None], jnp.maximum(-d2, 0.0), -d2)
-        if edge:
-            nowhere = ~ok & jnp.isinf(value)
-            rescued, given_up = nowhere & (iteration == 1), nowhere & (iteration > 1)
-            W = jnp.where(rescued[:, None], RESCUE, W)
-            d1 = jnp.where(rescued[:, None], RESCUE * (target - eta), d1)
         _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
         pull = sums(t.products.z, d1)
-        right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - trial[:, c] for c in range(q)]
+        right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - prior[:, c] for c in range(q)]
         newton = [dot(row, right) for row in inverse]
         decrement = dot(right, newton)
         good = jnp.isfinite(decrement) & (decrement >= 0)
-        near = ok & good & (decrement <= TOLERANCE)
-        lost = ~ok & (iteration == 0)
-        full, kept = ok & good, jnp.where(lost[:, None], 0.0, u)
-        if edge:
-            near, full, kept = near | given_up, full | rescued, jnp.where(given_up[:, None], jnp.nan, kept)
-        after = jnp.where(full[:, None], jnp.stack(newton, axis=1), jnp.where((ok | lost)[:, None], 0.0, step / 2))
+        near = (ok & good & (decrement <= TOLERANCE)) | given_up
+        after = jnp.where(
+            (ok & good)[:, None], jnp.stack(newton, axis=1), jnp.where((ok | lost)[:, None], 0.0, step / 2)
+        )
         return (
-            jnp.where((closing | ~ok)[:, None], kept, trial),
+            jnp.where((closing | ~ok)[:, None], jnp.where(lost[:, None], 0.0, u), trial),
             jnp.where(closing[:, None], step, after),
             jnp.where(ok & ~closing, now, value),
             closing | near,

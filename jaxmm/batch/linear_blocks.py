@@ -8,16 +8,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.blocks import BlockData, Blocks, block_data, evaluate
-from jaxmm.batch.lanes import Lanes, Value
-from jaxmm.batch.linear_lanes import linear_found, linear_outcome, nothing_linear, refuse
+from jaxmm.batch.lanes import Lanes, Value, eigh
+from jaxmm.batch.linear_lanes import (
+    doubtful_linear,
+    linear_found,
+    linear_outcome,
+    nothing_linear,
+    refuse,
+    second_linear,
+)
 from jaxmm.batch.problem import Found
+from jaxmm.batch.small import cholesky, dot
 from jaxmm.batch.statistics import ResponseMap, statistics
 from jaxmm.gram import Gram
 from jaxmm.solver.spd import UNROLLED
+from jaxmm.start import LARGEST_SD, LEAST_SD, error_variance
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["gram", "by", "harmless", "blocks"], meta_fields=[])
@@ -35,7 +43,7 @@ class LinearBlocks:
     @property
     def library(self) -> frozenset[str]:
         large = self.gram.structure.p > UNROLLED
-        return frozenset({"start", "evaluate"} if large else {"start"})
+        return frozenset({"start", "evaluate"} if large else ())
 
     @property
     def rows_of_theta(self) -> list:
@@ -48,24 +56,26 @@ class LinearBlocks:
         return refuse(y, self.by)
 
     def start(self, data: BlockData) -> Array:
-        """Moments: the whitened columns of y have the variance 1 + k'Dk over sigma², on average over levels."""
-        s, K = self.gram.structure, self.blocks.K
-        q = len(K)
-        counts = self.blocks.counts + 0.0
-        levels = jnp.sum(counts)
-        square = jnp.sum(K * K, axis=0)  # (q, R): of each direction
-        seen = jnp.sum(data.b**2, axis=(0, 1))
-        if data.rest is not None:
-            seen = seen + sum(jnp.sum(data.rest[a, a], axis=0) for a in range(q))  # pyright: ignore
-        rank = jnp.sum(jnp.where(self.blocks.others > 0, self.blocks.others * self.blocks.rank, 0.0)) + jnp.sum(
-            self.blocks.rank
-        )
-        sigma2 = jnp.maximum(data.yy / jnp.maximum(self.blocks.df, 1.0), 1e-30)
-        excess = jnp.maximum(seen / sigma2 - rank, 0.0)
-        weight = jnp.sum(jnp.sum(square, axis=0) * counts) / levels
-        sd = jnp.clip(jnp.sqrt(excess / levels / jnp.maximum(weight, 1e-300)), 0.05, 20.0)
-        eye: list[Any] = [t.covariance.from_factor(jnp.eye(t.covariance.q), jnp) for t in s.terms]
-        return jnp.concatenate(eye)[:, None] * sd
+        """Joint moments, as ``start.joint_start``."""
+        s, shared, q = self.gram.structure, self.blocks, len(self.blocks.K)
+        n, L = self.gram.n_obs, data.yy.shape[-1]
+        columns = [data.b] if data.rest is None else [data.b, *(data.rest[:, k] for k in range(q))]
+        total = jnp.maximum(data.yy + sum(jnp.sum(y * y, axis=(0, 1)) for y in columns), 1e-300)
+        sigma2 = error_variance(data.yy, total, n, shared.moments.df, jnp)
+        S = jnp.zeros((q, q, L))
+        for y in columns:
+            h = [dot([w[:, None] for w in row], list(y)) for row in shared.weigh]
+            S = S + jnp.stack([jnp.stack([jnp.sum(a * b, axis=0) for b in h]) for a in h])
+        left = (S / sigma2 - shared.moments.noise[:, :, None]).reshape(q * q, L)
+        D = jnp.einsum("ij,jl->il", shared.moments.solve, left, precision="highest").reshape(q, q, L)
+        w, Q = eigh(0.5 * (D + jnp.swapaxes(D, 0, 1)))
+        root = Q * jnp.clip(jnp.sqrt(jnp.maximum(w, 0.0)), LEAST_SD, LARGEST_SD)
+        rows = [root[t.at : t.at + t.covariance.q] for t in s.terms]
+        theta: list[Any] = [
+            t.covariance.from_lower(cholesky(jnp.sum(own[:, None] * own[None], axis=2)))
+            for t, own in zip(s.terms, rows, strict=True)
+        ]
+        return jnp.concatenate(theta)
 
     def prepare(self, theta: Array, data: BlockData) -> Any:
         return nothing_linear(self.gram.structure, data.yy)
@@ -78,11 +88,11 @@ class LinearBlocks:
         beta, sigma2, M_inverse = at.kept
         return at._replace(kept=(beta + data.beta0, sigma2, M_inverse))
 
-    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        return np.zeros(len(status), bool)
+    def doubtful(self, s: Lanes) -> Array:
+        return doubtful_linear(s, self.gram)
 
-    def restart(self, theta: Array) -> Array:
-        return theta
+    def again(self, s: Lanes) -> tuple[Array, Any]:
+        return second_linear(s, self.gram), s.kept
 
     def outcome(self, s: Lanes, data: Any) -> Any:
         return linear_outcome(s)

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.alike import Alike
@@ -25,7 +24,7 @@ from jaxmm.gram import Gram
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Status
-from jaxmm.start import moment_start
+from jaxmm.start import has_few_levels, moment_start, on_boundary, second_theta
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
@@ -44,6 +43,17 @@ def refuse(y: Array, by: ResponseMap) -> Array:
     status = jnp.where(lost, Status.NOT_FINITE, status)
     status = jnp.where(jnp.all(y == y[0], axis=0), Status.NO_VARIATION, status)
     return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
+
+
+def doubtful_linear(s: Lanes, gram: Gram) -> Array:
+    """(L,) as in ``estimate.estimate_on_host``."""
+    if not has_few_levels(gram):
+        return jnp.zeros(s.status.shape, bool)
+    return (s.status != Status.NOT_FINITE) & on_boundary(s.theta, gram.structure, jnp)
+
+
+def second_linear(s: Lanes, gram: Gram) -> Array:
+    return jnp.broadcast_to(jnp.asarray(second_theta(gram.structure), s.theta.dtype)[:, None], s.theta.shape)
 
 
 def linear_outcome(s: Lanes) -> Any:
@@ -136,11 +146,11 @@ class LinearLanes:
         value, g, kept = jax.vmap(one, -1, -1)(theta, data)
         return Value(value, g, None, kept)
 
-    def doubtful(self, status: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        return np.zeros(len(status), bool)
+    def doubtful(self, s: Lanes) -> Array:
+        return doubtful_linear(s, self.gram)
 
-    def restart(self, theta: Array) -> Array:
-        return theta
+    def again(self, s: Lanes) -> tuple[Array, Any]:
+        return second_linear(s, self.gram), s.kept
 
     def outcome(self, s: Lanes, data: Any) -> Any:
         return linear_outcome(s)

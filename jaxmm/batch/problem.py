@@ -75,13 +75,12 @@ class Problem(Protocol):
 
     def evaluate(self, theta: Array, data: Any, kept: Any) -> Value: ...
 
-    def doubtful(self, status: Any, theta: Any) -> Any:
-        """(L,) which lanes that ended at theta (m, L) may have missed a better end, and search a second time; on the
-        host."""
+    def doubtful(self, s: Lanes) -> Array:
+        """(L,) whether a search that has ended there should be made once more."""
         ...
 
-    def restart(self, theta: Array) -> Array:
-        """(m, L) where they begin again."""
+    def again(self, s: Lanes) -> tuple[Array, Any]:
+        """Where the second search begins, from where the first one has ended: theta (m, L) and what is kept."""
         ...
 
     def outcome(self, s: Lanes, data: Any) -> Any:

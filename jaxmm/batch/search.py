@@ -19,18 +19,19 @@ from jaxmm.batch.direct import DirectlySimulated, draw_statistics
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
 from jaxmm.batch.responses import Responses, check_rows
-from jaxmm.estimate_glmm import better
-from jaxmm.optimize import Control, Status
+from jaxmm.optimize import LOWER, Control, Status
 
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
 # as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
 LIBRARY = threading.Lock()
+REFUSED = (Status.INVALID, Status.NO_VARIATION)  # which no search will change
 STEPS = 2  # of the search in one call of the program
 
 
 # ---------------------------------------------------------------- the compiled programs
 @partial(Program, static_argnums=(2,))
-def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[Lanes, Any]:
+def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[tuple[Lanes, Any], Any]:
+    """Lanes and data after some steps, and which lanes to search once more if they have ended."""
     lanes, data = both
 
     def step(_, lanes):
@@ -42,7 +43,17 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[Lan
             problem.polished,
         )
 
-    return jax.lax.fori_loop(0, STEPS, step, lanes), data
+    lanes = jax.lax.fori_loop(0, STEPS, step, lanes)
+    return (lanes, data), problem.doubtful(lanes)
+
+
+@Program
+def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any]:
+    """The lanes of the mask (L,) at the start of a second search."""
+    lanes, data = both
+    theta, kept = problem.again(lanes)
+    bar = jnp.where(lanes.status == Status.CONVERGED, lanes.value, jnp.inf)
+    return choose(mask, begin(theta, problem.guess(theta), kept, bar), lanes), data
 
 
 @Program
@@ -78,14 +89,6 @@ def _refill(both: tuple[Lanes, Any], pool: tuple[Lanes, Any], at: Any) -> tuple[
 
 
 @Program
-def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any]:
-    """The lanes of the mask (L,) at the beginning of their second search."""
-    lanes, data = both
-    start = problem.restart(lanes.theta)
-    return choose(mask, begin(start, problem.guess(start), problem.prepare(start, data)), lanes), data
-
-
-@Program
 def _found(problem: Any, outcome: Any) -> Found:
     return problem.found(outcome)
 
@@ -117,24 +120,23 @@ class PartSearch:
     def run(self, source: Responses, first: int, size: int) -> tuple[Found, np.ndarray]:
         """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
         self.source, self.first, self.size, self.read = source, first, size, 0
-        self.waiting, self.count, self.results = [], 0, None
-        self.first_ends = {}  # replicate -> where the first of its two searches ended
+        self.waiting, self.count, self.results, self.before = [], 0, None, {}
         both = self._next_pool()
         index = self.index.copy()  # the replicate in each lane, -1 where there is none
         self.index[:] = -1
         spare = None  # a pool that is being handed out
         while True:
-            both = self._advance(both)
+            both, doubtful = self._advance(both)
             self.tick(0)  # which ends the search where it has been interrupted
-            ended = (np.asarray(both[0].status) != RUNNING) & (index >= 0)
+            status = np.asarray(both[0].status)
+            ended = (status != RUNNING) & (index >= 0)
+            again = ended & np.asarray(doubtful) & ~np.isin(status, REFUSED)
+            again[again] = [k not in self.before for k in index[again]]
             if ended.any():
-                again = self._doubtful(both[0], ended, index)
-                if again.any():
-                    self._keep(both, again, index)
-                    both = self._call(False, _again, self.problem, both, again)
-                    ended &= ~again
-                self._record(both, ended, index[ended])
-                index[ended] = -1
+                self._record(both, ended, again, index)
+                index[ended & ~again] = -1
+            if again.any():
+                both = self._call(False, _again, self.problem, both, again)
             while (empty := np.flatnonzero(index < 0)).size:
                 if spare is None or not (self.index >= 0).any():
                     if self.read >= size:
@@ -151,7 +153,7 @@ class PartSearch:
                     self._work_out(self.count)
                 return self.results  # pyright: ignore
 
-    def _advance(self, both: tuple[Lanes, Any]) -> tuple[Lanes, Any]:
+    def _advance(self, both: tuple[Lanes, Any]) -> tuple[tuple[Lanes, Any], Any]:
         return self._call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
 
     def _next_pool(self) -> tuple[Lanes, Any]:
@@ -174,38 +176,26 @@ class PartSearch:
         check_rows(y, len(self.problem.harmless))
         return _filled(y, self.width), None if copies is None else _filled(copies, self.width)
 
-    def _doubtful(self, lanes: Lanes, ended: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """(L,) which of the lanes that have ended their first search make a second one."""
-        again = np.zeros(self.width, bool)
-        again[ended] = self.problem.doubtful(np.asarray(lanes.status)[ended], np.asarray(lanes.theta)[:, ended])
-        return again & ~np.isin(index, list(self.first_ends))
+    def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
+        """Lanes that have ended join those before them; as soon as there are L, their results are worked out.
 
-    def _ends(self, both: tuple[Lanes, Any], which: np.ndarray) -> tuple[Any, Any]:
-        """Of the lanes of a mask what is found at the end, with the iterations; their status and deviance."""
+        Those that are searched ``again`` are put aside, and come to the others with the better of their two ends.
+        """
         lanes, data = both
-        ends = self.problem.outcome(lanes, data), lanes.iteration, lanes.status, lanes.value
-        outcome, *more = jax.tree.map(lambda x: np.asarray(x)[..., which], ends)
-        return (outcome, more[0]), more[1:]
-
-    def _keep(self, both: tuple[Lanes, Any], again: np.ndarray, index: np.ndarray) -> None:
-        """Where the first searches of the lanes of a mask ended, lane by lane."""
-        ends = self._ends(both, again)
-        for place, replicate in enumerate(index[again]):
-            self.first_ends[replicate] = jax.tree.map(lambda x, k=place: x[..., k], ends)
-
-    def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, index: np.ndarray) -> None:
-        """Lanes that have ended join those before them; as soon as there are L, their results are worked out."""
-        outcome, (status, value) = self._ends(both, ended)
-        for place, replicate in enumerate(index):
-            if replicate in self.first_ends:
-                first, (first_status, first_value) = self.first_ends[replicate]
-                outcome[1][place] += first[1]
-                if not better(status[place], value[place], first_status, first_value):
-                    for whole, x in zip(jax.tree.leaves(outcome[0]), jax.tree.leaves(first[0]), strict=True):
-                        whole[..., place] = x
-        self.waiting.append((index, outcome))
-        self.count += len(index)
-        self.tick(len(index))
+        ends = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration, lanes.value, lanes.status))
+        for lane in np.flatnonzero(again):
+            self.before[index[lane]] = jax.tree.map(lambda x, lane=lane: x[..., lane].copy(), ends)
+        done = np.flatnonzero(ended & ~again)
+        chosen = jax.tree.map(lambda x: x[..., done], ends[:2])
+        for k, lane in enumerate(done):
+            if index[lane] in self.before:
+                first = self.before.pop(index[lane])
+                second = jax.tree.map(lambda x, lane=lane: x[..., lane], ends)
+                for whole, x in zip(jax.tree.leaves(chosen), jax.tree.leaves(_better(first, second)), strict=True):
+                    whole[..., k] = x
+        self.waiting.append((index[done], chosen))
+        self.count += len(done)
+        self.tick(len(done))
         while self.count >= self.width:
             self._work_out(self.width)
 
@@ -222,6 +212,16 @@ class PartSearch:
             whole[..., index[:count]] = x[..., :count]
         self.waiting = [(index[count:], jax.tree.map(lambda x: x[..., count:], both))]
         self.count -= count
+
+
+def _better(first: Any, second: Any) -> Any:
+    """Outcome and iterations of the better of two ends (outcome, iterations, value, status), as in
+    ``optimize.search_again``; one that has converged is better than one that has not."""
+    failed, converged = first[3] != Status.CONVERGED, second[3] == Status.CONVERGED
+    lower = second[2] < first[2] - LOWER
+    if (failed and converged) or (lower and (converged or failed)):
+        return second[0], first[1] + second[1]
+    return first[:2]
 
 
 def _filled(x: Any, width: int) -> Any:

@@ -120,31 +120,18 @@ class Family:
         return 2 * jnp.maximum(gain, 0.0) * (jnp.ravel(phi)[0] if self.has_scale else 1.0)
 
     # ------------------------------------------------------------ derived
-    @property
-    def has_edge(self) -> bool:
-        """Whether some eta have no mean in the family's range, or are on another branch of the link."""
-        if self.mean_range[0] == -float("inf"):
-            return False
-        with jax.ensure_compile_time_eval():
-            return not self.link.unit_free or (self.mean_range[1] < 1 and float(self.link.inverse(30.0)) > 1)
-
-    @property
-    def dispersion_sign(self) -> float:
-        """1 where a larger (first) phi is a larger variance, -1 where it is a smaller one, 0 without phi."""
-        if not self.num_phi:
-            return 0.0
-        if self.has_scale:
-            return 1.0
-        mean, trials = (0.5, 10.0) if self.mean_range[1] < 1 else (1.0, 1.0)
-        with jax.ensure_compile_time_eval():
-            phis = (np.full(self.num_phi, x) if self.num_phi > 1 else x for x in (1.0, 2.0))
-            low, high = (float(self.variance(mean, phi, trials)) for phi in phis)
-        return float(np.sign(high - low))
-
     def density(self, y, eta, phi, trials: Any = 1.0) -> Array:
         """``log_density`` with or without trials; -inf where eta has no mean."""
         value = self.log_density(y, eta, phi, trials) if self.has_trials else self.log_density(y, eta, phi)
-        return inside(value)
+        return inside(jnp.where(self.link.allows(y, eta), value, -jnp.inf))
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether some eta have no mean in the family's range."""
+        if not self.link.unit_free:
+            return True
+        with jax.ensure_compile_time_eval():
+            return self.mean_range[1] < 1 and float(self.link.inverse(30.0)) > 1
 
     def saturated(self, y, phi, trials: Any = 1.0) -> Array:
         """The maximum of ``density`` over eta for each y: Newton steps, the best of their halves.

@@ -8,9 +8,9 @@ not lower h is halved; where M is not positive definite (W may be negative for l
 step is made with the negative weights set to zero.  Newton's last step is taken without looking: it squares what
 error is left.
 
-Where a link has an edge (``Family.has_edge``) neither the start nor u = 0 may have a density.  Then one step leads to
-the least-squares fit of a linear predictor that is the same in all rows, that of the mean response: it has one wherever
-the effects can make up for what Xβ lacks.  A part that is not reached so has no mode; its u is NaN.
+A link with an edge gives some rows no density at some u, perhaps at every u that is known.  Such a part first seeks a u
+where all of its rows have one: each step is the shortest that brings the rows without density to the link of the mean
+response, as far as one step can (projections onto what they allow, one after the other; Gubin, Polyak & Raik 1967).
 
 ``attach`` gives û its derivatives.  From dh/du = 0, dû = -M^-1 d(u - Λ'Z'w dlog p/dη), a linear solve that is itself
 differentiable (``lax.custom_linear_solve``), so that derivatives of every order follow and none goes through the loop.
@@ -34,8 +34,9 @@ from jaxmm.solver.elimination import Eliminated, eliminate, solve
 
 TOLERANCE = 1e-9  # of the Newton decrement, per part; the closing step leaves about its square
 MAX_ITERATIONS = 100
-RESCUE = 1e6  # the weight of a row in the step that leads to where there is a density: the prior counts little
 SLACK = 1e-11  # relative rise of h that counts as rounding
+SEEKING = 20  # iterations until a part in which no u gives all rows a density is given up
+PULL = 1e8  # weight of a row without density while one is sought, relative to the square of where it should go
 
 
 class Point(NamedTuple):
@@ -92,6 +93,21 @@ class Parts:
         return tuple(jnp.where(self.to_levels(f, chosen), x, y) for f, (x, y) in enumerate(zip(a, b, strict=True)))
 
 
+def safe_level(y: Array, weights: Array, trials: Array, family: Any) -> Array:
+    """The link of the mean of y (n, m, ..): an eta where every row has a density."""
+    mean = jnp.sum(weights * y, axis=(0, 1)) / jnp.sum(weights * trials, axis=(0, 1))
+    return family.link.link(jnp.clip(mean, *family.mean_range))
+
+
+def pull_inside(t: Terms, eta: Array, level: Array, seeking: Array) -> Terms:
+    """The terms where, in parts that are ``seeking`` (by row), rows without density are drawn to ``level`` and the
+    others let go."""
+    k = PULL / jnp.maximum(level * level, 1e-300)
+    lost = ~jnp.isfinite(t.log_density)
+    score = jnp.where(seeking, jnp.where(lost, k * (level - eta), 0.0), t.score)
+    return Terms(t.log_density, score, jnp.where(seeking, jnp.where(lost, k, 0.0), t.W))
+
+
 class _State(NamedTuple):
     u: tuple[Array, ...]
     step: tuple[Array, ...]
@@ -109,12 +125,6 @@ class Mode(NamedTuple):
     iterations: Array
 
 
-def level_of_mean(rows: Rows) -> Array:
-    """The linear predictor of the mean response."""
-    mean = jnp.sum(rows.weights * rows.y) / jnp.sum(rows.weights * rows.trials)
-    return rows.family.link.link(jnp.clip(mean, *rows.family.mean_range))
-
-
 def zero_effects(rows: Rows, xp: Any = jnp) -> tuple[Any, ...]:
     """u = 0, where every search may begin; ``xp`` is numpy, which compiles nothing, or jax.numpy."""
     s = rows.structure
@@ -126,9 +136,11 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
     """û from ``start``; a constant to every derivative."""
     point, rows, start = jax.lax.stop_gradient((point, rows, start))
     parts, fixed = Parts(rows), fixed_part(point, rows)
-    dtype, edge = rows.y.dtype, rows.family.has_edge
+    dtype = rows.y.dtype
     rounding = float(jnp.finfo(dtype).eps) / float(jnp.finfo(jnp.float64).eps)
     tolerance, slack = TOLERANCE * max(1.0, rounding / 1e3), SLACK * max(1.0, rounding)
+    has_edge = rows.family.has_edge
+    level = safe_level(rows.y, rows.weights, rows.trials, rows.family) if has_edge else None
 
     def body(s: _State) -> _State:
         trial = tuple(u + d for u, d in zip(s.u, s.step, strict=True))
@@ -136,28 +148,26 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
         t: Terms = apart(lambda e: terms(e, point.log_phi, rows), eta)
         value = parts.dot(trial, trial) - 2 * parts.of_rows(t.log_density)
         ok = jnp.isfinite(value) & (value <= s.value + slack * (jnp.abs(value) + 1.0))
-        if (astray := rows.family.link.astray(rows.y, eta)) is not None:
-            ok &= parts.of_rows(jnp.where(astray, 1.0, 0.0)) == 0
-        W, score = jnp.where(parts.to_rows(s.clip), jnp.maximum(t.W, 0.0), t.W), t.score
-        nowhere = ~ok & jnp.isinf(s.value)  # no point with a density is known yet
-        rescued, given_up = (nowhere & (s.iteration == 1), nowhere & (s.iteration > 1)) if edge else (none, none)
-        if edge:
-            here = parts.to_rows(rescued)
-            W, score = jnp.where(here, RESCUE, W), jnp.where(here, RESCUE * (target - eta), score)
+        lost = ~ok & (s.iteration == 0)  # a start out of the family's reach: from zero then
+        zero = tuple(jnp.zeros_like(x) for x in trial)
+        prior, given_up = trial, False
+        if level is not None:
+            seeking = ~jnp.isfinite(value) & ~jnp.isfinite(s.value) & ~lost
+            given_up = seeking & (s.iteration >= SEEKING)
+            t = pull_inside(t, eta, level, parts.to_rows(seeking))
+            prior, ok = parts.where(seeking, zero, trial), ok | seeking
+        W = jnp.where(parts.to_rows(s.clip), jnp.maximum(t.W, 0.0), t.W)
         gram = rows.gram(W)
-        pull = effects_transposed(point.lams, rows.pull(score))
-        right = tuple(x - u for x, u in zip(pull, trial, strict=True))
+        pull = effects_transposed(point.lams, rows.pull(t.score))
+        right = tuple(x - u for x, u in zip(pull, prior, strict=True))
         newton = solve(eliminate(point.lams, gram), point.lams, gram, right)
         decrement = parts.dot(right, newton)
         good = jnp.isfinite(decrement) & (decrement >= 0)
         near = (ok & good & (decrement <= tolerance)) | given_up
-        lost = ~ok & (s.iteration == 0)  # a start out of the family's reach: from zero then
-        zero = tuple(jnp.zeros_like(x) for x in trial)
         shorter = tuple(0.5 * x for x in s.step)
-        step = parts.where((ok & good) | rescued, newton, parts.where(ok | lost, zero, shorter))
-        kept = parts.where(given_up, tuple(jnp.full_like(x, jnp.nan) for x in trial), parts.where(lost, zero, s.u))
+        step = parts.where(ok & good, newton, parts.where(ok | lost, zero, shorter))
         return _State(
-            u=parts.where(s.closing | ~ok, kept if edge else parts.where(lost, zero, s.u), trial),
+            u=parts.where(s.closing | ~ok, parts.where(lost, zero, s.u), trial),
             step=parts.where(s.closing, s.step, step),
             value=jnp.where(ok & ~s.closing, value, s.value),
             closing=s.closing | near,
@@ -167,7 +177,6 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
 
     many = parts.of_rows(jnp.zeros_like(rows.y))
     none = jnp.zeros(many.shape, bool)
-    target = level_of_mean(rows) if edge else 0.0
     state = _State(start, tuple(jnp.zeros_like(u) for u in start), many + jnp.inf, none, none, jnp.zeros((), jnp.int32))
     s = jax.lax.while_loop(lambda s: ~jnp.all(s.closing) & (s.iteration < MAX_ITERATIONS), body, state)
     closing = parts.where(s.closing, s.step, tuple(jnp.zeros_like(x) for x in s.step))
