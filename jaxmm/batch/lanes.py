@@ -23,7 +23,6 @@ RUNNING = -1
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
 POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
-SHORTER = 0.1  # of ``SETTLED`` there: the last step changes a standard error by about twice the root of the decrement
 PATIENCE = 1e3  # times the tolerance is near enough where no step lowers the value any more
 
 
@@ -216,8 +215,8 @@ def advance(
 ) -> Lanes:
     """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value; ``rows`` as in ``retract``.
 
-    ``polished``: a step with the exact Hessian follows the search, which may then end ``POLISH`` times as far away, and
-    takes no last step of its own where it has no exact Hessian.
+    ``polished``: a step with the exact Hessian follows the search, which may then end ``POLISH`` times as far away and
+    takes no last step of its own.
     """
     m = len(s.theta)
     rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
@@ -250,9 +249,7 @@ def advance(
     near = step.decrement <= tolerance
     largest = jnp.max(jnp.abs(H), axis=(0, 1))
     saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
-    settled = (step.decrement <= SETTLED * tolerance * (SHORTER if polished else 1.0)) | ~accept
-    if at.hessian is None and polished:
-        settled = near
+    settled = (step.decrement <= SETTLED * tolerance) | ~accept | polished
     # a second search that comes to no lower minimum, as ``optimize.search_again``
     lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= -1e-6 * largest)
     ended = ~saddle & ((near & settled) | s.closing | lost)
