@@ -28,7 +28,7 @@ class GeneralisedBlocks:
     rows: Rows
     table: Table
     harmless: Array
-    polished = True
+    polished = False
     temporaries = 6
     library = frozenset({"start", "found"})
 
