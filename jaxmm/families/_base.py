@@ -9,6 +9,7 @@ from ``link.log_mu`` and ``link.log_1m_mu`` in terms that do not cancel (see ``_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import jax
@@ -115,10 +116,7 @@ class Family:
     @property
     def has_edge(self) -> bool:
         """Whether some eta have no mean in the family's range."""
-        if not self.link.unit_free:
-            return True
-        with jax.ensure_compile_time_eval():
-            return self.mean_range[1] < 1 and float(self.link.inverse(30.0)) > 1
+        return not self.link.unit_free or (self.mean_range[1] < 1 and _exceeds_one(self.link))
 
     def saturated(self, y, phi, trials: Any = 1.0) -> Array:
         """The maximum of ``density`` over eta for each y: Newton steps, the best of their halves.
@@ -160,3 +158,10 @@ def whole(y) -> np.ndarray:
     """Whether each y is a whole number from 0."""
     with np.errstate(invalid="ignore"):
         return np.isfinite(y) & (y >= 0) & (np.asarray(y) == np.round(y))
+
+
+@cache
+def _exceeds_one(link: Any) -> bool:
+    """Whether the link has means above one; to be asked once outside ``vmap``, in which no number is known."""
+    with jax.ensure_compile_time_eval():
+        return float(link.inverse(30.0)) > 1

@@ -100,8 +100,8 @@ def safe_level(y: Array, weights: Array, trials: Array, family: Any) -> Array:
 
 
 def pull_inside(t: Terms, eta: Array, level: Array, seeking: Array) -> Terms:
-    """The terms where, in parts that are ``seeking`` (by row), rows without density are drawn to ``level`` and the others
-    let go."""
+    """The terms where, in parts that are ``seeking`` (by row), rows without density are drawn to ``level`` and the
+    others let go."""
     k = PULL / jnp.maximum(level * level, 1e-300)
     lost = ~jnp.isfinite(t.log_density)
     score = jnp.where(seeking, jnp.where(lost, k * (level - eta), 0.0), t.score)
