@@ -359,8 +359,8 @@ class Inverse(Link):
 class Sqrt(Link):
     """mu = eta^2, eta > 0 where y > 0.
 
-    At y = 0 the log density rises to its maximum at eta = 0 and falls again, like -eta^2.  Rows of y = 0 lie there
-    often, and an end of the range at 0 would leave them, and with them the likelihood, without derivatives.
+    At y = 0 the log density rises to its maximum at eta = 0 and falls again, like -eta^2.  Rows of y = 0 often lie
+    there, and an end of the range at 0 would leave them, and with them the likelihood, without derivatives.
     """
 
     name = "sqrt"
