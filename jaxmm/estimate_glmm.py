@@ -109,19 +109,23 @@ value_only = Program(_value_only, _size, (3,))
 
 
 def objective(rows: Rows, n_agq: int) -> Objective:
-    """The criterion on the host: NumPy in, NumPy out; every mode is searched from the last one."""
-    last: list[tuple[Array, ...]] = [zero_effects(rows)]
+    """The criterion on the host: NumPy in, NumPy out; every mode is searched from the one at the lowest value so far.
+
+    Not from the last one: a step that is refused may have gone where h has another minimum, and the same psi would then
+    have another value than before.
+    """
+    lowest: list[Any] = [np.inf, zero_effects(rows)]
 
     def gradient(psi):
-        value, g, mode = gradient_only(psi, rows, last[0], n_agq)
-        if np.isfinite(value):
-            last[0] = mode.u
+        value, g, mode = gradient_only(psi, rows, lowest[1], n_agq)
+        if -np.inf < value <= lowest[0]:
+            lowest[:] = value, mode.u
         return float(value), np.asarray(g), mode
 
     def hessian(psi):
-        value, g, H, mode = derivatives(psi, rows, last[0], n_agq, is_large(rows))
-        if np.isfinite(value):
-            last[0] = mode.u
+        value, g, H, mode = derivatives(psi, rows, lowest[1], n_agq, is_large(rows))
+        if -np.inf < value <= lowest[0]:
+            lowest[:] = value, mode.u
         return float(value), np.asarray(g), np.asarray(H), mode
 
     return Objective(gradient, hessian, dear=rows.structure.rest_size > DEAR_REST)
@@ -163,27 +167,25 @@ LOWER = 1e-6  # of the deviance: another minimum, not the same one reached again
 
 
 def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search:
-    """The better one of ``found`` and a search from the second start (``start_glmm``).
+    """``found``, or what a search from the second start (``start_glmm``) finds, if that has converged and is better.
 
-    The second search goes to its end only where it leads lower.  One that has converged is better than one that has
-    not, unless the latter is lower and its value is to be trusted: where h has several minima the modes depend on where
-    they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
+    The second search goes to its end only where it leads lower.  A search that has failed is taken for worse, however low
+    it came, unless its value is the same with the modes searched from zero: where h has several minima they depend on
+    where they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
     """
     criterion = objective(rows, n_agq)
     rough = dataclasses.replace(control, tolerance=max(control.tolerance, ROUGH))
     other = minimise(criterion, second_start(found.theta, rows), rough)
-    failed = found.status != Status.CONVERGED
-    if failed and np.isfinite(found.value) and other.status == Status.CONVERGED:
-        again = objective(rows, n_agq).hessian(found.theta)[0]  # the modes from zero
-        failed = not abs(again - found.value) <= LOWER * (1.0 + abs(again))
-        if failed:
-            found = found._replace(value=np.inf)
-    if not other.value < found.value - LOWER:
+    if other.status != Status.CONVERGED:
         return found
-    if other.status == Status.CONVERGED:
+    level = found.value
+    if found.status != Status.CONVERGED:
+        again = objective(rows, n_agq).hessian(found.theta)[0]
+        level = level if abs(again - level) <= LOWER * (1.0 + abs(again)) else np.inf
+    if other.value < level - LOWER:
         other = minimise(criterion, other.theta, control)
-    if other.status == Status.CONVERGED or found.status != Status.CONVERGED:
-        return other._replace(iterations=found.iterations + other.iterations)
+        if other.status == Status.CONVERGED:
+            return other._replace(iterations=found.iterations + other.iterations)
     return found
 
 
