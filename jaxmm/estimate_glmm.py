@@ -108,23 +108,30 @@ value_only = Program(_value_only, (3,), _size)
 
 
 def objective(rows: Rows, n_agq: int) -> Objective:
-    """The criterion on the host: NumPy in, NumPy out; every mode is searched from the last one."""
-    last: list[tuple[Any, ...]] = [zero_effects(rows, np)]
+    """The criterion on the host: NumPy in, NumPy out; every mode is searched from the one at the lowest value so far.
+
+    Not from the last one: a step that is refused may have gone where h has another minimum, and the same psi would then
+    have another value than before.
+    """
+    lowest: list[Any] = [np.inf, zero_effects(rows, np)]
     s, large = rows.structure, is_large(rows)
     like = np.zeros(s.p + s.num_theta + rows.family.num_phi)
-    first, second = gradient_only.bind(like, rows, last[0], n_agq), derivatives.bind(like, rows, last[0], n_agq, large)
+    u = lowest[1]
+    first, second = gradient_only.bind(like, rows, u, n_agq), derivatives.bind(like, rows, u, n_agq, large)
+
+    def keep(value: float, mode: Mode) -> None:
+        if -np.inf < value <= lowest[0]:
+            lowest[:] = value, mode.u
 
     def gradient(psi):
-        value, g, mode = first(psi, rows, last[0], n_agq)
-        if np.isfinite(value):
-            last[0] = mode.u
-        return float(value), np.asarray(g), mode
+        value, g, mode = first(psi, rows, lowest[1], n_agq)
+        keep(value := float(value), mode)
+        return value, np.asarray(g), mode
 
     def hessian(psi):
-        value, g, H, mode = second(psi, rows, last[0], n_agq, large)
-        if np.isfinite(value):
-            last[0] = mode.u
-        return float(value), np.asarray(g), np.asarray(H), mode
+        value, g, H, mode = second(psi, rows, lowest[1], n_agq, large)
+        keep(value := float(value), mode)
+        return value, np.asarray(g), np.asarray(H), mode
 
     return Objective(gradient, hessian, dear=rows.structure.rest_size > DEAR_REST)
 
@@ -165,27 +172,25 @@ LOWER = 1e-6  # of the deviance: another minimum, not the same one reached again
 
 
 def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search:
-    """The better one of ``found`` and a search from the second start (``start_glmm``).
+    """``found``, or what a search from the second start (``start_glmm``) finds, if that has converged and is better.
 
-    The second search goes to its end only where it leads lower.  One that has converged is better than one that has
-    not, unless the latter is lower and its value is to be trusted: where h has several minima the modes depend on where
-    they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
+    The second search goes to its end only where it leads lower.  A search that has failed is taken for worse, however low
+    it came, unless its value is the same with the modes searched from zero: where h has several minima they depend on
+    where they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
     """
     criterion = objective(rows, n_agq)
     rough = dataclasses.replace(control, tolerance=max(control.tolerance, ROUGH))
     other = minimise(criterion, second_start(found.theta, rows), rough)
-    failed = found.status != Status.CONVERGED
-    if failed and np.isfinite(found.value) and other.status == Status.CONVERGED:
-        again = objective(rows, n_agq).hessian(found.theta)[0]  # the modes from zero
-        failed = not abs(again - found.value) <= LOWER * (1.0 + abs(again))
-        if failed:
-            found = found._replace(value=np.inf)
-    if not other.value < found.value - LOWER:
+    if other.status != Status.CONVERGED:
         return found
-    if other.status == Status.CONVERGED:
+    level = found.value
+    if found.status != Status.CONVERGED:
+        again = objective(rows, n_agq).hessian(found.theta)[0]
+        level = level if abs(again - level) <= LOWER * (1.0 + abs(again)) else np.inf
+    if other.value < level - LOWER:
         other = minimise(criterion, other.theta, control)
-    if other.status == Status.CONVERGED or found.status != Status.CONVERGED:
-        return other._replace(iterations=found.iterations + other.iterations)
+        if other.status == Status.CONVERGED:
+            return other._replace(iterations=found.iterations + other.iterations)
     return found
 
 
