@@ -175,8 +175,8 @@ def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search
     """``found``, or what a search from the second start (``start_glmm``) finds, if that has converged and is better.
 
     The second search goes to its end only where it leads lower.  A search that has failed is taken for worse, however
-    low it came, unless its value is the same with the modes searched from zero: where h has several minima they depend on
-    where they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
+    low it came, unless its value is the same with the modes searched from zero: where h has several minima they depend
+    on where they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
     """
     criterion = objective(rows, n_agq)
     rough = dataclasses.replace(control, tolerance=max(control.tolerance, ROUGH))
