@@ -46,6 +46,13 @@ class AnyOf(Link):
             return getattr(LINKS[self.names[0]], what)(*args)
         return jax.lax.switch(self.index, [getattr(LINKS[n], what) for n in self.names], *args)
 
+    def link(self, mu):
+        return self._of("link", mu)
+
+    def allows(self, y, eta):
+        each = [lambda y, eta, n=n: jnp.broadcast_to(LINKS[n].allows(y, eta), jnp.shape(eta)) for n in self.names]
+        return jax.lax.switch(self.index, each, y, eta)
+
     def inverse(self, eta):
         return self._of("inverse", eta)
 
