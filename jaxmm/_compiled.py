@@ -149,8 +149,9 @@ class Elementwise:
     def __init__(self, function: Callable):
         self.program = Program(function, (0,))
 
-    def __call__(self, of: Any, *arrays: Any) -> np.ndarray:
+    def __call__(self, of: Any, *arrays: Any, shared: tuple[Any, ...] = ()) -> np.ndarray:
+        """``shared``: what all elements have in common; the function takes it after the object."""
         values = np.broadcast_arrays(*[np.asarray(x, float) for x in arrays])
         shape, size = values[0].shape, values[0].size
         flat = [filled(x.ravel(), bucket(max(size, SHORT)), x.flat[-1] if size else 1.0) for x in values]
-        return np.asarray(self.program(of, *flat))[:size].reshape(shape)
+        return np.asarray(self.program(of, *shared, *flat))[:size].reshape(shape)

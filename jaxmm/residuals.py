@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
 
-_variance = Elementwise(lambda family, mu, phi: family.variance(mu, phi))
-_unit_deviance = Elementwise(lambda family, y, mu, phi, trials: family.unit_deviance(y, mu, phi, trials))
+_variance = Elementwise(lambda family, phi, mu: family.variance(mu, phi))
+_unit_deviance = Elementwise(lambda family, phi, y, mu, trials: family.unit_deviance(y, mu, phi, trials))
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])  # dμ/dη
 
 
@@ -44,10 +44,10 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
     phi = fit.model.likelihood.phi(fit.estimates)
     with computing(fit.model.device), np.errstate(invalid="ignore", divide="ignore"):
         if kind == "pearson":
-            root = np.sqrt(weights * trials / _variance(family, mu, phi))
+            root = np.sqrt(weights * trials / _variance(family, mu, shared=(phi,)))
             values = np.where(values == 0, 0.0, values * root)  # V = 0 where a mean is at the end of its range
         elif kind == "deviance":
-            unit = _unit_deviance(family, d.y_all, mu, phi, trials)
+            unit = _unit_deviance(family, d.y_all, mu, trials, shared=(phi,))
             values = np.where(values == 0, 0.0, np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0)))
         else:
             values = values / _slope(family.link, link_of(fit, mu))

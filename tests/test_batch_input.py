@@ -30,7 +30,7 @@ def Y(sleep_reml):
 
 
 # ---------------------------------------------------------------- responses out of scale, starts far off
-@pytest.mark.parametrize("scale", [1e200, 1e-100, 1e-158, 1e-165, 1e-200])
+@pytest.mark.parametrize("scale", [1e200, 1e-158, 1e-165, 1e-200])
 def test_a_response_out_of_scale_is_not_called_constant(sleep_reml, Y, scale):
     Y = Y.copy()
     Y[1], Y[2] = scale * Y[1], 0.0
@@ -39,7 +39,7 @@ def test_a_response_out_of_scale_is_not_called_constant(sleep_reml, Y, scale):
     assert "rescale the response" in repr(batch[1])
 
 
-@pytest.mark.parametrize("scale", [1e-60, 1e140])
+@pytest.mark.parametrize("scale", [1e-100, 1e-60, 1e140])
 def test_a_response_on_an_unusual_scale_is_fitted(sleep_reml, Y, scale):
     usual, unusual = (mm.fit_many(sleep_reml, c * Y, **QUIET) for c in (1.0, scale))
     assert unusual.converged.all()
