@@ -20,7 +20,6 @@ EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
 
 _variance = Elementwise(lambda family, phi, mu: family.variance(mu, phi))
-_unit_deviance = Elementwise(lambda family, phi, y, mu, trials: family.unit_deviance(y, mu, phi, trials))
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])  # dμ/dη
 
 
@@ -47,7 +46,7 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
             root = np.sqrt(weights * trials / _variance(family, mu, shared=(phi,)))
             values = np.where(values == 0, 0.0, values * root)  # V = 0 where a mean is at the end of its range
         elif kind == "deviance":
-            unit = _unit_deviance(family, d.y_all, mu, trials, shared=(phi,))
+            unit = np.asarray(family.unit_deviance(jnp.asarray(d.y_all), jnp.asarray(mu), phi, jnp.asarray(trials)))
             values = np.where(values == 0, 0.0, np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0)))
         else:
             values = values / _slope(family.link, link_of(fit, mu))
