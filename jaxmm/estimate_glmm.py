@@ -22,7 +22,7 @@ from jaxmm.estimate import ZERO, change_theta, covariance_of_effects, no_tangent
 from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.quadrature import neg2_loglik
-from jaxmm.optimize import FLAT, Control, Objective, Search, Status, minimise, minimise_in_loop
+from jaxmm.optimize import FLAT, LOWER, ROUGH, Control, Objective, Search, Status, minimise, minimise_in_loop
 from jaxmm.rows import Rows
 from jaxmm.start_glmm import ends_at_boundary, second_start
 
@@ -165,10 +165,6 @@ def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> Gl
     if found.status != Status.CONVERGED or ends_at_boundary(found.theta, rows.structure):
         found = once_more(found, rows, control, n_agq)
     return finish(found, rows, n_agq)
-
-
-ROUGH = 1e-3  # tolerance of a second search, until it is seen to lead lower
-LOWER = 1e-6  # of the deviance: another minimum, not the same one reached again
 
 
 def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search:
