@@ -1,5 +1,6 @@
 """What fit_many, bootstrap, study and power cannot work with: each error names the argument and the remedy."""
 
+import gc
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import jaxmm as mm
+from jaxmm.batch import interrupts
 from jaxmm.batch.responses import ArrayResponses, Block
 from jaxmm.batch.setup import scaled_start
 from jaxmm.batch.truth import as_truth
@@ -245,6 +247,27 @@ def test_an_interrupt_ends_the_run_at_once(sleep_reml, Y, tmp_path):
     assert source.calls < 30, (source.calls, time.monotonic() - before)
     batch = mm.fit_many(sleep_reml, rows, batch=64, out=tmp_path, **QUIET)
     assert len(batch) == 512 and batch.converged.all()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_during_garbage_collection_is_remembered():
+    """What a callback of the collector raises is lost, KeyboardInterrupt too."""
+
+    def press(phase, info):
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(press)
+    try:
+        with interrupts.remembered() as check:
+            check()
+            gc.collect()
+            with pytest.raises(KeyboardInterrupt):
+                check()
+    finally:
+        gc.callbacks.remove(press)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # ---------------------------------------------------------------- bootstrap, study, power

@@ -112,7 +112,7 @@ def test_no_fit_of_many_ends_in_the_wrong_place_unflagged():
     assert missed == 0
 
 
-def test_which_ends_are_at_the_boundary_and_where_it_begins_again():
+def test_which_ends_are_at_the_boundary_and_where_it_begins_again(x64):
     model, _ = overdispersed((0,), "nbinom2")
     rows = model.arrays
     inside, boundary = np.array([0.1, 0.2, 0.5, 0.1, 0.4, 0.7]), np.array([0.1, 0.2, 0.5, 0.1, 1e-6, 0.7])

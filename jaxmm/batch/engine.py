@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmm._context import check_not_traced, computing
+from jaxmm.batch import interrupts
 from jaxmm.batch.direct import DirectlySimulated, design_of
 from jaxmm.batch.labels import label
 from jaxmm.batch.linear_blocks import LinearBlocks
@@ -229,15 +230,15 @@ class _Job:
             else:
                 store.write(batch, number, number + size)
 
-        with ThreadPoolExecutor(self.workers) as pool:
+        with interrupts.remembered() as check, ThreadPoolExecutor(self.workers) as pool:
             waiting: set[Future] = set()
             try:
                 for task in self._tasks(store, tick):
                     waiting.add(pool.submit(work, *task))
                     while len(waiting) >= 2 * self.workers:
-                        waiting = _still_running(waiting)
+                        waiting = _still_running(waiting, check)
                 while waiting:
-                    waiting = _still_running(waiting)
+                    waiting = _still_running(waiting, check)
             except BaseException as reason:
                 if not isinstance(reason, Exception):  # after Ctrl-C nobody waits for parts to be done
                     stop.set()
@@ -292,10 +293,11 @@ class _Job:
         }
 
 
-def _still_running(parts: set[Future]) -> set[Future]:
-    """What is left as soon as some have ended; raises what they raise."""
+def _still_running(parts: set[Future], check: Callable[[], None]) -> set[Future]:
+    """What is left as soon as some have ended; raises what they raise, and what ``check`` raises meanwhile."""
     ended: set[Future] = set()
     while not ended:
+        check()
         ended, parts = wait(parts, HEARING, FIRST_COMPLETED)
     for future in ended:
         future.result()
