@@ -334,8 +334,8 @@ def _product(A: list[list[Any]], B: Matrix) -> Matrix:
 
 def _width(U: list[Array], G: list[Array], total: Any, p: int) -> Array:
     """Σ U'G + G'U (p, p, L) of one entry of λ."""
-    x = jnp.stack([jnp.stack([total(U[a] * G[b]) for b in range(p)]) for a in range(p)])
-    return x + jnp.swapaxes(x, 0, 1)
+    x = _symmetric(lambda a, b: total(U[a] * G[b] + G[a] * U[b]), p)
+    return jnp.stack([jnp.stack(row) for row in x])
 
 
 def _every_cell(q: int) -> tuple[tuple[int, int], ...]:

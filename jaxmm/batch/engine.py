@@ -90,7 +90,8 @@ def fit_many(
     return job.run(out, progress, collect)
 
 
-WIDTHS = (64, 256, 1024, 4096)  # of a batch on a CPU: few, since each is compiled
+WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # of a batch on a CPU: few, since each is compiled
+FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
 CACHE = 1 << 22  # bytes that the data of a batch should fit in
 TABLE = 1 << 24  # bytes that its responses may take, once
 POOLS = 32  # of L lanes in a part: the last lanes of a part search alone
@@ -151,7 +152,7 @@ class _Job:
         each = self._bytes() * self.problem.temporaries
         rows = 8 * len(self.model.design.y)
         fits = [w for w in WIDTHS if w * each <= CACHE and w * rows <= TABLE] or [WIDTHS[0]]
-        wanted = fits[-1] if self.n is None else -(-self.n // workers)
+        wanted = fits[-1] if self.n is None else max(-(-self.n // (FILLINGS * workers)), 64)
         return next((w for w in fits if w >= wanted), fits[-1])
 
     def _width_on_accelerator(self) -> int:

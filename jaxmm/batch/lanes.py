@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, SETTLED, Control, Status, decrease
+from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, Control, Status, decrease
 
 RUNNING = -1
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
 POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
+SETTLED = 1e-3  # of the tolerance: one more step would change standard errors by some 1e-7 of themselves
 PATIENCE = 1e3  # times the tolerance is near enough where no step lowers the value any more
 
 
