@@ -21,8 +21,8 @@ LAYERS = (
     "inference.compare inference batch.files batch.multiplicity batch.replicate batch.result batch.responses "
     "batch.store batch.small batch.lanes batch.statistics batch.blocks batch.alike batch.problem batch.linear_lanes "
     "batch.linear_blocks batch.laplace_table batch.laplace_blocks batch.generalised_lanes batch.generalised_blocks "
-    "batch.draw batch.direct batch.search batch.setup batch.labels batch.engine studies.intervals studies.resample "
-    "studies.jackknife studies.bootstrap studies.montecarlo studies.hypotheses studies.study_result studies.study "
+    "batch.draw batch.direct batch.search batch.setup batch.labels batch.interrupts batch.engine studies.intervals "
+    "studies.resample studies.jackknife studies.bootstrap studies.montecarlo studies.hypotheses studies.study_result studies.study "
     "studies.designs studies.extending studies.smallest studies.curve studies.power studies batch plots datasets "
 ).split()
 

@@ -10,7 +10,6 @@ hardly moves its estimate.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
 POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
 SETTLED = 1e-3  # of the tolerance: one more step would change standard errors by some 1e-7 of themselves
+NEARER = 1e-2  # of the tolerance, where the last step is one with a Hessian that was learnt
 PATIENCE = 1e3  # times the tolerance is near enough where no step lowers the value any more
 
 
@@ -224,6 +224,7 @@ def advance(
     trial = retract(s.theta, s.move, rows)
     at = evaluate(trial, s.kept)
     hessian = at.hessian
+    exact = hessian is not None
     if hessian is None:
         hessian = jnp.where(s.fresh, s.hessian, rank_one(s.hessian, trial - s.theta, at.gradient - s.gradient))
         usable = jnp.all(jnp.isfinite(at.gradient), axis=0)
@@ -274,15 +275,9 @@ def advance(
         decrement=step.decrement,
         iteration=s.iteration + 1,
         kicks=s.kicks + saddle.astype(jnp.int32),
-        closing=near & ~saddle,
+        closing=near & ~saddle & (step.decrement <= (tolerance if exact else NEARER * tolerance)),
         fresh=jnp.zeros_like(s.fresh),
         bar=s.bar,
         status=status,
     )
     return choose(s.status == RUNNING, after, s)
-
-
-@partial(jax.jit, donate_argnums=())
-def replace(s: Lanes, fresh: Lanes, mask: Array) -> Lanes:
-    """The lanes of ``fresh`` where the mask is true."""
-    return choose(mask, fresh, s)
