@@ -23,7 +23,8 @@ LAYERS = (
     "batch.linear_blocks batch.laplace_table batch.laplace_blocks batch.generalised_lanes batch.generalised_blocks "
     "batch.draw batch.direct batch.search batch.setup batch.labels batch.interrupts batch.engine studies.intervals "
     "studies.resample studies.jackknife studies.bootstrap studies.montecarlo studies.hypotheses studies.study_result "
-    "studies.study studies.designs studies.extending studies.smallest studies.curve studies.power studies batch plots datasets "
+    "studies.study studies.designs studies.extending studies.smallest studies.curve studies.power studies batch plots "
+    "datasets"
 ).split()
 
 # function-level imports: what is optional or slow to import, and is needed by few
