@@ -219,6 +219,14 @@ def test_a_folder_that_is_removed_during_the_run(sleep_reml, Y, tmp_path):
 
 
 # ---------------------------------------------------------------- an end by the user
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as in a terminal: a shell lets what it runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupted(ArrayResponses):
     """Rows during whose reading the user presses Ctrl-C, once."""
 
@@ -234,7 +242,7 @@ class Interrupted(ArrayResponses):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_an_interrupt_ends_the_run_at_once(sleep_reml, Y, tmp_path):
+def test_an_interrupt_ends_the_run_at_once(sleep_reml, Y, tmp_path, ctrl_c):
     """Not when the running parts are done: each of them reads its responses 32 times."""
     pytest.importorskip("pyarrow")
     rows = np.tile(Y, (86, 1))[:512]
@@ -249,24 +257,20 @@ def test_an_interrupt_ends_the_run_at_once(sleep_reml, Y, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_an_interrupt_that_is_swallowed_is_remembered():
+def test_an_interrupt_that_is_swallowed_is_remembered(ctrl_c):
     """As a callback of the garbage collector swallows it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with interrupts.remembered() as check:
-            check()
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-            with pytest.raises(KeyboardInterrupt):
-                check()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a program's own
-        with interrupts.remembered() as check:
+    with interrupts.remembered() as check:
+        check()
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
             check()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a program's own
+    with interrupts.remembered() as check:
+        signal.raise_signal(signal.SIGINT)
+        check()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 # ---------------------------------------------------------------- bootstrap, study, power

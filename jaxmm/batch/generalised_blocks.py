@@ -29,6 +29,7 @@ class GeneralisedBlocks:
     table: Table
     harmless: Array
     polished = False
+    settled = 1e-3  # ``found`` takes the last step; its Hessian is within 3e-7 of the one at the end
     temporaries = 6
     library = frozenset({"start", "found"})
 

@@ -25,7 +25,7 @@ from jaxmm.estimate_glmm import (
     value_and_derivatives,
 )
 from jaxmm.objective.mode import zero_effects
-from jaxmm.optimize import Status
+from jaxmm.optimize import SETTLED, Status
 from jaxmm.rows import Rows
 from jaxmm.solver.spd import UNROLLED
 from jaxmm.start_glmm import ends_at_boundary, second_start
@@ -56,6 +56,7 @@ class GeneralisedLanes:
     hessian: Array
     n_agq: int
     polished = True
+    settled = SETTLED
     temporaries = 8
 
     @property

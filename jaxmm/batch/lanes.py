@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, Control, Status, decrease
+from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, SETTLED, Control, Status, decrease
 
 RUNNING = -1
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
 POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
-SETTLED = 1e-3  # of the tolerance: one more step would change standard errors by some 1e-7 of themselves
 NEARER = 1e-2  # of the tolerance, where the last step is one with a Hessian that was learnt
 PATIENCE = 1e3  # times the tolerance is near enough where no step lowers the value any more
 
@@ -213,11 +212,12 @@ def advance(
     control: Control,
     rows: Sequence[Any] = (),
     polished: bool = False,
+    settled: float = SETTLED,
 ) -> Lanes:
     """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value; ``rows`` as in ``retract``.
 
     ``polished``: a step with the exact Hessian follows the search, which may then end ``POLISH`` times as far away and
-    takes no last step of its own.
+    takes no last step of its own.  ``settled``: the share of the tolerance from which others need none either.
     """
     m = len(s.theta)
     rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
@@ -251,7 +251,7 @@ def advance(
     near = step.decrement <= tolerance
     largest = jnp.max(jnp.abs(H), axis=(0, 1))
     saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
-    settled = (step.decrement <= SETTLED * tolerance) | ~accept | polished
+    settled = (step.decrement <= settled * tolerance) | ~accept | polished
     # a second search that comes to no lower minimum, as ``optimize.search_again``
     lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= -1e-6 * largest)
     ended = ~saddle & ((near & settled) | s.closing | lost)

@@ -24,6 +24,7 @@ from jaxmm.batch.problem import Found
 from jaxmm.batch.small import cholesky, dot
 from jaxmm.batch.statistics import ResponseMap, statistics
 from jaxmm.gram import Gram
+from jaxmm.optimize import SETTLED
 from jaxmm.solver.spd import UNROLLED
 from jaxmm.start import LARGEST_SD, LEAST_SD, error_variance
 
@@ -38,6 +39,7 @@ class LinearBlocks:
     harmless: Array
     blocks: Blocks
     polished = False
+    settled = SETTLED
     temporaries = 4
 
     @property

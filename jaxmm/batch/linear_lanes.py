@@ -23,7 +23,7 @@ from jaxmm.estimate import ZERO
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
-from jaxmm.optimize import Status
+from jaxmm.optimize import SETTLED, Status
 from jaxmm.start import has_few_levels, moment_start, on_boundary, second_theta
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
@@ -97,6 +97,7 @@ class LinearLanes:
     alike: Alike | None
     library = frozenset({"start", "evaluate"})
     polished = False
+    settled = SETTLED
 
     @property
     def temporaries(self) -> int:

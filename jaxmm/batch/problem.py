@@ -35,8 +35,8 @@ class Found(NamedTuple):
 class Problem(Protocol):
     """A pytree; every method is pure and traced.
 
-    ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta`` and ``polished`` are those of
-    ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation keeps in the cache.
+    ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta``, ``polished`` and ``settled`` are
+    those of ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation has at hand.
     ``library``: which of "start", "evaluate" and "found" call the library's routines for many matrices: two such
     programs at once wait for each other for ever on a CPU (``search.LIBRARY``).  Where it is "evaluate", one worker
     must do, whose batches XLA spreads over the cores.
@@ -46,6 +46,8 @@ class Problem(Protocol):
     def harmless(self) -> Any: ...
     @property
     def polished(self) -> bool: ...
+    @property
+    def settled(self) -> float: ...
     @property
     def rows_of_theta(self) -> list: ...
     @property

@@ -41,6 +41,7 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[tup
             control,
             problem.rows_of_theta,
             problem.polished,
+            problem.settled,
         )
 
     lanes = jax.lax.fori_loop(0, STEPS, step, lanes)
