@@ -1,6 +1,7 @@
 """Shared settings: what runs by default, a persistent compilation cache, fitted models shared by the tests."""
 
 import os
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,11 +69,12 @@ def x64():
 
 @pytest.fixture
 def programs():
-    """The programs traced or compiled since the last look."""
+    """The programs that the test itself has traced or compiled: other threads may still be at it."""
     events: list[str] = []
+    mine = threading.get_ident()
 
     def listen(event, duration, **_):
-        if "jaxpr_trace" in event or "backend_compile" in event:
+        if threading.get_ident() == mine and ("jaxpr_trace" in event or "backend_compile" in event):
             events.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
