@@ -26,6 +26,7 @@ from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
 from jaxmm.solver import reduce
 from jaxmm.start import (
+    NEAR_ZERO,
     has_few_levels,
     joint_start,
     level_start,
@@ -230,8 +231,10 @@ def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> 
     criterion = objective(gram)
     searches = [minimise(criterion, np.asarray(theta), control) for theta in starts]
     found = min(searches, key=lambda search: np.inf if np.isnan(search.value) else search.value)
-    if has_few_levels(gram) and on_boundary(found.theta, gram.structure):
-        found = search_again(criterion, found, second_theta(gram.structure), control)
+    if has_few_levels(gram):
+        if on_boundary(found.theta, gram.structure):
+            found = search_again(criterion, found, second_theta(gram.structure), control)
+        found = search_again(criterion, found, NEAR_ZERO * second_theta(gram.structure), control)
     return _finish(found, found.aux, gram)
 
 

@@ -8,7 +8,8 @@ linear in D, which is solved for; σ² is what the levels' own fits leave.  The 
 squares where D = v I.  In a balanced design the solution is the maximum, where that has no variance of zero.
 
 *Once more from inside.*  Where levels are few the criterion may have two minima, often one of them with a variance of
-zero.  A search that ends there (``on_boundary``) is made once more from independent effects (``second_theta``).
+zero.  A search that ends there (``on_boundary``) is made once more from independent effects (``second_theta``), and any
+search then from small ones.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ WEIGHT = 0.1  # v, the variances relative to the error's that weigh the levels
 LEAST_SD, LARGEST_SD = 0.1, 1e6  # relative to the error's, of a start
 BOUNDARY = 1e-2  # on the diagonal of a factor of D, as to Z_s: the effects have no variance in some direction
 SECOND_SD = 1.0  # of every effect in a second start
+NEAR_ZERO = 0.1  # of every effect in a third start, as a share of the second
 FEW = 4  # levels for each parameter of their covariance, below which a second start may be worth while
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.batch.lanes import Lanes, Value, eigh
+from jaxmm.batch.lanes import LAST, Lanes, Value, eigh
 from jaxmm.batch.problem import Found, original_theta
 from jaxmm.estimate import ZERO
 from jaxmm.estimate_glmm import (
@@ -25,7 +25,7 @@ from jaxmm.estimate_glmm import (
     value_and_derivatives,
 )
 from jaxmm.objective.mode import zero_effects
-from jaxmm.optimize import SETTLED, Status
+from jaxmm.optimize import Status
 from jaxmm.rows import Rows
 from jaxmm.solver.spd import UNROLLED
 from jaxmm.start_glmm import ends_at_boundary, second_start
@@ -56,7 +56,7 @@ class GeneralisedLanes:
     hessian: Array
     n_agq: int
     polished = True
-    settled = SETTLED
+    steady = 0.0
     temporaries = 8
 
     @property
@@ -101,9 +101,9 @@ class GeneralisedLanes:
     def doubtful(self, s: Lanes) -> Array:
         return doubtful(s, self.rows)
 
-    def again(self, s: Lanes) -> tuple[Array, Any]:
+    def again(self, s: Lanes) -> tuple[Array, Any, Array]:
         u, found = s.kept
-        return second_start(s.theta, self.rows, jnp), (from_zero_where_failed(u, s), found)
+        return second_start(s.theta, self.rows, jnp), (from_zero_where_failed(u, s), found), s.round + LAST
 
     def outcome(self, s: Lanes, data: RowData) -> Any:
         return s.theta, s.kept[0], s.status, data
@@ -140,7 +140,7 @@ def refuse(y: Array, rows: Rows) -> Array:
 
 def doubtful(s: Lanes, rows: Rows) -> Array:
     """(L,) as in ``estimate_glmm.estimate_on_host``."""
-    return (s.status != Status.CONVERGED) | ends_at_boundary(s.theta, rows.structure, jnp)
+    return (s.round == 0) & ((s.status != Status.CONVERGED) | ends_at_boundary(s.theta, rows.structure, jnp))
 
 
 def from_zero_where_failed(u: Any, s: Lanes) -> Any:

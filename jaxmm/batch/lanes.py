@@ -19,6 +19,7 @@ from jaxmm._types import Array
 from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, SETTLED, Control, Status, decrease
 
 RUNNING = -1
+LAST = 9  # the number of a search after which there is none
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
 POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
@@ -38,7 +39,7 @@ class Value(NamedTuple):
 
 class Lanes(NamedTuple):
     """The state of the search; ``fresh`` marks lanes that have not been evaluated yet, ``bar`` is the value that a
-    second search must come below."""
+    further search must come below, ``round`` which search it is: 0 the first, LAST one after which there is none."""
 
     theta: Array
     value: Array
@@ -55,6 +56,7 @@ class Lanes(NamedTuple):
     closing: Array
     fresh: Array
     bar: Array
+    round: Array
     status: Array
 
 
@@ -159,8 +161,15 @@ def rank_one(H: Array, s: Array, y: Array) -> Array:
     return jnp.where(safe, H + r[:, None] * r[None] / jnp.where(safe, scale, 1.0), H)
 
 
+def _change(new: Array, old: Array, move: Array) -> Array:
+    """(L,) the largest change from one Hessian to another, as a share of the new one, for each unit of the move."""
+    scale = jnp.sqrt(jnp.abs(jnp.stack([new[k, k] for k in range(len(new))])) + 1e-300)
+    change = jnp.max(jnp.abs(new - old) / (scale[:, None] * scale), axis=(0, 1))
+    return change / jnp.sqrt(jnp.sum(move * move, axis=0) + 1e-300)
+
+
 # ---------------------------------------------------------------- the search
-def begin(theta: Array, hessian: Array, kept: Any, bar: Array | None = None) -> Lanes:
+def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
     """Lanes at ``theta`` (m, L), not yet evaluated; ``kept`` an example of what is, ``hessian`` (m, m, L) a first guess
     (used where the problem gives none)."""
     L = theta.shape[-1]
@@ -180,7 +189,8 @@ def begin(theta: Array, hessian: Array, kept: Any, bar: Array | None = None) -> 
         kicks=jnp.zeros(L, jnp.int32),
         closing=jnp.zeros(L, bool),
         fresh=jnp.ones(L, bool),
-        bar=zero + jnp.inf if bar is None else bar,
+        bar=zero + jnp.inf,
+        round=jnp.zeros(L, jnp.int32),
         status=jnp.full(L, RUNNING, jnp.int32),
     )
 
@@ -212,12 +222,13 @@ def advance(
     control: Control,
     rows: Sequence[Any] = (),
     polished: bool = False,
-    settled: float = SETTLED,
+    steady: float = 0.0,
 ) -> Lanes:
     """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value; ``rows`` as in ``retract``.
 
     ``polished``: a step with the exact Hessian follows the search, which may then end ``POLISH`` times as far away and
-    takes no last step of its own.  ``settled``: the share of the tolerance from which others need none either.
+    takes no last step of its own.  ``steady``: others need none either where the Hessian would change by less than this
+    share of itself, as it changed with the step before.
     """
     m = len(s.theta)
     rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
@@ -251,7 +262,9 @@ def advance(
     near = step.decrement <= tolerance
     largest = jnp.max(jnp.abs(H), axis=(0, 1))
     saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
-    settled = (step.decrement <= settled * tolerance) | ~accept | polished
+    settled = (step.decrement <= SETTLED * tolerance) | ~accept | polished
+    if steady:
+        settled = settled | (accept & ~s.fresh & (_change(H, s.hessian, trial - s.theta) * step.length <= steady))
     # a second search that comes to no lower minimum, as ``optimize.search_again``
     lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= -1e-6 * largest)
     ended = ~saddle & ((near & settled) | s.closing | lost)
@@ -278,6 +291,7 @@ def advance(
         closing=near & ~saddle & (step.decrement <= (tolerance if exact else NEARER * tolerance)),
         fresh=jnp.zeros_like(s.fresh),
         bar=s.bar,
+        round=s.round,
         status=status,
     )
     return choose(s.status == RUNNING, after, s)

@@ -14,17 +14,16 @@ from jaxmm.batch.blocks import BlockData, Blocks, block_data, evaluate
 from jaxmm.batch.lanes import Lanes, Value, eigh
 from jaxmm.batch.linear_lanes import (
     doubtful_linear,
+    further_linear,
     linear_found,
     linear_outcome,
     nothing_linear,
     refuse,
-    second_linear,
 )
 from jaxmm.batch.problem import Found
 from jaxmm.batch.small import cholesky, dot
 from jaxmm.batch.statistics import ResponseMap, statistics
 from jaxmm.gram import Gram
-from jaxmm.optimize import SETTLED
 from jaxmm.solver.spd import UNROLLED
 from jaxmm.start import LARGEST_SD, LEAST_SD, error_variance
 
@@ -39,7 +38,7 @@ class LinearBlocks:
     harmless: Array
     blocks: Blocks
     polished = False
-    settled = SETTLED
+    steady = 0.0
     temporaries = 4
 
     @property
@@ -93,8 +92,9 @@ class LinearBlocks:
     def doubtful(self, s: Lanes) -> Array:
         return doubtful_linear(s, self.gram)
 
-    def again(self, s: Lanes) -> tuple[Array, Any]:
-        return second_linear(s, self.gram), s.kept
+    def again(self, s: Lanes) -> tuple[Array, Any, Array]:
+        theta, number = further_linear(s, self.gram)
+        return theta, s.kept, number
 
     def outcome(self, s: Lanes, data: Any) -> Any:
         return linear_outcome(s)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.batch.alike import Alike
-from jaxmm.batch.lanes import Lanes, Value
+from jaxmm.batch.lanes import LAST, Lanes, Value
 from jaxmm.batch.problem import Found, original_theta
 from jaxmm.batch.statistics import ResponseMap, Statistics, gram_of, statistics
 from jaxmm.checks import REPRODUCED
@@ -23,8 +23,8 @@ from jaxmm.estimate import ZERO
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
-from jaxmm.optimize import SETTLED, Status
-from jaxmm.start import has_few_levels, moment_start, on_boundary, second_theta
+from jaxmm.optimize import Status
+from jaxmm.start import NEAR_ZERO, has_few_levels, moment_start, on_boundary, second_theta
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
@@ -49,11 +49,15 @@ def doubtful_linear(s: Lanes, gram: Gram) -> Array:
     """(L,) as in ``estimate.estimate_on_host``."""
     if not has_few_levels(gram):
         return jnp.zeros(s.status.shape, bool)
-    return (s.status != Status.NOT_FINITE) & on_boundary(s.theta, gram.structure, jnp)
+    return (s.status != Status.NOT_FINITE) & (s.round < LAST)
 
 
-def second_linear(s: Lanes, gram: Gram) -> Array:
-    return jnp.broadcast_to(jnp.asarray(second_theta(gram.structure), s.theta.dtype)[:, None], s.theta.shape)
+def further_linear(s: Lanes, gram: Gram) -> tuple[Array, Array]:
+    """theta (m, L) of the starts there, and the number of the search: from large effects where the first has ended at
+    the boundary, and at last from small ones."""
+    inside = jnp.asarray(second_theta(gram.structure), s.theta.dtype)[:, None]
+    large = (s.round == 0) & on_boundary(s.theta, gram.structure, jnp)
+    return jnp.where(large, 1.0, NEAR_ZERO) * inside, jnp.where(large, 1, LAST).astype(s.round.dtype)
 
 
 def linear_outcome(s: Lanes) -> Any:
@@ -97,7 +101,7 @@ class LinearLanes:
     alike: Alike | None
     library = frozenset({"start", "evaluate"})
     polished = False
-    settled = SETTLED
+    steady = 0.0
 
     @property
     def temporaries(self) -> int:
@@ -150,8 +154,9 @@ class LinearLanes:
     def doubtful(self, s: Lanes) -> Array:
         return doubtful_linear(s, self.gram)
 
-    def again(self, s: Lanes) -> tuple[Array, Any]:
-        return second_linear(s, self.gram), s.kept
+    def again(self, s: Lanes) -> tuple[Array, Any, Array]:
+        theta, number = further_linear(s, self.gram)
+        return theta, s.kept, number
 
     def outcome(self, s: Lanes, data: Any) -> Any:
         return linear_outcome(s)

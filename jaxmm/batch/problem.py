@@ -35,7 +35,7 @@ class Found(NamedTuple):
 class Problem(Protocol):
     """A pytree; every method is pure and traced.
 
-    ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta``, ``polished`` and ``settled`` are
+    ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta``, ``polished`` and ``steady`` are
     those of ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation has at hand.
     ``library``: which of "start", "evaluate" and "found" call the library's routines for many matrices: two such
     programs at once wait for each other for ever on a CPU (``search.LIBRARY``).  Where it is "evaluate", one worker
@@ -47,7 +47,7 @@ class Problem(Protocol):
     @property
     def polished(self) -> bool: ...
     @property
-    def settled(self) -> float: ...
+    def steady(self) -> float: ...
     @property
     def rows_of_theta(self) -> list: ...
     @property
@@ -81,8 +81,9 @@ class Problem(Protocol):
         """(L,) whether a search that has ended there should be made once more."""
         ...
 
-    def again(self, s: Lanes) -> tuple[Array, Any]:
-        """Where the second search begins, from where the first one has ended: theta (m, L) and what is kept."""
+    def again(self, s: Lanes) -> tuple[Array, Any, Array]:
+        """Where a further search begins, from where the last one has ended: theta (m, L), what is kept, and the number
+        of the search (L,)."""
         ...
 
     def outcome(self, s: Lanes, data: Any) -> Any:

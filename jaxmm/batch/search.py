@@ -41,7 +41,7 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[tup
             control,
             problem.rows_of_theta,
             problem.polished,
-            problem.settled,
+            problem.steady,
         )
 
     lanes = jax.lax.fori_loop(0, STEPS, step, lanes)
@@ -50,11 +50,12 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[tup
 
 @Program
 def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any]:
-    """The lanes of the mask (L,) at the start of a second search."""
+    """The lanes of the mask (L,) at the start of a further search."""
     lanes, data = both
-    theta, kept = problem.again(lanes)
-    bar = jnp.where(lanes.status == Status.CONVERGED, lanes.value, jnp.inf)
-    return choose(mask, begin(theta, problem.guess(theta), kept, bar), lanes), data
+    theta, kept, number = problem.again(lanes)
+    bar = jnp.minimum(lanes.bar, jnp.where(lanes.status == Status.CONVERGED, lanes.value, jnp.inf))
+    fresh = begin(theta, problem.guess(theta), kept)
+    return choose(mask, fresh._replace(bar=bar, round=number), lanes), data
 
 
 @Program
@@ -132,7 +133,6 @@ class PartSearch:
             status = np.asarray(both[0].status)
             ended = (status != RUNNING) & (index >= 0)
             again = ended & np.asarray(doubtful) & ~np.isin(status, REFUSED)
-            again[again] = [k not in self.before for k in index[again]]
             if ended.any():
                 self._record(both, ended, again, index)
                 index[ended & ~again] = -1
@@ -184,15 +184,19 @@ class PartSearch:
         """
         lanes, data = both
         ends = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration, lanes.value, lanes.status))
+
+        def best(lane: int) -> Any:
+            own = jax.tree.map(lambda x: x[..., lane].copy(), ends)
+            before = self.before.pop(index[lane], None)
+            return own if before is None else _better(before, own)
+
         for lane in np.flatnonzero(again):
-            self.before[index[lane]] = jax.tree.map(lambda x, lane=lane: x[..., lane].copy(), ends)
+            self.before[index[lane]] = best(lane)
         done = np.flatnonzero(ended & ~again)
         chosen = jax.tree.map(lambda x: x[..., done], ends[:2])
         for k, lane in enumerate(done):
             if index[lane] in self.before:
-                first = self.before.pop(index[lane])
-                second = jax.tree.map(lambda x, lane=lane: x[..., lane], ends)
-                for whole, x in zip(jax.tree.leaves(chosen), jax.tree.leaves(_better(first, second)), strict=True):
+                for whole, x in zip(jax.tree.leaves(chosen), jax.tree.leaves(best(lane)[:2]), strict=True):
                     whole[..., k] = x
         self.waiting.append((index[done], chosen))
         self.count += len(done)
@@ -216,13 +220,13 @@ class PartSearch:
 
 
 def _better(first: Any, second: Any) -> Any:
-    """Outcome and iterations of the better of two ends (outcome, iterations, value, status), as in
-    ``optimize.search_again``; one that has converged is better than one that has not."""
+    """The better of two ends (outcome, iterations, value, status), as in ``optimize.search_again``; one that has
+    converged is better than one that has not."""
     failed, converged = first[3] != Status.CONVERGED, second[3] == Status.CONVERGED
     lower = second[2] < first[2] - LOWER
     if (failed and converged) or (lower and (converged or failed)):
-        return second[0], first[1] + second[1]
-    return first[:2]
+        return second[0], first[1] + second[1], *second[2:]
+    return first
 
 
 def _filled(x: Any, width: int) -> Any:
