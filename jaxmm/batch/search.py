@@ -185,7 +185,7 @@ class PartSearch:
         lanes, data = both
         ends = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration, lanes.value, lanes.status))
 
-        def best(lane: int) -> Any:
+        def best(lane: Any) -> Any:
             own = jax.tree.map(lambda x: x[..., lane].copy(), ends)
             before = self.before.pop(index[lane], None)
             return own if before is None else _better(before, own)
