@@ -28,6 +28,7 @@ import optax
 from jaxmm._types import Array
 
 SETTLED = 1e-5  # of the tolerance: the one more step would change nothing
+STEADY = 2e-7  # change of the Hessian, as a share of itself, that standard errors do not show
 MU_STEPS = 12  # of Newton's method for the length of the step
 ROUNDING = 1e3  # times the tolerance is near enough where no step lowers the value any more
 FLAT = 1e-9  # a curvature, or its share of the largest where all parameters count alike, that is zero
@@ -200,6 +201,12 @@ def is_flat(H: np.ndarray) -> bool:
     return float(np.linalg.eigvalsh(H / np.sqrt(np.outer(curvature, curvature)))[0]) <= FLAT
 
 
+def relative_change(xp: Any, new: Any, old: Any) -> Any:
+    """From one Hessian to another, as a share of the new one: (), or (L,) with lanes last."""
+    scale = xp.sqrt(xp.abs(xp.stack([new[k, k] for k in range(len(new))])) + 1e-300)
+    return xp.max(xp.abs(new - old) / (scale[:, None] * scale), axis=(0, 1))
+
+
 def minimise(objective: Objective, start: np.ndarray, control: Control) -> Search:
     """Search from the host, one compiled evaluation at a time: no loop to compile, and nothing to wait for."""
     with np.errstate(all="ignore"):  # what is not finite is looked for, and has its status
@@ -227,7 +234,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
     if not _finite(value, g, H):
         nan = float("nan")
         return Search(theta, value, g, H, nan, nan, 0, Status.NOT_FINITE, aux)
-    radius, kicks, closing = first_radius(np, theta), 0, False
+    radius, kicks, closing, rate = first_radius(np, theta), 0, 0, 0.0
     status, iteration, tolerance = Status.MAX_ITERATIONS, 0, control.tolerance
     for iteration in range(1, control.max_iterations + 1):  # noqa: B007 (reported afterwards)
         step = newton_step(np, g, H, radius)
@@ -241,9 +248,10 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             lower = _leave_saddle(objective, theta, value, step.direction)
             if lower is not None:
                 theta, (value, g, H, aux) = lower
-                radius, closing, tolerance = max(radius, KICK), False, control.tolerance
+                radius, closing, tolerance = max(radius, KICK), 0, control.tolerance
                 continue
-        if near and (closing or step.decrement <= SETTLED * tolerance):
+        steady = rate * step.length <= STEADY or closing > 1
+        if near and steady and (closing or step.decrement <= SETTLED * tolerance):
             status = Status.CONVERGED
             break
         move = step.step
@@ -264,8 +272,9 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
         gain = decrease(np, value, trial_value, g, trial_g, move)
         ratio = (gain + noise) / (step.predicted + noise) if finite else -1.0
         if ratio > 1e-4:
+            rate = float(relative_change(np, trial_H, H) / (step.length + 1e-300))
             theta, value, g, H, aux = theta + move, trial_value, trial_g, trial_H, trial_aux
-            exact, closing = near or not objective.dear, near
+            exact, closing = near or not objective.dear, closing + 1 if near else 0
             if ratio > 0.75 and step.length > 0.8 * radius:
                 radius *= 2.5
         elif near:

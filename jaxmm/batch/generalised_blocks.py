@@ -16,6 +16,7 @@ from jaxmm.batch.lanes import LAST, Lanes, Value
 from jaxmm.batch.laplace_blocks import value_and_derivatives
 from jaxmm.batch.laplace_table import Kept, Own, Table, modes_from_zero
 from jaxmm.batch.problem import Found
+from jaxmm.optimize import STEADY
 from jaxmm.rows import Rows
 from jaxmm.start_glmm import second_start
 
@@ -29,7 +30,7 @@ class GeneralisedBlocks:
     table: Table
     harmless: Array
     polished = False
-    steady = 2e-7  # and ``found`` takes the last step
+    steady = STEADY  # and ``found`` takes the last step
     temporaries = 6
     library = frozenset({"start", "found"})
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, SETTLED, Control, Status, decrease
+from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, SETTLED, Control, Status, decrease, relative_change
 
 RUNNING = -1
 LAST = 9  # the number of a search after which there is none
@@ -161,13 +161,6 @@ def rank_one(H: Array, s: Array, y: Array) -> Array:
     return jnp.where(safe, H + r[:, None] * r[None] / jnp.where(safe, scale, 1.0), H)
 
 
-def _change(new: Array, old: Array, move: Array) -> Array:
-    """(L,) the largest change from one Hessian to another, as a share of the new one, for each unit of the move."""
-    scale = jnp.sqrt(jnp.abs(jnp.stack([new[k, k] for k in range(len(new))])) + 1e-300)
-    change = jnp.max(jnp.abs(new - old) / (scale[:, None] * scale), axis=(0, 1))
-    return change / jnp.sqrt(jnp.sum(move * move, axis=0) + 1e-300)
-
-
 # ---------------------------------------------------------------- the search
 def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
     """Lanes at ``theta`` (m, L), not yet evaluated; ``kept`` an example of what is, ``hessian`` (m, m, L) a first guess
@@ -187,7 +180,7 @@ def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
         decrement=zero + jnp.inf,
         iteration=jnp.zeros(L, jnp.int32),
         kicks=jnp.zeros(L, jnp.int32),
-        closing=jnp.zeros(L, bool),
+        closing=jnp.zeros(L, jnp.int32),
         fresh=jnp.ones(L, bool),
         bar=zero + jnp.inf,
         round=jnp.zeros(L, jnp.int32),
@@ -227,8 +220,8 @@ def advance(
     """One step of every running lane; ``evaluate``: (theta (m, L), kept) -> Value; ``rows`` as in ``retract``.
 
     ``polished``: a step with the exact Hessian follows the search, which may then end ``POLISH`` times as far away and
-    takes no last step of its own.  ``steady``: others need none either where the Hessian would change by less than this
-    share of itself, as it changed with the step before.
+    takes no last step of its own.  ``steady``: others end where the next step would change the Hessian by less than
+    this share of itself, as it changed with the step before.
     """
     m = len(s.theta)
     rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
@@ -251,7 +244,7 @@ def advance(
     gain = decrease(jnp, s.value, at.value, s.gradient, at.gradient, trial - s.theta)
     ratio = jnp.where(s.fresh, 0.5, (gain + noise) / (s.predicted + noise))
     # the closing step is shorter than rounding of the value can tell
-    accept = finite & ((ratio > 1e-4) | (s.closing & (at.value <= s.value + 1e3 * noise)))
+    accept = finite & ((ratio > 1e-4) | ((s.closing > 0) & (at.value <= s.value + 1e3 * noise)))
     new = (trial, at.value, at.gradient, hessian, at.kept)
     theta, value, g, H, kept = choose(accept, new, (s.theta, s.value, s.gradient, updated, s.kept))
     radius = jnp.where(accept & (ratio > 0.75) & (s.length > 0.8 * s.radius), 2.5 * s.radius, s.radius)
@@ -262,12 +255,14 @@ def advance(
     near = step.decrement <= tolerance
     largest = jnp.max(jnp.abs(H), axis=(0, 1))
     saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
-    settled = (step.decrement <= SETTLED * tolerance) | ~accept | polished
+    settled = (step.decrement <= SETTLED * tolerance) | (s.closing > 0) | polished
     if steady:
-        settled = settled | (accept & ~s.fresh & (_change(H, s.hessian, trial - s.theta) * step.length <= steady))
+        moved = jnp.sqrt(jnp.sum((trial - s.theta) ** 2, axis=0) + 1e-300)
+        rate = relative_change(jnp, H, s.hessian) / moved
+        settled = (~s.fresh & (rate * step.length <= steady)) | (s.closing > 1)
     # a second search that comes to no lower minimum, as ``optimize.search_again``
     lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= -1e-6 * largest)
-    ended = ~saddle & ((near & settled) | s.closing | lost)
+    ended = ~saddle & ((near & (settled | ~accept)) | lost)
     stuck = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2, axis=0)))
     status = jnp.where(s.iteration >= control.max_iterations, Status.MAX_ITERATIONS, RUNNING)
     status = jnp.where(
@@ -288,7 +283,9 @@ def advance(
         decrement=step.decrement,
         iteration=s.iteration + 1,
         kicks=s.kicks + saddle.astype(jnp.int32),
-        closing=near & ~saddle & (step.decrement <= (tolerance if exact else NEARER * tolerance)),
+        closing=jnp.where(
+            near & ~saddle & (step.decrement <= (1.0 if exact else NEARER) * tolerance), s.closing + 1, 0
+        ),
         fresh=jnp.zeros_like(s.fresh),
         bar=s.bar,
         round=s.round,
