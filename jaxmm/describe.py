@@ -64,7 +64,7 @@ def describe(model: Model) -> str:
         factor = d.factors[term.factor]
         lines.append(
             f"    ({spell(term.effects)} | {factor.name})  {len(factor.levels):,} levels x {len(term.effects)}, "
-            f"{term.kind}"
+            f"{term.covariance.name}"
         )
     names = [model.groupings[f] for f in plan.chain]
     nested = " inside ".join(g.name for g in names)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from . import _syntax, _terms
+from . import _syntax, _terms, covariance
 from ._columns import DataError, Table
 from ._grouping import Grouping, fit_grouping
 from ._inputs import (
@@ -38,6 +38,7 @@ from ._inputs import (
 from ._modelmatrix import ModelMatrix, fit_matrix, independent_columns
 from ._remarks import remarks
 from ._syntax import Expr
+from .covariance import Covariance
 from .formula import Terms
 from .response import Response, any_trial, check_spelling, other_rows, read_response
 
@@ -58,14 +59,14 @@ class Factor:
 
 @dataclass(frozen=True)
 class RandomTerm:
-    """One bar: `factor` is an index into `Design.factors`, `effects` the names of the q columns of Z (n,
-    q).
+    """One bar: `factor` is an index into `Design.factors`, `effects` the names of the q columns of Z (n, q),
+    `covariance` the structure of their covariance.
     """
 
     factor: int
     effects: tuple[str, ...]
     Z: np.ndarray
-    kind: str
+    covariance: Covariance
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def _random(
             factors.append(Factor(bar.name, grouping.labels, codes))
         Z, matrix = fit_matrix(part, frame, n, memory, coding, labels)
         bars.append(matrix)
-        random.append(RandomTerm(places[bar.group], matrix.columns, Z, bar.kind))
+        random.append(RandomTerm(places[bar.group], matrix.columns, Z, covariance.get(bar.kind, Z.shape[1])))
     return tuple(factors), tuple(groupings), tuple(random), tuple(bars)
 
 

@@ -14,6 +14,7 @@ from jaxmm import simulate, summary
 from jaxmm._below import offered
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
+from jaxmm.covariance import free
 from jaxmm.describe import spell
 from jaxmm.inference import wald
 from jaxmm.likelihood import Effects
@@ -231,9 +232,8 @@ class Fit:
             f = d.factors.index(factor)
             lam = self.factor_lam(f)
             terms = [t for t in d.terms if t.factor == f]
-            parts = [p for t in terms for p in ((len(t.effects),) if t.kind == "us" else (1,) * len(t.effects))]
             effects = tuple(e for t in terms for e in t.effects)
-            blocks.append(Block(factor.name, effects, scale * lam @ lam.T, tuple(parts)))
+            blocks.append(Block(factor.name, effects, scale * lam @ lam.T, free(t.covariance for t in terms)))
         return VarCorr(blocks, self.sigma if self.family.has_scale else None)
 
     @cached_property

@@ -8,7 +8,7 @@ random-effects term; `(left | a/b)` becomes `(left | b:a)` and `(left | a)`, in 
 names: `a/b/c` gives the factors `c:(b:a)`, `b:a` and `a`. `(left || group)` is the covariance structure
 "diag": every column of the model matrix of `left` gets a variance of its own and no correlation, also the
 columns of one factor. (lme4 keeps a full block for a factor under `||`; write `(0 + f | g)` for that.) Other
-structures are calls around the bar: `cs(0 + f | g)`, `ar1(0 + t | g)`.
+structures are calls around the bar: `diag(1 + x | g)`; `covariance.STRUCTURES` says which there are.
 """
 
 import difflib
@@ -17,26 +17,12 @@ from dataclasses import dataclass
 
 from . import _functions, _syntax, _terms
 from ._syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren, Unary
+from .covariance import STRUCTURES
 
 __all__ = ["KINDS", "Bar", "FormulaError", "Terms", "parse"]
 
-KINDS = (
-    "us",
-    "diag",
-    "homdiag",
-    "cs",
-    "homcs",
-    "ar1",
-    "hetar1",
-    "toep",
-    "homtoep",
-    "ou",
-    "exp",
-    "gau",
-    "mat",
-    "rr",
-    "propto",
-)
+# structures of other programs, of which only those in STRUCTURES are here
+KINDS = (*STRUCTURES, *"homdiag cs homcs ar1 hetar1 toep homtoep ou exp gau mat rr propto".split())
 
 _BARS = ("|", "||")
 
@@ -74,14 +60,12 @@ class Bar:
     group: the factor's columns (or calls such as "factor(x)") in the order of its name, ("b", "a") for "b:a".
     kind: "us" for a plain bar, "diag" for `||`, else the name of the call around the bar.
     name: the grouping factor's name, as lme4 shows it.
-    options: further arguments of the call, in R's text.
     """
 
     left: str
     group: tuple[str, ...]
     kind: str = "us"
     name: str = ""
-    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -234,7 +218,7 @@ class _Parts:
             return None
         if isinstance(node, Paren):
             if isinstance(node.arg, Binary) and node.arg.op in _BARS:
-                self.bars.extend(self.expand(node.arg, None, ()))
+                self.bars.extend(self.expand(node.arg, None))
                 return None
             inner = self.split(node.arg)
             return None if inner is None else Paren(inner, node.pos)
@@ -275,13 +259,19 @@ class _Parts:
         for _, other in others:
             if _has_bar(other):
                 raise self.error(f"{node.func}(...) takes one random-effects term", other)
-        options = tuple(str(a) if k is None else f"{k} = {a}" for k, a in others)
         kind = node.func.split("::")[-1]
+        if kind not in STRUCTURES:
+            raise self.error(
+                f"the covariance structure {kind}(...) is not available; those that are: {', '.join(STRUCTURES)}", node
+            )
+        if others:
+            shown = ", ".join(str(a) if k is None else f"{k} = {a}" for k, a in others)
+            raise self.error(f"{kind}(...) takes a random-effects term and no option: leave out {shown}", others[0][1])
         if inner.op == "||" and kind != "diag":
             raise self.error(f"'||' is the structure diag, which {kind}(...) contradicts: write '|'", inner)
-        self.bars.extend(self.expand(inner, kind, options))
+        self.bars.extend(self.expand(inner, kind))
 
-    def expand(self, bar: Binary, kind: str | None, options: tuple[str, ...]) -> Iterator[Bar]:
+    def expand(self, bar: Binary, kind: str | None) -> Iterator[Bar]:
         for side in (bar.left, bar.right):
             nested = _has_bar(side)
             if nested is not None:
@@ -292,7 +282,7 @@ class _Parts:
         self.check_left(bar)
         kind = kind or ("diag" if bar.op == "||" else "us")
         for name, group in self.nested(bar.right):
-            yield Bar(str(bar.left), group, kind, name, options)
+            yield Bar(str(bar.left), group, kind, name)
 
     def check_left(self, bar: Binary) -> None:
         for node in _syntax.walk(bar.left):

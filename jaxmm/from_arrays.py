@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from jaxmm import covariance
+from jaxmm.covariance import Covariance
 from jaxmm.design import DataError, Design, Factor, RandomTerm
 from jaxmm.response import by_position, check_counts, check_support
 
@@ -28,14 +30,14 @@ class Term:
         codes: (n,) the level of each row: integers or labels.
         name: of the grouping factor; terms with the same name share it and must have the same codes.
         effects: names of the columns of Z.
-        kind: covariance structure, "us" or "diag".
+        kind: covariance structure, "us" or "diag", or a ``covariance.Covariance`` of your own for as many effects.
     """
 
     Z: Any
     codes: Any
     name: str | None = None
     effects: Sequence[str] | None = None
-    kind: str = "us"
+    kind: str | Covariance = "us"
 
 
 def design_from_arrays(
@@ -91,7 +93,7 @@ def design_from_arrays(
         effects = tuple(given)
         if len(effects) != Z.shape[1]:
             raise DataError(f"term {k}: effects has {len(effects)} names for {Z.shape[1]} columns of Z")
-        random.append(RandomTerm(known, effects, Z, term.kind))
+        random.append(RandomTerm(known, effects, Z, covariance.get(term.kind, Z.shape[1])))
     for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
         if values is not None:
             check_finite_array(label, numbers(label, values))

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmm import covariance
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._warn import warn
@@ -143,12 +142,7 @@ class Model:
     def _accumulator(self) -> Accumulator:
         d, order, unit = self.design, self.elimination.order, self.unit
         by_factor = tuple(
-            tuple(
-                change_columns(d.terms[t].Z, covariance.get(d.terms[t].kind, d.terms[t].Z.shape[1]).recombines).times(
-                    unit
-                )
-                for t in _terms_of(d, f)
-            )
+            tuple(change_columns(d.terms[t].Z, d.terms[t].covariance.recombines).times(unit) for t in _terms_of(d, f))
             for f in order
         )
         return Accumulator(
@@ -387,9 +381,7 @@ def _analyse(design: Design, reml: bool) -> tuple[Elimination, Structure, list[G
     for t in theta_order(design):
         term = design.terms[t]
         before = [design.terms[o].Z.shape[1] for o in _terms_of(design, term.factor) if o < t]
-        layouts.append(
-            TermLayout(plan.order.index(term.factor), sum(before), covariance.get(term.kind, term.Z.shape[1]))
-        )
+        layouts.append(TermLayout(plan.order.index(term.factor), sum(before), term.covariance))
     structure = Structure(
         chain=tuple(groupings[f].q for f in plan.chain),
         rest=tuple((groupings[f].levels, groupings[f].q) for f in plan.rest),

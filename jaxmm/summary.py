@@ -126,7 +126,7 @@ def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
     ]
     varcorr = fit.varcorr()
     for block in varcorr.blocks:
-        sd, corr, estimated, names = block.sd(), block.corr(), block.estimated(), block.effects
+        sd, corr, estimated, names = block.sd(), block.corr(), block.estimated, block.effects
         for k in range(len(names)):
             rows.append(("ran_pars", block.group, f"sd__{names[k]}", sd[k], np.nan, np.nan))
             rows += [

@@ -21,35 +21,28 @@ _HEADERS = {"variance": "Variance", "sd": "Std.Dev."}
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """D of one grouping factor: `cov` (q, q) over the named effects.
-
-    `parts` are the sizes of the consecutive groups of effects with no correlation between them: (2, 1) for
-    `(1 + x | g) + (0 + z | g)`, (1, 1) for `(x || g)`, (q,) for one unstructured term.
-    """
+    """D of one grouping factor: `cov` (q, q) over the named effects, and where the model has a covariance, `estimated`
+    (q, q) bool with a diagonal of True."""
 
     group: str
     effects: tuple[str, ...]
     cov: np.ndarray
-    parts: tuple[int, ...]
+    estimated: np.ndarray
 
     def __post_init__(self) -> None:
         q = len(self.effects)
-        if np.shape(self.cov) != (q, q) or sum(self.parts) != q:
+        if np.shape(self.cov) != (q, q) or np.shape(self.estimated) != (q, q):
             raise ValueError(
-                f"block '{self.group}': {q} effects, cov of shape {np.shape(self.cov)}, parts {self.parts}"
+                f"block '{self.group}': {q} effects, cov of shape {np.shape(self.cov)}, estimated of shape "
+                f"{np.shape(self.estimated)}"
             )
-
-    def estimated(self) -> np.ndarray:
-        """(q, q) True where the model has a covariance."""
-        part = np.repeat(np.arange(len(self.parts)), self.parts)
-        return part[:, None] == part[None, :]
 
     def sd(self) -> np.ndarray:
         return np.sqrt(np.diag(self.cov))
 
     def corr(self) -> np.ndarray:
         """(q, q); NaN where a standard deviation is zero, 0 where the model has no correlation."""
-        return np.where(self.estimated(), correlation(self.cov), 0.0)
+        return np.where(self.estimated, correlation(self.cov), 0.0)
 
 
 class VarCorr:
@@ -82,7 +75,7 @@ class VarCorr:
         """
         rows = []
         for b in self.blocks:
-            sd, corr, estimated = b.sd(), b.corr(), b.estimated()
+            sd, corr, estimated = b.sd(), b.corr(), b.estimated
             rows += [(b.group, e, None, b.cov[k, k], sd[k]) for k, e in enumerate(b.effects)]
             rows += [
                 (b.group, b.effects[k], b.effects[l], b.cov[l, k], corr[l, k])
@@ -124,7 +117,7 @@ class VarCorr:
         shown = {}
         row = 0
         for b in self.blocks:
-            corr, estimated = b.corr(), b.estimated()
+            corr, estimated = b.corr(), b.estimated
             for l in range(len(b.effects)):
                 shown.update({(row + l, k): corr[l, k] for k in range(l) if estimated[l, k]})
             row += len(b.effects)

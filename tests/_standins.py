@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+import jaxmm as mm
 from jaxmm.linear import Linear
 from jaxmm.tables import Block, RandomEffects, VarCorr
 
@@ -37,7 +38,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         X=X,
         columns=tuple(names),
         factors=(SimpleNamespace(name="Subject", levels=np.asarray(levels), codes=codes),),
-        terms=(SimpleNamespace(factor=0, effects=tuple(names), Z=X, kind="us"),),
+        terms=(SimpleNamespace(factor=0, effects=tuple(names), Z=X, covariance=mm.covariance.get("us", 2)),),
         weights=None,
         offset=None,
         index=index,
@@ -64,7 +65,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "n_groups": {"Subject": J},
         "reml": reml,
         "dropped": (),
-        "varcorr": lambda: VarCorr([Block("Subject", tuple(names), np.asarray(D), (2,))], sigma),
+        "varcorr": lambda: VarCorr([Block("Subject", tuple(names), np.asarray(D), np.ones((2, 2), bool))], sigma),
         "ranef": lambda: RandomEffects({"Subject": table}, lambda: {"Subject": blocks}),
         "prediction_cov": prediction_blocks,
         "fitted": lambda: pd.Series(mu, index),

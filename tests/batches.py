@@ -71,7 +71,7 @@ def _correlations(varcorr: mm.tables.VarCorr) -> list[float]:
         for b in varcorr.blocks
         for i in range(len(b.effects))
         for j in range(i + 1, len(b.effects))
-        if b.estimated()[i, j]
+        if b.estimated[i, j]
     ]
 
 

@@ -171,7 +171,7 @@ def test_arguments_the_wrong_way_round(data):
 
 
 def test_structures_that_are_not_available(data):
-    with says(ValueError, "covariance structure 'cs' is not available", "us, diag"):
+    with says(FormulaError, "cs(...) is not available", "us, diag"):
         mm.lmm("score ~ x + cs(0 + f | school)", data)
 
 

@@ -57,7 +57,7 @@ def test_random_effects_use_the_same_machinery(frame):
     assert effects[:2] == [("(Intercept)", "fb", "fc"), ("fa", "fb", "fc")]
     assert effects[2] == ("(Intercept)", "x", "hv", "x:hv")
     assert effects[3] == ("(Intercept)", "poly(x, 2)1", "poly(x, 2)2")
-    assert [t.kind for t in design.terms] == ["us", "us", "diag", "us"]
+    assert [t.covariance.name for t in design.terms] == ["us", "us", "diag", "us"]
     assert [t.factor for t in design.terms] == [0, 0, 0, 1]
     assert [f.name for f in design.factors] == ["g", "h"]
     assert design.terms[1].Z.sum(axis=1).tolist() == [1.0] * 24

@@ -3,6 +3,7 @@
 import pytest
 
 from jaxmm import _syntax, _terms
+from jaxmm.covariance import STRUCTURES
 from jaxmm.formula import Bar, FormulaError, parse
 
 
@@ -27,23 +28,30 @@ def bars(text):
         ("(1 | factor(g))", [("1", "factor(g)", ("factor(g)",), "us")]),
         ("(1 | `my g`)", [("1", "my g", ("`my g`",), "us")]),
         ("(1|g)+(0+x|g)", [("1", "g", ("g",), "us"), ("0 + x", "g", ("g",), "us")]),
-        ("cs(0 + f | g)", [("0 + f", "g", ("g",), "cs")]),
-        ("ar1((t + 0 | g))", [("t + 0", "g", ("g",), "ar1")]),
+        ("us(0 + f | g)", [("0 + f", "g", ("g",), "us")]),
+        ("diag((t + 0 | g))", [("t + 0", "g", ("g",), "diag")]),
         ("diag(1 + x | a/b)", [("1 + x", "b:a", ("b", "a"), "diag"), ("1 + x", "a", ("a",), "diag")]),
-        ("exp(p + 0 | g) + exp(x)", [("p + 0", "g", ("g",), "exp")]),
     ],
 )  # fmt: skip
 def test_bars(text, expected):
     assert bars(text) == expected
 
 
-@pytest.mark.parametrize("kind", ["us", "diag", "cs", "ar1", "toep", "ou", "rr", "exp", "mat"])
+@pytest.mark.parametrize("kind", STRUCTURES)
 def test_covariance_structures_parse(kind):
     assert parse(f"y ~ x + {kind}(0 + f | g)").bars[0].kind == kind
 
 
-def test_options_of_a_structure_are_kept():
-    assert parse("y ~ rr(0 + f | g, d = 2)").bars[0].options == ("d = 2",)
+@pytest.mark.parametrize("kind", ["cs", "exp", "rr"])
+def test_a_structure_that_is_not_there_is_refused(kind):
+    with pytest.raises(FormulaError, match=rf"{kind}\(...\) is not available; those that are: us, diag"):
+        parse(f"y ~ x + {kind}(0 + f | g)")
+
+
+@pytest.mark.parametrize("option", ["nonsense = 3", "2"])
+def test_an_option_that_a_structure_does_not_know_is_refused(option):
+    with pytest.raises(FormulaError, match=f"no option: leave out {option}"):
+        parse(f"y ~ us(0 + f | g, {option})")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +193,7 @@ def test_precedence(text, left, op):
         ("y ~ (1 | log(g))", "cannot group by"),
         ("y ~ (. | g)", "in the fixed part only"),
         ("y ~ (offset(x) | g)", "an offset has no random effect"),
-        ("y ~ cs(x || g)", "structure diag, which cs"),
+        ("y ~ us(x || g)", "structure diag, which us"),
         ("y ~ cs(x) + (1 | g)", "goes around a random-effects term"),
         ("y ~ x ** 2 + (1 | g)", r"written '\^'"),
         ("y ~ x^2.5 + (1 | g)", r"arithmetic is I\(x\^2\)"),

@@ -10,10 +10,11 @@ import jaxmm
 ROOT = Path(jaxmm.__file__).parent
 
 LAYERS = (
-    "_types _compiled _keywords _below _warn _syntax _terms _columns _splines _functions _transforms formula "
+    "_types _compiled _keywords _below _warn _syntax _terms _columns _splines _functions _transforms covariance._base "
+    "covariance.us covariance.diag covariance formula "
     "_contrasts _modelmatrix _remarks _grouping _inputs response design checks _special links families._base "
     "families.gaussian families.poisson families.binomial families.gamma families.inverse_gaussian families.nbinom2 "
-    "families.nbinom1 families.beta families.betabinomial families covariance structure _context _random _pieces gram "
+    "families.nbinom1 families.beta families.betabinomial families structure _context _random _pieces gram "
     "rows solver.block_matmul solver.spd solver.elimination solver.dense solver objective.parameters objective.lmm "
     "objective.density objective.mode objective.laplace objective.quadrature objective optimize start estimate "
     "start_glmm estimate_glmm start_given programs inference.wald _text tables shrinkage summary likelihood predict "

@@ -131,7 +131,9 @@ def test_print_says_how_it_will_be_computed(name):
 
 def test_terms_of_theta_stand_by_levels_then_by_formula():
     m = model("several terms per factor")
-    effects = [(m.design.factors[m.design.terms[t].factor].name, m.design.terms[t].kind) for t, _ in m.theta_terms()]
+    effects = [
+        (m.design.factors[m.design.terms[t].factor].name, m.design.terms[t].covariance.name) for t, _ in m.theta_terms()
+    ]
     assert effects == [("g", "us"), ("g", "us"), ("h", "diag")]
     assert [layout.at for _, layout in m.theta_terms()] == [0, 1, 0]
 

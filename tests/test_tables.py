@@ -65,9 +65,11 @@ computed on cpu:0 in float64"""
 
 
 def block(group, effects, sd, corr=None, parts=None) -> Block:
+    """``parts``: the sizes of the terms of the factor, between which there is no correlation."""
     sd = np.asarray(sd, dtype=float)
     corr = np.eye(len(sd)) if corr is None else np.asarray(corr, dtype=float)
-    return Block(group, tuple(effects), corr * np.outer(sd, sd), parts or (len(sd),))
+    part = np.repeat(np.arange(len(parts or (1,))), parts or (len(sd),))
+    return Block(group, tuple(effects), corr * np.outer(sd, sd), part[:, None] == part)
 
 
 def sleepstudy_varcorr() -> VarCorr:
@@ -82,7 +84,7 @@ def machines_varcorr() -> VarCorr:
             [11.1458699205, 29.1846354091, 19.2692916987],
         ]
     )
-    return VarCorr([Block("Worker", ("MachineA", "MachineB", "MachineC"), cov, (3,))], 0.96156762498)
+    return VarCorr([Block("Worker", ("MachineA", "MachineB", "MachineC"), cov, np.ones((3, 3), bool))], 0.96156762498)
 
 
 def test_varcorr_prints_as_lme4():
@@ -123,7 +125,7 @@ def test_no_correlation_between_independent_parts():
 
 
 def test_zero_variance():
-    vc = VarCorr([Block("g", ("a", "b"), np.diag([0.0, 4.0]), (2,))], 3.0)
+    vc = VarCorr([Block("g", ("a", "b"), np.diag([0.0, 4.0]), np.ones((2, 2), bool))], 3.0)
     assert np.isnan(vc.corr["g"].loc["a", "b"]) and vc.corr["g"].loc["b", "b"] == 1.0
     assert "NaN" in repr(vc)
     tiny = VarCorr([block("g", ["a"], [1e-15])], 3.716)
@@ -137,7 +139,7 @@ def test_without_residual():
 
 def test_bad_block_and_component():
     with pytest.raises(ValueError, match="block 'g': 2 effects"):
-        Block("g", ("a", "b"), np.eye(3), (2,))
+        Block("g", ("a", "b"), np.eye(3), np.ones((2, 2), bool))
     with pytest.raises(ValueError, match="unknown component 'corr'"):
         sleepstudy_varcorr().to_string(("corr",))
 

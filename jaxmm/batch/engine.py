@@ -284,7 +284,7 @@ class _Job:
             "likelihood": lik.kind,
             "family": f"{lik.family!r}",
             "columns": list(d.columns),
-            "terms": [f"{t.kind}({' + '.join(t.effects)} | {d.factors[t.factor].name})" for t in d.terms],
+            "terms": [f"{t.covariance.name}({' + '.join(t.effects)} | {d.factors[t.factor].name})" for t in d.terms],
             "design": design_of(self.model, d.offset, d.trials),
             "start": None if self.start is None else [float(x) for x in self.start],
             "tolerance": self.control.tolerance,

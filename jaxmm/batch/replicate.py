@@ -112,17 +112,14 @@ class Replicate:
         for group in dict.fromkeys(g for g, _ in names.sd):
             effects = tuple(e for g, e in names.sd if g == group)
             sd = sds[[g == group for g, _ in names.sd]]
-            pairs = [(a, b) for g, a, b in names.corr if g == group]
-            values = iter(corrs[[g == group for g, *_ in names.corr]])
-            sizes = _part_sizes(effects, pairs)
-            cov, at = np.diag(sd**2), 0
-            for q in sizes:
-                for a in range(at, at + q):
-                    for b in range(a + 1, at + q):
-                        scale, r = sd[a] * sd[b], next(values)
-                        cov[a, b] = cov[b, a] = 0.0 if scale == 0 else scale * r
-                at += q
-            blocks.append(Block(group, effects, cov, sizes))
+            cov, estimated = np.diag(sd**2), np.eye(len(sd), dtype=bool)
+            for (g, *pair), r in zip(names.corr, corrs, strict=True):
+                if g == group:
+                    a, b = _places(effects, *pair)
+                    scale = sd[a] * sd[b]
+                    cov[a, b] = cov[b, a] = 0.0 if scale == 0 else scale * r
+                    estimated[a, b] = estimated[b, a] = True
+            blocks.append(Block(group, effects, cov, estimated))
         return VarCorr(blocks, self.sigma if names.has_scale else None)
 
     def _labelled(self, values: np.ndarray, name: str) -> pd.Series:
@@ -141,13 +138,7 @@ class Replicate:
         return f"Replicate {self.replicate}: {self.status.message}; {values}"
 
 
-def _part_sizes(effects: tuple[str, ...], pairs: list[tuple[str, str]]) -> tuple[int, ...]:
-    """Sizes of the consecutive sets of effects that are correlated, from the pairs in the order of ``Names.corr``."""
-    sizes, at, seen = [], 0, 0
-    while at < len(effects):
-        q = 1
-        while at + q < len(effects) and pairs[seen + q - 1 : seen + q] == [(effects[at], effects[at + q])]:
-            q += 1
-        sizes.append(q)
-        at, seen = at + q, seen + q * (q - 1) // 2
-    return tuple(sizes)
+def _places(effects: tuple[str, ...], a: str, b: str) -> tuple[int, int]:
+    """Of two effects of one term: where another term has effects of the same names, it stands before or after both."""
+    pairs = [(i, k) for i, x in enumerate(effects) for k, y in enumerate(effects) if i < k and (x, y) == (a, b)]
+    return min(pairs, key=lambda pair: pair[1] - pair[0])

@@ -18,6 +18,7 @@ from jaxmm.batch.files import ArrayFile, write_arrays
 from jaxmm.batch.multiplicity import table_of_tests
 from jaxmm.batch.replicate import Replicate
 from jaxmm.optimize import Status
+from jaxmm.tables import pairs
 
 _KINDS = {"replicate": np.int64, "is_singular": np.bool_, "status": np.int8, "iterations": np.int32}
 _SHOWN = 12  # estimates in a printed batch
@@ -274,7 +275,7 @@ def names_of(model: Any) -> Names:
         sd += [(factor.name, e) for t in terms for e in t.effects]
         corr += [
             (factor.name, t.effects[a], t.effects[b])
-            for t in terms if t.kind == "us" for a in range(len(t.effects)) for b in range(a + 1, len(t.effects))
+            for t in terms for a, b in pairs(len(t.effects)) if t.covariance.free()[a, b]
         ]  # fmt: skip
     return Names(
         fixef=tuple(d.columns),

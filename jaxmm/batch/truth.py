@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmm.covariance import free
 from jaxmm.fit import Fit
 from jaxmm.objective.parameters import Parameters
 
@@ -285,13 +286,9 @@ def _effects(model: Model) -> dict[str, tuple[str, ...]]:
 
 
 def _correlated(model: Model) -> list[np.ndarray]:
-    """For each factor (q, q), True where the model has a covariance: within unstructured terms, and the diagonal."""
-    d, out = model.design, []
-    for f in range(len(d.factors)):
-        terms = [t for t in d.terms if t.factor == f]
-        part = [(i, 0 if t.kind == "us" else k) for i, t in enumerate(terms) for k in range(len(t.effects))]
-        out.append(np.array([[a == b for a in part] for b in part]))
-    return out
+    """For each factor (q, q), True where the model has a covariance."""
+    d = model.design
+    return [free(t.covariance for t in d.terms if t.factor == f) for f in range(len(d.factors))]
 
 
 def _no_correlation(group: str, a: str, b: str) -> str:

@@ -135,7 +135,7 @@ def parameters(fit: Any) -> pd.Series:
     varcorr = fit.varcorr()
     out |= {f"sd_{e}|{b.group}": s for b in varcorr.blocks for e, s in zip(b.effects, b.sd(), strict=True)}
     for b in varcorr.blocks:
-        estimated, corr, e = b.estimated(), b.corr(), b.effects
+        estimated, corr, e = b.estimated, b.corr(), b.effects
         pairs = [(i, j) for i in range(len(e)) for j in range(i + 1, len(e)) if estimated[i, j]]
         out |= {f"cor_{e[i]}.{e[j]}|{b.group}": corr[i, j] for i, j in pairs}
     if varcorr.sigma is not None:

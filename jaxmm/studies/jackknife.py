@@ -39,7 +39,8 @@ def _rows(d: Design, kept: np.ndarray, model: Model) -> Design:
         return None if x is None else x[kept]
 
     terms = [
-        Term(t.Z[kept], d.factors[t.factor].codes[kept], d.factors[t.factor].name, t.effects, t.kind) for t in d.terms
+        Term(t.Z[kept], d.factors[t.factor].codes[kept], d.factors[t.factor].name, t.effects, t.covariance)
+        for t in d.terms
     ]
     family = None if model.likelihood.exact else model.likelihood.family
     return design_from_arrays(of(d.y), of(d.X), terms, of(d.weights), of(d.offset), d.columns, family, of(d.trials))

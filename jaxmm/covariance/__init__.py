@@ -1,0 +1,51 @@
+"""Covariance structures of random effects, a file each; ``_base`` says what one supplies.
+
+name   theta                                                lam
+us     column-major lower triangle, q (q + 1) / 2           lower triangular
+diag   q standard deviations, in lmm relative to sigma      diagonal
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from jaxmm.covariance._base import Covariance
+from jaxmm.covariance.diag import Diagonal
+from jaxmm.covariance.us import Unstructured
+
+__all__ = ["STRUCTURES", "Covariance", "free", "get"]
+
+STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (Unstructured, Diagonal)}
+
+
+def get(kind: str | Covariance, q: int) -> Covariance:
+    """The structure called ``kind`` for ``q`` effects, or ``kind`` itself when it is one.
+
+    Raises:
+        ValueError: for a name that is not in ``STRUCTURES``, or an instance made for another number of effects.
+        TypeError: neither a name nor an instance of ``Covariance``.
+    """
+    if not isinstance(kind, str | Covariance):
+        raise TypeError(
+            f"a covariance structure is one of {', '.join(map(repr, STRUCTURES))} or an instance of "
+            f"jaxmm.covariance.Covariance, not {kind!r}"
+        )
+    if not isinstance(kind, str):
+        if kind.q != q:
+            raise ValueError(f"the covariance structure {kind.name!r} is for {kind.q} effects, the term has {q}")
+        return kind
+    if kind not in STRUCTURES:
+        raise ValueError(f"covariance structure {kind!r} is not available; accepted: {', '.join(STRUCTURES)}")
+    return STRUCTURES[kind](q)
+
+
+def free(structures: Iterable[Covariance]) -> np.ndarray:
+    """(Q, Q) True where the terms of one factor together have a covariance: there is none between two of them."""
+    own = [structure.free() for structure in structures]
+    at = np.cumsum([0, *map(len, own)])
+    out = np.zeros((at[-1], at[-1]), bool)
+    for first, each in zip(at, own, strict=False):
+        out[first : first + len(each), first : first + len(each)] = each
+    return out

@@ -1,0 +1,30 @@
+"""``diag``, independent effects, each with its own variance: (x || g), diag(x | g)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxmm.covariance._base import Covariance, fill
+
+
+@dataclass(frozen=True)
+class Diagonal(Covariance):
+    """theta is the diagonal of lam, q standard deviations."""
+
+    name = "diag"
+
+    @property
+    def num_params(self) -> int:
+        return self.q
+
+    def factor(self, theta: Any) -> Any:
+        return fill(self.q, np.diag_indices(self.q), theta)
+
+    def from_factor(self, lam: Any, xp: Any = np) -> Any:
+        return xp.abs(xp.diagonal(lam))
+
+    def from_lower(self, lam: Any) -> Any:
+        return lam[np.diag_indices(self.q)]

@@ -1,0 +1,41 @@
+"""``us``, any covariance matrix: (x | g), us(x | g)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxmm.covariance._base import Covariance, fill
+
+
+@dataclass(frozen=True)
+class Unstructured(Covariance):
+    """theta is the column-major lower triangle of lam, q (q + 1) / 2 numbers (Bates et al. 2015, J. Stat. Softw. 67(1),
+    eq. 4)."""
+
+    name = "us"
+    recombines = True
+
+    @property
+    def num_params(self) -> int:
+        return self.q * (self.q + 1) // 2
+
+    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
+        columns, rows = np.triu_indices(self.q)  # column-major lower triangle = row-major upper one, transposed
+        return rows, columns
+
+    def variance_rows(self) -> list[np.ndarray]:
+        rows, _ = self._cells()
+        return [np.flatnonzero(rows == i) for i in range(1, self.q)]
+
+    def factor(self, theta: Any) -> Any:
+        return fill(self.q, self._cells(), theta)
+
+    def from_factor(self, lam: Any, xp: Any = np) -> Any:
+        L = xp.linalg.qr(lam.T, mode="r").T  # the L of lam = LQ
+        return self.from_lower(L * xp.where(xp.diagonal(L) < 0, -1.0, 1.0))
+
+    def from_lower(self, lam: Any) -> Any:
+        return lam[self._cells()]
