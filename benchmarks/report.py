@@ -183,7 +183,7 @@ def rate_goals(rows: list[dict]) -> str:
     body = []
     for row in rows:
         goals = batches.BATCHES[row["task"]].goals if row["task"] in batches.BATCHES else {}
-        if row["peer"] == SUBJECT and row["way"] in goals:
+        if row["peer"] == SUBJECT and row.get("way") in goals:
             goal, actual = goals[row["way"]], number(row, "rate")
             met = "–" if actual is None else "met" if actual >= goal else f"missed, {actual / goal:.2g} ×"
             body.append([row["task"], row["way"], rate(goal), rate(actual), met])
