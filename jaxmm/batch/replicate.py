@@ -9,7 +9,7 @@ import pandas as pd
 
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
-from jaxmm.tables import Block, VarCorr
+from jaxmm.tables import Block, VarCorr, pairs
 
 if TYPE_CHECKING:
     from jaxmm.batch.result import FitBatch
@@ -140,5 +140,5 @@ class Replicate:
 
 def _places(effects: tuple[str, ...], a: str, b: str) -> tuple[int, int]:
     """Of two effects of one term: where another term has effects of the same names, it stands before or after both."""
-    pairs = [(i, k) for i, x in enumerate(effects) for k, y in enumerate(effects) if i < k and (x, y) == (a, b)]
-    return min(pairs, key=lambda pair: pair[1] - pair[0])
+    found = [(i, k) for i, k in pairs(len(effects)) if (effects[i], effects[k]) == (a, b)]
+    return min(found, key=lambda pair: pair[1] - pair[0])

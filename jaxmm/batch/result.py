@@ -17,6 +17,7 @@ from jaxmm import _text
 from jaxmm.batch.files import ArrayFile, write_arrays
 from jaxmm.batch.multiplicity import table_of_tests
 from jaxmm.batch.replicate import Replicate
+from jaxmm.covariance import free
 from jaxmm.optimize import Status
 from jaxmm.tables import pairs
 
@@ -272,11 +273,9 @@ def names_of(model: Any) -> Names:
     for factor in factors:
         f = d.factors.index(factor)
         terms = [t for t in d.terms if t.factor == f]
-        sd += [(factor.name, e) for t in terms for e in t.effects]
-        corr += [
-            (factor.name, t.effects[a], t.effects[b])
-            for t in terms for a, b in pairs(len(t.effects)) if t.covariance.free()[a, b]
-        ]  # fmt: skip
+        effects, related = [e for t in terms for e in t.effects], free(t.covariance for t in terms)
+        sd += [(factor.name, e) for e in effects]
+        corr += [(factor.name, effects[a], effects[b]) for a, b in pairs(len(effects)) if related[a, b]]
     return Names(
         fixef=tuple(d.columns),
         theta=model.structure.num_theta,
