@@ -39,7 +39,7 @@ from ._modelmatrix import ModelMatrix, fit_matrix, independent_columns
 from ._remarks import remarks
 from ._syntax import Expr
 from .covariance import Covariance
-from .formula import Terms
+from .formula import Bar, Terms
 from .response import Response, any_trial, check_spelling, other_rows, read_response
 
 if TYPE_CHECKING:
@@ -60,13 +60,14 @@ class Factor:
 @dataclass(frozen=True)
 class RandomTerm:
     """One bar: `factor` is an index into `Design.factors`, `effects` the names of the q columns of Z (n, q),
-    `covariance` the structure of their covariance.
+    `covariance` the structure of their covariance, `inputs` what it needs to know beside its parameters.
     """
 
     factor: int
     effects: tuple[str, ...]
     Z: np.ndarray
     covariance: Covariance
+    inputs: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -329,8 +330,20 @@ def _random(
             factors.append(Factor(bar.name, grouping.labels, codes))
         Z, matrix = fit_matrix(part, frame, n, memory, coding, labels)
         bars.append(matrix)
-        random.append(RandomTerm(places[bar.group], matrix.columns, Z, covariance.get(bar.kind, Z.shape[1])))
+        structure = covariance.get(bar.kind, Z.shape[1])
+        if structure.levels:
+            _check_levels(bar, Z)
+        random.append(RandomTerm(places[bar.group], matrix.columns, Z, structure))
     return tuple(factors), tuple(groupings), tuple(random), tuple(bars)
+
+
+def _check_levels(bar: Bar, Z: np.ndarray) -> None:
+    """Whether each row has one of the effects, as with the levels of one factor."""
+    if not np.all((Z == 0) | (Z == 1)) or not np.all(Z.sum(axis=1) == 1):
+        raise DataError(
+            f"{bar}: the effects of {bar.kind}(...) are the levels of one factor, in their order, and nothing else: "
+            f"{bar.kind}(0 + time | {bar.name}), with factor(time) where the times are numbers"
+        )
 
 
 def _new_data(

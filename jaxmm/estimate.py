@@ -11,7 +11,6 @@ in the columns Z_s, carried back by b = T b_s.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -22,20 +21,20 @@ from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import change_theta, scaled_factors
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
 from jaxmm.solver import reduce
 from jaxmm.start import (
     NEAR_ZERO,
+    SECOND_SD,
     has_few_levels,
+    independent_theta,
     joint_start,
     level_start,
     level_systems,
     moment_start,
     on_boundary,
-    second_theta,
 )
-from jaxmm.structure import Structure
 
 
 @partial(
@@ -73,7 +72,7 @@ class Estimates:
 
 # ---------------------------------------------------------------- compiled programs, one per structure
 def _criterion(theta: Array, gram: Gram) -> tuple[Array, Profile]:
-    at = profile(scaled_factors(theta, gram.structure), gram)
+    at = profile(scaled_factors(theta, gram), gram)
     return at.deviance, at
 
 
@@ -122,12 +121,12 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     s = gram.structure
     H = np.zeros((len(theta), len(theta)))
     diagonal_blocks = [A for A, _ in level_systems(gram)]
-    for term, own in zip(s.terms, s.slices(), strict=True):
+    for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
         some = A[:: max(1, len(A) // ROUGH_LEVELS)]
-        lam = term.covariance.factor(theta[own])
-        moves = [term.covariance.factor(e) for e in np.eye(term.covariance.num_params)]
+        lam = term.covariance.lam(theta[own], at)
+        moves = term.covariance.derivative(theta[own], at)
         H_j = some @ np.linalg.inv(np.eye(len(lam)) + lam @ lam.T @ some)
         each = np.stack([H_j @ (m @ lam.T + lam @ m.T) for m in moves])
         H[own, own] = np.einsum("ijab,kjba->ik", each, each) * (len(A) / len(some))
@@ -148,7 +147,7 @@ def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
     The modes are NB (-beta_s, 1): what of the residual the random effects take up.  d tr C* / dB = -2 NB.
     """
     s = gram.structure
-    lams, width = scaled_factors(theta, s), s.p + 1
+    lams, width = scaled_factors(theta, gram), s.p + 1
 
     def trace(borders, corner):
         C = reduce(lams, dataclasses.replace(gram, borders=borders, corner=corner))[1]
@@ -163,7 +162,7 @@ def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
 def covariance_of_effects(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """N_jj, the covariance of the effects of each level given the data, beta and theta, over sigma²: (J, q, q)."""
     s = gram.structure
-    lams = scaled_factors(theta, s)
+    lams = scaled_factors(theta, gram)
 
     def logdet(blocks, corner):
         return reduce(lams, dataclasses.replace(gram, blocks=blocks, corner=corner))[0]
@@ -178,16 +177,6 @@ conditional_covariance = Program(covariance_of_effects)
 
 
 # ---------------------------------------------------------------- the start and the end of a search
-def change_theta(theta, T: Sequence, s: Structure, xp=np):
-    """theta of lam -> theta of T lam, diagonals non-negative; ``T`` (q, q) per factor."""
-    out = []
-    for term, at in zip(s.terms, s.slices(), strict=True):
-        inside = slice(term.at, term.at + term.covariance.q)
-        lam = term.covariance.factor(theta[at])
-        out.append(term.covariance.from_factor(T[term.position][inside, inside] @ lam, xp))
-    return xp.concatenate(out)
-
-
 ZERO = 1e-8  # an element of lam, as to Z_s, below which it is zero: the deviance moves by rounding only
 
 
@@ -203,7 +192,7 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
     )
     return Estimates(
         beta=T_X @ (beta + xp.asarray(gram.beta0)),
-        theta=change_theta(found.theta, T, s, xp),
+        theta=change_theta(found.theta, T, gram, xp),
         sigma=xp.sqrt(sigma2),
         deviance=at.deviance if xp is jnp else found.value,
         vcov=sigma2 * T_X @ (0.5 * (inverse + inverse.T)) @ T_X.T,
@@ -227,14 +216,14 @@ def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> 
         if second is not None:
             starts.append(second)
     else:
-        starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram.structure)]
+        starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
     criterion = objective(gram)
     searches = [minimise(criterion, np.asarray(theta), control) for theta in starts]
     found = min(searches, key=lambda search: np.inf if np.isnan(search.value) else search.value)
     if has_few_levels(gram):
-        if on_boundary(found.theta, gram.structure):
-            found = search_again(criterion, found, second_theta(gram.structure), control)
-        found = search_again(criterion, found, NEAR_ZERO * second_theta(gram.structure), control)
+        if on_boundary(found.theta, gram):
+            found = search_again(criterion, found, independent_theta(gram, SECOND_SD), control)
+        found = search_again(criterion, found, independent_theta(gram, NEAR_ZERO), control)
     return _finish(found, found.aux, gram)
 
 
@@ -243,13 +232,13 @@ def estimate(arrays: Gram, *, start: Array | None = None, control: Control | Non
     """See ``programs.estimate``.  There is one start; ``Model.fit`` tries a second one where a factor has several
     independent effects (``start.level_start``)."""
     control = control or Control()
-    s, dtype = arrays.structure, arrays.corner.dtype
+    dtype = arrays.corner.dtype
     if start is None:
         theta = moment_start(arrays, jnp)
     else:
-        theta = change_theta(jnp.asarray(start, dtype), [jnp.linalg.inv(t) for t in arrays.T], s, jnp)
+        theta = change_theta(jnp.asarray(start, dtype), [jnp.linalg.inv(t) for t in arrays.T], arrays, jnp)
     found = _argmin(arrays, jax.lax.stop_gradient(theta.astype(dtype)), control)
-    at = profile(scaled_factors(found.theta, s), arrays)
+    at = profile(scaled_factors(found.theta, arrays), arrays)
     return _finish(found, at, arrays, jnp)
 
 

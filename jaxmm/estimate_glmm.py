@@ -18,12 +18,14 @@ import numpy as np
 
 from jaxmm._compiled import Program
 from jaxmm._types import Array
-from jaxmm.estimate import ZERO, change_theta, covariance_of_effects, no_tangent
+from jaxmm.estimate import ZERO, covariance_of_effects, no_tangent
 from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
+from jaxmm.objective.parameters import change_theta
 from jaxmm.objective.quadrature import neg2_loglik
 from jaxmm.optimize import FLAT, LOWER, ROUGH, Control, Objective, Search, Status, minimise, minimise_in_loop
 from jaxmm.rows import Rows
+from jaxmm.start import independent_theta
 from jaxmm.start_glmm import ends_at_boundary, second_start
 
 
@@ -162,7 +164,7 @@ random_effects = Program(_random_effects, size=_size)
 def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> GlmmEstimates:
     """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
     found = minimise(objective(rows, n_agq), start, control)
-    if found.status != Status.CONVERGED or ends_at_boundary(found.theta, rows.structure):
+    if found.status != Status.CONVERGED or ends_at_boundary(found.theta, rows):
         found = once_more(found, rows, control, n_agq)
     return finish(found, rows, n_agq)
 
@@ -226,7 +228,7 @@ def finish(found: Search, rows: Rows, n_agq: int, xp: Any = np) -> GlmmEstimates
     vcov = T_X @ covariance[: s.p, : s.p] @ T_X.T
     parts: dict[str, Any] = dict(
         beta=T_X @ found.theta[: s.p],
-        theta=change_theta(theta, [xp.asarray(t) for t in rows.T], s, xp),
+        theta=change_theta(theta, [xp.asarray(t) for t in rows.T], rows, xp),
         log_phi=found.theta[own.stop :],
         deviance=found.value,
         vcov=0.5 * (vcov + vcov.T),
@@ -255,6 +257,9 @@ def estimate(arrays: Rows, *, start: Array | None = None, control: Control | Non
     return finish(found._replace(value=value), arrays, 1, jnp)
 
 
+FIRST_SD = 0.5  # of every effect
+
+
 def first_guess(rows: Rows) -> Array:
     """psi of a constant mean, effects of standard deviation a half, and a scale that fits these."""
     s, family, W = rows.structure, rows.family, rows.weights
@@ -265,8 +270,7 @@ def first_guess(rows: Rows) -> Array:
     if s.p:
         gram = jnp.tensordot(rows.X * W, rows.X, ((1, 2), (1, 2)))
         beta = jnp.linalg.solve(gram, jnp.tensordot(rows.X, W * (level - rows.offset), 2))
-    starts: list[Any] = [t.covariance.from_factor(0.5 * jnp.eye(t.covariance.q), jnp) for t in s.terms]
-    theta = jnp.concatenate(starts)
+    theta = jnp.asarray(independent_theta(rows, FIRST_SD, jnp))
     log_phi = jnp.zeros(family.num_phi, W.dtype)
     if family.has_scale:
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)

@@ -178,15 +178,16 @@ class Fit:
     def singular_terms(self) -> list[str]:
         """The terms with a diagonal element of Λ below 1e-4, as they are written in the formula."""
         out = []
-        for (term, _), lam in zip(self._term_layouts(), self._term_lams(), strict=True):
-            if np.min(np.abs(np.diag(lam))) < SINGULAR * self.model.unit:
+        for (term, _), at in zip(self._term_layouts(), self.model.structure.slices(), strict=True):
+            if np.min(term.covariance.pivots(self.theta[at], term.inputs)) < SINGULAR * self.model.unit:
                 name = self.model.design.factors[term.factor].name
                 out.append(f"({spell(term.effects)} | {name})")
         return out
 
     @property
     def is_singular(self) -> bool:
-        """Whether some diagonal element of a term's Λ is below 1e-4 (times the unit of η, where the link has one)."""
+        """Whether some diagonal element of a term's triangular Λ is below 1e-4 (times the unit of η, where there is
+        one)."""
         return bool(self.singular_terms)
 
     @property
@@ -233,7 +234,7 @@ class Fit:
             lam = self.factor_lam(f)
             terms = [t for t in d.terms if t.factor == f]
             effects = tuple(e for t in terms for e in t.effects)
-            blocks.append(Block(factor.name, effects, scale * lam @ lam.T, free(t.covariance for t in terms)))
+            blocks.append(Block(factor.name, effects, scale * lam @ lam.T, free(terms)))
         return VarCorr(blocks, self.sigma if self.family.has_scale else None)
 
     @cached_property
@@ -437,18 +438,14 @@ class Fit:
         """(term of the design, its layout), in theta's order."""
         return [(self.model.design.terms[t], layout) for t, layout in self.model.theta_terms()]
 
-    def _term_lams(self) -> list[np.ndarray]:
-        s = self.model.structure
-        return [t.covariance.factor(self.theta[at]) for t, at in zip(s.terms, s.slices(), strict=True)]
-
     def factor_lam(self, f: int) -> np.ndarray:
         """Λ's block of factor ``f`` of the design, (q, q), as ``theta``."""
         q = sum(len(t.effects) for t in self.model.design.terms if t.factor == f)
         lam = np.zeros((q, q))
-        for (term, layout), part in zip(self._term_layouts(), self._term_lams(), strict=True):
+        for (term, layout), at in zip(self._term_layouts(), self.model.structure.slices(), strict=True):
             if term.factor == f:
                 inside = slice(layout.at, layout.at + layout.covariance.q)
-                lam[inside, inside] = part
+                lam[inside, inside] = term.covariance.lam(self.theta[at], term.inputs)
         return lam
 
     def __getstate__(self) -> dict:

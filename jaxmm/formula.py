@@ -19,12 +19,11 @@ from . import _functions, _syntax, _terms
 from ._syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren, Unary
 from .covariance import STRUCTURES
 
-__all__ = ["KINDS", "Bar", "FormulaError", "Terms", "parse"]
+__all__ = ["Bar", "FormulaError", "Terms", "parse"]
 
-# structures of other programs, of which only those in STRUCTURES are here
-KINDS = (*STRUCTURES, *"homdiag cs homcs ar1 hetar1 toep homtoep ou exp gau mat rr propto".split())
-
-_BARS = ("|", "||")
+_ELSEWHERE = tuple("toep homtoep ou exp gau mat rr propto".split())  # structures of other programs
+_PLAIN = {"us": "|", "diag": "||"}  # structures of bars without a call
+_BARS = tuple(_PLAIN.values())
 
 # What people of other dialects write, and what to write here.
 _HINTS = {
@@ -72,7 +71,8 @@ class Bar:
             object.__setattr__(self, "name", ":".join(self.group))
 
     def __str__(self) -> str:
-        return f"({self.left} {'||' if self.kind == 'diag' else '|'} {self.name})"
+        call, bar = ("", _PLAIN[self.kind]) if self.kind in _PLAIN else (self.kind, "|")
+        return f"{call}({self.left} {bar} {self.name})"
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
     name = node.func.split("::")[-1]
     bar = _has_bar(node)
     if bar is not None:
-        if name in KINDS:
+        if _is_structure(name):
             return
         raise FormulaError(
             f"a bar inside a call: a random-effects term stands by itself in the sum, as in "
-            f"y ~ x + ({bar}); around it may stand us(...) or diag(...)",
+            f"y ~ x + ({bar}); around it may stand a structure: {', '.join(STRUCTURES)}",
             text,
             node.pos,
         )
@@ -177,9 +177,14 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
         return
     if name in _functions.FUNCTIONS and name not in _HINTS:
         return
-    if name in KINDS:
+    if _is_structure(name):
         raise FormulaError(f"'{name}' goes around a random-effects term: {name}(0 + x | g)", text, node.pos)
     raise FormulaError(_unknown_call(node, name), text, node.pos)
+
+
+def _is_structure(name: str) -> bool:
+    """Whether one may stand around a bar, also one that is not there."""
+    return name in STRUCTURES or name in _ELSEWHERE
 
 
 def _unknown_call(node: Call, name: str) -> str:
@@ -267,7 +272,7 @@ class _Parts:
         if others:
             shown = ", ".join(str(a) if k is None else f"{k} = {a}" for k, a in others)
             raise self.error(f"{kind}(...) takes a random-effects term and no option: leave out {shown}", others[0][1])
-        if inner.op == "||" and kind != "diag":
+        if inner.op != "|" and _PLAIN.get(kind) != inner.op:
             raise self.error(f"'||' is the structure diag, which {kind}(...) contradicts: write '|'", inner)
         self.bars.extend(self.expand(inner, kind))
 
@@ -280,7 +285,7 @@ class _Parts:
                     nested,
                 )
         self.check_left(bar)
-        kind = kind or ("diag" if bar.op == "||" else "us")
+        kind = kind or next(name for name, op in _PLAIN.items() if op == bar.op)
         for name, group in self.nested(bar.right):
             yield Bar(str(bar.left), group, kind, name)
 

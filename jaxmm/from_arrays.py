@@ -30,7 +30,10 @@ class Term:
         codes: (n,) the level of each row: integers or labels.
         name: of the grouping factor; terms with the same name share it and must have the same codes.
         effects: names of the columns of Z.
-        kind: covariance structure, "us" or "diag", or a ``covariance.Covariance`` of your own for as many effects.
+        kind: covariance structure, one of ``covariance.STRUCTURES``, or a ``covariance.Covariance`` of your own for as
+            many effects.
+        at: what such a structure needs to know beside its parameters, the same for all levels: times or positions of
+            the effects, a known matrix.
     """
 
     Z: Any
@@ -38,6 +41,7 @@ class Term:
     name: str | None = None
     effects: Sequence[str] | None = None
     kind: str | Covariance = "us"
+    at: Any = None
 
 
 def design_from_arrays(
@@ -93,7 +97,10 @@ def design_from_arrays(
         effects = tuple(given)
         if len(effects) != Z.shape[1]:
             raise DataError(f"term {k}: effects has {len(effects)} names for {Z.shape[1]} columns of Z")
-        random.append(RandomTerm(known, effects, Z, covariance.get(term.kind, Z.shape[1])))
+        at = None if term.at is None else numbers(f"at of term {k}", term.at)
+        if at is not None:
+            check_finite_array(f"at of term {k}", at)
+        random.append(RandomTerm(known, effects, Z, covariance.get(term.kind, Z.shape[1]), at))
     for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
         if values is not None:
             check_finite_array(label, numbers(label, values))

@@ -24,6 +24,7 @@ import scipy.sparse as sp
 
 from jaxmm._compiled import bucket
 from jaxmm._types import Array
+from jaxmm.covariance import Closed
 from jaxmm.structure import Elimination, Grouping, Structure
 
 CHUNK = 1 << 18  # rows in flight: a few of its columns fit the second-level cache
@@ -53,7 +54,7 @@ class Cells:
     jax.tree_util.register_dataclass,
     data_fields=[
         "blocks", "links", "parents", "borders", "cells", "corner", "T", "T_X", "beta0",
-        "logdet_T", "n_obs", "sum_log_weights", "copies",
+        "logdet_T", "n_obs", "sum_log_weights", "inputs", "copies",
     ],
     meta_fields=["structure"],
 )  # fmt: skip
@@ -66,7 +67,8 @@ class Gram:
     Z_rest for the first factor when ``cells`` holds it; ``corner`` (Q_R + p + 1, same): [Z_rest X y]'W[Z_rest X y].
     ``T`` per factor (q, q), ``T_X`` (p, p), ``beta0`` (p,): the changes of columns of the module's head.
     ``n_obs`` and ``sum_log_weights`` run over the rows of positive weight.  ``copies`` (J_i,) of each chain factor: how
-    often each level counts, None for once each.
+    often each level counts, None for once each.  ``inputs``: what the structure of each term, in the order of theta,
+    needs to know beside its parameters, mostly None.
     """
 
     blocks: tuple[Array, ...]
@@ -81,6 +83,7 @@ class Gram:
     logdet_T: Any
     n_obs: Any
     sum_log_weights: Any
+    inputs: tuple[Any, ...]
     structure: Structure = field(metadata={"static": True})
     copies: tuple[Array, ...] | None = None
 
@@ -120,8 +123,10 @@ def _chunks(n: int) -> Iterator[slice]:
     return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
 
 
-def change_columns(A: np.ndarray, recombine: bool) -> Columns:
-    """Well-conditioned columns spanning those of A: rescaled, and with ``recombine`` centred and orthogonal too."""
+def change_columns(A: np.ndarray, change: Closed) -> Columns:
+    """Better conditioned columns spanning those of A: rescaled each, or together ("scalar"); centred and orthogonal
+    too where any change will do ("linear"); as they are ("none")."""
+    recombine = change == "linear"
     n, k = A.shape
     mean, rotation = np.zeros(k), np.eye(k)
     constant = np.array([np.all(A[:, j] == A[0, j]) and A[0, j] != 0 for j in range(k)], bool)
@@ -132,7 +137,9 @@ def change_columns(A: np.ndarray, recombine: bool) -> Columns:
     for at in _chunks(n):
         square += np.sum((A[at] - mean) ** 2, axis=0)
     scale = np.sqrt(square / n)
-    scale[scale == 0] = 1.0
+    if change == "scalar":
+        scale[:] = np.sqrt(np.mean(scale**2))
+    scale[(scale == 0) | (change == "none")] = 1.0
     if recombine and k > 1:
         R = np.zeros((0, k))
         for at in _chunks(n):  # QR of a tall matrix chunk by chunk
@@ -185,6 +192,7 @@ class Accumulator:
     Z: tuple[tuple[Columns, ...], ...]  # per factor, its terms
     X: Columns
     weights: np.ndarray | None
+    inputs: tuple[Any, ...]
 
     @property
     def n(self) -> int:
@@ -390,6 +398,7 @@ def assemble(accumulator: Accumulator, parts: dict, response: dict) -> Gram:
         logdet_T=np.asarray(np.linalg.slogdet(a.X.T)[1] if s.p else 0.0),
         n_obs=np.asarray(float(a.n)),
         sum_log_weights=np.asarray(0.0 if a.weights is None else float(np.sum(np.log(a.weights)))),
+        inputs=a.inputs,
         structure=s,
     )
     return jax.device_put(tree)

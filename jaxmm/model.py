@@ -20,14 +20,14 @@ from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._warn import warn
 from jaxmm.batch.truth import as_start
 from jaxmm.describe import check_size, describe
-from jaxmm.design import Design, build
+from jaxmm.design import Design, RandomTerm, build
 from jaxmm.families import Family
 from jaxmm.families import get as get_family
 from jaxmm.fit import Fit
 from jaxmm.formula import parse
 from jaxmm.from_arrays import Term, design_from_arrays
 from jaxmm.generalised import Generalised
-from jaxmm.gram import Accumulator, Gram, change_columns
+from jaxmm.gram import Accumulator, Columns, Gram, change_columns
 from jaxmm.likelihood import Likelihood
 from jaxmm.linear import Linear
 from jaxmm.objective.parameters import Parameters
@@ -141,17 +141,15 @@ class Model:
     @cached_property
     def _accumulator(self) -> Accumulator:
         d, order, unit = self.design, self.elimination.order, self.unit
-        by_factor = tuple(
-            tuple(change_columns(d.terms[t].Z, d.terms[t].covariance.recombines).times(unit) for t in _terms_of(d, f))
-            for f in order
-        )
+        by_factor = tuple(tuple(_changed(d.terms[t], unit) for t in _terms_of(d, f)) for f in order)
         return Accumulator(
             plan=self.elimination,
             structure=self.structure,
             groupings=tuple(self.groupings[f] for f in order),
             Z=by_factor,
-            X=change_columns(d.X, True).times(unit),
+            X=change_columns(d.X, "linear").times(unit),
             weights=d.weights,
+            inputs=tuple(d.terms[t].inputs for t in theta_order(d)),
         )
 
     @cached_property
@@ -365,6 +363,12 @@ def choose_likelihood(family: Any, reml: bool | None, n_agq: int | str | None) -
 def check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def _changed(term: RandomTerm, unit: float) -> Columns:
+    """The term's columns as its structure lets them be changed."""
+    closed = term.covariance.closed_under
+    return change_columns(term.Z, closed).times(1.0 if closed == "none" else unit)
 
 
 def _terms_of(design: Design, factor: int) -> list[int]:

@@ -96,7 +96,7 @@ class Crossing:
     jax.tree_util.register_dataclass,
     data_fields=[
         "y", "trials", "weights", "offset", "X", "Z", "main", "others", "parents", "crossings", "cells", "cell_order",
-        "T", "T_X", "source", "log_constant", "n_obs", "copies",
+        "T", "T_X", "source", "log_constant", "n_obs", "inputs", "copies",
     ],
     meta_fields=["chain_levels", "structure", "family"],
 )  # fmt: skip
@@ -110,7 +110,7 @@ class Rows:
     the rest; ``parents[i][k]`` as in ``Gram``.  ``crossings``: pairs of levels for couplings to and within the rest;
     ``cells`` where the first of these are kept as a list, whose values stand in ``cell_order`` (there, back).
     ``source`` (H, P): the row of the data at each place.  ``log_constant``: the part of the log density that depends on
-    no parameter, weighted and summed.  ``copies`` as in ``Gram``.
+    no parameter, weighted and summed.  ``inputs`` and ``copies`` as in ``Gram``.
     """
 
     y: Array
@@ -130,6 +130,7 @@ class Rows:
     source: Array
     log_constant: Any
     n_obs: Any
+    inputs: tuple[Any, ...]
     chain_levels: tuple[int, ...] = field(metadata={"static": True})
     structure: Structure = field(metadata={"static": True})
     family: Any = field(metadata={"static": True})
@@ -221,7 +222,7 @@ class Rows:
         zero = jnp.zeros((), W.dtype)
         return Gram(
             blocks, links, self.parents, tuple(borders), self._cell_values(W), corner,
-            self.T, self.T_X, zero, zero, self.n_obs, zero, s, self.copies,
+            self.T, self.T_X, zero, zero, self.n_obs, zero, self.inputs, s, self.copies,
         )  # fmt: skip
 
     def _squares(self, f: int, W: Array) -> Array:
@@ -358,6 +359,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bo
         cell_order=cell_order,
         T=tuple(a.changes()),
         T_X=a.X.T,
+        inputs=a.inputs,
         source=source.reshape(shape).astype(np.int32),
         log_constant=np.asarray(0.0),
         n_obs=np.asarray(float(a.n)),

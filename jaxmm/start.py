@@ -8,8 +8,8 @@ linear in D, which is solved for; σ² is what the levels' own fits leave.  The 
 squares where D = v I.  In a balanced design the solution is the maximum, where that has no variance of zero.
 
 *Once more from inside.*  Where levels are few the criterion may have two minima, often one of them with a variance of
-zero.  A search that ends there (``on_boundary``) is made once more from independent effects (``second_theta``), and any
-search then from small ones.
+zero.  A search that ends there (``on_boundary``) is made once more from effects that are independent and large, and any
+search then from small ones (``independent_theta``).
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmm.gram import Gram
-from jaxmm.objective.parameters import scaled_factors
 from jaxmm.structure import Structure, TermLayout
 
 WEIGHT = 0.1  # v, the variances relative to the error's that weigh the levels
 LEAST_SD, LARGEST_SD = 0.1, 1e6  # relative to the error's, of a start
 BOUNDARY = 1e-2  # on the diagonal of a factor of D, as to Z_s: the effects have no variance in some direction
 SECOND_SD = 1.0  # of every effect in a second start
-NEAR_ZERO = 0.1  # of every effect in a third start, as a share of the second
+NEAR_ZERO = 0.1  # of every effect in a third start
 FEW = 4  # levels for each parameter of their covariance, below which a second start may be worth while
 
 
@@ -40,15 +39,15 @@ class Moments(NamedTuple):
     df: float
 
 
-def moment_equations(A: np.ndarray, counts: np.ndarray, n: float, s: Structure) -> Moments:
+def moment_equations(A: np.ndarray, counts: np.ndarray, n: float, s: Structure, inputs: tuple[Any, ...]) -> Moments:
     """From A (J, q, q) of the levels, each counted ``counts`` (J,) times."""
     q = A.shape[-1]
     R = level_weights(A)
     G = R @ A
     free = np.zeros((q, q), bool)
-    for term in s.terms:
+    for term, at in zip(s.terms, inputs, strict=True):
         own = np.arange(term.at, term.at + term.covariance.q)
-        free[np.ix_(own, own)] |= np.eye(len(own), dtype=bool) | term.covariance.recombines
+        free[np.ix_(own, own)] |= term.covariance.free(at)
     M = np.einsum("j,jac,jbd->abcd", counts, G, G)
     at = np.flatnonzero(free.ravel())
     solve = np.zeros((q * q, q * q))
@@ -76,7 +75,7 @@ def joint_start(gram: Gram) -> np.ndarray | None:
     ((A, B),) = level_systems(gram)
     counts = np.ones(len(A)) if gram.copies is None else np.asarray(gram.copies[0])
     total = max(float(np.asarray(gram.corner)[-1, -1]), 1e-300)
-    equations = moment_equations(A, counts, n, s)
+    equations = moment_equations(A, counts, n, s, gram.inputs)
     explained = np.einsum("j,ja,jab,jb->", counts, B, np.linalg.pinv(A, rcond=1e-10, hermitian=True), B)
     sigma2 = error_variance(total - explained, total, n, equations.df)
     h = np.einsum("jab,jb->ja", level_weights(A), B)
@@ -85,25 +84,28 @@ def joint_start(gram: Gram) -> np.ndarray | None:
     w, Q = np.linalg.eigh(0.5 * (D + D.T))
     root = Q * np.clip(np.sqrt(np.maximum(w, 0.0)), LEAST_SD, LARGEST_SD)
     theta = []
-    for term in s.terms:
+    for term, at in zip(s.terms, gram.inputs, strict=True):
         # rows of a root of D are one of the part of D that is theirs
         own = np.linalg.cholesky(
             (root @ root.T)[term.at : term.at + term.covariance.q, term.at : term.at + term.covariance.q]
         )
-        theta.append(term.covariance.from_factor(own))
+        theta.append(term.covariance.from_factor(own, at))
     return np.concatenate(theta)
 
 
-def on_boundary(theta: Any, structure: Structure, xp: Any = np) -> Any:
+def on_boundary(theta: Any, arrays: Any, xp: Any = np) -> Any:
     """Whether a factor of D at theta (m, ..) is singular, (..); ``xp`` is numpy or jax.numpy."""
-    lams = scaled_factors(theta, structure)
-    smallest = [xp.min(xp.abs(xp.stack([lam[i, i] for i in range(len(lam))])), axis=0) for lam in lams]
-    return xp.min(xp.stack(smallest), axis=0) < BOUNDARY
+    s = arrays.structure
+    pivots = [
+        t.covariance.pivots(theta[at], own) for t, at, own in zip(s.terms, s.slices(), arrays.inputs, strict=True)
+    ]
+    return xp.min(xp.concatenate(pivots), axis=0) < BOUNDARY
 
 
-def second_theta(s: Structure) -> np.ndarray:
-    """(m,) of independent effects, to begin a second search."""
-    return np.concatenate([t.covariance.from_factor(SECOND_SD * np.eye(t.covariance.q)) for t in s.terms])  # pyright: ignore
+def independent_theta(arrays: Any, sd: float, xp: Any = np) -> Any:
+    """(m,) of independent effects of one standard deviation, as to Z_s; ``xp`` as above."""
+    terms = zip(arrays.structure.terms, arrays.inputs, strict=True)
+    return xp.concatenate([t.covariance.from_factor(sd * np.eye(t.covariance.q), own) for t, own in terms])
 
 
 def has_few_levels(gram: Gram) -> bool:
@@ -141,9 +143,9 @@ def moment_start(gram: Gram, xp: Any = np) -> Any:
         variances.append(xp.clip((explained - levels * total) / xp.maximum(n - levels, 1.0), 0.0, total))
     residual = xp.maximum(total - sum(xp.sum(v) for v in variances), 0.02 * total)
     theta = []
-    for term in s.terms:
+    for term, at in zip(s.terms, gram.inputs, strict=True):
         own = variances[term.position][term.at : term.at + term.covariance.q]
-        theta.append(term.covariance.from_factor(xp.diag(xp.clip(xp.sqrt(own / residual), 0.05, 20.0)), xp))
+        theta.append(term.covariance.from_factor(xp.diag(xp.clip(xp.sqrt(own / residual), 0.05, 20.0)), at))
     return xp.concatenate(theta)
 
 
@@ -167,7 +169,7 @@ def level_start(gram: Gram) -> np.ndarray | None:
     for position, (A, B) in enumerate(level_systems(gram)):
         if not joint[position]:
             continue
-        terms = [(t, at) for t, at in zip(s.terms, s.slices(), strict=True) if t.position == position]
+        terms = [x for x in zip(s.terms, s.slices(), gram.inputs, strict=True) if x[0].position == position]
         w = np.linalg.eigvalsh(A)
         full = (w[:, 0] > 1e-9 * w[:, -1]) & (w[:, -1] > 0)
         if full.sum() < 2:
@@ -180,15 +182,15 @@ def level_start(gram: Gram) -> np.ndarray | None:
         weights = 1 / (error / np.median(error, axis=0) + 1) ** 2
         D = np.clip(np.sum(weights * (c**2 - sigma2 * error), axis=0) / weights.sum(axis=0), 0.0, None)
         sd = np.clip(np.sqrt(D / sigma2), 0.05, 1e6)
-        for term, at in terms:
-            theta[at] = term.covariance.from_factor(np.diag(sd[term.at : term.at + term.covariance.q]))
+        for term, at, own in terms:
+            theta[at] = term.covariance.from_factor(np.diag(sd[term.at : term.at + term.covariance.q]), own)
         found = True
     return theta if found else None
 
 
 def _whole(term: TermLayout, q: int) -> bool:
     """Whether one term has all q effects of its factor, and they are one or correlated."""
-    return term.covariance.q == q and (q == 1 or term.covariance.recombines)
+    return term.covariance.q == q and (q == 1 or term.covariance.closed_under == "linear")
 
 
 def level_systems(gram: Gram) -> Iterator[tuple[np.ndarray, np.ndarray]]:

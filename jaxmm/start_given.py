@@ -12,9 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm.estimate import change_theta
+from jaxmm.covariance import lower
 from jaxmm.gram import Gram
-from jaxmm.objective.parameters import Parameters
+from jaxmm.objective.parameters import Parameters, change_theta
 from jaxmm.rows import Rows
 
 FAR = 5.0  # in log phi, from a first guess: where a family turns into its limit the likelihood is flat
@@ -24,17 +24,19 @@ LEAST = 0.05  # of a standard deviation relative to the error's: a search that b
 def scaled_theta(theta: Any, arrays: Gram | Rows, xp: Any = np) -> Any:
     """theta as to Z_s, without a variance of zero, where a search would be stuck."""
     s, parts = arrays.structure, []
-    scaled = change_theta(theta, [xp.linalg.inv(xp.asarray(t)) for t in arrays.T], s, xp)
-    for term, at in zip(s.terms, s.slices(), strict=True):
-        lam = term.covariance.factor(scaled[at])
+    scaled = change_theta(theta, [xp.linalg.inv(xp.asarray(t)) for t in arrays.T], arrays, xp)
+    for term, at, own in zip(s.terms, s.slices(), arrays.inputs, strict=True):
+        lam = term.covariance.lam(scaled[at], own)
+        lam = lam if term.covariance.triangular else lower(lam)
         least = xp.maximum(xp.diagonal(lam), LEAST) - xp.diagonal(lam)
-        parts.append(term.covariance.from_lower(lam + xp.diag(least)))
+        raised = term.covariance.from_lower(lam + xp.diag(least), own)
+        parts.append(xp.where(xp.any(least > 0), raised, scaled[at]))
     return xp.concatenate(parts)
 
 
 def raised_theta(theta: Any, arrays: Gram | Rows, xp: Any = np) -> Any:
     """``scaled_theta`` in the columns of the data again."""
-    return change_theta(scaled_theta(theta, arrays, xp), [xp.asarray(t) for t in arrays.T], arrays.structure, xp)
+    return change_theta(scaled_theta(theta, arrays, xp), [xp.asarray(t) for t in arrays.T], arrays, xp)
 
 
 def scaled_psi(start: Parameters, rows: Rows, guess: Any, xp: Any = np) -> Any:

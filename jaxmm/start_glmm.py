@@ -22,8 +22,7 @@ from jaxmm._compiled import Program, bucket, filled
 from jaxmm.gram import Accumulator
 from jaxmm.objective.density import as_phi
 from jaxmm.rows import Rows
-from jaxmm.start import on_boundary, second_theta
-from jaxmm.structure import Structure
+from jaxmm.start import SECOND_SD, independent_theta, on_boundary
 
 ITERATIONS = 25
 PHI_GRID = np.arange(-6.0, 9.0, 1.5)  # of log phi, where its scale is not that of the data
@@ -62,8 +61,7 @@ def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray
     """psi = (beta_s, theta_s, log phi) to begin with; ``log_phi`` (k,) is a first guess."""
     beta, log_phi, W, e = fit_glm(family, data, log_phi)
     scale = float(np.exp(log_phi[0])) if family.has_scale else 1.0
-    s = accumulator.structure
-    sd = []
+    s, sd = accumulator.structure, []
     for f, g in enumerate(accumulator.groupings):
         Z = accumulator.z(f, slice(0, accumulator.n))
         variances = []
@@ -75,8 +73,8 @@ def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray
             variances.append(spread / A[seen].sum())
         sd.append(np.clip(np.sqrt(np.maximum(variances, 0.0)), SMALL, LARGE))
     theta: list[Any] = [
-        term.covariance.from_factor(np.diag(sd[term.position][term.at : term.at + term.covariance.q]))
-        for term in s.terms
+        term.covariance.from_factor(np.diag(sd[term.position][term.at : term.at + term.covariance.q]), own)
+        for term, own in zip(s.terms, accumulator.inputs, strict=True)
     ]
     return np.concatenate([beta, *theta, log_phi])
 
@@ -133,20 +131,21 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
 
 
 # ---------------------------------------------------------------- once more from inside
-def ends_at_boundary(psi: Any, structure: Structure, xp: Any = np) -> Any:
+def ends_at_boundary(psi: Any, rows: Rows, xp: Any = np) -> Any:
     """Whether a factor of D at psi (k, ..) is singular, (..); ``xp`` is numpy or jax.numpy."""
-    return on_boundary(psi[structure.p : structure.p + structure.num_theta], structure, xp)
+    s = rows.structure
+    return on_boundary(psi[s.p : s.p + s.num_theta], rows, xp)
 
 
 def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
     """Where to begin again after a search has ended at the boundary, psi (k, ..) -> (k, ..); ``xp`` as above.
 
-    Independent effects as of ``start.second_theta``, the fixed effects as they were, and one dispersion that is
+    Independent effects as of ``start.independent_theta``, the fixed effects as they were, and one dispersion that is
     ``SECOND_PHI`` times smaller: phi goes where the family's variance is.
     """
     s, family = rows.structure, rows.family
     beta, log_phi = psi[: s.p], psi[s.p + s.num_theta :]
-    theta = xp.asarray(second_theta(s), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
+    theta = xp.asarray(independent_theta(rows, SECOND_SD, xp), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
     if family.num_phi == 1:
         mean = family.mean_range[0] + 0.5 if family.mean_range[1] <= 1 else 1.0
         grows = family.has_scale or family.variance(mean, 2.0, 2.0) > family.variance(mean, 1.0, 2.0)

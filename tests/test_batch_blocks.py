@@ -12,9 +12,9 @@ import jaxmm as mm
 from jaxmm.batch import lanes
 from jaxmm.batch.blocks import block_data, can_have_blocks, evaluate, make_blocks
 from jaxmm.batch.direct import draw_statistics
-from jaxmm.batch.problem import lower_factor
 from jaxmm.batch.setup import make_problem
 from jaxmm.batch.statistics import response_map, statistics
+from jaxmm.covariance._base import gram_schmidt
 from jaxmm.estimate import derivatives
 from jaxmm.optimize import newton_step
 
@@ -104,13 +104,13 @@ def test_the_step_is_that_of_a_single_search():
         assert float(many.predicted[k]) == pytest.approx(one.predicted, rel=1e-8)
 
 
-def test_lower_factor_of_a_singular_matrix():
+def test_gram_schmidt_of_a_singular_matrix():
     rng = np.random.default_rng(3)
     A = rng.normal(size=(3, 3, 5))
     A[:, 2, 0] = A[:, 1, 0]
     A[:, :, 1] = 0.0
     with jax.enable_x64(True):
-        L = np.asarray(lower_factor(jnp.asarray(A)))
+        L = np.asarray(gram_schmidt(jnp.asarray(A)))
     np.testing.assert_allclose(np.einsum("abl,cbl->acl", L, L), np.einsum("abl,cbl->acl", A, A), atol=1e-12)
     assert np.all(L[np.triu_indices(3, 1)] == 0) and np.all(np.diagonal(L) >= 0)
     assert L[2, 2, 0] < 1e-12 and np.all(L[:, :, 1] == 0)

@@ -83,6 +83,12 @@ def test_which_correlation(tmp_path, capsys):
     assert (tmp_path / "which_correlation.png").read_bytes().startswith(PNG)
 
 
+def test_own_structure(capsys):
+    run("own_structure.py")
+    text = capsys.readouterr().out
+    assert "standard deviation 1.76 (drawn with 2.00)" in text and "day apart 0.58 (drawn with 0.67)" in text
+
+
 def test_own_family(capsys):
     run("own_family.py", "--shops", "60")
     printed = capsys.readouterr().out

@@ -24,29 +24,35 @@ def columns():
     return np.column_stack([year, np.full(n, 3.0), tiny, 5 * year + 1e-3 * rng.normal(size=n)])
 
 
-@pytest.mark.parametrize("recombine", [True, False])
-def test_a_change_of_columns_is_A_times_T(columns, recombine):
-    change = change_columns(columns, recombine)
+@pytest.mark.parametrize("closed", ["linear", "diagonal", "scalar", "none"])
+def test_a_change_of_columns_is_A_times_T(columns, closed):
+    change = change_columns(columns, closed)
     rows, A = change.rows(ALL), columns.astype(np.longdouble)
-    np.testing.assert_allclose(np.asarray(A @ change.T, float), rows, atol=1e-7 if recombine else 1e-14)
-    np.testing.assert_allclose(np.mean(rows**2, axis=0), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(np.asarray(A @ change.T, float), rows, atol=1e-7 if closed == "linear" else 1e-14)
+    squares = np.mean(rows**2, axis=0)
+    if closed in ("linear", "diagonal"):
+        np.testing.assert_allclose(squares, 1.0, rtol=1e-9)
+    elif closed == "scalar":
+        assert np.mean(squares) == pytest.approx(1) and np.array_equal(change.T, change.T[0, 0] * np.eye(4))
+    else:
+        np.testing.assert_array_equal(rows, columns)
 
 
 def test_recombined_columns_are_orthogonal(columns):
-    rows = change_columns(columns, True).rows(ALL)
+    rows = change_columns(columns, "linear").rows(ALL)
     close(rows.T @ rows / len(rows), np.eye(4), 1e-8)
-    plain = change_columns(columns[:, [0, 2]], True).rows(ALL)  # no intercept: not centred, orthogonal all the same
+    plain = change_columns(columns[:, [0, 2]], "linear").rows(ALL)  # no intercept: not centred, orthogonal all the same
     close(plain.T @ plain / len(plain), np.eye(2), 1e-9)
 
 
 def test_columns_without_recombination_are_scaled_only(columns):
-    T = change_columns(columns, False).T
+    T = change_columns(columns, "diagonal").T
     close(T, np.diag(1 / np.sqrt(np.mean(columns**2, axis=0))), 1e-14)
 
 
 @pytest.mark.parametrize("A", [np.zeros((9, 2)), np.ones((9, 2)), np.zeros((9, 0))], ids=["zero", "twice", "none"])
 def test_columns_that_cannot_be_orthogonal_stay_finite(A):
-    change = change_columns(A, True)
+    change = change_columns(A, "linear")
     assert np.all(np.isfinite(change.T))
     close(A @ change.T, change.rows(ALL))
 

@@ -117,7 +117,7 @@ def test_which_ends_are_at_the_boundary_and_where_it_begins_again(x64):
     rows = model.arrays
     inside, boundary = np.array([0.1, 0.2, 0.5, 0.1, 0.4, 0.7]), np.array([0.1, 0.2, 0.5, 0.1, 1e-6, 0.7])
     both_of_them = np.stack([inside, boundary], axis=1)
-    np.testing.assert_array_equal(ends_at_boundary(both_of_them, rows.structure), [False, True])
+    np.testing.assert_array_equal(ends_at_boundary(both_of_them, rows), [False, True])
     again = second_start(both_of_them, rows)
     np.testing.assert_allclose(again[:, 0], second_start(inside, rows))
     less = 0.7 + np.log(4.0)  # nbinom2: a larger phi is less dispersion

@@ -11,7 +11,8 @@ ROOT = Path(jaxmm.__file__).parent
 
 LAYERS = (
     "_types _compiled _keywords _below _warn _syntax _terms _columns _splines _functions _transforms covariance._base "
-    "covariance.us covariance.diag covariance formula "
+    "covariance.us covariance.diag covariance.homdiag covariance.homcs covariance.cs covariance.ar1 covariance.hetar1 "
+    "covariance formula "
     "_contrasts _modelmatrix _remarks _grouping _inputs response design checks _special links families._base "
     "families.gaussian families.poisson families.binomial families.gamma families.inverse_gaussian families.nbinom2 "
     "families.nbinom1 families.beta families.betabinomial families structure _context _random _pieces gram "

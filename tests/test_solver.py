@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 # ---------------------------------------------------------------- elimination
 @quick_jit
 def eliminated(theta, arrays):
-    return reduce(scaled_factors(theta, arrays.structure), arrays)
+    return reduce(scaled_factors(theta, arrays), arrays)
 
 
 densely = quick_jit(dense.reduce, static_argnums=3)
@@ -32,7 +32,7 @@ def written_out(theta, m):
     Xy = np.column_stack([rows.X.rows(everything), rows.least_squares(y)[1]])
     weights = np.ones(len(y)) if rows.weights is None else rows.weights
     Z = [rows.z(position, everything) for position in range(len(groups))]
-    lams = scaled_factors(theta, m.structure)
+    lams = scaled_factors(theta, m.arrays)
     return densely(lams, Z, [g.codes for g in groups], tuple(g.levels for g in groups), Xy, weights)
 
 

@@ -184,9 +184,9 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
         df=np.asarray(df),
         root=U * np.sqrt(np.where(left, v, 0.0)),
         weigh=np.ascontiguousarray(np.moveaxis(level_weights(K_R @ np.swapaxes(K_R, 1, 2)) @ K_R, 0, -1)),
-        moments=moment_equations(A, np.ones(J), float(gram.n_obs), s),
+        moments=moment_equations(A, np.ones(J), float(gram.n_obs), s, gram.inputs),
     )
-    return jax.device_put(Blocks(**shared, structure=s, cells=cells_of_factor(s)))
+    return jax.device_put(Blocks(**shared, structure=s, cells=cells_of_factor(gram)))
 
 
 def patterns(A: np.ndarray) -> np.ndarray:
@@ -238,7 +238,7 @@ def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value
     K = [[shared.K[a, b][:, None] for b in range(q)] for a in range(q)]
     A = [[shared.A[a, b][:, None] for b in range(q)] for a in range(q)]
     X = [[shared.X[a, c][:, None] for c in range(p)] for a in range(q)]
-    lam = _entries(scaled_factors(theta, s)[0], cells)
+    lam = _entries(scaled_factors(theta, gram)[0], cells)
     lA = _product(transpose(lam), A)
     M = _product(transpose(lam), transpose(lA))
     det, M_inverse = invert([[M[a][b] + (1.0 if a == b else 0.0) for b in range(q)] for a in range(q)])
@@ -310,7 +310,7 @@ def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value
             rows[a][b] = rows[b][a] = x
     gradient, hessian = jnp.stack(g), jnp.stack([jnp.stack(r) for r in rows])
     if shared.cells is None:
-        gradient, hessian = _by_theta(theta, gradient, hessian, s)
+        gradient, hessian = _by_theta(theta, gradient, hessian, gram)
     return Value(value, gradient, hessian, (beta, pwrss / df, X_inverse))
 
 
@@ -342,11 +342,11 @@ def _every_cell(q: int) -> tuple[tuple[int, int], ...]:
     return tuple((i, c) for i in range(q) for c in range(q))
 
 
-def _by_theta(theta: Array, g: Array, H: Array, s: Structure) -> tuple[Array, Array]:
+def _by_theta(theta: Array, g: Array, H: Array, gram: Gram) -> tuple[Array, Array]:
     """Derivatives by the q² entries of λ -> by theta, of which they are any function."""
 
     def entries(t: Array) -> Array:
-        return scaled_factors(t, s)[0].reshape(-1, *t.shape[1:])
+        return scaled_factors(t, gram)[0].reshape(-1, *t.shape[1:])
 
     def first(t: Array) -> list[Array]:
         return [jax.jvp(entries, (t,), (e,))[1] for e in units]

@@ -140,7 +140,7 @@ def refuse(y: Array, rows: Rows) -> Array:
 
 def doubtful(s: Lanes, rows: Rows) -> Array:
     """(L,) as in ``estimate_glmm.estimate_on_host``."""
-    return (s.round == 0) & ((s.status != Status.CONVERGED) | ends_at_boundary(s.theta, rows.structure, jnp))
+    return (s.round == 0) & ((s.status != Status.CONVERGED) | ends_at_boundary(s.theta, rows, jnp))
 
 
 def from_zero_where_failed(u: Any, s: Lanes) -> Any:
@@ -185,7 +185,7 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
     psi = psi + step
     value = at.value + 0.5 * jnp.sum(at.gradient * step, axis=0)
     theta = jnp.where(jnp.abs(psi[own]) < ZERO, 0.0, psi[own])
-    theta, lams = original_theta(theta, rows.T, s)
+    theta, lams = original_theta(theta, rows)
     T_X = jnp.asarray(rows.T_X)
     variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[: s.p, : s.p], T_X)
     log_phi = psi[own.stop :]

@@ -49,10 +49,9 @@ def label(model: Any, found: Found, iterations: np.ndarray, first: int) -> FitBa
             product = np.sum(rows[group, a] * rows[group, b], axis=0)
             corr.append(np.clip(product / (sd[group, a] * sd[group, b]), -1.0, 1.0))
     singular = np.zeros(count, bool)
-    for term, at in zip(s.terms, s.slices(), strict=True):
-        lam = term.covariance.factor(found.theta[at])
-        diagonal = np.stack([lam[k, k] for k in range(len(lam))])
-        singular |= np.min(np.abs(diagonal), axis=0) < SINGULAR * model.unit
+    for (t, term), at in zip(model.theta_terms(), s.slices(), strict=True):
+        pivots = term.covariance.pivots(np.asarray(found.theta[at]), model.design.terms[t].inputs)
+        singular |= np.min(pivots, axis=0) < SINGULAR * model.unit
 
     def column(x: Any) -> np.ndarray:
         return np.ascontiguousarray(np.where(failed, np.nan, np.asarray(x, float)).T)

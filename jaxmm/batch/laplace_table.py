@@ -18,7 +18,7 @@ from jaxmm._types import Array
 from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.objective.density import Terms, as_phi, two_derivatives
 from jaxmm.objective.mode import MAX_ITERATIONS, SEEKING, SLACK, TOLERANCE, pull_inside, safe_level
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure
 
@@ -88,7 +88,7 @@ def can_have_table(rows: Rows) -> bool:
         return False
     q, r = s.chain[0], s.p + s.chain[0]
     columns = (q + len(lower_pairs(q))) * (r + 1) + s.p + len(lower_pairs(s.p))
-    return columns * rows.weights.size <= MAX_PRODUCTS and cells_of_factor(s) is not None
+    return columns * rows.weights.size <= MAX_PRODUCTS and cells_of_factor(rows) is not None
 
 
 def make_table(rows: Rows) -> Table:
@@ -104,7 +104,7 @@ def make_table(rows: Rows) -> Table:
     by_level = (product(one), product(Z), product(zz), product(Z, r), product(zz, r))
     by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
     products = Products(*by_level, product(X), product(xx))  # pyright: ignore
-    cells = cells_of_factor(rows.structure)
+    cells = cells_of_factor(rows)
     return Table(X, Z, offset, trials, products, rows.structure, rows.family, cells)  # pyright: ignore
 
 
@@ -116,7 +116,7 @@ def sums(columns: Array, values: Array) -> Array:
 
 def factor(psi: Array, s: Structure) -> Matrix:
     """λ entry by entry, (L,)."""
-    lam = scaled_factors(psi[s.p : s.p + s.num_theta], s)[0]
+    lam = factors(psi[s.p : s.p + s.num_theta], s, (None,) * len(s.terms))[0]
     return [list(row) for row in lam]
 
 

@@ -73,8 +73,8 @@ class LinearBlocks:
         root = Q * jnp.clip(jnp.sqrt(jnp.maximum(w, 0.0)), LEAST_SD, LARGEST_SD)
         rows = [root[t.at : t.at + t.covariance.q] for t in s.terms]
         theta: list[Any] = [
-            t.covariance.from_lower(cholesky(jnp.sum(own[:, None] * own[None], axis=2)))
-            for t, own in zip(s.terms, rows, strict=True)
+            t.covariance.from_lower(cholesky(jnp.sum(own[:, None] * own[None], axis=2)), at)
+            for t, own, at in zip(s.terms, rows, self.gram.inputs, strict=True)
         ]
         return jnp.concatenate(theta)
 

@@ -24,7 +24,7 @@ from jaxmm.gram import Gram
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Status
-from jaxmm.start import NEAR_ZERO, has_few_levels, moment_start, on_boundary, second_theta
+from jaxmm.start import NEAR_ZERO, SECOND_SD, has_few_levels, independent_theta, moment_start, on_boundary
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
@@ -55,9 +55,9 @@ def doubtful_linear(s: Lanes, gram: Gram) -> Array:
 def further_linear(s: Lanes, gram: Gram) -> tuple[Array, Array]:
     """theta (m, L) of the starts there, and the number of the search: from large effects where the first has ended at
     the boundary, and at last from small ones."""
-    inside = jnp.asarray(second_theta(gram.structure), s.theta.dtype)[:, None]
-    large = (s.round == 0) & on_boundary(s.theta, gram.structure, jnp)
-    return jnp.where(large, 1.0, NEAR_ZERO) * inside, jnp.where(large, 1, LAST).astype(s.round.dtype)
+    inside, small = (independent_theta(gram, sd, jnp)[:, None] for sd in (SECOND_SD, NEAR_ZERO))
+    large = (s.round == 0) & on_boundary(s.theta, gram, jnp)
+    return jnp.where(large, inside, small).astype(s.theta.dtype), jnp.where(large, 1, LAST).astype(s.round.dtype)
 
 
 def linear_outcome(s: Lanes) -> Any:
@@ -68,7 +68,7 @@ def linear_found(outcome: Any, gram: Gram) -> Found:
     """From theta as to Z_s and what is kept: beta (with beta0), sigma² and M_X^-1."""
     theta, value, (beta, sigma2, M_inverse), status = outcome
     s = gram.structure
-    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), gram.T, s)
+    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), gram)
     T_X = jnp.asarray(gram.T_X)
     variance = jnp.einsum("ja,abl,jb->jl", T_X, M_inverse, T_X) if s.p else beta
     sigma = jnp.sqrt(sigma2)
@@ -140,7 +140,7 @@ class LinearLanes:
             gram = gram_of(self.searched, own)
 
             def criterion(x):
-                at = profile(scaled_factors(x, gram.structure), gram)
+                at = profile(scaled_factors(x, gram), gram)
                 return at.deviance, at
 
             (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.batch.lanes import Lanes, Value
-from jaxmm.structure import Structure
+from jaxmm.covariance import lower
 
 
 class Found(NamedTuple):
@@ -93,40 +93,17 @@ class Problem(Protocol):
     def found(self, outcome: Any) -> Found: ...
 
 
-def lower_factor(A: Array) -> Array:
-    """L (q, q, L) lower triangular with LL' = AA' and a diagonal >= 0, for any A (q, q, L), singular too.
-
-    A = LQ by Gram-Schmidt on the rows, each row made orthogonal twice.
-    """
-    q = len(A)
-    directions: list[Array] = []
-    rows = []
-    for i in range(q):
-        row, own = A[i], [jnp.zeros_like(A[0, 0])] * q
-        for _ in range(2):
-            for k, d in enumerate(directions):
-                c = jnp.sum(row * d, axis=0)
-                own[k] = own[k] + c
-                row = row - c * d
-        length = jnp.sqrt(jnp.sum(row * row, axis=0))
-        size = jnp.sqrt(jnp.sum(A[i] * A[i], axis=0))
-        real = length > 1e-14 * size
-        own[i] = jnp.where(real, length, 0.0)
-        directions.append(jnp.where(real, row / jnp.where(real, length, 1.0), 0.0))
-        rows.append(jnp.stack(own))
-    return jnp.stack(rows)
-
-
-def original_theta(theta: Array, T: tuple[Any, ...], s: Structure) -> tuple[Array, tuple[Array, ...]]:
+def original_theta(theta: Array, arrays: Any) -> tuple[Array, tuple[Array, ...]]:
     """theta (m, L) as to Z_s -> theta in the data's columns, rectified, and the factors (q, q, L)."""
+    s, T = arrays.structure, arrays.T
     widths = list(s.chain) + [q for _, q in s.rest]
     lams = [jnp.zeros((q, q, theta.shape[-1]), theta.dtype) for q in widths]
     out: list[Any] = []
-    for term, at in zip(s.terms, s.slices(), strict=True):
+    for term, at, own in zip(s.terms, s.slices(), arrays.inputs, strict=True):
         inside = slice(term.at, term.at + term.covariance.q)
-        lam = term.covariance.factor(theta[at])
-        moved = jnp.einsum("ab,bcl->acl", T[term.position][inside, inside], lam)
-        moved = lower_factor(moved)
-        out.append(term.covariance.from_lower(moved))
+        lam = term.covariance.lam(theta[at], own)
+        moved = lower(jnp.einsum("ab,bcl->acl", T[term.position][inside, inside], lam))
+        survives = term.covariance.closed_under != "none"
+        out.append(term.covariance.from_lower(moved, own) if survives else theta[at])
         lams[term.position] = lams[term.position].at[inside, inside].set(moved)
     return jnp.concatenate(out), tuple(lams)

@@ -273,7 +273,7 @@ def names_of(model: Any) -> Names:
     for factor in factors:
         f = d.factors.index(factor)
         terms = [t for t in d.terms if t.factor == f]
-        effects, related = [e for t in terms for e in t.effects], free(t.covariance for t in terms)
+        effects, related = [e for t in terms for e in t.effects], free(terms)
         sd += [(factor.name, e) for e in effects]
         corr += [(factor.name, effects[a], effects[b]) for a, b in pairs(len(effects)) if related[a, b]]
     return Names(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.solver.spd import BLOCKS
-from jaxmm.structure import Structure
 
 Matrix = list[list[Array]]  # a small matrix entry by entry, each over levels and lanes
 
@@ -69,15 +70,15 @@ def cholesky(A: Array) -> Array:
     return jnp.stack([jnp.stack(r) for r in L])
 
 
-def cells_of_factor(s: Structure) -> tuple[tuple[int, int], ...] | None:
+def cells_of_factor(arrays: Any) -> tuple[tuple[int, int], ...] | None:
     """Of one factor: the entry (row, column) of λ that each element of theta is; None where it is another function of
     theta.  On the host."""
-    out = []
-    for k in range(s.num_theta):
-        lam = scaled_factors(np.eye(s.num_theta)[k], s)[0]  # pyright: ignore
+    out, m = [], arrays.structure.num_theta
+    for k in range(m):
+        lam = scaled_factors(np.eye(m)[k], arrays)[0]  # pyright: ignore
         at = np.argwhere(np.asarray(lam))
         if len(at) != 1 or np.asarray(lam)[tuple(at[0])] != 1.0:
             return None
         out.append((int(at[0][0]), int(at[0][1])))
-    total = np.asarray(scaled_factors(2.0 * np.ones(s.num_theta), s)[0])  # pyright: ignore
+    total = np.asarray(scaled_factors(2.0 * np.ones(m), arrays)[0])  # pyright: ignore
     return tuple(out) if total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) else None

@@ -54,8 +54,9 @@ class Truth:
         parts = []
         for t, layout in model.theta_terms():
             inside = slice(layout.at, layout.at + layout.covariance.q)
-            lam = self.lams[model.design.terms[t].factor][inside, inside]
-            parts.append(layout.covariance.from_factor(lam / self.sigma if relative else lam))
+            term = model.design.terms[t]
+            lam = self.lams[term.factor][inside, inside]
+            parts.append(layout.covariance.from_factor(lam / self.sigma if relative else lam, term.inputs))
         return np.concatenate(parts)
 
 
@@ -288,7 +289,7 @@ def _effects(model: Model) -> dict[str, tuple[str, ...]]:
 def _correlated(model: Model) -> list[np.ndarray]:
     """For each factor (q, q), True where the model has a covariance."""
     d = model.design
-    return [free(t.covariance for t in d.terms if t.factor == f) for f in range(len(d.factors))]
+    return [free(t for t in d.terms if t.factor == f) for f in range(len(d.factors))]
 
 
 def _no_correlation(group: str, a: str, b: str) -> str:

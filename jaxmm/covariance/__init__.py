@@ -1,23 +1,39 @@
 """Covariance structures of random effects, a file each; ``_base`` says what one supplies.
 
-name   theta                                                lam
-us     column-major lower triangle, q (q + 1) / 2           lower triangular
-diag   q standard deviations, in lmm relative to sigma      diagonal
+name      theta (standard deviations relative to sigma in a linear model)     lam
+us        column-major lower triangle, q (q + 1) / 2                          lower triangular
+diag      q standard deviations                                               diagonal
+homdiag   one standard deviation                                              diagonal
+cs        roots of q standard deviations, an angle for their one correlation  symmetric root, rows scaled
+homcs     two roots of eigenvalues                                            symmetric root
+ar1       one standard deviation, an angle for ρ of neighbours                lower triangular
+hetar1    roots of q standard deviations, the same angle                      lower triangular
+
+A structure of one's own is given to ``Term`` as an instance, or put into ``STRUCTURES``, where formulas find it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance
+from jaxmm.covariance._base import Closed, Covariance, lower
+from jaxmm.covariance.ar1 import Autoregressive
+from jaxmm.covariance.cs import CompoundSymmetric
 from jaxmm.covariance.diag import Diagonal
+from jaxmm.covariance.hetar1 import HeterogeneousAutoregressive
+from jaxmm.covariance.homcs import HomogeneousCompoundSymmetric
+from jaxmm.covariance.homdiag import HomogeneousDiagonal
 from jaxmm.covariance.us import Unstructured
 
-__all__ = ["STRUCTURES", "Covariance", "free", "get"]
+__all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower"]
 
-STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (Unstructured, Diagonal)}
+STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (
+    Unstructured, Diagonal, HomogeneousDiagonal, CompoundSymmetric, HomogeneousCompoundSymmetric, Autoregressive,
+    HeterogeneousAutoregressive,
+)}  # fmt: skip
 
 
 def get(kind: str | Covariance, q: int) -> Covariance:
@@ -41,9 +57,9 @@ def get(kind: str | Covariance, q: int) -> Covariance:
     return STRUCTURES[kind](q)
 
 
-def free(structures: Iterable[Covariance]) -> np.ndarray:
-    """(Q, Q) True where the terms of one factor together have a covariance: there is none between two of them."""
-    own = [structure.free() for structure in structures]
+def free(terms: Iterable[Any]) -> np.ndarray:
+    """(Q, Q) True where the ``terms`` of one factor together have a covariance: there is none between two of them."""
+    own = [term.covariance.free(term.inputs) for term in terms]
     at = np.cumsum([0, *map(len, own)])
     out = np.zeros((at[-1], at[-1]), bool)
     for first, each in zip(at, own, strict=False):

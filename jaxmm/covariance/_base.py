@@ -1,32 +1,51 @@
-"""What a covariance structure of random effects is: theta -> lam, the factor of D = sigma^2 lam lam'.
+"""What a covariance structure of random effects is: theta -> lam, a factor of D = sigma^2 lam lam'.
 
-A structure is one small class.  ``factor`` is the one defining method; standard deviations, correlations and
-their derivatives follow from it.  theta is unbounded: a diagonal element of lam may be negative or zero during
-the search (the criterion is even in the sign of each column); ``from_factor``, which takes any factor of D back to
-theta, makes the diagonal non-negative.  A variance of zero is thus an ordinary point, and D is never inverted.
+A structure is one small class.  ``factor`` is the one defining method: any smooth map from theta, which has no bounds,
+to a square matrix.  Standard deviations, correlations, starts, whether D is singular and which covariances exist are
+derived from it.  Where D is singular, theta is an ordinary finite point: D is never inverted.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+Closed = Literal["linear", "diagonal", "scalar", "none"]
+FITTING = 60  # Gauss-Newton steps of ``from_lower``: half the error each where D is singular
+STARTS = (1.0, 0.3, -0.3)  # of theta in it; the first times the size of the effects
 
 
 @dataclass(frozen=True)
 class Covariance(ABC):
     """A structure for ``q`` effects.  Instances are hashable: they are static in compiled programs.
 
-    ``recombines`` tells which changes of the columns of Z the structure survives: True when Z may be replaced
-    by ZT for any invertible T (D takes any value), False when columns may only be rescaled.
+    One of your own needs a ``name``, ``num_params`` and ``factor``, and may say more:
+
+    Attributes:
+        closed_under: the changes Z -> ZT that it survives, D -> T^-1 D T^-T being one of its own again: any invertible
+            T ("linear"), another unit for each effect ("diagonal"), one unit for all ("scalar"), or "none", which is
+            always right.  A search works in columns changed that far.
+        triangular: ``factor`` gives a lower triangular matrix.
+        levels: the effects must be the levels of one factor, in their order.
+        lanes: ``factor`` and ``from_lower`` take NumPy arrays as well as JAX's, and any axes after those named.
+
+    Where it needs to know more than theta (times, positions, a known matrix) it gets that as ``at``: an array of the
+    term, the same for all levels.
     """
 
     q: int
     name: ClassVar[str]
-    recombines: ClassVar[bool] = False
+    closed_under: ClassVar[Closed] = "none"
+    triangular: ClassVar[bool] = False
+    levels: ClassVar[bool] = False
+    lanes: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -34,25 +53,61 @@ class Covariance(ABC):
         """m, how many numbers theta has."""
 
     @abstractmethod
-    def factor(self, theta: Any) -> Any:
-        """lam (q, q, ..) at theta (m, ..), a NumPy array or one of JAX."""
+    def factor(self, theta: Any, at: Any = None) -> Any:
+        """lam (q, q) at theta (m,), by JAX's functions; see ``lanes``."""
 
-    @abstractmethod
-    def from_factor(self, lam: Any, xp: Any = np) -> Any:
-        """theta (m,) of any square factor lam (q, q) of D, also a singular one."""
+    # ------------------------------------------------------------ derived; a structure may know better
+    def lam(self, theta: Any, at: Any = None) -> Any:
+        """lam (q, q, ..) at theta (m, ..), an array of NumPy or of JAX as theta is."""
+        if self.lanes:
+            return self.factor(theta, at)
+        return _each(lambda t: self.factor(t, at), theta, 1, at)
 
-    @abstractmethod
-    def from_lower(self, lam: Any) -> Any:
-        """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0."""
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
+        """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0: of the D nearest to lam lam'
+        where that is not one of the structure's own.
+
+        By Gauss-Newton steps, damped while they do not lead lower, from a few starts.
+        """
+        return _each(lambda L: _nearest(L, self, at), lam, 2, at)
+
+    def from_factor(self, lam: Any, at: Any = None) -> Any:
+        """theta (m,) of any square factor lam (q, q), as ``from_lower``."""
+        return self.from_lower(lower(lam), at)
+
+    def pivots(self, theta: Any, at: Any = None) -> Any:
+        """(q, ..) the diagonal of the lower triangular factor, not negative: D is singular where one is zero."""
+        lam = self.lam(theta, at)
+        xp = namespace(lam)
+        L = lam if self.triangular else lower(lam)
+        return xp.abs(xp.stack([L[k, k] for k in range(self.q)]))
+
+    def derivative(self, theta: np.ndarray, at: Any = None) -> np.ndarray:
+        """(m, q, q) of lam by each element of theta (m,); on the host."""
+        return np.moveaxis(_each(jax.jacfwd(lambda t: self.factor(t, at)), np.asarray(theta, float), 1, at), -1, 0)
 
     def variance_rows(self) -> list[np.ndarray]:
         """Where each row of lam stands in theta, if there are several numbers: their sum of squares is a variance."""
         return []
 
-    def free(self) -> np.ndarray:
+    def free(self, at: Any = None) -> np.ndarray:
         """(q, q) True on the diagonal and where the structure has a covariance: what of D may differ from zero."""
-        lams = [self.factor(theta) for theta in np.random.default_rng(0).normal(1, 0.3, (3, self.num_params))]
-        return np.any([np.abs(np.asarray(lam @ lam.T)) > 1e-12 for lam in lams], axis=0) | np.eye(self.q, dtype=bool)
+        draws = np.random.default_rng(0).normal([[1.0], [0.3], [-1.0]], 0.3, (3, self.num_params))
+        rows = [lam / np.linalg.norm(lam, axis=1, keepdims=True) for lam in (self.lam(theta, at) for theta in draws)]
+        return np.any([np.abs(r @ r.T) > 1e-12 for r in rows], axis=0) | np.eye(self.q, dtype=bool)
+
+
+def namespace(x: Any) -> Any:
+    """numpy of a NumPy array or number, else jax.numpy."""
+    return np if isinstance(x, np.ndarray | np.generic) else jnp
+
+
+def moments(lam: Any) -> tuple[Any, Any, Any]:
+    """Of D = lam lam' the standard deviations (q, ..), D itself (q, q, ..) and the root of the mean variance (..)."""
+    xp = namespace(lam)
+    D = xp.sum(lam[:, None] * lam[None], axis=2)
+    variances = xp.sum(lam * lam, axis=1)
+    return xp.sqrt(variances), D, xp.sqrt(xp.mean(variances, axis=0))
 
 
 def fill(q: int, cells: tuple[np.ndarray, ...], theta: Any) -> Any:
@@ -63,3 +118,80 @@ def fill(q: int, cells: tuple[np.ndarray, ...], theta: Any) -> Any:
         lam[cells] = theta
         return lam
     return jnp.zeros(shape, theta.dtype).at[cells].set(theta)
+
+
+def lower(lam: Any) -> Any:
+    """L (q, q, ..) lower triangular with LL' = lam lam' and a diagonal >= 0, for any square lam, singular too.
+
+    By QR, or where there are lanes by ``gram_schmidt``.
+    """
+    if lam.ndim > 2:
+        return gram_schmidt(lam)
+    xp = namespace(lam)
+    L = xp.linalg.qr(lam.T, mode="r").T
+    return L * xp.where(xp.diagonal(L) < 0, -1.0, 1.0)
+
+
+def gram_schmidt(lam: Any) -> Any:
+    """lam = LQ by making each row (.., lanes) orthogonal to those before it, twice: L (q, q, ..)."""
+    xp = namespace(lam)
+    q = len(lam)
+    directions: list[Any] = []
+    rows = []
+    for i in range(q):
+        row, own = lam[i], [xp.zeros_like(lam[0, 0])] * q
+        for _ in range(2):
+            for k, d in enumerate(directions):
+                c = xp.sum(row * d, axis=0)
+                own[k] = own[k] + c
+                row = row - c * d
+        length = xp.sqrt(xp.sum(row * row, axis=0))
+        size = xp.sqrt(xp.sum(lam[i] * lam[i], axis=0))
+        real = length > 1e-14 * size
+        own[i] = xp.where(real, length, 0.0)
+        directions.append(xp.where(real, row / xp.where(real, length, 1.0), 0.0))
+        rows.append(xp.stack(own))
+    return xp.stack(rows)
+
+
+def _each(f: Callable[[Any], Any], x: Any, axes: int, at: Any) -> Any:
+    """f of x for each place on the axes after the first ``axes``, which stay last.  Of a NumPy array it is one again,
+    in float64, unless ``at`` is being traced."""
+    if isinstance(x, np.ndarray) and not isinstance(at, jax.core.Tracer):
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            return np.array(_each(f, jnp.asarray(x, float), axes, at))
+    x = jnp.asarray(x)
+    if x.ndim == axes:
+        return f(x)
+    out = jax.vmap(f, -1, -1)(x.reshape(*x.shape[:axes], -1))
+    return out.reshape(*out.shape[:-1], *x.shape[axes:])
+
+
+@partial(jax.jit, static_argnums=1)
+def _nearest(L: Any, structure: Covariance, at: Any) -> Any:
+    """theta (m,) whose D is nearest to LL', by Levenberg and Marquardt's method."""
+    D = L @ L.T
+    size = jnp.sqrt(jnp.mean(jnp.diagonal(D)) + 1e-300)
+    unit = jnp.max(jnp.diagonal(D)) + 1e-300
+
+    def residual(theta):
+        lam = structure.factor(theta, at)
+        return ((lam @ lam.T - D) / unit).ravel()
+
+    def step(_, state):
+        theta, damping = state
+        r, J = residual(theta), jax.jacfwd(residual)(theta)
+        A = J.T @ J
+        shift = (damping + 1e-30) * (jnp.diagonal(A) + 1e-12 * jnp.trace(A) + 1e-200)
+        new = theta - jnp.linalg.solve(A + jnp.diag(shift), J.T @ r)
+        better = jnp.sum(residual(new) ** 2) < jnp.sum(r**2)
+        return jnp.where(better, new, theta), jnp.where(better, 0.1, 10.0) * damping
+
+    def search(theta):
+        theta, _ = jax.lax.fori_loop(0, FITTING, step, (theta, jnp.asarray(1e-3, L.dtype)))
+        return theta, jnp.sum(residual(theta) ** 2)
+
+    m = structure.num_params
+    first = jnp.stack([jnp.full(m, 1.0, L.dtype) * (size if k == 0 else x) for k, x in enumerate(STARTS)])
+    found, left = jax.vmap(search)(first)
+    return found[jnp.argmin(jnp.where(jnp.isfinite(left), left, jnp.inf))]

@@ -15,16 +15,16 @@ class Diagonal(Covariance):
     """theta is the diagonal of lam, q standard deviations."""
 
     name = "diag"
+    closed_under = "diagonal"
+    lanes = True
+    triangular = True
 
     @property
     def num_params(self) -> int:
         return self.q
 
-    def factor(self, theta: Any) -> Any:
+    def factor(self, theta: Any, at: Any = None) -> Any:
         return fill(self.q, np.diag_indices(self.q), theta)
 
-    def from_factor(self, lam: Any, xp: Any = np) -> Any:
-        return xp.abs(xp.diagonal(lam))
-
-    def from_lower(self, lam: Any) -> Any:
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
         return lam[np.diag_indices(self.q)]

@@ -16,7 +16,9 @@ class Unstructured(Covariance):
     eq. 4)."""
 
     name = "us"
-    recombines = True
+    closed_under = "linear"
+    lanes = True
+    triangular = True
 
     @property
     def num_params(self) -> int:
@@ -30,12 +32,8 @@ class Unstructured(Covariance):
         rows, _ = self._cells()
         return [np.flatnonzero(rows == i) for i in range(1, self.q)]
 
-    def factor(self, theta: Any) -> Any:
+    def factor(self, theta: Any, at: Any = None) -> Any:
         return fill(self.q, self._cells(), theta)
 
-    def from_factor(self, lam: Any, xp: Any = np) -> Any:
-        L = xp.linalg.qr(lam.T, mode="r").T  # the L of lam = LQ
-        return self.from_lower(L * xp.where(xp.diagonal(L) < 0, -1.0, 1.0))
-
-    def from_lower(self, lam: Any) -> Any:
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
         return lam[self._cells()]

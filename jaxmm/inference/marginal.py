@@ -24,7 +24,7 @@ from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
 from jaxmm.design import NewData
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import factors
 from jaxmm.predict import rows_used
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _mean(psi: Array, link: Any, structure: Any, data: dict[str, Any]) -> Array:
     """μ_marginal (m,) at psi = (beta_s, theta_s, ..) for X (m, p) and Z (m, q) per factor, in the data's columns."""
     p = structure.p
     eta = data["offset"] + data["X"] @ (data["T_X"] @ psi[:p])
-    lams = scaled_factors(psi[p : p + structure.num_theta], structure)
+    lams = factors(psi[p : p + structure.num_theta], structure, data["inputs"])
     v = sum(jnp.sum((Z @ (T @ lam)) ** 2, axis=1) for Z, T, lam in zip(data["Z"], data["T"], lams, strict=True))
     sd = jnp.sqrt(jnp.where(v > 0, v, 1.0)) * (v > 0)
 
@@ -75,7 +75,7 @@ def _slopes_of_link(psi: Array, link: Any, structure: Any, data: dict[str, Any])
 def _data(fit: Fit, rows: NewData) -> dict[str, Any]:
     d, arrays, order = fit.model.design, fit.model.arrays, fit.model.elimination.order
     Z = [np.hstack([z for z, t in zip(rows.Z, d.terms, strict=True) if t.factor == f]) for f in order]
-    return {"X": rows.X, "Z": Z, "offset": rows.offset, "T": list(arrays.T), "T_X": arrays.T_X}
+    return {"X": rows.X, "Z": Z, "offset": rows.offset, "T": list(arrays.T), "T_X": arrays.T_X, "inputs": arrays.inputs}
 
 
 def mean(fit: Fit, rows: NewData) -> np.ndarray:

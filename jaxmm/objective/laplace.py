@@ -27,7 +27,7 @@ def scaled_point(psi: Array, rows: Rows) -> Point:
     """psi = (beta_s, theta_s, log phi) -> the point, as to X_s and Z_s."""
     s = rows.structure
     ends = s.p, s.p + s.num_theta
-    return Point(psi[: ends[0]], scaled_factors(psi[ends[0] : ends[1]], s), psi[ends[1] :])
+    return Point(psi[: ends[0]], scaled_factors(psi[ends[0] : ends[1]], rows), psi[ends[1] :])
 
 
 class AtMode(NamedTuple):
@@ -75,7 +75,7 @@ def original_point(parameters: Parameters, rows: Rows) -> Point:
     """The point of parameters in the data's columns."""
     s, dtype = rows.structure, rows.y.dtype
     beta = jnp.asarray(parameters.beta, dtype)
-    lams = original_factors(jnp.asarray(parameters.theta, dtype), s, rows.T)
+    lams = original_factors(jnp.asarray(parameters.theta, dtype), rows)
     log_phi = jnp.atleast_1d(jnp.asarray(parameters.log_phi, dtype))
     return Point(jnp.linalg.solve(rows.T_X, beta) if s.p else beta, lams, log_phi)
 

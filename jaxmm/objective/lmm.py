@@ -57,7 +57,7 @@ def profile(lams: tuple[Array, ...], gram: Gram) -> Profile:
 
 def scaled_deviance(theta: Array, gram: Gram) -> Array:
     """-2 log-likelihood, restricted if the structure says so, at theta as to Z_s: what the search minimises."""
-    return profile(scaled_factors(theta, gram.structure), gram).deviance
+    return profile(scaled_factors(theta, gram), gram).deviance
 
 
 def deviance(theta: Array, arrays: Gram) -> Array:
@@ -76,9 +76,7 @@ def deviance(theta: Array, arrays: Gram) -> Array:
         TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
     """
     check_precision(arrays.corner.dtype)
-    return profile(
-        original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays.structure, arrays.T), arrays
-    ).deviance
+    return profile(original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays), arrays).deviance
 
 
 def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> Array:
@@ -93,7 +91,7 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
     check_precision(arrays.corner.dtype)
     parameters = as_parameters(parameters)
     s, dtype = arrays.structure, arrays.corner.dtype
-    logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), s, arrays.T), arrays)
+    logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), arrays), arrays)
     e = jnp.ones(1, dtype)
     if s.p:
         beta = jnp.linalg.solve(arrays.T_X, jnp.asarray(parameters.beta, dtype)) - arrays.beta0

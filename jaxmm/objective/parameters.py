@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.structure import Structure
@@ -36,12 +37,18 @@ def check_precision(dtype: Any) -> None:
         )
 
 
-def scaled_factors(theta: Array, structure: Structure) -> tuple[Array, ...]:
-    """theta (m, ..) -> lam of every factor (q, q, ..), in the columns that the criterion works in (Z_s)."""
+def scaled_factors(theta: Array, arrays: Any) -> tuple[Array, ...]:
+    """theta (m, ..) -> lam of every factor (q, q, ..), in the columns that the criterion works in (Z_s); ``arrays`` of
+    the model, a ``Gram`` or ``Rows``."""
+    return factors(theta, arrays.structure, arrays.inputs)
+
+
+def factors(theta: Array, structure: Structure, inputs: Sequence[Any]) -> tuple[Array, ...]:
+    """theta (m, ..) -> lam of every factor (q, q, ..); ``inputs`` of each term as in ``Gram``."""
     widths = list(structure.chain) + [q for _, q in structure.rest]
     lams = [jnp.zeros((q, q, *theta.shape[1:]), theta.dtype) for q in widths]
-    for term, at in zip(structure.terms, structure.slices(), strict=True):
-        lam = term.covariance.factor(theta[at])
+    for term, at, own in zip(structure.terms, structure.slices(), inputs, strict=True):
+        lam = term.covariance.lam(theta[at], own)
         if lam.shape == lams[term.position].shape:
             lams[term.position] = lam
         else:
@@ -50,7 +57,21 @@ def scaled_factors(theta: Array, structure: Structure) -> tuple[Array, ...]:
     return tuple(lams)
 
 
-def original_factors(theta: Array, structure: Structure, T: Sequence[Array]) -> tuple[Array, ...]:
+def original_factors(theta: Array, arrays: Any) -> tuple[Array, ...]:
     """theta as to the original columns of Z -> lam as to Z_s = ZT: Z lam = Z_s (T^-1 lam)."""
-    lams = scaled_factors(theta, structure)
-    return tuple(jnp.linalg.solve(t, lam) for t, lam in zip(T, lams, strict=True))
+    lams = scaled_factors(theta, arrays)
+    return tuple(jnp.linalg.solve(t, lam) for t, lam in zip(arrays.T, lams, strict=True))
+
+
+def change_theta(theta: Any, T: Sequence[Any], arrays: Any, xp: Any = np) -> Any:
+    """theta (m,) of lam -> theta of T lam, ``T`` (q, q) of each factor; a structure that does not survive it keeps its
+    theta, and its T is I."""
+    s, out = arrays.structure, []
+    for term, at, own in zip(s.terms, s.slices(), arrays.inputs, strict=True):
+        inside = slice(term.at, term.at + term.covariance.q)
+        moved = theta[at]
+        if term.covariance.closed_under != "none":
+            lam = term.covariance.lam(moved, own)
+            moved = term.covariance.from_factor(T[term.position][inside, inside] @ lam, own)
+        out.append(moved)
+    return xp.concatenate(out)

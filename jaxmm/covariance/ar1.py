@@ -1,0 +1,58 @@
+"""``ar1``, effects in order, of one variance, whose correlation falls with their distance: ar1(0 + time | g).
+
+R_ij = ρ^|i-j| is the covariance of e_1, e_2 = ρe_1 + √(1 - ρ²) z_2, .., with ρ = sin α: at ρ = ±1 an ordinary point,
+where the root changes its sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxmm.covariance._base import Covariance, moments, namespace
+
+
+@dataclass(frozen=True)
+class Autoregressive(Covariance):
+    """theta is the standard deviation and, where q > 1, α."""
+
+    name = "ar1"
+    closed_under = "scalar"
+    lanes = True
+    triangular = True
+    levels = True
+
+    @property
+    def num_params(self) -> int:
+        return min(self.q, 2)
+
+    def factor(self, theta: Any, at: Any = None) -> Any:
+        return theta[None] if self.q == 1 else theta[0] * decaying(theta[1], self.q)
+
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
+        _, _, pooled = moments(lam)
+        return pooled[None] if self.q == 1 else namespace(lam).stack([pooled, angle(lam)])
+
+
+def decaying(alpha: Any, q: int) -> Any:
+    """The lower triangular root of R: (q, q, ..) from α (..)."""
+    xp = namespace(alpha)
+    rho, powers = xp.sin(alpha), [xp.ones_like(alpha)]
+    for _ in range(q - 1):
+        powers.append(powers[-1] * rho)
+    apart = np.arange(q)[:, None] - np.arange(q)
+    shape = (q, q, *(1,) * alpha.ndim)
+    lam = xp.stack(powers)[np.maximum(apart, 0)] * xp.asarray((apart >= 0), alpha.dtype).reshape(shape)
+    first = xp.asarray(np.broadcast_to(np.arange(q) == 0, (q, q)).reshape(shape), alpha.dtype)
+    return lam * (first + (1 - first) * xp.cos(alpha))
+
+
+def angle(lam: Any) -> Any:
+    """α (..) of the correlation of neighbours, on the average, from a lower triangular factor (q, q, ..)."""
+    xp = namespace(lam)
+    sd, D, _ = moments(lam)
+    together = xp.sum(sd[1:] * sd[:-1], axis=0)
+    total = sum(D[k, k + 1] for k in range(len(sd) - 1))
+    return xp.arcsin(xp.clip(xp.where(together > 0, total / xp.where(together > 0, together, 1.0), 0.0), -1.0, 1.0))
