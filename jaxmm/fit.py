@@ -16,7 +16,7 @@ from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.covariance import free
 from jaxmm.describe import spell
-from jaxmm.inference import wald
+from jaxmm.inference import confint, wald
 from jaxmm.likelihood import Effects
 from jaxmm.optimize import Control, Status, is_flat
 from jaxmm.predict import fitted_values, predict
@@ -82,12 +82,12 @@ class Fit:
     @property
     def tvalues(self) -> pd.Series:
         """β̂ over its standard error: called t in a linear model, z in a generalised one."""
-        return (self.fixef / self.bse).rename(self.model.likelihood.statistic)
+        return self._labelled(wald.each(self.fixef, self.bse).statistic, self.model.likelihood.statistic)
 
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of ``tvalues`` from the **normal** distribution, named so; too small in small samples."""
-        return wald.p_values(self.tvalues)
+        return self._labelled(wald.each(self.fixef, self.bse).p, "p_normal")
 
     def vcov(self) -> pd.DataFrame:
         """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters."""
@@ -389,8 +389,8 @@ class Fit:
     def confint(
         self, method: str = "wald", level: float = 0.95, *, key: Any = None, n: int | None = None
     ) -> pd.DataFrame:
-        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``; see ``inference.wald.confint``."""
-        return wald.confint(self, method, level, key, n)
+        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``; see ``inference.confint``."""
+        return confint.confint(self, method, level, key, n)
 
     conf_int = confint
 
