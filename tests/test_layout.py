@@ -18,7 +18,7 @@ LAYERS = (
     "rows solver.block_matmul solver.spd solver.elimination solver.dense solver objective.parameters objective.lmm "
     "objective.density objective.mode objective.laplace objective.quadrature objective optimize start estimate "
     "start_glmm estimate_glmm start_given programs inference.wald _text tables shrinkage summary likelihood predict "
-    "residuals simulate inference.marginal linear generalised describe inference.confint "
+    "residuals simulate inference.marginal linear generalised describe diagnostics inference.confint "
     "fit batch.truth from_arrays model "
     "inference.compare inference batch.files batch.multiplicity batch.replicate batch.result batch.responses "
     "batch.store batch.small batch.lanes batch.statistics batch.blocks batch.alike batch.problem batch.linear_lanes "
