@@ -3,52 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from jaxmm import simulate, summary
+from jaxmm import diagnostics, shrinkage, simulate, summary
 from jaxmm._below import offered
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.covariance import free
-from jaxmm.describe import spell
-from jaxmm.inference import wald
+from jaxmm.inference import confint, wald
 from jaxmm.likelihood import Effects
-from jaxmm.optimize import Control, Status, is_flat
+from jaxmm.optimize import Control, Status
 from jaxmm.predict import fitted_values, predict
 from jaxmm.residuals import residuals
-from jaxmm.shrinkage import GroupShrinkage, Shrinkage
 from jaxmm.tables import Block, RandomEffects, VarCorr
 
 if TYPE_CHECKING:
     from jaxmm.model import Model
-
-SINGULAR = 1e-4  # a diagonal element of lam below this: lme4's isSingular
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """How the search ended and where it ran.
-
-    ``decrement`` is the Newton decrement ½ g'H⁻¹g, the deviance still to gain; ``eigenvalue`` the least of the
-    Hessian of the deviance, in the scaled columns that the search works in.
-    """
-
-    status: Status
-    gradient_norm: float
-    decrement: float
-    eigenvalue: float
-    iterations: int
-    solver: str
-    device: str
-
-    @property
-    def status_message(self) -> str:
-        return self.status.message
 
 
 class Fit:
@@ -82,12 +56,12 @@ class Fit:
     @property
     def tvalues(self) -> pd.Series:
         """β̂ over its standard error: called t in a linear model, z in a generalised one."""
-        return (self.fixef / self.bse).rename(self.model.likelihood.statistic)
+        return self._labelled(wald.each(self.fixef, self.bse).statistic, self.model.likelihood.statistic)
 
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of ``tvalues`` from the **normal** distribution, named so; too small in small samples."""
-        return wald.p_values(self.tvalues)
+        return self._labelled(wald.each(self.fixef, self.bse).p, "p_normal")
 
     def vcov(self) -> pd.DataFrame:
         """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters."""
@@ -177,12 +151,7 @@ class Fit:
     @property
     def singular_terms(self) -> list[str]:
         """The terms with a diagonal element of Λ below 1e-4, as they are written in the formula."""
-        out = []
-        for (term, _), at in zip(self._term_layouts(), self.model.structure.slices(), strict=True):
-            if np.min(term.covariance.pivots(self.theta[at], term.inputs)) < SINGULAR * self.model.unit:
-                name = self.model.design.factors[term.factor].name
-                out.append(f"({spell(term.effects)} | {name})")
-        return out
+        return diagnostics.singular_terms(self)
 
     @property
     def is_singular(self) -> bool:
@@ -191,28 +160,14 @@ class Fit:
         return bool(self.singular_terms)
 
     @property
-    def diagnostics(self) -> Diagnostics:
-        e, device = self.estimates, self.model.device
-        return Diagnostics(
-            status=Status(int(e.status)),
-            gradient_norm=float(np.linalg.norm(np.asarray(e.gradient))),
-            decrement=float(e.decrement),
-            eigenvalue=float(e.eigenvalue),
-            iterations=int(e.iterations),
-            solver=self.model.solver,
-            device=f"{device.platform}:{device.id}",
-        )
+    def diagnostics(self) -> diagnostics.Diagnostics:
+        """How the search ended and where it ran."""
+        return diagnostics.diagnostics(self)
 
     @property
     def remarks(self) -> list[str]:
         """What limits the meaning of the estimates, one sentence each; empty for most fits."""
-        e, out = self.estimates, [*self.model.design.remarks, *self.model.likelihood.remarks(self)]
-        if self.converged and not self.is_singular and is_flat(np.asarray(e.hessian)):
-            out.append(
-                "the likelihood is flat in some direction of the parameters: the data do not identify them "
-                "all, and those printed depend on where the search began"
-            )
-        return out
+        return diagnostics.remarks(self)
 
     def accuracy(self) -> str | None:
         """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors."""
@@ -275,24 +230,9 @@ class Fit:
             out[name] = base
         return out
 
-    def shrinkage(self) -> Shrinkage:
+    def shrinkage(self) -> shrinkage.Shrinkage:
         """VarCorr beside the spread of the BLUPs, and why they differ."""
-        d, groups = self.model.design, []
-        D = self.varcorr().cov
-        for factor in self._factors_in_order():
-            f = d.factors.index(factor)
-            groups.append(
-                GroupShrinkage(
-                    group=factor.name,
-                    effects=tuple(self._effects(f)),
-                    levels=factor.levels,
-                    D=np.asarray(D[factor.name]),
-                    cond_cov=self.effects.prediction[f],
-                    modes=self.modes[f],
-                    n_obs=np.bincount(factor.codes, minlength=len(factor.levels)),
-                )
-            )
-        return Shrinkage(groups, self.reml, exact=self.model.likelihood.exact)
+        return shrinkage.shrinkage(self)
 
     def marginal_coef(self) -> pd.DataFrame:
         """Population-averaged coefficients: ``estimate``, ``std_error``; β̂ in a linear model.
@@ -390,8 +330,8 @@ class Fit:
     def confint(
         self, method: str = "wald", level: float = 0.95, *, key: Any = None, n: int | None = None
     ) -> pd.DataFrame:
-        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``; see ``inference.wald.confint``."""
-        return wald.confint(self, method, level, key, n)
+        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``; see ``inference.confint``."""
+        return confint.confint(self, method, level, key, n)
 
     conf_int = confint
 

@@ -15,6 +15,7 @@ from jaxmm.design import Design, NewData
 from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
+from jaxmm.inference import wald
 from jaxmm.likelihood import Effects
 from jaxmm.optimize import Control
 from jaxmm.start_given import raised_theta
@@ -107,7 +108,7 @@ class Linear:
 
     def marginal_se(self, fit: Any, rows: NewData) -> np.ndarray:
         """Of ``marginal_mean`` on the link scale."""
-        return np.sqrt(np.einsum("np,pk,nk->n", rows.X, fit.vcov().to_numpy(), rows.X))
+        return np.sqrt(wald.variances(rows.X, fit.vcov().to_numpy()))
 
     def remarks(self, fit: Any) -> list[str]:
         d = fit.model.design

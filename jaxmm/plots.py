@@ -14,12 +14,12 @@ their means) and the other random effects. Under another link than the identity 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .inference.wald import check_level, quantile
 from .links import Identity
 from .tables import check_group
 
@@ -43,8 +43,7 @@ def caterpillar(
         The axes, an array of them for several effects.
     """
     plt = _pyplot()
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level!r}")
+    check_level(level)
     ranef = fit.ranef()
     group = _group(ranef, group)
     modes, sds = ranef[group], ranef.cond_sd[group]
@@ -61,7 +60,7 @@ def caterpillar(
         axes = grid[0]
     else:
         axes = np.array([ax])
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = quantile(level)
     for axis, name in zip(axes, effects, strict=True):
         _caterpillar(axis, modes[name], sds[name], z)
         axis.set_title(f"{group}: {name}", fontsize=10)
@@ -182,8 +181,7 @@ def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: 
         The axes.
     """
     plt = _pyplot()
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level!r}")
+    check_level(level)
     lines = _lines(fit, group)
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 5.2), layout="constrained")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
+from jaxmm.inference import wald
 
 if TYPE_CHECKING:
     from jaxmm.fit import Fit
@@ -168,9 +168,8 @@ def confidence(fit: Fit, rows: NewData, averaged: bool, scale: str, level: float
         eta = link_of(fit, likelihood.marginal_mean(fit, rows, eta))
         se = likelihood.marginal_se(fit, rows)
     else:
-        se = np.sqrt(np.einsum("np,pk,nk->n", rows.X, fit.vcov().to_numpy(), rows.X))
-    half = ndtri(0.5 + level / 2) * se
-    columns = np.stack([eta, eta - half, eta + half], axis=1)
+        se = np.sqrt(wald.variances(rows.X, fit.vcov().to_numpy()))
+    columns = np.stack([eta, *wald.interval(eta, se, level)], axis=1)
     if scale == "response":
         columns = np.array(inverse_link(fit, columns))
         columns[:, 1:] = np.sort(columns[:, 1:], axis=1)  # some links fall

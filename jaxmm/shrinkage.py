@@ -25,6 +25,7 @@ so the less data a level has. With one random intercept and m rows per level the
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -184,6 +185,26 @@ class Shrinkage:
             parts.append(_text.paragraph(_group_title(g)) + _text.html_table(header, rows))
             parts += [_text.paragraph(remark) for remark in _group_remarks(g)]
         return "".join([*parts, *map(_text.paragraph, _statements(self.reml, self.exact))])
+
+
+def shrinkage(fit: Any) -> Shrinkage:
+    """The parts above of a fit, by grouping factor in the order of its theta."""
+    factors, groups = fit.model.design.factors, []
+    places = {factor.name: f for f, factor in enumerate(factors)}
+    for block in fit.varcorr().blocks:
+        f = places[block.group]
+        groups.append(
+            GroupShrinkage(
+                group=block.group,
+                effects=block.effects,
+                levels=factors[f].levels,
+                D=block.cov,
+                cond_cov=fit.effects.prediction[f],
+                modes=fit.modes[f],
+                n_obs=np.bincount(factors[f].codes, minlength=len(factors[f].levels)),
+            )
+        )
+    return Shrinkage(groups, fit.reml, exact=fit.model.likelihood.exact)
 
 
 def _group_title(g: GroupShrinkage) -> str:

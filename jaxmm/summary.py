@@ -4,13 +4,13 @@ The layout of the text is that of lme4's summary. t values stand without p: they
 """
 
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from . import _text
+from .inference import wald
 from .tables import VarCorr, pairs
 
 _DIGITS = 4
@@ -117,8 +117,8 @@ def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
     Args:
         conf_level: adds the columns conf_low and conf_high, normal intervals of this level.
     """
-    if conf_level is not None and not 0 < conf_level < 1:
-        raise ValueError(f"conf_level must be between 0 and 1, not {conf_level!r}")
+    if conf_level is not None:
+        wald.check_level(conf_level, "conf_level")
     estimate, se = np.asarray(fit.fixef, dtype=float), np.asarray(fit.bse, dtype=float)
     rows: list[tuple] = [
         ("fixed", None, term, *numbers)
@@ -141,8 +141,7 @@ def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
     rows += [("dispersion", None, name, value, np.nan, np.nan) for name, value in fit.family_params.items()]
     frame = pd.DataFrame(rows, columns=["effect", "group", "term", "estimate", "std_error", "statistic"])
     if conf_level is not None:
-        half = NormalDist().inv_cdf(0.5 + conf_level / 2) * frame["std_error"]
-        frame["conf_low"], frame["conf_high"] = frame["estimate"] - half, frame["estimate"] + half
+        frame["conf_low"], frame["conf_high"] = wald.interval(frame["estimate"], frame["std_error"], conf_level)
     return frame
 
 

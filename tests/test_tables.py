@@ -269,7 +269,7 @@ def test_tidy():
     wide = tidy(sleepstudy_fit(), conf_level=0.9)
     half = (wide["conf_high"] - wide["conf_low"])[0] / 2
     assert half == pytest.approx(1.6448536 * wide["std_error"][0])
-    with pytest.raises(ValueError, match="conf_level must be between 0 and 1"):
+    with pytest.raises(ValueError, match="conf_level must lie between 0 and 1"):
         tidy(sleepstudy_fit(), conf_level=95)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmm.batch.problem import Found
 from jaxmm.batch.result import FitBatch, names_of
-from jaxmm.fit import SINGULAR
+from jaxmm.diagnostics import SINGULAR
 from jaxmm.optimize import Status
 
 NO_ESTIMATE = (Status.NOT_FINITE, Status.INVALID, Status.NO_VARIATION)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 
+from jaxmm.inference import wald
 from jaxmm.optimize import Status
 
 if TYPE_CHECKING:
@@ -98,20 +98,19 @@ def table_of_tests(
     if labels is not None and len(labels) != len(batch):
         raise ValueError(f"{len(labels)} labels for {len(batch)} responses: give one for each")
     status = np.array([s.name.lower() for s in Status])[np.asarray(batch.status, int)]
+    z, _, p = wald.each(batch.fixef, batch.bse)
+    p = np.where(batch.converged[:, None], p, np.nan)
     parts = []
     for name in wanted:
         j = names.index(name)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            z = batch.fixef[:, j] / batch.bse[:, j]
-        p = np.where(batch.converged, 2 * ndtr(-np.abs(z)), np.nan)
         part = {
             "response": batch.replicate if labels is None else labels,
             "coef": name,
             "estimate": batch.fixef[:, j],
             "se": batch.bse[:, j],
-            "z": z,
-            "p": p,
-            "p_adjusted": adjust(p, adjust_how),
+            "z": z[:, j],
+            "p": p[:, j],
+            "p_adjusted": adjust(p[:, j], adjust_how),
             "is_singular": batch.is_singular,
             "status": status,
         }

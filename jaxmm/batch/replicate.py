@@ -43,12 +43,12 @@ class Replicate:
     @property
     def tvalues(self) -> pd.Series:
         """β̂ over its standard error: called t in a linear model, z in a generalised one."""
-        return (self.fixef / self.bse).rename(self._batch.names.statistic)
+        return pd.Series(wald.each(self.fixef, self.bse).statistic, self.fixef.index, name=self._batch.names.statistic)
 
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of ``tvalues`` from the normal distribution."""
-        return wald.p_values(self.tvalues)
+        return pd.Series(wald.each(self.fixef, self.bse).p, self.fixef.index, name="p_normal")
 
     @property
     def theta(self) -> np.ndarray:

@@ -18,6 +18,7 @@ from jaxmm.batch.files import ArrayFile, write_arrays
 from jaxmm.batch.multiplicity import table_of_tests
 from jaxmm.batch.replicate import Replicate
 from jaxmm.covariance import free
+from jaxmm.inference import wald
 from jaxmm.optimize import Status
 from jaxmm.tables import pairs
 
@@ -112,7 +113,7 @@ class FitBatch:
     @property
     def zvalues(self) -> np.ndarray:
         """(n, p) estimates over their standard errors."""
-        return self.fixef / self.bse
+        return wald.each(self.fixef, self.bse).statistic
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, of every array."""

@@ -1,21 +1,30 @@
 """Nested fits side by side: the likelihood-ratio test.
 
 The statistic is the difference of -2 log-likelihood; its reference distribution chi-squared with as many degrees
-of freedom as there are more parameters (Wilks).  Where the smaller model sets a variance to zero the truth lies
+of freedom as there are more parameters (Wilks 1938).  Where the smaller model sets a variance to zero the truth lies
 on the boundary and the p-value is conservative (Self & Liang 1987).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtrc
 
+from jaxmm.inference.wald import Tested
+
 if TYPE_CHECKING:
     from jaxmm.families import Family
     from jaxmm.fit import Fit
+
+
+def likelihood_ratio(smaller: Any, larger: Any, df: int) -> Tested:
+    """The test of ``df`` restrictions from the deviances with and without them, by maximum likelihood; NaN for p where
+    there are none.  Arrays of both will do."""
+    chisq = np.maximum(0.0, np.subtract(smaller, larger))
+    return Tested(chisq, df, chdtrc(df, chisq) if df > 0 else np.full_like(chisq, np.nan))
 
 
 class Comparison:
@@ -39,9 +48,8 @@ class Comparison:
 def anova(*fits: Fit) -> Comparison:
     """Compare fits of the same response by likelihood ratio, from the smallest to the largest.
 
-    REML fits are refitted by maximum likelihood first, and the result says so, unless all of them have the same
-    fixed effects... they are refitted all the same, as lme4 does by default: likelihoods by REML are comparable
-    only between models with the same X.
+    REML fits are refitted by maximum likelihood first, and the result says so: likelihoods by REML are comparable only
+    between models with the same X. Those that have the same are refitted too, as lme4 does by default.
 
     Returns:
         ``Comparison`` with columns ``npar``, ``aic``, ``bic``, ``loglik``, ``deviance``, ``chisq``, ``df``, ``p``.
@@ -57,21 +65,8 @@ def anova(*fits: Fit) -> Comparison:
     for f in fits:
         if not hasattr(f, "estimates"):
             raise TypeError(f"anova compares jaxmm fits, not {type(f).__name__}")
-    first = fits[0].model.design
     for f in fits[1:]:
-        d = f.model.design
-        if len(d.y) == len(first.y) and not np.array_equal(d.y, first.y):
-            raise ValueError(
-                f"the fits are to different responses, or to the same rows in another order ({first.response!r} and "
-                f"{d.response!r}): fit all models to one table"
-            )
-        if len(d.y) != len(first.y):
-            raise ValueError(
-                f"the fits are to different data: {len(first.y)} rows of {first.response!r} and {len(d.y)} of "
-                f"{d.response!r}; drop the rows with missing values before fitting, so that all models use the same"
-            )
-        if not _same(d.weights, first.weights):
-            raise ValueError("the fits have different weights: their likelihoods cannot be compared")
+        _check_data(fits[0], f)
         _check_families(fits[0], f)
     notes = []
     nodes = sorted({f.n_agq for f in fits})
@@ -91,8 +86,8 @@ def anova(*fits: Fit) -> Comparison:
         row |= {"chisq": np.nan, "df": np.nan, "p": np.nan}
         if k:
             before = used[order[k - 1]]
-            chisq, df = max(0.0, before.deviance - f.deviance), f.df - before.df
-            row |= {"chisq": chisq, "df": df, "p": float(chdtrc(df, chisq)) if df > 0 else np.nan}
+            test = likelihood_ratio(before.deviance, f.deviance, f.df - before.df)
+            row |= {"chisq": float(test.statistic), "df": test.df, "p": float(test.p)}
         rows.append(row)
     names = [f"fit{i}" for i in order]
     table = pd.DataFrame(rows, index=names)
@@ -103,6 +98,23 @@ def anova(*fits: Fit) -> Comparison:
     if unconverged:
         notes.append(f"not converged: {', '.join(unconverged)}; the comparison may be wrong")
     return Comparison(table, formulas, tuple(notes))
+
+
+def _check_data(a: Fit, b: Fit) -> None:
+    """Raises ValueError where two fits are not of the same rows, responses and weights."""
+    first, d = a.model.design, b.model.design
+    if len(d.y) == len(first.y) and not np.array_equal(d.y, first.y):
+        raise ValueError(
+            f"the fits are to different responses, or to the same rows in another order ({first.response!r} and "
+            f"{d.response!r}): fit all models to one table"
+        )
+    if len(d.y) != len(first.y):
+        raise ValueError(
+            f"the fits are to different data: {len(first.y)} rows of {first.response!r} and {len(d.y)} of "
+            f"{d.response!r}; drop the rows with missing values before fitting, so that all models use the same"
+        )
+    if not _same(d.weights, first.weights):
+        raise ValueError("the fits have different weights: their likelihoods cannot be compared")
 
 
 def _check_families(a: Fit, b: Fit) -> None:

@@ -24,6 +24,7 @@ from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
 from jaxmm.design import NewData
+from jaxmm.inference.wald import variances
 from jaxmm.objective.parameters import factors
 from jaxmm.predict import rows_used
 
@@ -90,7 +91,7 @@ def mean_se(fit: Fit, rows: NewData) -> np.ndarray:
     link, e = fit.model.likelihood.family.link, fit.estimates
     with computing(fit.model.device):
         slopes = np.asarray(_slopes_of_link(e.psi, link, fit.model.structure, _data(fit, rows)))
-    return np.sqrt(np.maximum(np.einsum("dm,de,em->m", slopes, np.asarray(e.covariance), slopes), 0.0))
+    return np.sqrt(np.maximum(variances(slopes.T, e.covariance), 0.0))
 
 
 def coefficients(fit: Fit) -> pd.DataFrame:
@@ -99,5 +100,5 @@ def coefficients(fit: Fit) -> pd.DataFrame:
     with computing(fit.model.device):
         data = _data(fit, rows_used(fit))
         value, slopes = (np.asarray(x) for x in _coefficients(e.psi, link, fit.model.structure, data))
-    se = np.sqrt(np.maximum(np.einsum("dp,de,ep->p", slopes, np.asarray(e.covariance), slopes), 0.0))
+    se = np.sqrt(np.maximum(variances(slopes.T, e.covariance), 0.0))
     return pd.DataFrame({"estimate": value, "std_error": se}, index=fit.fixef.index)

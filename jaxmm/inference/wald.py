@@ -1,57 +1,91 @@
-"""Wald intervals and p-values from the normal distribution: estimate ± z se; and which other intervals there are."""
+"""Wald's test and interval of Lβ, from estimates and their covariance: NumPy arrays, with any axes before the last.
+
+With V (p, p) the covariance of the estimates β̂ (p,), and a row l of L (k, p),
+
+    variances   l V l' = se²
+    each        z = l β̂ / se,      p = 2 Φ(-|z|)             a row by itself
+    together    χ² = z' S⁻¹ z,     p = P(χ²_k > χ²)          k rows at once; S (k, k) the correlations of Lβ̂
+    interval    l β̂ ± q se,        q = Φ⁻¹(½ + level / 2)
+
+z and S have no units, so neither do the tests.  V is taken for known: with few levels p is too small and the interval
+too short.  What cannot be tested (no estimate; a standard error of zero, or not a number) is NaN and no error.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy.special import ndtr, ndtri
+from scipy.special import chdtrc, ndtr, ndtri
 
-if TYPE_CHECKING:
-    from jaxmm.fit import Fit
-
-REPLICATES = 1999  # of a bootstrap interval: the bounds of any usual level are then among them
+ROUNDING = 1e-12  # of a correlation matrix's eigenvalues, or a matrix's singular values: none is left below it
 
 
-def confint(fit: Fit, method: str, level: float, key: Any, n: int | None) -> pd.DataFrame:
-    """Confidence intervals of β of a fit.
+class Tested(NamedTuple):
+    """``statistic`` and ``p``, a number per test; ``df``: how many restrictions each of them tests."""
+
+    statistic: np.ndarray
+    df: int
+    p: np.ndarray
+
+
+def variances(L: Any, vcov: Any) -> np.ndarray:
+    """l V l' (.., k) of each row of ``L`` (.., k, p), with ``vcov`` (.., p, p)."""
+    return np.einsum("...kp,...pq,...kq->...k", L, vcov, L)
+
+
+def each(estimate: Any, se: Any) -> Tested:
+    """Each of ``estimate`` by itself, against zero: z and its two-sided p from the normal distribution."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = np.asarray(estimate, float) / np.asarray(se, float)
+    return Tested(z, 1, 2 * ndtr(-np.abs(z)))
+
+
+def together(L: Any, estimate: Any, vcov: Any) -> Tested:
+    """Lβ = 0, all rows at once: χ² (..) and its p, of ``estimate`` (.., p) with ``vcov`` (.., p, p).
 
     Args:
-        method: "wald"; or "bootstrap", the percentiles of ``n`` parametric replicates (1,999 by default) drawn with
-            ``key``: ``bootstrap`` has the other kinds, intervals and parameters. "profile" is not available yet.
+        L: (k, p), a row per restriction; one row may be (p,).
 
     Raises:
-        ValueError: another method, a level outside (0, 1), or what the method has no use of.
-        TypeError: a bootstrap without a key.
+        ValueError: rows that do not fit the estimates, or of which one follows from the others.
     """
-    check_level(level)
-    if method == "profile":
-        raise NotImplementedError("confint(method='profile') is not available yet: use 'wald' or 'bootstrap'")
-    if method == "bootstrap":
-        if key is None:
-            raise TypeError("confint(method='bootstrap') needs a key, such as key=jax.random.key(0)")
-        found = fit.bootstrap(REPLICATES if n is None else n, key=key, progress=False)
-        return found.confint("percentile", level, parm=list(fit.fixef.index))
-    if method != "wald":
-        raise ValueError(f"method must be 'wald', 'profile' or 'bootstrap', not {method!r}")
-    if key is not None or n is not None:
-        raise ValueError("key= and n= are for method='bootstrap': a Wald interval draws nothing")
-    return interval(fit.fixef, fit.bse, level)
+    L, estimate, vcov = np.atleast_2d(np.asarray(L, float)), np.asarray(estimate, float), np.asarray(vcov, float)
+    k, p = L.shape
+    if p != estimate.shape[-1]:
+        raise ValueError(f"L has {p} columns for {estimate.shape[-1]} coefficients: give a number for each")
+    rows = L / np.maximum(np.linalg.norm(L, axis=1, keepdims=True), np.finfo(float).tiny)
+    if np.linalg.matrix_rank(rows, ROUNDING) < k:
+        raise ValueError("the rows of L are not independent: leave out those that follow from the others")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        V = L @ vcov @ L.T
+        se = np.sqrt(np.diagonal(V, axis1=-2, axis2=-1))
+        z, S = (estimate @ L.T) / se, V / (se[..., :, None] * se[..., None, :])
+    known = np.all(np.isfinite(z), axis=-1) & np.all(np.isfinite(S), axis=(-2, -1))
+    w, Q = np.linalg.eigh(np.where(known[..., None, None], S, np.eye(k)))
+    known &= w[..., 0] > ROUNDING
+    turned = np.einsum("...ij,...i->...j", Q, np.where(known[..., None], z, 0.0))
+    statistic = np.where(known, np.sum(turned**2 / np.where(known[..., None], w, 1.0), axis=-1), np.nan)
+    return Tested(statistic, k, chdtrc(k, statistic))
 
 
-def check_level(level: float) -> float:
+def check_level(level: float, name: str = "level", example: str = "0.95 for a 95 % interval") -> float:
+    """``level``, a number between 0 and 1.
+
+    Raises:
+        ValueError: another one; ``name`` is what the caller calls it, and ``example`` one that would do.
+    """
     if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level!r}; 0.95 for a 95 % interval")
+        raise ValueError(f"{name} must lie between 0 and 1, not {level!r}; {example}")
     return float(level)
 
 
-def interval(estimate: pd.Series, se: pd.Series, level: float) -> pd.DataFrame:
-    """``lower`` and ``upper``, indexed as ``estimate``."""
-    z = float(ndtri(0.5 + check_level(level) / 2))
-    return pd.DataFrame({"lower": estimate - z * se, "upper": estimate + z * se})
+def quantile(level: float) -> float:
+    """q such that ± q holds the share ``level`` of a standard normal distribution."""
+    return float(ndtri(0.5 + check_level(level) / 2))
 
 
-def p_values(statistic: pd.Series) -> pd.Series:
-    """Two-sided, normal."""
-    return pd.Series(2 * ndtr(-np.abs(statistic.to_numpy())), statistic.index, name="p_normal")
+def interval(estimate: Any, se: Any, level: float) -> tuple[Any, Any]:
+    """Lower and upper ends, as ``estimate`` (an array or a Series) is."""
+    half = quantile(level) * se
+    return estimate - half, estimate + half

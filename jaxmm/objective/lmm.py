@@ -1,17 +1,20 @@
-"""The profiled deviance of a linear mixed model, from sufficient statistics.
+"""The likelihood of a linear mixed model, from sufficient statistics: with beta, or sigma² too, taken out.
 
-With C* = [X y]'V^-1[X y] = R'R and r the last diagonal element of R (Bates et al. 2015, eqs. 34 and 42):
+With C* = [X y]'V^-1[X y] = R'R, r the last diagonal element of R and M_X = X'V^-1 X, Var(y) = σ²V, beta is profiled
+out by ML and integrated out by REML (Bates et al. 2015, eqs. 34 and 42):
 
-    ML    -2l = log|M| + n (1 + log(2π r²/n)) - Σ log w
-    REML  -2l = log|M| + (n - p)(1 + log(2π r²/(n - p))) + log|X'V^-1 X| - Σ log w
+    ML    criterion(theta, log σ²) = log|M| + n log 2πσ² + r²/σ² - Σ log w                          df = n
+    REML  criterion(theta, log σ²) = log|M| + (n - p) log 2πσ² + r²/σ² + log|M_X| - Σ log w         df = n - p
 
-beta and sigma² are profiled out; r² is the penalised weighted residual sum of squares.
+r² is the penalised weighted residual sum of squares.  The minimum by σ² lies at r²/df, where the middle terms are
+df (1 + log(2π r²/df)): the profiled ``deviance``, which the search minimises.  ``vcov(theta, log σ²)`` = σ² M_X^-1 is
+the covariance of beta at given variances.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -38,8 +41,19 @@ class Profile(NamedTuple):
     logdet: Array
 
 
-def profile(lams: tuple[Array, ...], gram: Gram) -> Profile:
-    """The criterion and the profiled parameters at the factors ``lams``."""
+class Unprofiled(NamedTuple):
+    """The random effects and beta eliminated, sigma² not yet: the letters of the module's head, in the columns X_s."""
+
+    logdet: Array
+    logdet_X: Array
+    df: Any
+    pwrss: Array
+    beta: Array
+    M_X: Array
+
+
+def eliminate(lams: tuple[Array, ...], gram: Gram) -> Unprofiled:
+    """What the criterion is made of, at the factors ``lams``."""
     s = gram.structure
     logdet, C = reduce(lams, gram)
     M_X, right, pwrss = C[:-1, :-1], C[:-1, -1:], C[-1, -1]
@@ -51,8 +65,15 @@ def profile(lams: tuple[Array, ...], gram: Gram) -> Profile:
         if s.reml:
             df = gram.n_obs - s.p
             logdet_X = spd.logdet(DENSE, M_X, Linv) - 2 * gram.logdet_T
-    deviance = logdet + df * (1 + jnp.log(2 * jnp.pi * pwrss / df)) + logdet_X - gram.sum_log_weights
-    return Profile(deviance, pwrss, beta, M_X, logdet)
+    return Unprofiled(logdet, logdet_X, df, pwrss, beta, M_X)
+
+
+def profile(lams: tuple[Array, ...], gram: Gram) -> Profile:
+    """The criterion and the profiled parameters at the factors ``lams``."""
+    at = eliminate(lams, gram)
+    spread = at.df * (1 + jnp.log(2 * jnp.pi * at.pwrss / at.df))
+    deviance = at.logdet + spread + at.logdet_X - gram.sum_log_weights
+    return Profile(deviance, at.pwrss, at.beta, at.M_X, at.logdet)
 
 
 def scaled_deviance(theta: Array, gram: Gram) -> Array:
@@ -75,8 +96,39 @@ def deviance(theta: Array, arrays: Gram) -> Array:
     Raises:
         TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
     """
+    return profile(factors_of_data(theta, arrays), arrays).deviance
+
+
+def factors_of_data(theta: Array, arrays: Gram) -> tuple[Array, ...]:
+    """lam of every factor as to Z_s, of a theta as to the data; of float64 arrays in 64-bit mode only."""
     check_precision(arrays.corner.dtype)
-    return profile(original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays), arrays).deviance
+    return original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays)
+
+
+def criterion(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
+    """-2 log-likelihood at ``theta`` and log σ², of the best beta by ML, restricted if the structure says so.
+
+    A pure function, as ``deviance``, which is its minimum by ``log_sigma2`` ().  Its Hessian by both is twice the
+    observed information of the variance parameters.
+    """
+    at = eliminate(factors_of_data(theta, arrays), arrays)
+    log_sigma2 = jnp.asarray(log_sigma2, arrays.corner.dtype)
+    spread = at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
+    return at.logdet + spread + at.logdet_X - arrays.sum_log_weights
+
+
+def vcov(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
+    """σ²(X'V^-1X)^-1 (p, p): the covariance of beta in the data's columns, were ``theta`` and log σ² () known.
+
+    A pure function, as ``deviance``: X'V^-1X = T_X^-T M_X T_X^-1 with M_X as to X_s.
+    """
+    factors = factors_of_data(theta, arrays)
+    T_X, p = jnp.asarray(arrays.T_X), arrays.structure.p
+    if not p:
+        return jnp.zeros((0, 0), arrays.corner.dtype)
+    M_X = reduce(factors, arrays)[1][:p, :p]
+    inverse = spd.quad(DENSE, M_X, DENSE.factor(M_X), T_X.T)
+    return jnp.exp(jnp.asarray(log_sigma2, arrays.corner.dtype)) * inverse
 
 
 def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> Array:
@@ -88,10 +140,9 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
         parameters: ``Parameters``, or a mapping with its three names.
         arrays: ``model.arrays``.
     """
-    check_precision(arrays.corner.dtype)
     parameters = as_parameters(parameters)
     s, dtype = arrays.structure, arrays.corner.dtype
-    logdet, C = reduce(original_factors(jnp.asarray(parameters.theta, dtype), arrays), arrays)
+    logdet, C = reduce(factors_of_data(parameters.theta, arrays), arrays)
     e = jnp.ones(1, dtype)
     if s.p:
         beta = jnp.linalg.solve(arrays.T_X, jnp.asarray(parameters.beta, dtype)) - arrays.beta0

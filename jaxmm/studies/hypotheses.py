@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.special import chdtrc, ndtr
 
 from jaxmm.batch.result import FitBatch
 from jaxmm.design import Design
+from jaxmm.inference import wald
+from jaxmm.inference.compare import likelihood_ratio
 from jaxmm.model import Model
 
 Columns = tuple[str, ...]
@@ -60,9 +61,8 @@ class WaldZ:
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
         names = fits.batch.names.fixef
         wanted = names if self.columns is None else self.columns
-        with np.errstate(invalid="ignore", divide="ignore"):
-            p = 2 * ndtr(-np.abs(fits.batch.fixef / fits.batch.bse))
-        p[~fits.batch.converged] = np.nan
+        p = wald.each(fits.batch.fixef, fits.batch.bse).p
+        p = np.where(fits.batch.converged[:, None], p, np.nan)
         return {(name,): p[:, names.index(name)] for name in wanted}
 
 
@@ -76,8 +76,7 @@ class LikelihoodRatio:
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
         full, null = fits.by_ml, fits.nulls[self.without]
         assert full is not None
-        statistic = 2 * np.maximum(0.0, full.loglik - null.loglik)
-        p = chdtrc(len(self.without), statistic)
+        p = likelihood_ratio(null.deviance, full.deviance, len(self.without)).p
         return {self.without: np.where(full.converged & null.converged, p, np.nan)}
 
 

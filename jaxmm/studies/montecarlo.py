@@ -17,7 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv, ndtri
+from scipy.special import betaincinv
+
+from jaxmm.inference.wald import quantile
 
 
 def share(hits: Any) -> dict[str, float]:
@@ -59,7 +61,7 @@ def accuracy(estimates: np.ndarray, truth: float, se: np.ndarray | None, level: 
     }
     if se is not None:
         own = se[known]
-        covered = share(np.abs(error) <= float(ndtri(0.5 + level / 2)) * own)
+        covered = share(np.abs(error) <= quantile(level) * own)
         out |= {
             "mean_se": float(np.mean(own)),
             "mean_se_mc": float(np.std(own, ddof=1)) / root if n > 1 else np.nan,

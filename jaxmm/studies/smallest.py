@@ -21,8 +21,9 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc, chdtri, chndtr, ndtri
+from scipy.special import chdtrc, chdtri, chndtr
 
+from jaxmm.inference.wald import quantile
 from jaxmm.studies.montecarlo import exact_interval
 
 STEPS = 100
@@ -141,7 +142,7 @@ def smallest_size(sizes: np.ndarray, rejected: np.ndarray, df: int, alpha: float
     if exact < sizes.min():
         return everywhere
     direction = np.array([1 / gap, 1 / B])  # d log N / d (A, B)
-    half = float(ndtri(0.5 + level / 2)) * np.sqrt(direction @ curve.covariance @ direction)
+    half = quantile(level) * np.sqrt(direction @ curve.covariance @ direction)
     lower, upper = exact * np.exp(-half), exact * np.exp(half)
     return Size(*(float(np.ceil(v - 1e-9)) for v in (exact, lower, upper)), by="curve", note="")
 

@@ -81,8 +81,7 @@ def study(
 def check_settings(n: Any, level: float, alpha: float) -> None:
     """Raises ValueError, with what would be accepted."""
     check_level(level)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha!r}; 0.05 for tests at 5 %")
+    check_level(alpha, "alpha", "0.05 for tests at 5 %")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive number of replicates, not {n!r}")
 
