@@ -23,7 +23,19 @@ from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.parameters import change_theta
 from jaxmm.objective.quadrature import neg2_loglik
-from jaxmm.optimize import FLAT, LOWER, ROUGH, Control, Objective, Search, Status, minimise, minimise_in_loop
+from jaxmm.optimize import (
+    FLAT,
+    LOWER,
+    Control,
+    Objective,
+    Search,
+    Status,
+    is_better,
+    is_lower,
+    minimise,
+    minimise_in_loop,
+    roughly,
+)
 from jaxmm.rows import Rows
 from jaxmm.start import independent_theta
 from jaxmm.start_glmm import ends_at_boundary, second_start
@@ -177,17 +189,16 @@ def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search
     on where they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
     """
     criterion = objective(rows, n_agq)
-    rough = dataclasses.replace(control, tolerance=max(control.tolerance, ROUGH))
-    other = minimise(criterion, second_start(found.theta, rows), rough)
+    other = minimise(criterion, second_start(found.theta, rows), roughly(control))
     if other.status != Status.CONVERGED:
         return found
     level = found.value
     if found.status != Status.CONVERGED:
         again = objective(rows, n_agq).hessian(found.theta)[0]
         level = level if abs(again - level) <= LOWER * (1.0 + abs(again)) else np.inf
-    if other.value < level - LOWER:
+    if is_lower(other.value, level):
         other = minimise(criterion, other.theta, control)
-        if other.status == Status.CONVERGED:
+        if other.status == Status.CONVERGED and is_better(other.value, other.status, level, found.status):
             return other._replace(iterations=found.iterations + other.iterations)
     return found
 

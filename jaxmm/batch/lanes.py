@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxmm._types import Array
-from jaxmm.optimize import KICK, LOWER, MAX_KICKS, MU_STEPS, ROUGH, SETTLED, Control, Status, decrease, relative_change
+from jaxmm.optimize import region
+from jaxmm.optimize.again import LOWER, ROUGH
+from jaxmm.optimize.ends import RUNNING, Control
+from jaxmm.optimize.region import NEGATIVE, PATIENCE, SETTLED
 
-RUNNING = -1
 LAST = 9  # the number of a search after which there is none
 UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
 POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
 NEARER = 1e-2  # of the tolerance, where the last step is one with a Hessian that was learnt
-PATIENCE = 1e3  # times the tolerance is near enough where no step lowers the value any more
 
 
 class Value(NamedTuple):
@@ -123,44 +124,6 @@ def _looped_sweep(H: Array, vectors: Array) -> tuple[Array, Array]:
     return jax.lax.fori_loop(0, len(pairs), turn, (H, vectors))
 
 
-class _Step(NamedTuple):
-    move: Array
-    predicted: Array
-    decrement: Array
-    eigenvalue: Array
-    direction: Array
-    length: Array
-
-
-def newton_step(g: Array, H: Array, radius: Array) -> _Step:
-    """``optimize.newton_step`` for every lane."""
-    w, Q = eigh(H)
-    size = jnp.abs(w)
-    size = jnp.maximum(size, 1e-10 * jnp.max(size, axis=0) + 1e-100)
-    slope = jnp.sum(Q * g[:, None], axis=0)
-    decrement = 0.5 * jnp.sum(slope**2 / size, axis=0)
-
-    def tighten(_, mu):
-        shifted = 1 / (size + mu)
-        scaled = (slope * shifted) ** 2
-        length = jnp.sqrt(jnp.sum(scaled, axis=0) + 1e-300)
-        rate = jnp.maximum(jnp.sum(scaled * shifted, axis=0), 1e-300)
-        return jnp.where(length > radius, mu + (length / radius - 1) * length**2 / rate, mu)
-
-    mu = jax.lax.fori_loop(0, MU_STEPS, tighten, jnp.zeros_like(decrement))
-    s = -(slope / (size + mu))
-    predicted = -jnp.sum(slope * s, axis=0) - 0.5 * jnp.sum(w * s**2, axis=0)
-    return _Step(jnp.sum(Q * s, axis=1), predicted, decrement, w[0], Q[:, 0], jnp.sqrt(jnp.sum(s**2, axis=0)))
-
-
-def rank_one(H: Array, s: Array, y: Array) -> Array:
-    """The symmetric rank-one update, H s = y afterwards; skipped where its denominator is not safe."""
-    r = y - jnp.sum(H * s[None], axis=1)
-    scale = jnp.sum(r * s, axis=0)
-    safe = jnp.abs(scale) > 1e-8 * jnp.sqrt(jnp.sum(r * r, axis=0) * jnp.sum(s * s, axis=0))
-    return jnp.where(safe, H + r[:, None] * r[None] / jnp.where(safe, scale, 1.0), H)
-
-
 # ---------------------------------------------------------------- the search
 def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
     """Lanes at ``theta`` (m, L), not yet evaluated; ``kept`` an example of what is, ``hessian`` (m, m, L) a first guess
@@ -176,7 +139,7 @@ def begin(theta: Array, hessian: Array, kept: Any) -> Lanes:
         move=jnp.zeros_like(theta),
         predicted=zero,
         length=zero,
-        radius=jnp.maximum(0.5, 0.5 * jnp.sqrt(jnp.sum(theta**2, axis=0))),
+        radius=region.first_radius(jnp, theta),
         decrement=zero + jnp.inf,
         iteration=jnp.zeros(L, jnp.int32),
         kicks=jnp.zeros(L, jnp.int32),
@@ -223,62 +186,53 @@ def advance(
     takes no last step of its own.  ``steady``: others end where the next step would change the Hessian by less than
     this share of itself, as it changed with the step before.
     """
-    m = len(s.theta)
-    rounding = 500 * float(jnp.finfo(s.theta.dtype).eps)
+    share = region.rounding(jnp, s.theta.dtype)
     trial = retract(s.theta, s.move, rows)
     at = evaluate(trial, s.kept)
     hessian = at.hessian
     exact = hessian is not None
     if hessian is None:
-        hessian = jnp.where(s.fresh, s.hessian, rank_one(s.hessian, trial - s.theta, at.gradient - s.gradient))
+        learnt = region.rank_one(jnp, s.hessian, trial - s.theta, at.gradient - s.gradient)
+        hessian = jnp.where(s.fresh, s.hessian, learnt)
         usable = jnp.all(jnp.isfinite(at.gradient), axis=0)
         updated = jnp.where(usable, hessian, s.hessian)  # also where the step is refused: it has been learnt
     else:
         updated = s.hessian
-    finite = (
-        jnp.isfinite(at.value)
-        & jnp.all(jnp.isfinite(at.gradient), axis=0)
-        & jnp.all(jnp.isfinite(hessian), axis=(0, 1))
-    )
-    noise = rounding * (jnp.abs(at.value) + 1.0) * m
-    gain = decrease(jnp, s.value, at.value, s.gradient, at.gradient, trial - s.theta)
-    ratio = jnp.where(s.fresh, 0.5, (gain + noise) / (s.predicted + noise))
+    finite = region.is_finite(jnp, at.value, at.gradient, hessian)
+    gain = region.decrease(jnp, s.value, at.value, s.gradient, at.gradient, trial - s.theta)
+    noise = region.noise(jnp, at.value, len(s.theta), share)
+    ratio = region.agreement(jnp, gain, s.predicted, noise, finite, s.fresh)
     # the closing step is shorter than rounding of the value can tell
-    accept = finite & ((ratio > 1e-4) | ((s.closing > 0) & (at.value <= s.value + 1e3 * noise)))
+    accept = (ratio > region.ACCEPTED) | (finite & (s.closing > 0) & (at.value <= s.value + 1e3 * noise))
     new = (trial, at.value, at.gradient, hessian, at.kept)
     theta, value, g, H, kept = choose(accept, new, (s.theta, s.value, s.gradient, updated, s.kept))
-    radius = jnp.where(accept & (ratio > 0.75) & (s.length > 0.8 * s.radius), 2.5 * s.radius, s.radius)
-    shorter = 0.25 * jnp.minimum(s.radius, s.length)
-    radius = jnp.where(finite & (ratio >= 0.25), radius, jnp.where(s.fresh, radius, shorter))
-    step = newton_step(g, H, radius)
-    tolerance = jnp.maximum(control.tolerance * (POLISH if polished else 1.0), rounding * jnp.abs(value))
+    radius = region.next_radius(jnp, ratio, s.length, s.radius)
+    step = region.newton_step(jnp, g, eigh(H), radius)
+    tolerance = region.visible(jnp, control.tolerance * (POLISH if polished else 1.0), value, share)
     near = step.decrement <= tolerance
-    largest = jnp.max(jnp.abs(H), axis=(0, 1))
-    saddle = near & (step.eigenvalue < -1e-6 * jnp.maximum(1.0, largest)) & (s.kicks < MAX_KICKS + m)
+    size = region.size_of(jnp, H)
+    saddle = near & region.is_saddle(jnp, step, size, s.kicks)
     settled = (step.decrement <= SETTLED * tolerance) | (s.closing > 0) | polished
     if steady:
         moved = jnp.sqrt(jnp.sum((trial - s.theta) ** 2, axis=0) + 1e-300)
-        rate = relative_change(jnp, H, s.hessian) / moved
+        rate = region.relative_change(jnp, H, s.hessian) / moved
         settled = (~s.fresh & (rate * step.length <= steady)) | (s.closing > 1)
     # a second search that comes to no lower minimum, as ``optimize.search_again``
-    lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= -1e-6 * largest)
+    lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= NEGATIVE * size)
     ended = ~saddle & ((near & (settled | ~accept)) | lost)
-    stuck = radius < 1e-12 * (1 + jnp.sqrt(jnp.sum(theta**2, axis=0)))
-    status = jnp.where(s.iteration >= control.max_iterations, Status.MAX_ITERATIONS, RUNNING)
-    status = jnp.where(
-        stuck, jnp.where(step.decrement <= PATIENCE * tolerance, Status.CONVERGED, Status.STALLED), status
-    )
-    status = jnp.where(ended, Status.CONVERGED, status)
-    status = jnp.where(s.fresh & ~finite, Status.NOT_FINITE, status).astype(jnp.int32)
+    stuck = region.is_stuck(jnp, radius, theta)
+    enough = ended | (stuck & (step.decrement <= PATIENCE * tolerance))
+    last = s.iteration >= control.max_iterations
+    step = region.leave_saddle(jnp, saddle, step, radius)
     after = Lanes(
         theta=theta,
         value=value,
         gradient=g,
         hessian=H,
         kept=kept,
-        move=jnp.where(saddle, step.direction * jnp.minimum(radius, KICK), step.move),
-        predicted=jnp.where(saddle, 0.0, step.predicted),
-        length=jnp.where(saddle, radius, step.length),
+        move=step.move,
+        predicted=step.predicted,
+        length=step.length,
         radius=radius,
         decrement=step.decrement,
         iteration=s.iteration + 1,
@@ -289,6 +243,6 @@ def advance(
         fresh=jnp.zeros_like(s.fresh),
         bar=s.bar,
         round=s.round,
-        status=status,
+        status=region.verdict(jnp, s.fresh & ~finite, enough, stuck, last),
     )
     return choose(s.status == RUNNING, after, s)

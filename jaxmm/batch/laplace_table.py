@@ -17,7 +17,7 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.objective.density import Terms, as_phi, two_derivatives
-from jaxmm.objective.mode import MAX_ITERATIONS, SEEKING, SLACK, TOLERANCE, pull_inside, safe_level
+from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, pull_inside, safe_level, search
 from jaxmm.objective.parameters import factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure
@@ -141,53 +141,35 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
 
 
 def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
-    """û (J, q, L) of every level and lane from ``start``: Newton's method, halved where h rises, then one more step.
-
-    As ``objective.mode``, also in how parts without density are led inside.
-    """
+    """û (J, q, L) of every level and lane from ``start``; a level in a lane is a part."""
     s, q = t.structure, len(t.Z)
     lam, log_phi = factor(psi, s), psi[s.p + s.num_theta :]
     weights = jnp.swapaxes(t.products.one, 1, 2)
-    level = safe_level(y, weights, t.trials[..., None], t.family) if t.family.has_edge else None
+    has_edge = t.family.has_edge
+    level = safe_level(y, weights, t.trials[..., None], t.family) if has_edge else None
 
-    def body(state):
-        u, step, value, closing, clip, iteration = state
-        trial = u + step
-        eta = linear_predictor(psi, trial, lam, t)
+    def evaluate(u: Array) -> tuple[Array, tuple[Array, Terms]]:
+        eta = linear_predictor(psi, u, lam, t)
         log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
-        now = jnp.sum(trial * trial, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
-        ok = jnp.isfinite(now) & (now <= value + SLACK * (jnp.abs(now) + 1.0))
-        lost = ~ok & (iteration == 0)
-        prior, given_up = trial, False
-        if level is not None:
-            seeking = ~jnp.isfinite(now) & ~jnp.isfinite(value) & ~lost
-            given_up = seeking & (iteration >= SEEKING)
-            _, d1, W = pull_inside(Terms(log_p, d1, -d2), eta, level, seeking[:, None])
-            prior, ok, d2 = jnp.where(seeking[:, None], 0.0, trial), ok | seeking, -W
-        W = jnp.where(clip[:, None], jnp.maximum(-d2, 0.0), -d2)
-        _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
-        pull = sums(t.products.z, d1)
-        right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - prior[:, c] for c in range(q)]
-        newton = [dot(row, right) for row in inverse]
-        decrement = dot(right, newton)
-        good = jnp.isfinite(decrement) & (decrement >= 0)
-        near = (ok & good & (decrement <= TOLERANCE)) | given_up
-        after = jnp.where(
-            (ok & good)[:, None], jnp.stack(newton, axis=1), jnp.where((ok | lost)[:, None], 0.0, step / 2)
-        )
-        return (
-            jnp.where((closing | ~ok)[:, None], jnp.where(lost[:, None], 0.0, u), trial),
-            jnp.where(closing[:, None], step, after),
-            jnp.where(ok & ~closing, now, value),
-            closing | near,
-            ok & ~good,
-            iteration + 1,
-        )
+        h = jnp.sum(u * u, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
+        return h, (eta, Terms(log_p, d1, -d2))
 
-    none = jnp.zeros_like(start[:, 0], dtype=bool)
-    begin = start, jnp.zeros_like(start), jnp.full(none.shape, jnp.inf, y.dtype), none, none, jnp.zeros((), jnp.int32)
-    u, step, _, closing, _, _ = jax.lax.while_loop(lambda s: ~jnp.all(s[3]) & (s[5] < MAX_ITERATIONS), body, begin)
-    return u + jnp.where(closing[:, None], step, 0.0)
+    def step(u: Array, at: tuple[Array, Terms], seeking: Array | None, clip: Array) -> tuple[Array, Array]:
+        (eta, now), prior = at, u
+        if level is not None and seeking is not None:
+            now, prior = pull_inside(now, eta, level, seeking[:, None]), jnp.where(seeking[:, None], 0.0, u)
+        W = jnp.where(clip[:, None], jnp.maximum(now.W, 0.0), now.W)
+        _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
+        pull = sums(t.products.z, now.score)
+        right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - prior[:, c] for c in range(q)]
+        full = [dot(row, right) for row in inverse]
+        return jnp.stack(full, axis=1), dot(right, full)
+
+    def where(chosen: Array, a: Array, b: Array) -> Array:
+        return jnp.where(chosen[:, None], a, b)
+
+    infinite = jnp.full_like(start[:, 0], jnp.inf)
+    return search(Newton(evaluate, step, where), start, infinite, has_edge, TOLERANCE, SLACK).u
 
 
 def modes_from_zero(psi: Array, y: Array, t: Table) -> Kept:

@@ -19,7 +19,7 @@ from jaxmm.batch.direct import DirectlySimulated, draw_statistics
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
 from jaxmm.batch.responses import Responses, check_rows
-from jaxmm.optimize import LOWER, Control, Status
+from jaxmm.optimize import Control, Status, is_better
 
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
 # as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
@@ -220,11 +220,8 @@ class PartSearch:
 
 
 def _better(first: Any, second: Any) -> Any:
-    """The better of two ends (outcome, iterations, value, status), as in ``optimize.search_again``; one that has
-    converged is better than one that has not."""
-    failed, converged = first[3] != Status.CONVERGED, second[3] == Status.CONVERGED
-    lower = second[2] < first[2] - LOWER
-    if (failed and converged) or (lower and (converged or failed)):
+    """The better of two ends (outcome, iterations, value, status)."""
+    if is_better(*second[2:], *first[2:]):
         return second[0], first[1] + second[1], *second[2:]
     return first
 

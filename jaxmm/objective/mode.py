@@ -18,6 +18,7 @@ differentiable (``lax.custom_linear_solve``), so that derivatives of every order
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -108,13 +109,64 @@ def pull_inside(t: Terms, eta: Array, level: Array, seeking: Array) -> Terms:
     return Terms(t.log_density, score, jnp.where(seeking, jnp.where(lost, k, 0.0), t.W))
 
 
+# ---------------------------------------------------------------- the search
+class Newton(NamedTuple):
+    """The step in some form of linear algebra: u is a pytree, and what is said of the parts an array over them.
+
+    ``evaluate``: u -> (h of each part, what else is known at u).  ``step``: (u, that, seeking, clip) -> (M^-1 times
+    -½ dh/du, Newton's decrement of each part); parts that are ``seeking`` are treated as ``pull_inside`` says (None: no
+    part ever is), and in those to ``clip`` negative weights are set to zero.  ``where``: (parts, u, u) -> u.
+    """
+
+    evaluate: Callable[[Any], tuple[Array, Any]]
+    step: Callable[[Any, Any, Array | None, Array], tuple[Any, Array]]
+    where: Callable[[Array, Any, Any], Any]
+
+
 class _State(NamedTuple):
-    u: tuple[Array, ...]
-    step: tuple[Array, ...]
+    u: Any
+    step: Any
     value: Array
     closing: Array
     clip: Array
     iteration: Array
+
+
+def search(newton: Newton, start: Any, infinite: Array, has_edge: bool, tolerance: float, slack: float) -> _State:
+    """The end of the search from ``start``, its last step taken; ``infinite`` over the parts.
+
+    ``closing`` of it says which parts have converged.
+    """
+    where = newton.where
+
+    def body(s: _State) -> _State:
+        trial = jax.tree.map(jnp.add, s.u, s.step)
+        value, at = newton.evaluate(trial)
+        ok = jnp.isfinite(value) & (value <= s.value + slack * (jnp.abs(value) + 1.0))
+        lost = ~ok & (s.iteration == 0)  # a start out of the family's reach: from zero then
+        seeking, given_up = None, False
+        if has_edge:
+            seeking = ~jnp.isfinite(value) & ~jnp.isfinite(s.value) & ~lost
+            given_up = seeking & (s.iteration >= SEEKING)
+            ok = ok | seeking
+        full, decrement = newton.step(trial, at, seeking, s.clip)
+        good = jnp.isfinite(decrement) & (decrement >= 0)
+        near = (ok & good & (decrement <= tolerance)) | given_up
+        zero, shorter = jax.tree.map(jnp.zeros_like, trial), jax.tree.map(lambda x: 0.5 * x, s.step)
+        step = where(ok & good, full, where(ok | lost, zero, shorter))
+        return _State(
+            u=where(s.closing | ~ok, where(lost, zero, s.u), trial),
+            step=where(s.closing, s.step, step),
+            value=jnp.where(ok & ~s.closing, value, s.value),
+            closing=s.closing | near,
+            clip=ok & ~good,
+            iteration=s.iteration + 1,
+        )
+
+    zero, none = jax.tree.map(jnp.zeros_like, start), jnp.zeros(infinite.shape, bool)
+    state = _State(start, zero, infinite, none, none, jnp.zeros((), jnp.int32))
+    s = jax.lax.while_loop(lambda s: ~jnp.all(s.closing) & (s.iteration < MAX_ITERATIONS), body, state)
+    return s._replace(u=jax.tree.map(jnp.add, s.u, where(s.closing, s.step, zero)))
 
 
 class Mode(NamedTuple):
@@ -142,46 +194,25 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
     has_edge = rows.family.has_edge
     level = safe_level(rows.y, rows.weights, rows.trials, rows.family) if has_edge else None
 
-    def body(s: _State) -> _State:
-        trial = tuple(u + d for u, d in zip(s.u, s.step, strict=True))
-        eta = fixed + rows.effects(effects(point.lams, trial))
+    def evaluate(u: tuple[Array, ...]) -> tuple[Array, tuple[Array, Terms]]:
+        eta = fixed + rows.effects(effects(point.lams, u))
         t: Terms = apart(lambda e: terms(e, point.log_phi, rows), eta)
-        value = parts.dot(trial, trial) - 2 * parts.of_rows(t.log_density)
-        ok = jnp.isfinite(value) & (value <= s.value + slack * (jnp.abs(value) + 1.0))
-        lost = ~ok & (s.iteration == 0)  # a start out of the family's reach: from zero then
-        zero = tuple(jnp.zeros_like(x) for x in trial)
-        prior, given_up = trial, False
+        return parts.dot(u, u) - 2 * parts.of_rows(t.log_density), (eta, t)
+
+    def step(u, at, seeking, clip):
+        (eta, t), prior = at, u
         if level is not None:
-            seeking = ~jnp.isfinite(value) & ~jnp.isfinite(s.value) & ~lost
-            given_up = seeking & (s.iteration >= SEEKING)
             t = pull_inside(t, eta, level, parts.to_rows(seeking))
-            prior, ok = parts.where(seeking, zero, trial), ok | seeking
-        W = jnp.where(parts.to_rows(s.clip), jnp.maximum(t.W, 0.0), t.W)
-        gram = rows.gram(W)
+            prior = parts.where(seeking, tuple(jnp.zeros_like(x) for x in u), u)
+        gram = rows.gram(jnp.where(parts.to_rows(clip), jnp.maximum(t.W, 0.0), t.W))
         pull = effects_transposed(point.lams, rows.pull(t.score))
         right = tuple(x - u for x, u in zip(pull, prior, strict=True))
-        newton = solve(eliminate(point.lams, gram), point.lams, gram, right)
-        decrement = parts.dot(right, newton)
-        good = jnp.isfinite(decrement) & (decrement >= 0)
-        near = (ok & good & (decrement <= tolerance)) | given_up
-        shorter = tuple(0.5 * x for x in s.step)
-        step = parts.where(ok & good, newton, parts.where(ok | lost, zero, shorter))
-        return _State(
-            u=parts.where(s.closing | ~ok, parts.where(lost, zero, s.u), trial),
-            step=parts.where(s.closing, s.step, step),
-            value=jnp.where(ok & ~s.closing, value, s.value),
-            closing=s.closing | near,
-            clip=ok & ~good,
-            iteration=s.iteration + 1,
-        )
+        full = solve(eliminate(point.lams, gram), point.lams, gram, right)
+        return full, parts.dot(right, full)
 
-    many = parts.of_rows(jnp.zeros_like(rows.y))
-    none = jnp.zeros(many.shape, bool)
-    state = _State(start, tuple(jnp.zeros_like(u) for u in start), many + jnp.inf, none, none, jnp.zeros((), jnp.int32))
-    s = jax.lax.while_loop(lambda s: ~jnp.all(s.closing) & (s.iteration < MAX_ITERATIONS), body, state)
-    closing = parts.where(s.closing, s.step, tuple(jnp.zeros_like(x) for x in s.step))
-    u = tuple(a + b for a, b in zip(s.u, closing, strict=True))
-    return Mode(u, jnp.all(s.closing), s.iteration)
+    infinite = parts.of_rows(jnp.zeros_like(rows.y)) + jnp.inf
+    s = search(Newton(evaluate, step, parts.where), start, infinite, has_edge, tolerance, slack)
+    return Mode(s.u, jnp.all(s.closing), s.iteration)
 
 
 # ---------------------------------------------------------------- derivatives of the mode
