@@ -19,13 +19,13 @@ LAYERS = (
     "objective.density objective.mode objective.laplace objective.quadrature objective optimize start estimate "
     "start_glmm estimate_glmm start_given programs inference.wald _text tables shrinkage summary likelihood predict "
     "residuals simulate inference.marginal linear generalised describe fit batch.truth from_arrays model "
-    "inference.compare inference batch.files batch.multiplicity batch.replicate batch.result batch.responses "
-    "batch.store batch.small batch.lanes batch.statistics batch.blocks batch.alike batch.problem batch.linear_lanes "
-    "batch.linear_blocks batch.laplace_table batch.laplace_blocks batch.generalised_lanes batch.generalised_blocks "
-    "batch.draw batch.direct batch.search batch.setup batch.labels batch.interrupts batch.engine studies.intervals "
-    "studies.resample studies.jackknife studies.bootstrap studies.montecarlo studies.hypotheses studies.study_result "
-    "studies.study studies.designs studies.extending studies.smallest studies.curve studies.power studies batch plots "
-    "datasets"
+    "inference.compare inference batch.small batch.lanes batch.problem batch.schema batch.files batch.multiplicity "
+    "batch.replicate batch.result batch.responses batch.store batch.statistics batch.blocks batch.alike "
+    "batch.linear_lanes batch.linear_blocks batch.laplace_table batch.laplace_blocks batch.generalised_lanes "
+    "batch.generalised_blocks batch.draw batch.direct batch.search batch.setup batch.interrupts batch.engine "
+    "studies.intervals studies.resample studies.jackknife studies.bootstrap studies.montecarlo studies.hypotheses "
+    "studies.study_result studies.study studies.designs studies.extending studies.smallest studies.curve studies.power "
+    "studies batch plots datasets"
 ).split()
 
 # function-level imports: what is optional or slow to import, and is needed by few

@@ -20,7 +20,8 @@ from jaxmm.structure import Structure
 class Found(NamedTuple):
     """Results with the lanes last, in the columns of the data: ``beta``, ``bse`` (p, L), ``theta`` (m, L), ``lams`` the
     factor of D of each grouping factor in elimination order (q, q, L), absolute; ``phi`` (L,), σ² of a linear model;
-    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or ()."""
+    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or (); ``columns``, what else there
+    is, by the names of ``schema.DECLARED``: (L,) or (k, L)."""
 
     beta: Array
     bse: Array
@@ -30,6 +31,7 @@ class Found(NamedTuple):
     deviance: Array
     status: Array
     further: Any = ()
+    columns: dict[str, Array] = {}  # noqa: RUF012
 
 
 class Problem(Protocol):
