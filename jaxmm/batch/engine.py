@@ -22,10 +22,8 @@ from jax.experimental import multihost_utils
 
 from jaxmm._context import check_not_traced, computing
 from jaxmm.batch import interrupts
-from jaxmm.batch.direct import DirectlySimulated, design_of
-from jaxmm.batch.linear_blocks import LinearBlocks
-from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.responses import Responses, StreamResponses, as_responses, unfitted
+from jaxmm.batch.direct import design_of
+from jaxmm.batch.responses import Responses, StreamResponses, Varying, as_responses, unfitted
 from jaxmm.batch.result import FitBatch, concatenate, no_fits
 from jaxmm.batch.schema import as_columns, names_of
 from jaxmm.batch.search import PartSearch
@@ -109,13 +107,11 @@ class _Job:
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
             raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
         self.model, self.source, self.control, self.collapse = model, source, control, collapse
-        if isinstance(source, DirectlySimulated) and source.design != design_of(model):
-            raise ValueError("the statistics are drawn for another design than the model's: give them this model")
-        self.copies = bool(getattr(source, "has_copies", False))
-        self.n = getattr(source, "n", None)
+        source.check(model)
+        self.n = source.n
         with computing(model.device):
             self.start = scaled_start(model, start)
-            self.problem = make_problem(model, self.start, collapse, self.copies)
+            self.problem = make_problem(model, self.start, collapse, source.varies)
         self.names = names_of(model)
         self.devices = _devices(control.device)
         on_cpu = self.devices[0].platform == "cpu"
@@ -130,7 +126,7 @@ class _Job:
     def check(self) -> Any:
         """Which responses (L, n) are not the family's; None for a source that has none."""
         family, trials = self.model.likelihood.family, self.model.design.trials
-        if getattr(self.source, "trusted", False) or isinstance(self.problem, LinearBlocks | LinearLanes):
+        if self.source.trusted or self.problem.takes_any:
             return None
 
         def invalid(y: Any) -> np.ndarray:
@@ -145,7 +141,7 @@ class _Job:
         """Of the data of one lane."""
         with computing(self.model.device):
             y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
-            data = jax.eval_shape(lambda problem, y: problem.data(y, None), self.problem, y)
+            data = jax.eval_shape(lambda problem, y: problem.data(Varying(y)), self.problem, y)
         return 8 * sum(x.size for x in jax.tree.leaves(data))
 
     def _width_on_cpu(self, workers: int) -> int:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxmm._types import Array
 from jaxmm.batch.lanes import LAST, Lanes, Value, eigh
 from jaxmm.batch.problem import Found, original_theta
+from jaxmm.batch.responses import Varying
 from jaxmm.estimate import ZERO
 from jaxmm.estimate_glmm import (
     covariance_matrix,
@@ -55,6 +56,8 @@ class GeneralisedLanes:
     harmless: Array
     hessian: Array
     n_agq: int
+    accepts = frozenset({"y", "copies"})
+    takes_any = False
     polished = True
     steady = 0.0
     temporaries = 8
@@ -68,11 +71,11 @@ class GeneralisedLanes:
     def rows_of_theta(self) -> list:
         return rows_of_theta(self.rows)
 
-    def data(self, y: Array, copies: Array | None) -> RowData:
-        return row_data(y, copies, self.rows)
+    def data(self, own: Varying) -> RowData:
+        return row_data(own, self.rows)
 
-    def refuse(self, y: Array) -> Array:
-        return refuse(y, self.rows)
+    def refuse(self, own: Varying) -> Array:
+        return refuse(own, self.rows)
 
     def start(self, data: RowData) -> Array:
         return start(data, self.rows)
@@ -120,22 +123,21 @@ def rows_of_theta(rows: Rows) -> list:
     return [rows.structure.p + row for row in rows.structure.variance_rows()]
 
 
-def row_data(y: Array, copies: Array | None, rows: Rows) -> RowData:
-    """From responses y (n, L), and ``copies`` (L, levels of the outermost factor) or None."""
-    y = y[rows.source]
+def row_data(own: Varying, rows: Rows) -> RowData:
+    """From responses (n, L), and copies (levels of the outermost factor, L) or None."""
+    y, copies = own.y[rows.source], own.copies
     constant = rows.weights[..., None] * rows.family.log_constant(y, rows.trials[..., None])
     if copies is None:
         return RowData(y, jnp.sum(constant, axis=(0, 1)), None)
-    each = copies.T
-    levels = (*(each[outer[-1]] for outer in rows.parents[:-1]), each)
+    levels = (*(copies[outer[-1]] for outer in rows.parents[:-1]), copies)
     by_level = jax.vmap(rows.main.collect, -1, -1)(constant)
     return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels)
 
 
-def refuse(y: Array, rows: Rows) -> Array:
+def refuse(own: Varying, rows: Rows) -> Array:
     """(L,) a status for responses (n, L) that cannot be fitted, else -1."""
-    status = jnp.where(rows.no_variation(y), Status.NO_VARIATION, -1)
-    return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
+    status = jnp.where(rows.no_variation(own.y), Status.NO_VARIATION, -1)
+    return jnp.where(jnp.all(jnp.isfinite(own.y), axis=0), status, Status.INVALID).astype(jnp.int32)
 
 
 def doubtful(s: Lanes, rows: Rows) -> Array:
