@@ -141,7 +141,8 @@ class _Job:
         """Of the data of one lane."""
         with computing(self.model.device):
             y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
-            data = jax.eval_shape(lambda problem, y: problem.data(Varying(y)), self.problem, y)
+            own = Varying(y, weights=y if "weights" in self.source.varies else None)
+            data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, own)
         return 8 * sum(x.size for x in jax.tree.leaves(data))
 
     def _width_on_cpu(self, workers: int) -> int:

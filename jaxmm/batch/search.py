@@ -18,6 +18,7 @@ from jaxmm._compiled import Program
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
 from jaxmm.batch.responses import Responses, Varying, check_rows
+from jaxmm.design import DataError
 from jaxmm.optimize import LOWER, Control, Status
 
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
@@ -67,6 +68,8 @@ def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, 
         if invalid is not None:
             refused = jnp.where(invalid, Status.INVALID, refused)
         own = own._replace(y=jnp.where(refused < 0, own.y, problem.harmless[:, None]))
+        if own.weights is not None:
+            own = own._replace(weights=jnp.where(refused < 0, own.weights, 1.0))
     data = problem.data(own)
     L = jax.tree.leaves(data)[0].shape[-1]
     start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), L))
@@ -171,6 +174,8 @@ class PartSearch:
             )
         if own.y is not None:
             check_rows(own.y, len(self.problem.harmless))
+        if own.weights is not None and np.shape(own.weights) != np.shape(own.y):
+            raise DataError(f"weights have shape {np.shape(own.weights)}, their responses {np.shape(own.y)}")
         return own.each(lambda x: _filled(x, self.width))
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
