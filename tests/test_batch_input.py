@@ -318,11 +318,18 @@ class Careless(Wide):
     varies = frozenset({"y"})
 
 
+class Silent(ArrayResponses):
+    def block(self, first: int, size: int) -> Varying:
+        return Varying()
+
+
 def test_what_no_problem_accepts(sleep_reml, Y):
     with pytest.raises(ValueError, match=r"may have copies, statistics, y of their own, not X: .*one by one"):
         mm.fit_many(sleep_reml, Wide(Y), **QUIET)
     with pytest.raises(ValueError, match=r"Careless gives lanes X of their own: say so in Careless\.varies"):
         mm.fit_many(sleep_reml, Careless(Y), **QUIET)
+    with pytest.raises(ValueError, match="Silent gives lanes no responses"):
+        mm.fit_many(sleep_reml, Silent(Y), **QUIET)
 
 
 def test_a_source_says_what_it_is(sleep_reml, Y):

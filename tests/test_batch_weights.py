@@ -65,7 +65,7 @@ def test_a_lane_with_weights_is_its_own_single_fit(table, formula, family, more)
 
 def test_weights_that_do_not_fit(table, sleep_reml):
     fit = mm.glmm("k ~ x + (1 | g)", table, "poisson")
-    with pytest.raises(mm.DataError, match=r"weights have shape \(1, 3\), their responses \(1, 230\)"):
+    with pytest.raises(mm.DataError, match=r"weights of shape \(1, 3\) for responses of shape \(1, 230\)"):
         mm.fit_many(fit.model, Weighted(fit.model.design.y[None], np.ones((1, 3))), progress=False)
     y = sleep_reml.model.design.y[None]
     with pytest.raises(ValueError, match=r"lanes of this model may have .* of their own, not weights"):

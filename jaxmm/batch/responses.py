@@ -20,7 +20,7 @@ class Varying(NamedTuple):
 
     ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p); ``weights`` (L, nobs), above zero;
     ``offset`` (L, nobs); ``copies`` (L, J) how often each level of the outermost factor of the chain counts, for a case
-    bootstrap.  In the place of all of these, ``statistics`` of a linear model that are drawn without responses
+    bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn without responses
     (``direct.Drawn``)."""
 
     y: Any = None

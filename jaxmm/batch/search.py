@@ -167,15 +167,17 @@ class PartSearch:
 
     def _block(self, first: int, size: int) -> Varying:
         own = _call(self.source.library, self.source.block, first, size)
-        if unknown := own.given() - self.source.varies:
-            kind = type(self.source).__name__
-            raise ValueError(
-                f"{kind} gives lanes {' and '.join(sorted(unknown))} of their own: say so in {kind}.varies"
-            )
-        if own.y is not None:
+        given, kind = own.given(), type(self.source).__name__
+        if unknown := given - self.source.varies:
+            raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
+        if not given & {"y", "statistics"}:
+            raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
+        if "y" in given:
             check_rows(own.y, len(self.problem.harmless))
-        if own.weights is not None and np.shape(own.weights) != np.shape(own.y):
-            raise DataError(f"weights have shape {np.shape(own.weights)}, their responses {np.shape(own.y)}")
+        for name in given & {"weights", "offset"}:
+            shape = np.shape(getattr(own, name))
+            if shape != np.shape(own.y):  # pyright: ignore
+                raise DataError(f"{name} of shape {shape} for responses of shape {np.shape(own.y)}")  # pyright: ignore
         return own.each(lambda x: _filled(x, self.width))
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
