@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm.batch.schema import Names, schema
+from jaxmm.batch.schema import DECLARED, Names
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
 from jaxmm.tables import Block, VarCorr, pairs
@@ -123,7 +123,7 @@ class Replicate:
         return VarCorr(blocks, self.sigma if names.has_scale else None)
 
     def _labelled(self, column: str, name: str) -> pd.Series:
-        labels = schema(self._names)[column].labels
+        labels = DECLARED[column](self._names).labels
         assert labels is not None
         return pd.Series(self._row[column].copy(), list(labels), name=name, dtype=float)
 
