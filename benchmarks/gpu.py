@@ -28,24 +28,24 @@ import throughput
 from libraries import jaxmm_ as library
 
 sys.path.insert(0, str(driver.HERE.parent))
+from jaxmm.batch.responses import Responses, Varying
+
 PROBE, MOST = 1 << 17, 1 << 23  # responses of the first calls, and of one call at most
 
 
-class InTurns:
+class InTurns(Responses):
     """Responses k, k + 1, .. of ``n`` are rows of Y (lanes, nobs), from the first again after the last."""
 
     def __init__(self, Y: np.ndarray, n: int):
         self.Y, self.n = Y, n
         self.held: dict = {}
 
-    def block(self, first: int, size: int):
-        from jaxmm.batch.responses import Block
-
+    def block(self, first: int, size: int) -> Varying:
         where = jax.config.jax_default_device
         if where not in self.held:
             self.held[where] = jnp.asarray(self.Y)
         at = (first + np.arange(size)) % len(self.Y)
-        return Block(jnp.take(self.held[where], at, axis=0))
+        return Varying(jnp.take(self.held[where], at, axis=0))
 
     def identity(self) -> dict:
         return {"responses": "in turns", "n": self.n}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import jaxmm as mm
-from jaxmm.batch.result import FitBatch, Names, names_of
+from jaxmm.batch.result import FitBatch
+from jaxmm.batch.schema import Names, names_of
 
 NAMES = Names(
     fixef=("(Intercept)", "Days", "β|x, y"),
@@ -31,38 +32,33 @@ def random_batch(first: int, stop: int, names: Names = NAMES) -> FitBatch:
     for name, width in widths.items():
         arrays[name] = numbers[:, at : at + width]
         at += width
-    return FitBatch(
-        names=names,
-        replicate=np.arange(first, stop),
-        sigma=np.exp(numbers[:, 0]),
-        dispersion=np.exp(2 * numbers[:, 0]),
-        loglik=numbers[:, 1],
-        is_singular=numbers[:, 2] > 1,
-        status=status.astype(np.int8),
-        iterations=np.arange(first, stop, dtype=np.int32) % 7,
-        **arrays,
-    )
+    arrays |= {
+        "replicate": np.arange(first, stop),
+        "sigma": np.exp(numbers[:, 0]),
+        "dispersion": np.exp(2 * numbers[:, 0]),
+        "loglik": numbers[:, 1],
+        "is_singular": numbers[:, 2] > 1,
+        "status": status.astype(np.int8),
+        "iterations": np.arange(first, stop, dtype=np.int32) % 7,
+    }
+    return FitBatch(names, arrays)
 
 
 def batch_of(fits: Sequence[mm.Fit]) -> FitBatch:
     """Fits of one model, as the engine would give them."""
     names = names_of(fits[0].model)
     varcorr = [f.varcorr() for f in fits]
-    return FitBatch(
-        names=names,
-        replicate=np.arange(len(fits)),
-        fixef=np.array([f.fixef for f in fits]),
-        bse=np.array([f.bse for f in fits]),
-        theta=np.array([f.theta for f in fits]),
-        sigma=np.array([f.sigma for f in fits]),
-        dispersion=np.array([np.nan if f.dispersion is None else f.dispersion for f in fits]),
-        loglik=np.array([f.loglik for f in fits]),
-        varcorr_sd=np.array([np.concatenate([b.sd() for b in v.blocks]) for v in varcorr]),
-        varcorr_corr=np.array([_correlations(v) for v in varcorr]).reshape(len(fits), len(names.corr)),
-        is_singular=np.array([f.is_singular for f in fits]),
-        status=np.array([f.diagnostics.status for f in fits], np.int8),
-        iterations=np.array([f.diagnostics.iterations for f in fits], np.int32),
-    )
+    columns = {
+        "replicate": np.arange(len(fits)),
+        **{name: np.array([getattr(f, name) for f in fits]) for name in ("fixef", "bse", "theta", "sigma", "loglik")},
+        "dispersion": np.array([np.nan if f.dispersion is None else f.dispersion for f in fits]),
+        "varcorr_sd": np.array([np.concatenate([b.sd() for b in v.blocks]) for v in varcorr]),
+        "varcorr_corr": np.array([_correlations(v) for v in varcorr]).reshape(len(fits), len(names.corr)),
+        "is_singular": np.array([f.is_singular for f in fits]),
+        "status": np.array([f.diagnostics.status for f in fits], np.int8),
+        "iterations": np.array([f.diagnostics.iterations for f in fits], np.int32),
+    }
+    return FitBatch(names, columns)
 
 
 def _correlations(varcorr: mm.tables.VarCorr) -> list[float]:

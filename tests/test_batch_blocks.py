@@ -12,6 +12,7 @@ import jaxmm as mm
 from jaxmm.batch import lanes
 from jaxmm.batch.blocks import block_data, can_have_blocks, evaluate, make_blocks
 from jaxmm.batch.direct import draw_statistics
+from jaxmm.batch.responses import Varying
 from jaxmm.batch.setup import make_problem
 from jaxmm.batch.statistics import response_map, statistics
 from jaxmm.covariance._base import gram_schmidt
@@ -128,7 +129,7 @@ def test_statistics_drawn_directly_have_the_distribution_of_the_plain_ones(colla
     direct = mm.DirectlySimulated(model, TRUTH, n, jax.random.key(7))
     plain = mm.Simulated(model, TRUTH, n, jax.random.key(8))
     with jax.enable_x64(True):
-        problem = make_problem(model, None, collapse, False)
+        problem = make_problem(model, None, collapse, frozenset({"y"}))
         shared = problem.blocks
         drawn = draw_statistics(direct.words(0, n), direct.parameters(), shared)
         made = block_data(statistics(jnp.asarray(plain.block(0, n).y).T, problem.by), shared)
@@ -192,15 +193,15 @@ def test_subjects_who_see_the_same_items_are_replaced_by_a_few(reml):
     terms = [mm.Term(X, s, "s"), mm.Term(X, i, "i")]
     model = mm.Model.from_arrays(rng.normal(size=len(c)), X, terms, reml=reml)
     with jax.enable_x64(True):
-        collapsed, plain = (make_problem(model, None, collapse, False) for collapse in (True, False))
+        collapsed, plain = (make_problem(model, None, collapse, frozenset({"y"})) for collapse in (True, False))
         assert collapsed.alike is not None and plain.alike is None
         assert collapsed.searched.blocks[0].shape[-1] == 1 + 2 * 3
         Y = jnp.asarray(rng.normal(size=(len(c), 4)))
-        start = plain.start(plain.data(Y, None))
-        np.testing.assert_allclose(collapsed.start(collapsed.data(Y, None)), start, rtol=1e-10)
+        start = plain.start(plain.data(Varying(Y)))
+        np.testing.assert_allclose(collapsed.start(collapsed.data(Varying(Y))), start, rtol=1e-10)
         theta = jnp.asarray(rng.normal(size=start.shape))
         one, two = (
-            quick_jit(lambda t, y, p=p: p.evaluate(t, p.data(y, None), None))(theta, Y) for p in (collapsed, plain)
+            quick_jit(lambda t, y, p=p: p.evaluate(t, p.data(Varying(y)), None))(theta, Y) for p in (collapsed, plain)
         )
         np.testing.assert_allclose(one.value, two.value, atol=1e-10)
         np.testing.assert_allclose(one.gradient, two.gradient, atol=1e-9)

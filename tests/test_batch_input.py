@@ -14,7 +14,7 @@ import pytest
 
 import jaxmm as mm
 from jaxmm.batch import interrupts
-from jaxmm.batch.responses import ArrayResponses, Block
+from jaxmm.batch.responses import ArrayResponses, Responses, Varying
 from jaxmm.batch.setup import scaled_start
 from jaxmm.batch.truth import as_truth
 from jaxmm.optimize import Status
@@ -205,7 +205,7 @@ class Removing(ArrayResponses):
 
     folder: Path
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         shutil.rmtree(self.folder, ignore_errors=True)
         return super().block(first, size)
 
@@ -232,7 +232,7 @@ class Interrupted(ArrayResponses):
 
     calls, lock = 0, threading.Lock()
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         with self.lock:
             self.calls += 1
         if self.calls == 1:
@@ -301,3 +301,45 @@ def test_nothing_is_tested(sleep_reml):
     null = mm.lmm("Reaction ~ 1 + (1 | Subject)", mm.datasets.load("sleepstudy"))
     with pytest.raises(ValueError, match="no coefficient but the intercept"):
         mm.power(null, n=3, key=KEY, **QUIET)
+
+
+# ---------------------------------------------------------------- what lanes have of their own
+class Wide(ArrayResponses):
+    """Rows that come with a design each."""
+
+    varies = frozenset({"y", "X"})
+
+    def block(self, first: int, size: int) -> Varying:
+        own = super().block(first, size)
+        return own._replace(X=np.ones((*own.y.shape, 2)))
+
+
+class Careless(Wide):
+    varies = frozenset({"y"})
+
+
+class Silent(ArrayResponses):
+    def block(self, first: int, size: int) -> Varying:
+        return Varying()
+
+
+def test_what_no_problem_accepts(sleep_reml, Y):
+    with pytest.raises(ValueError, match=r"may have copies, statistics, y of their own, not X: .*one by one"):
+        mm.fit_many(sleep_reml, Wide(Y), **QUIET)
+    with pytest.raises(ValueError, match=r"Careless gives lanes X of their own: say so in Careless\.varies"):
+        mm.fit_many(sleep_reml, Careless(Y), **QUIET)
+    with pytest.raises(ValueError, match="Silent gives lanes no responses"):
+        mm.fit_many(sleep_reml, Silent(Y), **QUIET)
+
+
+def test_a_source_says_what_it_is(sleep_reml, Y):
+    class Bare:
+        n = 6
+
+        def identity(self):
+            return {}
+
+    with pytest.raises(TypeError, match=r"Bare is no source of responses: .*subclass of jaxmm\.batch\.responses"):
+        mm.fit_many(sleep_reml, Bare(), **QUIET)
+    for kind in (mm.Simulated, mm.Generated, mm.DirectlySimulated, ArrayResponses):
+        assert Responses in kind.__mro__ and kind.varies <= set(Varying._fields)

@@ -9,7 +9,7 @@ import pytest
 import jaxmm as mm
 from jaxmm.batch import search
 from jaxmm.batch.engine import _Job
-from jaxmm.batch.responses import ArrayResponses
+from jaxmm.batch.responses import ArrayResponses, Varying
 
 LANES = 3
 
@@ -47,7 +47,7 @@ def test_who_calls_the_library(name, model):
         job = _Job(model, ArrayResponses(Y), start, LANES, mm.Control(), True)
         said = job.problem.library
         with jax.enable_x64(True):
-            arguments = (job.problem, Y, None, job.start, None)
+            arguments = (job.problem, Varying(Y), job.start, None)
             assert not calls(lowered(search._pool, *arguments)) or ("start" in said and start is None)
             both = jax.eval_shape(search._pool, *arguments)
             assert not calls(lowered(search._steps, job.problem, both, job.control)) or "evaluate" in said

@@ -9,7 +9,8 @@ from batches import NAMES, assert_same, batch_of, random_batch
 
 import jaxmm as mm
 from jaxmm.batch.files import write_arrays
-from jaxmm.batch.result import FitBatch, Names
+from jaxmm.batch.result import FitBatch
+from jaxmm.batch.schema import Names
 from jaxmm.batch.store import load
 from jaxmm.optimize import Status
 

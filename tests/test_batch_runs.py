@@ -21,7 +21,7 @@ import pytest
 
 import jaxmm as mm
 from jaxmm._context import computing
-from jaxmm.batch.responses import ArrayResponses, Block
+from jaxmm.batch.responses import ArrayResponses, Varying
 from jaxmm.optimize import Status
 
 pytest.importorskip("pyarrow")
@@ -87,14 +87,14 @@ def hashes() -> list[str]:
 class OneFails(ArrayResponses):
     """Rows that the second process cannot read."""
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         if jax.process_index() == 1:
             raise OSError("the disk of process 1 is gone")
         return super().block(first, size)
 
 
 class Slow(ArrayResponses):
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         time.sleep(0.02)
         return super().block(first, size)
 

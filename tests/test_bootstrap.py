@@ -245,7 +245,7 @@ def test_failed_replicates_are_left_out(sleep_reml):
     for method in ("percentile", "basic", "normal"):
         pd.testing.assert_frame_equal(boot.confint(method), kept.confint(method))
     np.testing.assert_array_equal(boot.bias, kept.bias)
-    own = Bootstrap(**boot.arrays(), names=boot.names, fit=sleep_reml, kind="case", statistic=lambda f: f.loglik)
+    own = dataclasses.replace(boot, kind="case", statistic=lambda f: f.loglik)
     assert np.isnan(own.statistics).sum().item() == 20
 
 
@@ -254,7 +254,7 @@ def test_a_correlation_that_does_not_exist(boots):
     assert "  of" not in repr(boot)
     corr = boot.varcorr_corr.copy()
     corr[:10] = np.nan
-    some = dataclasses.replace(boot, varcorr_corr=corr)
+    some = boot.with_columns(varcorr_corr=corr)
     line = next(x for x in repr(some).splitlines() if x.startswith("cor_"))
     assert line.split()[-1] == "389"
     assert np.all(np.isfinite(some.confint()))

@@ -11,7 +11,7 @@ import jaxmm as mm
 from jaxmm._random import normals_of, replicate_words, words
 from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.responses import Block
+from jaxmm.batch.responses import Responses, Varying
 from jaxmm.studies import intervals
 from jaxmm.studies.bootstrap import bootstrap
 from jaxmm.studies.resample import Residual
@@ -46,7 +46,7 @@ def test_group_means_have_their_standard_deviation(model, source):
     assert abs(boot.bias["(Intercept)"]) < 4 * np.sqrt(expected / J / n)
 
 
-class Bootstraps:
+class Bootstraps(Responses):
     """The parametric bootstraps of many fits, n of each, one after another: replicate k is of fit k // n."""
 
     endless = True
@@ -61,7 +61,7 @@ class Bootstraps:
             for_effects, for_rows = replicate_words(self._key, first, size)
             of = np.minimum((first + np.arange(size)) // self.each, len(self.eta) - 1)
             u, e = normals_of(for_effects, J), normals_of(for_rows, J * M)
-            return Block(jnp.asarray(self.eta[of]) + self.tau[of] * u[:, self.codes] + self.sigma[of] * e)
+            return Varying(jnp.asarray(self.eta[of]) + self.tau[of] * u[:, self.codes] + self.sigma[of] * e)
 
     def identity(self):
         return {"responses": "bootstraps", "n": self.n}

@@ -27,7 +27,7 @@ from jaxmm.batch.generalised_blocks import GeneralisedBlocks
 from jaxmm.batch.generalised_lanes import GeneralisedLanes
 from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.responses import ArrayResponses
+from jaxmm.batch.responses import ArrayResponses, Varying
 from jaxmm.families import FAMILIES
 from jaxmm.objective.mode import zero_effects
 from jaxmm.solver.spd import UNROLLED
@@ -141,9 +141,9 @@ def job_of(m: mm.Model, source) -> _Job:
         return _Job(m, source, None, LANES, mm.Control(), True)
 
 
-def pool_of(job: _Job, y, copies, theta=None):
+def pool_of(job: _Job, own: Varying, theta=None):
     invalid = None if job.check is None else np.zeros(LANES, bool)
-    return search._pool, job.problem, y, copies, theta, invalid
+    return search._pool, job.problem, own, theta, invalid
 
 
 def responses(m: mm.Model) -> np.ndarray:
@@ -217,8 +217,8 @@ def test_batches(name):
     assert type(job.problem) is CLASSES[name]
     if name == "linear, one pattern":
         assert job.problem.blocks.rotate is not None
-    both = lowered(*pool_of(job, responses(m), None))[1]
-    assert lowered(*pool_of(job, responses(m), None, np.zeros(len(both[0].theta))))[1] == both
+    both = lowered(*pool_of(job, Varying(responses(m))))[1]
+    assert lowered(*pool_of(job, Varying(responses(m)), np.zeros(len(both[0].theta))))[1] == both
     lower_search(job, both)
 
 
@@ -228,7 +228,7 @@ def test_batches_of_levels_that_count_several_times(name):
     source = LeaveOneOut(SimpleNamespace(model=m))
     job = job_of(m, source)
     assert type(job.problem) is LinearLanes or "linear" not in name
-    lower_search(job, lowered(*pool_of(job, *source.block(0, LANES)))[1])
+    lower_search(job, lowered(*pool_of(job, source.block(0, LANES)))[1])
 
 
 def truth(m: mm.Model) -> dict:
@@ -246,9 +246,9 @@ def test_statistics_drawn_directly(name):
     m = batch_models()[name]
     with mock.patch.object(Program, "__call__", lowered_not_run):
         source = DirectlySimulated(m, truth(m), LANES, jax.random.key(0))
-        keys = source.words(0, LANES)
+        own = source.block(0, LANES)
     job = job_of(m, source)
-    both = lowered(search._drawn_pool, job.problem, keys, source.parameters(), None)[1]
+    both = lowered(*pool_of(job, own))[1]
     lower_search(job, both)
 
 
@@ -261,7 +261,7 @@ def test_responses_drawn(name):
 
 
 def test_all_programs_of_the_search_are_lowered_here():
-    assert set(programs_of(search)) == {"_pool", "_drawn_pool", "_steps", "_again", "_refill", "_found"}
+    assert set(programs_of(search)) == {"_pool", "_steps", "_again", "_refill", "_found"}
 
 
 # ---------------------------------------------------------------- what calls a matrix library
@@ -278,7 +278,7 @@ def test_steps_of_one_factor_call_no_matrix_library(platform):
     for name in CLOSED:
         m = batch_models()[name]
         job = job_of(m, ArrayResponses(responses(m)))
-        both = lowered(*pool_of(job, responses(m), None), platform=platform)[1]
+        both = lowered(*pool_of(job, Varying(responses(m))), platform=platform)[1]
         calls = library_calls(lowered(search._steps, job.problem, both, job.control, platform=platform)[0])
         assert bool(calls) == ("evaluate" in job.problem.library), (name, calls)
         calling |= {name} if calls else set()

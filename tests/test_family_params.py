@@ -82,6 +82,12 @@ def test_a_batch_has_both(fit, table, tmp_path):
     np.testing.assert_array_equal(mm.load(tmp_path / "a").family_params, batch.family_params)
 
 
+def test_a_bootstrap_has_both(fit):
+    boot = mm.bootstrap(fit, 3, key=jax.random.key(0), kind="case", progress=False)
+    assert boot.observed["nu"] == fit.family_params["nu"]
+    np.testing.assert_array_equal(boot.statistics["nu"], boot.family_params[:, 0])
+
+
 def test_names_by_default_and_their_number():
     assert Unnamed().further_names == ("phi2",) and mm.families.get("gamma").further_names == ()
     with pytest.raises(ValueError, match=r"num_phi = 2 and phi_names = \('a', 'b'\): phi_names is a tuple of 1 name,"):

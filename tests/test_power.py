@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 import jaxmm as mm
-from jaxmm.batch.result import FitBatch, names_of
+from jaxmm.batch.result import FitBatch
+from jaxmm.batch.schema import blank, names_of
 from jaxmm.studies.designs import make_design, plan
 from jaxmm.studies.extending import extend_model
 from jaxmm.studies.hypotheses import WaldZ
@@ -33,13 +34,17 @@ def least_squares(model, source, **_):
     beta = y @ np.linalg.pinv(d.X).T
     rss = np.sum((y - beta @ d.X.T) ** 2, axis=1)
     sigma = np.sqrt(rss / (d.X.shape[0] - p))
-    return FitBatch(
-        names=names, replicate=np.arange(n), fixef=beta, theta=np.zeros((n, names.theta)), sigma=sigma,
-        bse=sigma[:, None] * np.sqrt(np.diag(np.linalg.inv(d.X.T @ d.X))), dispersion=sigma**2,
-        loglik=-0.5 * len(d.y) * np.log(rss), varcorr_sd=np.zeros((n, len(names.sd))),
-        varcorr_corr=np.zeros((n, len(names.corr))), is_singular=np.ones(n, bool), status=np.zeros(n, np.int8),
-        iterations=np.zeros(n, np.int32),
-    )  # fmt: skip
+    known = {
+        "replicate": np.arange(n),
+        "fixef": beta,
+        "bse": sigma[:, None] * np.sqrt(np.diag(np.linalg.inv(d.X.T @ d.X))),
+        "sigma": sigma,
+        "dispersion": sigma**2,
+        "loglik": -0.5 * len(d.y) * np.log(rss),
+        "varcorr_sd": np.zeros((n, len(names.sd))),
+        "is_singular": np.ones(n, bool),
+    }
+    return FitBatch(names, blank(names, n) | known)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxmm.batch.responses import Block
+from jaxmm.batch.responses import Varying
 from jaxmm.studies.resample import Case, LeaveOneOut, Residual, reflate
 
 KEY = jax.random.key(20)
@@ -103,8 +103,9 @@ def test_identities_tell_sources_apart(sleep_reml, weighted):
 
 def test_copies_are_multinomial(sleep_reml):
     n, J = 20_000, 18
-    y, copies = Case(sleep_reml, n, KEY).block(0, n)
-    copies = np.asarray(copies)
+    own = Case(sleep_reml, n, KEY).block(0, n)
+    y, copies = own.y, np.asarray(own.copies)
+    assert own.given() == Case.varies
     np.testing.assert_array_equal(y[7], sleep_reml.model.design.y)
     np.testing.assert_array_equal(copies.sum(axis=1), J)
     assert np.array_equal(copies, np.round(copies)) and copies.min() == 0
@@ -117,6 +118,6 @@ def test_copies_are_multinomial(sleep_reml):
 
 def test_blocks_are_what_the_engine_takes(sleep_reml):
     block = LeaveOneOut(sleep_reml).block(3, 2)
-    assert isinstance(block, Block)
+    assert isinstance(block, Varying)
     np.testing.assert_array_equal(block.copies, 1 - np.eye(18)[3:5])
     assert block.y.shape == (2, 180)

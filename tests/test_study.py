@@ -126,7 +126,7 @@ def test_failed_fits_are_counted_and_left_out(result):
     batch = result.batch
     fixef, loglik, status = batch.fixef.copy(), batch.loglik.copy(), batch.status.copy()
     fixef[3], loglik[3], status[3], status[5] = np.nan, np.nan, Status.NOT_FINITE, Status.MAX_ITERATIONS
-    worse = replace(batch, fixef=fixef, loglik=loglik, status=status)
+    worse = batch.with_columns(fixef=fixef, loglik=loglik, status=status)
     fits = replace(result.fits, batch=worse)
     again = replace(result, fits=fits, p_values={("Wald z", k): p for k, p in WaldZ().p_values(fits).items()})
     left = np.delete(np.arange(N), [3, 5])
@@ -239,7 +239,7 @@ def test_the_truth_as_a_batch(sleep_reml):
 
 
 def test_a_likelihood_ratio_is_never_negative(model, result):
-    worse = replace(result.batch, loglik=result.batch.loglik - 100)
+    worse = result.batch.with_columns(loglik=result.batch.loglik - 100)
     p = LikelihoodRatio(("condb",)).p_values(replace(result.fits, by_ml=worse))["condb",]
     assert np.all(p == 1)
 
@@ -279,7 +279,7 @@ def test_the_table_of_many_responses(result):
     assert own["p_adjusted"].to_numpy() == pytest.approx(stats.false_discovery_control(own["p"]))
     status = batch.status.copy()
     status[0] = Status.MAX_ITERATIONS
-    named = replace(batch, status=status).test_table("condb", "holm", [f"voxel{k}" for k in range(N)])
+    named = batch.with_columns(status=status).test_table("condb", "holm", [f"voxel{k}" for k in range(N)])
     assert named["response"][1] == "voxel1" and named["status"][0] == "max_iterations"
     assert np.isnan(named["p_adjusted"][0])
     assert named["p_adjusted"][1:].to_numpy() == pytest.approx(multiplicity.adjust(own["p"].to_numpy()[1:], "holm"))

@@ -12,6 +12,7 @@ the number of levels either.  The distribution is exact; the numbers are not tho
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,7 +23,7 @@ from jaxmm._random import check_key, normals_of, replicate_words, threefry, word
 from jaxmm._types import Array
 from jaxmm.batch.blocks import BlockData, Blocks, can_have_blocks
 from jaxmm.batch.draw import check_n
-from jaxmm.batch.responses import fingerprint, unfitted
+from jaxmm.batch.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.batch.small import cholesky
 from jaxmm.batch.truth import as_truth
 from jaxmm.gram import Gram
@@ -35,7 +36,7 @@ TRIES = (
 )
 
 
-class DirectlySimulated:
+class DirectlySimulated(Responses):
     """Fits of simulated responses of a linear model with one grouping factor, without drawing the responses: a source
     for ``fit_many``, much faster than ``Simulated`` where the design is balanced or has many rows.
 
@@ -49,7 +50,8 @@ class DirectlySimulated:
         ValueError: a model for which the statistics have no such form, with the remedy.
     """
 
-    endless, trusted, direct = True, True, True
+    endless, trusted = True, True
+    varies = frozenset({"statistics"})
 
     def __init__(self, model: Model, truth: Any, n: int, key: Any):
         self.n, self._key = check_n(n), words(check_key(key))
@@ -61,6 +63,15 @@ class DirectlySimulated:
             )
         self.truth = as_truth(model, truth)
         self.model, self.design = model, design_of(model)
+
+    def check(self, model: Model) -> None:
+        """Raises ValueError for another design than that of the statistics."""
+        if self.design != design_of(model):
+            raise ValueError("the statistics are drawn for another design than the model's: give them this model")
+
+    def block(self, first: int, size: int) -> Varying:
+        """Replicates first .. first + size - 1."""
+        return Varying(statistics=Drawn(self.words(first, size), self.parameters()))
 
     def identity(self) -> dict[str, Any]:
         """What tells these responses from others."""
@@ -83,6 +94,20 @@ class DirectlySimulated:
     def words(self, first: int, size: int) -> tuple[Array, Array]:
         """Two keys for each replicate."""
         return replicate_words(self._key, first, size)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Drawn:
+    """Statistics that are yet to be drawn: ``keys``, two for each lane (L, 2), and ``parameters`` of
+    ``DirectlySimulated``."""
+
+    keys: tuple[Array, Array]
+    parameters: Any
+
+    def data(self, shared: Blocks) -> BlockData:
+        """The data of lanes."""
+        return draw_statistics(self.keys, self.parameters, shared)
 
 
 def design_of(model: Model, *more: np.ndarray | None) -> str:

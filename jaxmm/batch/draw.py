@@ -28,7 +28,7 @@ from jaxmm._random import (
     words,
 )
 from jaxmm._types import Array
-from jaxmm.batch.responses import Block, fingerprint, unfitted
+from jaxmm.batch.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.families import Family
 from jaxmm.fit import Fit
@@ -41,7 +41,7 @@ MOST = 2**32  # replicates: their numbers are one word of the generator's counte
 MANY = 64  # responses that are equal only where the key has no effect
 
 
-class Simulated:
+class Simulated(Responses):
     """Responses simulated from a model and a truth: a source for ``fit_many``.
 
     Replicate k depends on ``key`` and k alone, to the bit, and is that of ``Fit.simulate`` but for rounding.
@@ -82,7 +82,7 @@ class Simulated:
         self._spread = spread if d.weights is None else spread / np.sqrt(d.weights)
         self._trials = np.ones(len(d.y)) if d.trials is None else d.trials
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         """Replicates first .. first + size - 1: ``y`` (size, nobs), a JAX array of float64 where JAX computes now."""
         size_u, index, loading = self._effects
         with jax.enable_x64(True):
@@ -90,9 +90,9 @@ class Simulated:
             u = normals_of(for_effects, size_u)
             if self._family is None:
                 bits = random_bits(for_response, len(self._eta))
-                return Block(_linear(*bits, u, self._eta, index, loading, self._spread, ZERO))
+                return Varying(_linear(*bits, u, self._eta, index, loading, self._spread, ZERO))
             eta = _linear_predictor(u, self._eta, index, loading, ZERO)
-            return Block(_sample(self._family, for_response, eta, self.truth.phi, self._trials))
+            return Varying(_sample(self._family, for_response, eta, self.truth.phi, self._trials))
 
     def identity(self) -> dict[str, Any]:
         """What tells these responses from others: ``n``, the key, and hashes of the parameters and the design."""
@@ -108,7 +108,7 @@ class Simulated:
         }
 
 
-class Generated:
+class Generated(Responses):
     """Responses from a function of one's own: a source for ``fit_many``.
 
     Args:
@@ -139,14 +139,14 @@ class Generated:
             shape = f"an array of shape {found.shape}" if hasattr(found, "shape") else repr(found)
             raise ValueError(f"function must return one response (nobs,), not {shape}")
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         """Replicates first .. first + size - 1: ``y`` (size, nobs), a JAX array of float64."""
         with jax.enable_x64(True):
             keys, _ = replicate_words(self._key, first, size)
             y = self._program(keys)
         if size > 1 and not self._checked:
             self._check_varies(y)
-        return Block(y)
+        return Varying(y)
 
     def _check_varies(self, y: Array) -> None:
         """Raises ValueError where the key has no effect; rare counts may well be equal in a few replicates."""

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +22,10 @@ from jax.experimental import multihost_utils
 
 from jaxmm._context import check_not_traced, computing
 from jaxmm.batch import interrupts
-from jaxmm.batch.direct import DirectlySimulated, design_of
-from jaxmm.batch.labels import label
-from jaxmm.batch.linear_blocks import LinearBlocks
-from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.responses import Responses, StreamResponses, as_responses, unfitted
-from jaxmm.batch.result import FitBatch, concatenate, names_of, no_fits
+from jaxmm.batch.direct import design_of
+from jaxmm.batch.responses import Responses, StreamResponses, Varying, as_responses, unfitted
+from jaxmm.batch.result import FitBatch, concatenate, no_fits
+from jaxmm.batch.schema import as_columns, names_of
 from jaxmm.batch.search import PartSearch
 from jaxmm.batch.setup import make_problem, scaled_start
 from jaxmm.batch.store import Store
@@ -110,13 +107,12 @@ class _Job:
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
             raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
         self.model, self.source, self.control, self.collapse = model, source, control, collapse
-        if isinstance(source, DirectlySimulated) and source.design != design_of(model):
-            raise ValueError("the statistics are drawn for another design than the model's: give them this model")
-        self.copies = bool(getattr(source, "has_copies", False))
-        self.n = getattr(source, "n", None)
+        source.check(model)
+        self.n = source.n
         with computing(model.device):
             self.start = scaled_start(model, start)
-            self.problem = make_problem(model, self.start, collapse, self.copies)
+            self.problem = make_problem(model, self.start, collapse, source.varies)
+        self.names = names_of(model)
         self.devices = _devices(control.device)
         on_cpu = self.devices[0].platform == "cpu"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -130,7 +126,7 @@ class _Job:
     def check(self) -> Any:
         """Which responses (L, n) are not the family's; None for a source that has none."""
         family, trials = self.model.likelihood.family, self.model.design.trials
-        if getattr(self.source, "trusted", False) or isinstance(self.problem, LinearBlocks | LinearLanes):
+        if self.source.trusted or self.problem.takes_any:
             return None
 
         def invalid(y: Any) -> np.ndarray:
@@ -145,7 +141,8 @@ class _Job:
         """Of the data of one lane."""
         with computing(self.model.device):
             y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
-            data = jax.eval_shape(lambda problem, y: problem.data(y, None), self.problem, y)
+            own = Varying(y, weights=y if "weights" in self.source.varies else None)
+            data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, own)
         return 8 * sum(x.size for x in jax.tree.leaves(data))
 
     def _width_on_cpu(self, workers: int) -> int:
@@ -178,7 +175,7 @@ class _Job:
         return concatenate(done) if store is None else self._stored(store, collect)
 
     def _stored(self, store: Store, collect: bool) -> FitBatch:
-        return store.read(self.n) if collect else no_fits(names_of(self.model))
+        return store.read(self.n) if collect else no_fits(self.names)
 
     def _own(self, out: Any, progress: bool) -> tuple[Store | None, list[FitBatch]]:
         """The folder, if there is one, and the parts of this process that are not written to it."""
@@ -199,7 +196,7 @@ class _Job:
             raise failure
         if failed.any():
             raise RuntimeError(f"fit_many failed in process {np.flatnonzero(failed)[0]}, whose message says why")
-        own = concatenate([no_fits(names_of(self.model)), *done])
+        own = concatenate([no_fits(self.names), *done])
         return _gathered(own) if store is None else self._stored(store, collect)
 
     def _all(self, store: Store | None, tick: Any) -> list[FitBatch]:
@@ -224,7 +221,7 @@ class _Job:
         def work(source: Responses, first: int, size: int, number: int) -> None:
             with computing(device()):
                 found, iterations = mine.search.run(source, first, size)
-            batch = label(self.model, found, iterations, number)
+            batch = FitBatch(self.names, as_columns(self.model, found, iterations, number))
             if store is None:
                 with lock:
                     done.append(batch)
@@ -315,7 +312,7 @@ def _gathered(own: FitBatch) -> FitBatch:
     with jax.enable_x64(True):
         all_of_them = {name: multihost_utils.process_allgather(padded(x)) for name, x in own.arrays().items()}
     parts = [
-        replace(own, **{name: np.asarray(x)[k, :count] for name, x in all_of_them.items()})
+        FitBatch(own.names, {name: np.asarray(x)[k, :count] for name, x in all_of_them.items()})
         for k, count in enumerate(counts)
     ]
     return concatenate(parts)

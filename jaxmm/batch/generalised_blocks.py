@@ -16,6 +16,7 @@ from jaxmm.batch.lanes import LAST, Lanes, Value
 from jaxmm.batch.laplace_blocks import value_and_derivatives
 from jaxmm.batch.laplace_table import Kept, Own, Table, modes_from_zero
 from jaxmm.batch.problem import Found
+from jaxmm.batch.responses import Varying
 from jaxmm.optimize import STEADY
 from jaxmm.rows import Rows
 from jaxmm.start_glmm import second_start
@@ -29,6 +30,8 @@ class GeneralisedBlocks:
     rows: Rows
     table: Table
     harmless: Array
+    accepts = frozenset({"y", "copies"})
+    takes_any = False
     polished = False
     steady = STEADY  # and ``found`` takes the last step
     temporaries = 6
@@ -38,12 +41,12 @@ class GeneralisedBlocks:
     def rows_of_theta(self) -> list:
         return common.rows_of_theta(self.rows)
 
-    def data(self, y: Array, copies: Array | None) -> Own:
-        data = common.row_data(y, copies, self.rows)
+    def data(self, own: Varying) -> Own:
+        data = common.row_data(own, self.rows)
         return Own(jnp.swapaxes(data.y, 0, 1), data.constant, None if data.copies is None else data.copies[0])
 
-    def refuse(self, y: Array) -> Array:
-        return common.refuse(y, self.rows)
+    def refuse(self, own: Varying) -> Array:
+        return common.refuse(own, self.rows)
 
     def start(self, data: Own) -> Array:
         return common.start(RowData(jnp.swapaxes(data.y, 0, 1), data.constant, None), self.rows)

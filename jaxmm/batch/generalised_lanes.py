@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxmm._types import Array
 from jaxmm.batch.lanes import LAST, Lanes, Value, eigh
 from jaxmm.batch.problem import Found, original_theta
+from jaxmm.batch.responses import Varying
 from jaxmm.estimate import ZERO
 from jaxmm.estimate_glmm import (
     covariance_matrix,
@@ -31,15 +32,16 @@ from jaxmm.solver.spd import UNROLLED
 from jaxmm.start_glmm import ends_at_boundary, second_start
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies", "weights"], meta_fields=[])
 @dataclass(frozen=True)
 class RowData:
     """``y`` (H, P, L) in the layout of the rows, ``constant`` (L,) the part of the log density without parameters,
-    ``copies`` (J_i, L) of each chain factor or None."""
+    ``copies`` (J_i, L) of each chain factor or None; ``weights`` (H, P, L) or None, where they are the model's."""
 
     y: Array
     constant: Array
     copies: tuple[Array, ...] | None
+    weights: Array | None = None
 
 
 @partial(
@@ -55,6 +57,8 @@ class GeneralisedLanes:
     harmless: Array
     hessian: Array
     n_agq: int
+    accepts = frozenset({"y", "weights", "copies"})
+    takes_any = False
     polished = True
     steady = 0.0
     temporaries = 8
@@ -68,11 +72,11 @@ class GeneralisedLanes:
     def rows_of_theta(self) -> list:
         return rows_of_theta(self.rows)
 
-    def data(self, y: Array, copies: Array | None) -> RowData:
-        return row_data(y, copies, self.rows)
+    def data(self, own: Varying) -> RowData:
+        return row_data(own, self.rows)
 
-    def refuse(self, y: Array) -> Array:
-        return refuse(y, self.rows)
+    def refuse(self, own: Varying) -> Array:
+        return refuse(own, self.rows)
 
     def start(self, data: RowData) -> Array:
         return start(data, self.rows)
@@ -120,22 +124,26 @@ def rows_of_theta(rows: Rows) -> list:
     return [rows.structure.p + row for row in rows.structure.variance_rows()]
 
 
-def row_data(y: Array, copies: Array | None, rows: Rows) -> RowData:
-    """From responses y (n, L), and ``copies`` (L, levels of the outermost factor) or None."""
-    y = y[rows.source]
-    constant = rows.weights[..., None] * rows.family.log_constant(y, rows.trials[..., None])
+def row_data(own: Varying, rows: Rows) -> RowData:
+    """From responses (n, L), and weights (n, L) and copies (levels of the outermost factor, L) where there are any."""
+    y, copies, W, weights = own.y[rows.source], own.copies, rows.weights[..., None], None
+    if own.weights is not None:
+        W = weights = jnp.where(W > 0, own.weights[rows.source], 0.0)  # what fills the pieces weighs nothing
+    constant = W * rows.family.log_constant(y, rows.trials[..., None])
     if copies is None:
-        return RowData(y, jnp.sum(constant, axis=(0, 1)), None)
-    each = copies.T
-    levels = (*(each[outer[-1]] for outer in rows.parents[:-1]), each)
+        return RowData(y, jnp.sum(constant, axis=(0, 1)), None, weights)
+    levels = (*(copies[outer[-1]] for outer in rows.parents[:-1]), copies)
     by_level = jax.vmap(rows.main.collect, -1, -1)(constant)
-    return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels)
+    return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels, weights)
 
 
-def refuse(y: Array, rows: Rows) -> Array:
-    """(L,) a status for responses (n, L) that cannot be fitted, else -1."""
-    status = jnp.where(rows.no_variation(y), Status.NO_VARIATION, -1)
-    return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
+def refuse(own: Varying, rows: Rows) -> Array:
+    """(L,) a status for responses (n, L) that cannot be fitted, or weights that are none, else -1."""
+    status = jnp.where(rows.no_variation(own.y), Status.NO_VARIATION, -1)
+    numbers = jnp.isfinite(own.y)
+    if own.weights is not None:
+        numbers = numbers & jnp.isfinite(own.weights) & (own.weights > 0)
+    return jnp.where(jnp.all(numbers, axis=0), status, Status.INVALID).astype(jnp.int32)
 
 
 def doubtful(s: Lanes, rows: Rows) -> Array:
@@ -150,7 +158,8 @@ def from_zero_where_failed(u: Any, s: Lanes) -> Any:
 
 def lane(data: RowData, rows: Rows) -> Rows:
     """The rows of one lane."""
-    return replace(rows, y=data.y, log_constant=data.constant, copies=data.copies)
+    weights = rows.weights if data.weights is None else data.weights
+    return replace(rows, y=data.y, weights=weights, log_constant=data.constant, copies=data.copies)
 
 
 def start(data: RowData, rows: Rows) -> Array:

@@ -21,6 +21,7 @@ from jaxmm.batch.linear_lanes import (
     refuse,
 )
 from jaxmm.batch.problem import Found
+from jaxmm.batch.responses import Varying
 from jaxmm.batch.small import cholesky, dot
 from jaxmm.batch.statistics import ResponseMap, statistics
 from jaxmm.gram import Gram
@@ -37,6 +38,8 @@ class LinearBlocks:
     by: ResponseMap
     harmless: Array
     blocks: Blocks
+    accepts = frozenset({"y", "statistics"})
+    takes_any = True
     polished = False
     steady = 0.0
     temporaries = 4
@@ -50,11 +53,13 @@ class LinearBlocks:
     def rows_of_theta(self) -> list:
         return self.gram.structure.variance_rows()
 
-    def data(self, y: Array, copies: Array | None) -> BlockData:
-        return block_data(statistics(y, self.by), self.blocks)
+    def data(self, own: Varying) -> BlockData:
+        if own.statistics is not None:
+            return own.statistics.data(self.blocks)
+        return block_data(statistics(own.y, self.by), self.blocks)
 
-    def refuse(self, y: Array) -> Array:
-        return refuse(y, self.by)
+    def refuse(self, own: Varying) -> Array:
+        return refuse(own.y, self.by)
 
     def start(self, data: BlockData) -> Array:
         """Joint moments, as ``start.joint_start``."""

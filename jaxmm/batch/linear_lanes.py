@@ -17,6 +17,7 @@ from jaxmm._types import Array
 from jaxmm.batch.alike import Alike
 from jaxmm.batch.lanes import LAST, Lanes, Value
 from jaxmm.batch.problem import Found, original_theta
+from jaxmm.batch.responses import Varying
 from jaxmm.batch.statistics import ResponseMap, Statistics, gram_of, statistics
 from jaxmm.checks import REPRODUCED
 from jaxmm.estimate import ZERO
@@ -99,6 +100,8 @@ class LinearLanes:
     harmless: Array
     hessian: Array
     alike: Alike | None
+    accepts = frozenset({"y", "copies"})
+    takes_any = True
     library = frozenset({"start", "evaluate"})
     polished = False
     steady = 0.0
@@ -114,17 +117,17 @@ class LinearLanes:
     def rows_of_theta(self) -> list:
         return self.gram.structure.variance_rows()
 
-    def data(self, y: Array, copies: Array | None) -> Statistics:
-        own = statistics(y, self.by, copies, self.gram.parents)
-        return own if self.alike is None else own._replace(z=(self.alike.columns(own.z[0]), *own.z[1:]))
+    def data(self, own: Varying) -> Statistics:
+        made = statistics(own.y, self.by, own.copies, self.gram.parents)
+        return made if self.alike is None else made._replace(z=(self.alike.columns(made.z[0]), *made.z[1:]))
 
     @property
     def searched(self) -> Gram:
         """What the search works with."""
         return self.gram if self.alike is None else self.alike.gram
 
-    def refuse(self, y: Array) -> Array:
-        return refuse(y, self.by)
+    def refuse(self, own: Varying) -> Array:
+        return refuse(own.y, self.by)
 
     def start(self, data: Statistics) -> Array:
         return jax.vmap(lambda own: moment_start(gram_of(self.searched, own), jnp), -1, -1)(data)

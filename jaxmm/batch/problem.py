@@ -14,13 +14,15 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.batch.lanes import Lanes, Value
+from jaxmm.batch.responses import Varying
 from jaxmm.covariance import lower
 
 
 class Found(NamedTuple):
     """Results with the lanes last, in the columns of the data: ``beta``, ``bse`` (p, L), ``theta`` (m, L), ``lams`` the
     factor of D of each grouping factor in elimination order (q, q, L), absolute; ``phi`` (L,), σ² of a linear model;
-    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or ()."""
+    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or (); ``columns``, what else there
+    is, by the names of ``schema.DECLARED``: (L,) or (k, L)."""
 
     beta: Array
     bse: Array
@@ -30,11 +32,14 @@ class Found(NamedTuple):
     deviance: Array
     status: Array
     further: Any = ()
+    columns: dict[str, Array] = {}  # noqa: RUF012
 
 
 class Problem(Protocol):
     """A pytree; every method is pure and traced.
 
+    ``accepts``: what lanes may have of their own, names of ``Varying``; ``setup`` takes the first problem that accepts
+    all that varies.  ``takes_any``: whether any finite response can be fitted, so that the family need not be asked.
     ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta``, ``polished`` and ``steady`` are
     those of ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation has at hand.
     ``library``: which of "start", "evaluate" and "found" call the library's routines for many matrices: two such
@@ -42,6 +47,10 @@ class Problem(Protocol):
     must do, whose batches XLA spreads over the cores.
     """
 
+    @property
+    def accepts(self) -> frozenset[str]: ...
+    @property
+    def takes_any(self) -> bool: ...
     @property
     def harmless(self) -> Any: ...
     @property
@@ -55,12 +64,12 @@ class Problem(Protocol):
     @property
     def temporaries(self) -> int: ...
 
-    def data(self, y: Array, copies: Array | None) -> Any:
-        """The data of lanes, from responses y (n, L)."""
+    def data(self, own: Varying) -> Any:
+        """The data of lanes, from what they have of their own, the lanes last."""
         ...
 
-    def refuse(self, y: Array) -> Array:
-        """(L,) a ``Status`` for responses that cannot be fitted, -1 for the others."""
+    def refuse(self, own: Varying) -> Array:
+        """(L,) a ``Status`` for lanes that cannot be fitted, -1 for the others."""
         ...
 
     def start(self, data: Any) -> Array:

@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from jaxmm.batch.schema import DECLARED, Names
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
 from jaxmm.tables import Block, VarCorr, pairs
-
-if TYPE_CHECKING:
-    from jaxmm.batch.result import FitBatch
 
 
 class Replicate:
     """One replicate of a batch, with labels: what a function of a ``Fit``'s estimates needs.
 
     Series and numbers are named as those of ``Fit``: ``statistic(fit)`` and ``statistic(batch[k])`` are the same.
-    Where the fit failed they are NaN. There are no modes, residuals or predictions.
+    Where the fit failed they are NaN. There are no modes, residuals or predictions. ``row`` holds the replicate's
+    part of each column of the batch; a column without a property here is an attribute all the same.
     """
 
-    def __init__(self, batch: FitBatch, k: int):
-        self._batch, self._k = batch, k
+    def __init__(self, names: Names, row: Mapping[str, np.ndarray]):
+        self._names, self._row = names, row
 
     @property
     def replicate(self) -> int:
         """Its number."""
-        return int(self._batch.replicate[self._k])
+        return int(self._row["replicate"])
 
     @property
     def fixef(self) -> pd.Series:
         """β̂."""
-        return self._labelled(self._batch.fixef, "estimate")
+        return self._labelled("fixef", "estimate")
 
     @property
     def bse(self) -> pd.Series:
         """Standard errors of β̂."""
-        return self._labelled(self._batch.bse, "std_error")
+        return self._labelled("bse", "std_error")
 
     @property
     def tvalues(self) -> pd.Series:
         """β̂ over its standard error: called t in a linear model, z in a generalised one."""
-        return pd.Series(wald.each(self.fixef, self.bse).statistic, self.fixef.index, name=self._batch.names.statistic)
+        return pd.Series(wald.each(self.fixef, self.bse).statistic, self.fixef.index, name=self._names.statistic)
 
     @property
     def pvalues(self) -> pd.Series:
@@ -53,12 +53,12 @@ class Replicate:
     @property
     def theta(self) -> np.ndarray:
         """(m,) as ``Fit.theta``."""
-        return self._batch.theta[self._k].copy()
+        return self._row["theta"].copy()
 
     @property
     def sigma(self) -> float:
         """Residual standard deviation, 1.0 where the family has none."""
-        return float(self._batch.sigma[self._k])
+        return float(self._row["sigma"])
 
     @property
     def scale(self) -> float:
@@ -68,17 +68,17 @@ class Replicate:
     @property
     def dispersion(self) -> float | None:
         """φ, the first where there are several; None where the family has none."""
-        return float(self._batch.dispersion[self._k]) if self._batch.names.has_phi else None
+        return float(self._row["dispersion"]) if self._names.has_phi else None
 
     @property
     def family_params(self) -> dict[str, float]:
         """Further parameters of the family by name; {} where there are none."""
-        return dict(zip(self._batch.names.family_params, self._batch.family_params[self._k].tolist(), strict=True))
+        return dict(zip(self._names.family_params, self._row["family_params"].tolist(), strict=True))
 
     @property
     def loglik(self) -> float:
         """Restricted where the model is."""
-        return float(self._batch.loglik[self._k])
+        return float(self._row["loglik"])
 
     @property
     def deviance(self) -> float:
@@ -87,12 +87,12 @@ class Replicate:
 
     @property
     def reml(self) -> bool:
-        return self._batch.names.reml
+        return self._names.reml
 
     @property
     def status(self) -> Status:
         """How the search ended."""
-        return Status(int(self._batch.status[self._k]))
+        return Status(int(self._row["status"]))
 
     @property
     def converged(self) -> bool:
@@ -100,15 +100,15 @@ class Replicate:
 
     @property
     def is_singular(self) -> bool:
-        return bool(self._batch.is_singular[self._k])
+        return bool(self._row["is_singular"])
 
     params = fe_params = fixef
     llf = loglik
 
     def varcorr(self) -> VarCorr:
         """The covariances of the random effects by grouping factor, and σ."""
-        names, blocks = self._batch.names, []
-        sds, corrs = self._batch.varcorr_sd[self._k], self._batch.varcorr_corr[self._k]
+        names, blocks = self._names, []
+        sds, corrs = self._row["varcorr_sd"], self._row["varcorr_corr"]
         for group in dict.fromkeys(g for g, _ in names.sd):
             effects = tuple(e for g, e in names.sd if g == group)
             sd = sds[[g == group for g, _ in names.sd]]
@@ -122,12 +122,16 @@ class Replicate:
             blocks.append(Block(group, effects, cov, estimated))
         return VarCorr(blocks, self.sigma if names.has_scale else None)
 
-    def _labelled(self, values: np.ndarray, name: str) -> pd.Series:
-        return pd.Series(values[self._k].copy(), list(self._batch.names.fixef), name=name, dtype=float)
+    def _labelled(self, column: str, name: str) -> pd.Series:
+        labels = DECLARED[column](self._names).labels
+        assert labels is not None
+        return pd.Series(self._row[column].copy(), list(labels), name=name, dtype=float)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
+        if name in self._row:
+            return self._labelled(name, name) if np.ndim(self._row[name]) else self._row[name].item()
         raise AttributeError(
             f"a replicate has no {name!r}, only estimates (fixef, bse, theta, sigma, dispersion, varcorr(), loglik): "
             "for more, fit its response by itself with fit.refit(y)"

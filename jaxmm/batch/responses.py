@@ -1,37 +1,72 @@
-"""Where the responses of many fits come from: each source gives replicate k by its number alone."""
+"""What lanes have of their own, and where it comes from: each source gives replicate k by its number alone."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Set
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxmm.design import DataError
 
 
-class Block(NamedTuple):
-    """Replicates first .. first + size - 1: ``y`` (size, nobs), NumPy or JAX, counts of successes where there are
-    trials; ``copies`` (size, J) how often each level of the outermost factor of the chain counts, for a case
-    bootstrap, or None."""
+class Varying(NamedTuple):
+    """What L lanes have of their own; None is what they all share with the model.  A source gives it with the lanes
+    first, NumPy or JAX, and a ``Problem`` takes it with the lanes last.
 
-    y: Any
+    ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p); ``weights`` (L, nobs), above zero;
+    ``offset`` (L, nobs); ``copies`` (L, J) how often each level of the outermost factor of the chain counts, for a case
+    bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn without responses
+    (``direct.Drawn``)."""
+
+    y: Any = None
+    X: Any = None
+    weights: Any = None
+    offset: Any = None
     copies: Any = None
+    statistics: Any = None
+
+    def given(self) -> frozenset[str]:
+        """What it holds, by name."""
+        return frozenset(name for name, x in self._asdict().items() if x is not None)
+
+    def each(self, function: Callable[[Any], Any]) -> Varying:
+        """``function`` of every array in it; statistics as they are."""
+        return self._replace(**{name: function(getattr(self, name)) for name in self.given() - {"statistics"}})
 
 
+@runtime_checkable
 class Responses(Protocol):
-    """A source.  ``n`` is the number of replicates; ``identity`` what tells it from another one (JSON), so that a
-    results folder is not continued with something else.
+    """A source, which says where it differs from the values here.
 
-    It may have ``library = True`` where ``block`` calls the library's matrix routines (see ``search.LIBRARY``)."""
+    ``n`` is the number of replicates.  ``varies``: what its blocks hold, names of ``Varying``.  ``endless``: whether a
+    block may go beyond n.  ``trusted``: whether every response is one of the family's, so that nobody need look.
+    ``library``: whether ``block`` calls the library's matrix routines (``search.LIBRARY``).
+    """
 
     n: int
+    varies: frozenset[str] = frozenset({"y"})
+    endless: bool = False
+    trusted: bool = False
+    library: bool = False
 
-    def block(self, first: int, size: int) -> Block: ...
-    def identity(self) -> dict[str, Any]: ...
+    @abstractmethod
+    def block(self, first: int, size: int) -> Varying:
+        """Replicates first .. first + size - 1."""
+        ...
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells it from another source (JSON), so that a results folder is not continued with something else."""
+        ...
+
+    def check(self, model: Any) -> None:
+        """Raises ValueError where it is made for another model."""
+        return
 
 
 def fingerprint(*arrays: Any) -> str:
@@ -44,17 +79,17 @@ def fingerprint(*arrays: Any) -> str:
     return digest.hexdigest()
 
 
-class ArrayResponses:
+class ArrayResponses(Responses):
     """The rows of an array (n, nobs): NumPy, JAX or a memory map, of which a few rows at a time are read."""
 
     def __init__(self, Y: Any):
         self.Y, self.n = Y, len(Y)
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         rows: Any = self.Y[first : first + size]
         if isinstance(rows, np.ma.MaskedArray):  # what is masked is missing
             rows = np.ma.filled(rows.astype(float), np.nan)
-        return Block(np.asarray(rows, float))
+        return Varying(np.asarray(rows, float))
 
     def identity(self) -> dict[str, Any]:
         """Told by its shape and by some of its rows: a memory map may be larger than memory."""
@@ -64,6 +99,8 @@ class ArrayResponses:
 
 class StreamResponses:
     """Arrays (k, nobs) one after another, from an iterator; their number is not known before the end."""
+
+    n, varies, trusted = None, Responses.varies, False
 
     def __init__(self, chunks: Iterable[Any], nobs: int):
         self.chunks, self.nobs = (_chunk(chunk, nobs) for chunk in chunks), nobs
@@ -88,6 +125,9 @@ class StreamResponses:
         first = next((chunk for chunk in self.chunks if len(chunk)), np.zeros((0, self.nobs)))
         self.chunks = chain([first], self.chunks)
         return {"responses": "stream", "first": fingerprint(first[:1])}
+
+    def check(self, model: Any) -> None:
+        return
 
 
 def unfitted(model: Any) -> Any:
@@ -134,6 +174,9 @@ def as_responses(Y: Any, nobs: int) -> Responses | StreamResponses:
         TypeError: what holds no responses, as the name of a file, or a function.
     """
     if hasattr(Y, "identity") and hasattr(Y, "n"):
+        if not isinstance(Y, Responses | StreamResponses):
+            kind = type(Y).__name__
+            raise TypeError(f"{kind} is no source of responses: make it a subclass of jaxmm.batch.responses.Responses")
         return Y
     if hasattr(Y, "to_numpy"):
         Y = Y.to_numpy()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,45 +17,11 @@ from jaxmm import _text
 from jaxmm.batch.files import ArrayFile, write_arrays
 from jaxmm.batch.multiplicity import table_of_tests
 from jaxmm.batch.replicate import Replicate
-from jaxmm.covariance import free
+from jaxmm.batch.schema import Column, Names, blank, completed, schema
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
-from jaxmm.tables import pairs
 
-_KINDS = {"replicate": np.int64, "is_singular": np.bool_, "status": np.int8, "iterations": np.int32}
 _SHOWN = 12  # estimates in a printed batch
-
-
-@dataclass(frozen=True)
-class Names:
-    """What the columns of a ``FitBatch`` are called.
-
-    ``sd`` holds (group, effect) of each standard deviation of ``varcorr_sd``, ``corr`` (group, effect, effect) of each
-    correlation of ``varcorr_corr`` that the model has; ``has_scale`` whether ``sigma`` means something, ``has_phi``
-    whether ``dispersion`` does; ``statistic`` is what ``tvalues`` are called, "t" or "z";
-    ``family_params`` what the family's parameters after φ are.
-    """
-
-    fixef: tuple[str, ...]
-    theta: int
-    sd: tuple[tuple[str, str], ...]
-    corr: tuple[tuple[str, str, str], ...]
-    has_scale: bool
-    has_phi: bool
-    reml: bool
-    statistic: str = field(default="t", compare=False)  # files from before it may hold parts of the same study
-    family_params: tuple[str, ...] = ()
-
-    def columns(self) -> dict[str, list[str]]:
-        """What to call the columns of each array that has several."""
-        return {
-            "fixef": list(self.fixef),
-            "bse": list(self.fixef),
-            "theta": [str(k) for k in range(self.theta)],
-            "varcorr_sd": [f"{effect}|{group}" for group, effect in self.sd],
-            "varcorr_corr": [f"{a}.{b}|{group}" for group, a, b in self.corr],
-            "family_params": list(self.family_params),
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +30,7 @@ class FitBatch:
 
     Attributes:
         names: of the columns.
+        columns: name -> array, of each column that ``schema.DECLARED`` has; each is an attribute too:
         replicate: (n,) the number of each replicate, from 0.
         fixef, bse: (n, p) estimates and standard errors of the fixed effects.
         theta: (n, m) as ``Fit.theta``.
@@ -78,24 +45,15 @@ class FitBatch:
     """
 
     names: Names
-    replicate: np.ndarray
-    fixef: np.ndarray
-    bse: np.ndarray
-    theta: np.ndarray
-    sigma: np.ndarray
-    dispersion: np.ndarray
-    loglik: np.ndarray
-    varcorr_sd: np.ndarray
-    varcorr_corr: np.ndarray
-    is_singular: np.ndarray
-    status: np.ndarray
-    iterations: np.ndarray
-    family_params: np.ndarray = field(default=None, kw_only=True)  # pyright: ignore[reportAssignmentType]
+    columns: Mapping[str, np.ndarray]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> np.ndarray: ...
 
     def __post_init__(self):
-        if self.family_params is None:
-            nothing = np.full((len(self.replicate), len(self.names.family_params)), np.nan)
-            object.__setattr__(self, "family_params", nothing)
+        columns = completed(self.names, self.columns)
+        self.__dict__.update(columns, columns=columns)
 
     def __len__(self) -> int:
         return len(self.replicate)
@@ -117,11 +75,15 @@ class FitBatch:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, of every array."""
-        return {f.name: getattr(self, f.name) for f in fields(FitBatch) if f.name != "names"}
+        return dict(self.columns)
 
-    def take(self, index: Any) -> FitBatch:
+    def with_columns(self, **arrays: np.ndarray) -> Self:
+        """The same with other arrays in the place of some."""
+        return replace(self, columns={**self.columns, **arrays})
+
+    def take(self, index: Any) -> Self:
         """The replicates of an index or mask."""
-        return replace(self, **{name: x[index] for name, x in self.arrays().items()})
+        return replace(self, columns={name: x[index] for name, x in self.columns.items()})
 
     def __getitem__(self, k: int) -> Replicate:
         """The replicate in row k; ``take`` for several."""
@@ -131,24 +93,22 @@ class FitBatch:
             raise TypeError(f"a batch is indexed by one whole number, not {k!r}: use take() for several") from None
         if not -len(self) <= k < len(self):
             raise IndexError(f"there is no replicate {k}: the batch has {len(self)}")
-        return Replicate(self, k % len(self))
+        return self._replicate(k % len(self))
 
     def __iter__(self) -> Iterator[Replicate]:
-        return (Replicate(self, k) for k in range(len(self)))
+        return (self._replicate(k) for k in range(len(self)))
+
+    def _replicate(self, k: int) -> Replicate:
+        return Replicate(self.names, {name: x[k] for name, x in self.columns.items()})
 
     # ------------------------------------------------------------ tables
-    def _estimates(self) -> dict[str, np.ndarray]:
-        """Label -> (n,) of what is estimated, without the standard errors."""
-        labels = self.names.columns()
-        out = {name: self.fixef[:, j] for j, name in enumerate(labels["fixef"])}
-        out |= {f"sd_{name}": self.varcorr_sd[:, j] for j, name in enumerate(labels["varcorr_sd"])}
-        out |= {f"cor_{name}": self.varcorr_corr[:, j] for j, name in enumerate(labels["varcorr_corr"])}
-        if self.names.has_scale:
-            out["sigma"] = self.sigma
-        elif self.names.has_phi:
-            out["dispersion"] = self.dispersion
-        out |= {name: self.family_params[:, j] for j, name in enumerate(labels["family_params"])}
-        return out
+    def estimates(self) -> dict[str, np.ndarray]:
+        """Name in tables -> (n,) of what is estimated, without the standard errors."""
+        return self._tabled(lambda column: column.estimate)
+
+    def _tabled(self, wanted: Callable[[Column], bool]) -> dict[str, np.ndarray]:
+        columns = {name: column for name, column in schema(self.names).items() if wanted(column)}
+        return {label: x for name, c in columns.items() for label, x in c.tabled(self.columns[name]).items()}
 
     def test_table(
         self,
@@ -161,20 +121,10 @@ class FitBatch:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per replicate: estimates, standard errors (``se_…``), variance components, status."""
-        estimates, p = list(self._estimates().items()), len(self.names.fixef)
-        return pd.DataFrame(
-            {
-                "replicate": self.replicate,
-                **dict(estimates[:p]),
-                **{f"se_{name}": self.bse[:, j] for j, name in enumerate(self.names.fixef)},
-                **dict(estimates[p:]),
-                "loglik": self.loglik,
-                "converged": self.converged,
-                "is_singular": self.is_singular,
-                "status": [Status(int(s)).name.lower() for s in self.status],
-                "iterations": self.iterations,
-            }
-        )
+        table = pd.DataFrame(self._tabled(lambda _: True))
+        table["status"] = [Status(int(s)).name.lower() for s in self.status]
+        table.insert(table.columns.get_loc("is_singular"), "converged", self.converged)  # pyright: ignore
+        return table
 
     def summary(self) -> pd.DataFrame:
         """Over the converged replicates: ``mean``, ``sd`` (divisor n - 1), and ``mean_se`` of the fixed effects.
@@ -182,7 +132,7 @@ class FitBatch:
         A correlation counts where it exists: not where a standard deviation is estimated as zero.
         """
         rows = {}
-        for name, x in self._estimates().items():
+        for name, x in self.estimates().items():
             x = x[self.converged]
             x = x[~np.isnan(x)]
             rows[name] = (x.mean() if len(x) else np.nan, x.std(ddof=1) if len(x) > 1 else np.nan, np.nan)
@@ -231,9 +181,10 @@ class FitBatch:
 
     def write(self, path: Path, overwrite: bool = True) -> None:
         """As ``save``, without its questions."""
-        arrays = {name: np.asarray(x, _KINDS.get(name, np.float64)) for name, x in self.arrays().items()}
-        if not self.names.family_params:
-            del arrays["family_params"]
+        columns = schema(self.names)
+        arrays = {name: np.asarray(x, columns[name].kind) for name, x in self.columns.items()}
+        for name in [name for name, c in columns.items() if c.optional and c.labels == ()]:
+            del arrays[name]  # so that a file of what was there before is one as it was before
         write_arrays(path, arrays, self.names.columns(), {"names": asdict(self.names)}, overwrite)
 
     @classmethod
@@ -243,48 +194,20 @@ class FitBatch:
         Raises:
             ValueError: it is not a file of fits.
         """
-        expected = {f.name for f in fields(cls)} - {"names", "family_params"}  # mostly there are none of these
-        if "names" not in file.about or set(arrays) - {"family_params"} != expected:
-            raise ValueError(f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there")
-        names = {"statistic": "t" if file.about["names"]["has_scale"] else "z", **file.about["names"]}  # older files
-        lists = {key: tuple(names.get(key, ())) for key in ("fixef", "family_params")}
-        pairs = {key: tuple(map(tuple, names[key])) for key in ("sd", "corr")}
-        return cls(names=Names(**{**names, **lists, **pairs}), **arrays)
+        try:
+            return cls(Names.of_json(file.about["names"]), arrays)
+        except (KeyError, TypeError, ValueError):
+            other = f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there"
+            raise ValueError(other) from None
 
 
 def concatenate(parts: list[FitBatch]) -> FitBatch:
     """Several as one, sorted by replicate."""
-    joined = {name: np.concatenate([p.arrays()[name] for p in parts]) for name in parts[0].arrays()}
+    joined = {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns}
     order = np.argsort(joined["replicate"], kind="stable")
-    return FitBatch(names=parts[0].names, **{name: x[order] for name, x in joined.items()})
+    return FitBatch(parts[0].names, {name: x[order] for name, x in joined.items()})
 
 
 def no_fits(names: Names) -> FitBatch:
     """A batch without replicates."""
-    widths = {name: (len(labels),) for name, labels in names.columns().items()}
-    kinds = {f.name: _KINDS.get(f.name, np.float64) for f in fields(FitBatch) if f.name != "names"}
-    return FitBatch(names, **{name: np.zeros((0, *widths.get(name, ())), kind) for name, kind in kinds.items()})
-
-
-def names_of(model: Any) -> Names:
-    """The names of a model's batch."""
-    d, family = model.design, model.likelihood.family
-    factors = [d.factors[f] for f in dict.fromkeys(d.terms[t].factor for t, _ in model.theta_terms())]
-    sd, corr = [], []
-    for factor in factors:
-        f = d.factors.index(factor)
-        terms = [t for t in d.terms if t.factor == f]
-        effects, related = [e for t in terms for e in t.effects], free(terms)
-        sd += [(factor.name, e) for e in effects]
-        corr += [(factor.name, effects[a], effects[b]) for a, b in pairs(len(effects)) if related[a, b]]
-    return Names(
-        fixef=tuple(d.columns),
-        theta=model.structure.num_theta,
-        sd=tuple(sd),
-        corr=tuple(corr),
-        has_scale=bool(family.has_scale),
-        has_phi=bool(family.num_phi),
-        reml=model.reml,
-        statistic=model.likelihood.statistic,
-        family_params=family.further_names,
-    )
+    return FitBatch(names, blank(names, 0))

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._compiled import Program
-from jaxmm.batch.direct import DirectlySimulated, draw_statistics
 from jaxmm.batch.lanes import RUNNING, Lanes, advance, begin, choose
 from jaxmm.batch.problem import Found
-from jaxmm.batch.responses import Responses, check_rows
+from jaxmm.batch.responses import Responses, Varying, check_rows
+from jaxmm.design import DataError
 from jaxmm.optimize import Control, Status, is_better
 
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
@@ -59,28 +59,24 @@ def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any
 
 
 @Program
-def _pool(problem: Any, y: Any, copies: Any, theta: Any, invalid: Any) -> tuple[Lanes, Any]:
-    """Fresh lanes and their data, from responses (L, n); ``theta`` (m,) to start from, or None; ``invalid`` (L,) or
-    None says which responses the family cannot have."""
-    y = y.T
-    refused = problem.refuse(y)
-    if invalid is not None:
-        refused = jnp.where(invalid, Status.INVALID, refused)
-    y = jnp.where(refused < 0, y, problem.harmless[:, None])
-    data = problem.data(y, copies)
-    start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), y.shape[-1]))
-    hessian = problem.guess(start)
-    kept = problem.prepare(start, data)
-    lanes = begin(start, hessian, kept)
-    return lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32)), data
-
-
-@Program
-def _drawn_pool(problem: Any, keys: Any, parameters: Any, theta: Any) -> tuple[Lanes, Any]:
-    """The same with data that are drawn directly (``direct``)."""
-    data = draw_statistics(keys, parameters, problem.blocks)
-    start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), len(keys[0])))
-    return begin(start, problem.guess(start), problem.prepare(start, data)), data
+def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, Any]:
+    """Fresh lanes and their data, from what they have of their own, the lanes first; ``theta`` (m,) to start from, or
+    None; ``invalid`` (L,) or None says which responses the family cannot have."""
+    own, refused = own.each(lambda x: jnp.moveaxis(x, 0, -1)), None
+    if own.y is not None:
+        refused = problem.refuse(own)
+        if invalid is not None:
+            refused = jnp.where(invalid, Status.INVALID, refused)
+        own = own._replace(y=jnp.where(refused < 0, own.y, problem.harmless[:, None]))
+        if own.weights is not None:
+            own = own._replace(weights=jnp.where(refused < 0, own.weights, 1.0))
+    data = problem.data(own)
+    L = jax.tree.leaves(data)[0].shape[-1]
+    start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), L))
+    lanes = begin(start, problem.guess(start), problem.prepare(start, data))
+    if refused is not None:
+        lanes = lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32))
+    return lanes, data
 
 
 @Program
@@ -160,22 +156,29 @@ class PartSearch:
     def _next_pool(self) -> tuple[Lanes, Any]:
         """The next L replicates as fresh lanes; ``index`` says which replicate each is."""
         count = min(self.width, self.size - self.read)
-        asked = self.width if getattr(self.source, "endless", False) else count
+        asked = self.width if self.source.endless else count
         first = self.first + self.read
         self.index = np.where(np.arange(self.width) < count, np.arange(self.width) + self.read, -1)
         self.read += count
-        if isinstance(self.source, DirectlySimulated):
-            keys = self.source.words(first, self.width)
-            return self._call(False, _drawn_pool, self.problem, keys, self.source.parameters(), self.theta)
-        y, copies = self._block(first, asked)
-        invalid = None if self.check is None else self.check(y)
+        own = self._block(first, asked)
+        invalid = None if self.check is None else self.check(own.y)
         alone = "start" in self.problem.library and self.theta is None
-        return self._call(alone, _pool, self.problem, y, copies, self.theta, invalid)
+        return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
-    def _block(self, first: int, size: int) -> tuple[Any, Any]:
-        y, copies = _call(getattr(self.source, "library", False), self.source.block, first, size)
-        check_rows(y, len(self.problem.harmless))
-        return _filled(y, self.width), None if copies is None else _filled(copies, self.width)
+    def _block(self, first: int, size: int) -> Varying:
+        own = _call(self.source.library, self.source.block, first, size)
+        given, kind = own.given(), type(self.source).__name__
+        if unknown := given - self.source.varies:
+            raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
+        if not given & {"y", "statistics"}:
+            raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
+        if "y" in given:
+            check_rows(own.y, len(self.problem.harmless))
+        for name in given & {"weights", "offset"}:
+            shape = np.shape(getattr(own, name))
+            if shape != np.shape(own.y):  # pyright: ignore
+                raise DataError(f"{name} of shape {shape} for responses of shape {np.shape(own.y)}")  # pyright: ignore
+        return own.each(lambda x: _filled(x, self.width))
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
         """Lanes that have ended join those before them; as soon as there are L, their results are worked out.

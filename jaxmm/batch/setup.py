@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,24 +27,48 @@ from jaxmm.rows import Rows
 from jaxmm.start import moment_start
 from jaxmm.start_given import scaled_psi, scaled_theta
 
+# problems that suit a structure, the quickest first, and what makes them
+Candidates = list[tuple[type, Callable[[], Any]]]
 
-def make_problem(model: Any, start: np.ndarray | None, collapse: bool, copies: bool) -> Problem:
-    """``start`` (m,) as to the scaled columns, or None; ``copies``: whether levels count more than once."""
+
+def make_problem(model: Any, start: np.ndarray | None, collapse: bool, varies: frozenset[str]) -> Problem:
+    """The first of the problems that suit the model which accepts all that ``varies`` between lanes.
+
+    Args:
+        start: (m,) as to the scaled columns, or None.
+        collapse: whether levels that are alike may share their factor.
+        varies: names of ``Varying``.
+
+    Raises:
+        ValueError: none accepts it, with what lanes of this model may have of their own.
+    """
     with computing(model.device):
-        arrays, d = model.arrays, model.design
-        harmless = np.array(d.y, float)
-        if isinstance(arrays, Rows):
-            return _generalised(model, harmless, start)
-        by = response_map(model._accumulator, d.offset)
-        if can_have_blocks(arrays.structure) and not copies:
-            return LinearBlocks(arrays, by, harmless, make_blocks(arrays, collapse))  # pyright: ignore
-        theta = moment_start(arrays) if start is None else start
-        alike = find_alike(arrays) if collapse and not copies else None
-        return LinearLanes(arrays, by, harmless, _first_hessian(theta, arrays), alike)  # pyright: ignore
+        linear = not isinstance(model.arrays, Rows)
+        candidates = (_linear if linear else _generalised)(model, start, collapse and "copies" not in varies)
+        for problem, make in candidates:
+            if varies <= problem.accepts:
+                return make()
+    accepted = frozenset().union(*(problem.accepts for problem, _ in candidates))
+    raise ValueError(
+        f"lanes of this model may have {_listed(accepted)} of their own, not {_listed(varies - accepted or varies)}: "
+        "fit such replicates one by one"
+    )
 
 
-def _generalised(model: Any, harmless: np.ndarray, start: np.ndarray | None) -> Problem:
-    """The first Hessian is the exact one of the model's own response.
+def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
+    gram, harmless = model.arrays, np.array(model.design.y, float)
+    by = response_map(model._accumulator, model.design.offset)
+
+    def lanes() -> Any:
+        theta = moment_start(gram) if start is None else start
+        return LinearLanes(gram, by, harmless, _first_hessian(theta, gram), find_alike(gram) if collapse else None)  # pyright: ignore
+
+    closed: Candidates = [(LinearBlocks, lambda: LinearBlocks(gram, by, harmless, make_blocks(gram, collapse)))]  # pyright: ignore
+    return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes)]
+
+
+def _generalised(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
+    """The first Hessian of lanes is the exact one of the model's own response.
 
     The lanes have rows without room: what many of them share need not be shared with other designs.
 
@@ -56,14 +81,22 @@ def _generalised(model: Any, harmless: np.ndarray, start: np.ndarray | None) -> 
             "n_agq='auto' chooses the nodes anew for each response, and a batch has one number for all: make the model "
             "with n_agq=9, say, or with the fit.n_agq of a fit by 'auto'"
         )
-    n_agq = 1 if n_agq == "auto" else int(n_agq)  # "auto" is Laplace's method where there can be no nodes
-    if n_agq == 1 and can_have_table(rows):
-        return GeneralisedBlocks(rows, make_table(rows), harmless)  # pyright: ignore
-    psi = np.asarray(guess_on_host(model.arrays)) if start is None else start
-    H = np.asarray(derivatives(psi, model.arrays, zero_effects(rows, np), n_agq, False)[2])
-    w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
-    w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
-    return GeneralisedLanes(rows, harmless, (Q * w) @ Q.T, n_agq)  # pyright: ignore
+    nodes = 1 if n_agq == "auto" else int(n_agq)  # "auto" is Laplace's method where there can be no nodes
+    harmless = np.array(model.design.y, float)
+
+    def lanes() -> Any:
+        psi = np.asarray(guess_on_host(model.arrays)) if start is None else start
+        H = np.asarray(derivatives(psi, model.arrays, zero_effects(rows, np), nodes, False)[2])
+        w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
+        w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
+        return GeneralisedLanes(rows, harmless, (Q * w) @ Q.T, nodes)  # pyright: ignore
+
+    closed: Candidates = [(GeneralisedBlocks, lambda: GeneralisedBlocks(rows, make_table(rows), harmless))]  # pyright: ignore
+    return [*(closed if nodes == 1 and can_have_table(rows) else []), (GeneralisedLanes, lanes)]
+
+
+def _listed(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _first_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:

@@ -104,7 +104,7 @@ def level_sums(by: LevelSums, Z: Array, e: Array) -> Array:
 
 
 def statistics(y: Array, by: ResponseMap, copies: Array | None = None, parents: Any = ()) -> Statistics:
-    """Of responses y (n, L); ``copies`` (L, J) of the outermost factor, and ``parents`` as in ``Gram``."""
+    """Of responses y (n, L); ``copies`` (J, L) of the outermost factor, and ``parents`` as in ``Gram``."""
     e = y if by.offset is None else y - by.offset[:, None]
     beta0 = jnp.zeros((len(by.X), y.shape[-1]), y.dtype)
     if len(by.X):
@@ -115,11 +115,10 @@ def statistics(y: Array, by: ResponseMap, copies: Array | None = None, parents: 
     z = tuple(level_sums(s, Z, e) for s, Z in zip(by.sums, by.Z, strict=True))
     if copies is None:
         return Statistics(z, by.X @ We, jnp.sum(e * We, axis=0), beta0, None)
-    each = copies.T
-    rows = each[by.outer]
+    rows = copies[by.outer]
     XX = jnp.einsum("pn,kn,nl->pkl", by.X, by.X if by.W is None else by.X * by.W, rows)
-    log_w = jnp.zeros_like(each[0]) if by.W is None else jnp.log(by.W) @ rows
-    levels = (*(each[outer[-1]] for outer in parents[:-1]), each)
+    log_w = jnp.zeros_like(copies[0]) if by.W is None else jnp.log(by.W) @ rows
+    levels = (*(copies[outer[-1]] for outer in parents[:-1]), copies)
     resampled = Resampled(levels, XX, jnp.sum(rows, axis=0), log_w)
     return Statistics(z, by.X @ (We * rows), jnp.sum(e * We * rows, axis=0), beta0, resampled)
 

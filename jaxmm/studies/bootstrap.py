@@ -11,7 +11,7 @@ without the model of the variances too.  All take the levels of the outermost fa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,11 +26,13 @@ from jaxmm._warn import warn
 from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.result import FitBatch
+from jaxmm.batch.schema import cor_label, sd_label
 from jaxmm.fit import Fit
 from jaxmm.inference.wald import check_level
 from jaxmm.studies import intervals
 from jaxmm.studies.jackknife import leave_out
 from jaxmm.studies.resample import Case, Residual
+from jaxmm.tables import pairs
 
 Statistic = Callable[[Any], Any]
 METHODS = ("percentile", "basic", "normal", "bca")
@@ -102,8 +104,7 @@ def bootstrap(
     if not fit.converged:
         warn(f"the fit did not converge ({fit.diagnostics.status_message}): the bootstrap is of where it stopped")
     found = fit_many(fit.model, source, start=fit, batch=batch, out=out, progress=progress, control=control)
-    arrays = {f.name: getattr(found, f.name) for f in fields(FitBatch)}
-    boot = Bootstrap(**arrays, fit=fit, kind=kind, statistic=statistic)
+    boot = Bootstrap(found.names, found.columns, fit, kind, statistic)
     if boot.failed > _MANY * len(boot):
         warn(
             f"{boot.failed} of {len(boot)} replicates failed and are left out ({100 * boot.failed / len(boot):.1f} %): "
@@ -130,19 +131,18 @@ def _source(fit: Fit, n: int, key: Any, kind: str, re: str) -> Any:
 # ---------------------------------------------------------------- statistics
 def parameters(fit: Any) -> pd.Series:
     """The default statistic, of a ``Fit`` or a replicate: β̂, the standard deviations and correlations of the random
-    effects, and σ̂ or φ̂, under the names of ``FitBatch.to_frame``."""
+    effects, σ̂ or φ̂, and the family's other parameters, under the names of ``FitBatch.to_frame``."""
     out = dict(fit.fixef)
     varcorr = fit.varcorr()
-    out |= {f"sd_{e}|{b.group}": s for b in varcorr.blocks for e, s in zip(b.effects, b.sd(), strict=True)}
+    out |= {sd_label(b.group, e): sd for b in varcorr.blocks for e, sd in zip(b.effects, b.sd(), strict=True)}
     for b in varcorr.blocks:
         estimated, corr, e = b.estimated, b.corr(), b.effects
-        pairs = [(i, j) for i in range(len(e)) for j in range(i + 1, len(e)) if estimated[i, j]]
-        out |= {f"cor_{e[i]}.{e[j]}|{b.group}": corr[i, j] for i, j in pairs}
+        out |= {cor_label(b.group, e[i], e[j]): corr[i, j] for i, j in pairs(len(e)) if estimated[i, j]}
     if varcorr.sigma is not None:
         out["sigma"] = varcorr.sigma
     elif fit.dispersion is not None:
         out["dispersion"] = fit.dispersion
-    return pd.Series(out, dtype=float)
+    return pd.Series(out | fit.family_params, dtype=float)
 
 
 def _as_series(value: Any, statistic: Statistic) -> pd.Series:
@@ -231,7 +231,7 @@ class Bootstrap(FitBatch):
     def _values(self, batch: FitBatch) -> np.ndarray:
         if self.statistic is not None:
             return _evaluate(batch, self.statistic, self.observed.index)
-        values = np.column_stack(list(batch._estimates().values()))
+        values = np.column_stack(list(batch.estimates().values()))
         return np.where(batch.converged[:, None], values, np.nan)
 
     @property

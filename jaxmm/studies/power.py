@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.batch.draw import Simulated
-from jaxmm.batch.responses import Block, Responses, fingerprint, unfitted
+from jaxmm.batch.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.batch.store import as_folder
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.model import Model
@@ -162,14 +162,14 @@ def power_curve(
     return PowerCurve(points, n, float(target), float(alpha), float(level))
 
 
-class RowsOf:
+class RowsOf(Responses):
     """Some rows of the responses of another source."""
 
     def __init__(self, source: Responses, rows: np.ndarray):
         self.source, self.rows, self.n = source, rows, source.n
 
-    def block(self, first: int, size: int) -> Block:
-        return Block(self.source.block(first, size).y[:, self.rows])
+    def block(self, first: int, size: int) -> Varying:
+        return Varying(self.source.block(first, size).y[:, self.rows])
 
     def identity(self) -> dict[str, Any]:
         return {**self.source.identity(), "rows": fingerprint(self.rows)}

@@ -19,7 +19,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._random import as_keys, check_key, replicate_words, words
 from jaxmm._types import Array
-from jaxmm.batch.responses import Block, fingerprint
+from jaxmm.batch.responses import Responses, Varying, fingerprint
 from jaxmm.predict import linear_predictor, rows_used
 
 SINGULAR = 1e-8  # of an effect's variance: what is left of it, given the effects before it, is rounding
@@ -65,7 +65,7 @@ def singular_lower(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---------------------------------------------------------------- sources of responses
-class Residual:
+class Residual(Responses):
     """The residual bootstrap of a linear model (Carpenter, Goldstein & Rasbash 2003, Applied Statistics 52, 431-443).
 
     The modes of each factor are centred and reflated to the covariance D̂, the residuals √w(y - Xβ̂ - Zû) to the
@@ -113,10 +113,10 @@ class Residual:
             1 / root,
         )
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         with jax.enable_x64(True):
             for_effects, for_rows = replicate_words(self._key, first, size)
-            return Block(_residual(self._arrays, for_effects, for_rows))
+            return Varying(_residual(self._arrays, for_effects, for_rows))
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -142,10 +142,10 @@ def _residual(arrays: Any, for_effects: Array, for_rows: Array) -> Array:
     return jax.vmap(one)(as_keys(for_effects), as_keys(for_rows))
 
 
-class Case:
+class Case(Responses):
     """The case bootstrap: as many levels of the outermost factor as there are, drawn with replacement.
 
-    The rows stay as they are, and ``Block.copies`` (size, J) says how often each level counts; the levels of an inner
+    The rows stay as they are, and ``Varying.copies`` (size, J) says how often each level counts; the levels of an inner
     factor go with the outer one in which they lie, and each copy has its own random effects.
 
     Args: as for ``Residual``, of any model.
@@ -155,7 +155,7 @@ class Case:
     """
 
     endless = True
-    has_copies = True
+    varies = frozenset({"y", "copies"})
 
     def __init__(self, fit: Any, n: int, key: Any):
         outer = outermost(fit.model)
@@ -169,10 +169,10 @@ class Case:
         self.n, self._key, self.y = n, words(check_key(key)), d.y
         self.levels = len(d.factors[outer].levels)
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         with jax.enable_x64(True):
             for_levels, _ = replicate_words(self._key, first, size)
-            return Block(jnp.broadcast_to(self.y, (size, len(self.y))), _copies(for_levels, self.levels))
+            return Varying(jnp.broadcast_to(self.y, (size, len(self.y))), copies=_copies(for_levels, self.levels))
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -193,14 +193,14 @@ def _copies(data: Array, levels: int) -> Array:
     return jax.vmap(one)(as_keys(data))
 
 
-class LeaveOneOut:
+class LeaveOneOut(Responses):
     """The fit's response without each level of the outermost factor in turn, as ``copies`` of 0 and 1.
 
     Args:
         fit: of a model whose factors are nested in each other, or has one.
     """
 
-    has_copies = True
+    varies = frozenset({"y", "copies"})
 
     def __init__(self, fit: Any):
         outer = outermost(fit.model)
@@ -208,10 +208,10 @@ class LeaveOneOut:
         self.y = fit.model.design.y
         self.n = len(fit.model.design.factors[outer].levels)
 
-    def block(self, first: int, size: int) -> Block:
+    def block(self, first: int, size: int) -> Varying:
         copies = np.ones((size, self.n))
         copies[np.arange(size), first + np.arange(size)] = 0.0
-        return Block(np.broadcast_to(self.y, (size, len(self.y))), copies)
+        return Varying(np.broadcast_to(self.y, (size, len(self.y))), copies=copies)
 
     def identity(self) -> dict[str, Any]:
         return {"responses": "leave one out", "n": self.n, "y": fingerprint(self.y)}

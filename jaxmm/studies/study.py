@@ -17,7 +17,8 @@ import numpy as np
 from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.responses import Responses, unfitted
-from jaxmm.batch.result import FitBatch, names_of
+from jaxmm.batch.result import FitBatch
+from jaxmm.batch.schema import blank, names_of
 from jaxmm.batch.store import as_folder
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.inference.wald import check_level
@@ -172,19 +173,12 @@ def truth_as_batch(model: Model, truth: Truth) -> FitBatch:
         sd |= {(factor.name, e): np.sqrt(D[i, i]) for i, e in enumerate(effects)}
     with np.errstate(invalid="ignore", divide="ignore"):
         corr = [np.divide(cov[g, a, b], sd[g, a] * sd[g, b]) for g, a, b in names.corr]
-    beta, nan = np.asarray(truth.beta, float), np.full(1, np.nan)
-    return FitBatch(
-        names=names,
-        replicate=np.zeros(1, int),
-        fixef=beta[None],
-        bse=np.full((1, len(beta)), np.nan),
-        theta=np.asarray(truth.theta(model), float)[None],
-        sigma=np.full(1, truth.sigma),
-        dispersion=np.full(1, truth.phi) if names.has_phi else nan,
-        loglik=nan,
-        varcorr_sd=np.array([sd[s] for s in names.sd], float)[None],
-        varcorr_corr=np.array(corr, float)[None],
-        is_singular=np.zeros(1, bool),
-        status=np.zeros(1, np.int8),
-        iterations=np.zeros(1, np.int32),
-    )
+    known = {
+        "fixef": np.asarray(truth.beta, float),
+        "theta": np.asarray(truth.theta(model), float),
+        "varcorr_sd": np.array([sd[s] for s in names.sd], float),
+        "varcorr_corr": np.array(corr, float),
+        "sigma": truth.sigma,
+        **({"dispersion": truth.phi} if names.has_phi else {}),
+    }
+    return FitBatch(names, blank(names, 1)).with_columns(**{name: np.asarray(x)[None] for name, x in known.items()})

@@ -138,15 +138,7 @@ class StudyResult:
 
 def _parameters(batch: FitBatch, statistics: Mapping[str, Callable[[FitBatch], Any]]) -> dict[str, np.ndarray]:
     """Name -> (n,): coefficients, variance parameters, statistics."""
-    frame, names = batch.to_frame(), batch.names
-    labels = names.columns()
-    wanted = [
-        *labels["fixef"],
-        *(f"sd_{x}" for x in labels["varcorr_sd"]),
-        *(f"cor_{x}" for x in labels["varcorr_corr"]),
-    ]
-    wanted += ["sigma"] if names.has_scale else ["dispersion"] if names.has_phi else []
-    out = {name: frame[name].to_numpy(float) for name in wanted}
+    out = batch.estimates()
     for name, function in statistics.items():
         values = np.asarray(function(batch), float)
         if values.shape != (len(batch),):
