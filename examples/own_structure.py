@@ -6,6 +6,7 @@
 starts, VarCorr, BLUPs, batches.
 """
 
+import argparse
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ class Exponential(Covariance):
         return theta[0] * jnp.linalg.cholesky(jnp.exp(-jnp.exp(theta[1]) * gaps))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     times = np.array([0.0, 0.5, 2.0, 3.0, 7.0])  # of the visits of 60 patients, two measurements each
     rng = np.random.default_rng(1)
     D = 4.0 * np.exp(-0.4 * np.abs(times[:, None] - times))

@@ -70,7 +70,7 @@ def point_of(psi, rows):
     """The point of psi = (beta, theta, log phi), in the columns of the data."""
     s = rows.structure
     ends = s.p, s.p + s.num_theta
-    lams = original_factors(psi[ends[0] : ends[1]], s, rows.T)
+    lams = original_factors(psi[ends[0] : ends[1]], rows)
     return Point(jnp.linalg.solve(rows.T_X, psi[: ends[0]]), lams, psi[ends[1] :])
 
 

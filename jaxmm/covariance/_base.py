@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Closed = Literal["linear", "diagonal", "scalar", "none"]
 FITTING = 60  # Gauss-Newton steps of ``from_lower``: half the error each where D is singular
@@ -157,7 +158,7 @@ def gram_schmidt(lam: Any) -> Any:
 def _each(f: Callable[[Any], Any], x: Any, axes: int, at: Any) -> Any:
     """f of x for each place on the axes after the first ``axes``, which stay last.  Of a NumPy array it is one again,
     in float64, unless ``at`` is being traced."""
-    if isinstance(x, np.ndarray) and not isinstance(at, jax.core.Tracer):
+    if isinstance(x, np.ndarray) and not isinstance(at, Tracer):
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
             return np.array(_each(f, jnp.asarray(x, float), axes, at))
     x = jnp.asarray(x)
