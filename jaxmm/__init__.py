@@ -24,11 +24,11 @@ from jaxmm.fit import Fit as Fit
 from jaxmm.formula import FormulaError as FormulaError
 from jaxmm.from_arrays import Term as Term
 from jaxmm.inference.compare import anova as anova
+from jaxmm.layout import Parameters as Parameters
 from jaxmm.model import Model as Model
 from jaxmm.model import glmm as glmm
 from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import deviance as deviance
-from jaxmm.objective.parameters import Parameters as Parameters
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
 from jaxmm.programs import estimate as estimate

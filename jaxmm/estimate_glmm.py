@@ -19,6 +19,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.estimate import ZERO, covariance_of_effects, no_tangent
+from jaxmm.layout import Parameters
 from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.mode import Mode, effects, find_mode, zero_effects
 from jaxmm.objective.parameters import change_theta
@@ -128,8 +129,7 @@ def objective(rows: Rows, n_agq: int) -> Objective:
     have another value than before.
     """
     lowest: list[Any] = [np.inf, zero_effects(rows, np)]
-    s, large = rows.structure, is_large(rows)
-    like = np.zeros(s.p + s.num_theta + rows.family.num_phi)
+    large, like = is_large(rows), np.zeros(rows.layout.size)
     u = lowest[1]
     first, second = gradient_only.bind(like, rows, u, n_agq), derivatives.bind(like, rows, u, n_agq, large)
 
@@ -163,10 +163,8 @@ def _random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple
     """Modes (J, q) and conditional covariances (J, q, q) of each factor, in the data's columns of Z."""
     point = scaled_point(psi, rows)
     a = at_mode(point, rows, u, 2)
-    s = rows.structure
-    theta = psi[s.p : s.p + s.num_theta]
     modes = tuple((jnp.asarray(T) @ b).T for T, b in zip(rows.T, effects(point.lams, a.u), strict=True))
-    return modes, covariance_of_effects(theta, a.gram)
+    return modes, covariance_of_effects(psi[rows.layout.at("theta")], a.gram)
 
 
 random_effects = Program(_random_effects, size=_size)
@@ -231,19 +229,18 @@ def final_status(status: Any, covariance: Any, rows: Rows, xp: Any = np) -> Any:
 
 def finish(found: Search, rows: Rows, n_agq: int, xp: Any = np) -> GlmmEstimates:
     """Estimates in the data's columns from where the search ended; ``xp`` is numpy or jax.numpy."""
-    s = rows.structure
-    own = slice(s.p, s.p + s.num_theta)
-    theta = xp.where(xp.abs(found.theta[own]) < ZERO, 0.0, found.theta[own])
-    covariance = covariance_matrix(found.hessian, s.p, xp)
-    T_X = xp.asarray(rows.T_X)
-    vcov = T_X @ covariance[: s.p, : s.p] @ T_X.T
+    beta, theta, log_phi = rows.layout.split(found.theta)
+    theta = xp.where(xp.abs(theta) < ZERO, 0.0, theta)
+    covariance = covariance_matrix(found.hessian, len(beta), xp)
+    T_X, own = xp.asarray(rows.T_X), rows.layout.at("beta")
+    vcov = T_X @ covariance[own, own] @ T_X.T
     parts: dict[str, Any] = dict(
-        beta=T_X @ found.theta[: s.p],
+        beta=T_X @ beta,
         theta=change_theta(theta, [xp.asarray(t) for t in rows.T], rows, xp),
-        log_phi=found.theta[own.stop :],
+        log_phi=log_phi,
         deviance=found.value,
         vcov=0.5 * (vcov + vcov.T),
-        psi=xp.concatenate([found.theta[: s.p], theta, found.theta[own.stop :]]),
+        psi=rows.layout.join(Parameters(beta, theta, log_phi)),
         covariance=covariance,
         u=tuple(xp.asarray(u) for u in found.aux.u),
         mode_found=xp.asarray(found.aux.converged),
@@ -286,7 +283,7 @@ def first_guess(rows: Rows) -> Array:
     if family.has_scale:
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)
         log_phi = log_phi.at[0].set(jnp.log(jnp.maximum(spread, 1e-12)))
-    return jnp.concatenate([beta, theta.astype(W.dtype), log_phi])
+    return rows.layout.join(Parameters(beta, theta.astype(W.dtype), log_phi))
 
 
 guess_on_host = Program(first_guess)

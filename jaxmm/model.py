@@ -28,9 +28,9 @@ from jaxmm.formula import parse
 from jaxmm.from_arrays import Term, design_from_arrays
 from jaxmm.generalised import Generalised
 from jaxmm.gram import Accumulator, Columns, Gram, change_columns
+from jaxmm.layout import Parameters
 from jaxmm.likelihood import Likelihood
 from jaxmm.linear import Linear
-from jaxmm.objective.parameters import Parameters
 from jaxmm.optimize import Control, as_control
 from jaxmm.response import check_response
 from jaxmm.rows import Rows

@@ -18,8 +18,9 @@ from jaxmm._types import Array
 from jaxmm.estimate import Estimates
 from jaxmm.estimate_glmm import GlmmEstimates
 from jaxmm.gram import Gram
+from jaxmm.layout import Parameters
 from jaxmm.objective import laplace, lmm
-from jaxmm.objective.parameters import Parameters, as_parameters, check_precision
+from jaxmm.objective.parameters import as_parameters, check_precision
 from jaxmm.optimize import Control
 from jaxmm.rows import Rows
 from jaxmm.start_given import as_start, raised_theta, scaled_psi

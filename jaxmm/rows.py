@@ -8,7 +8,7 @@ are needed again and again, each the transpose of the other.  Scattering rows on
 rows are cut into *pieces* of equal height, each of one level, padded with rows of weight zero: a sum is then a sum
 over a short axis and a scatter of a few pieces.  The first factor to be eliminated has its rows in place, in P pieces
 of height H, and every array of rows is (.., H, P); the other factors of the chain follow it through their parents;
-those of the rest have a layout of their own, reached by a permutation (``_pieces.pick``).
+those of the rest have pieces of their own, reached by a permutation (``_pieces.pick``).
 
 The columns are changed as in ``gram``: X_s = XT_X, Z_s = ZT.
 """
@@ -27,6 +27,7 @@ from jaxmm._compiled import SMALL, bucket
 from jaxmm._pieces import pick, repeat_pieces, sum_pieces
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Cells, Gram, cell_pairs
+from jaxmm.layout import Layout, layout_of
 from jaxmm.structure import Structure
 
 
@@ -34,7 +35,7 @@ from jaxmm.structure import Structure
     jax.tree_util.register_dataclass, data_fields=["there", "back", "level"], meta_fields=["levels", "height", "rows"]
 )
 @dataclass(frozen=True)
-class Layout:
+class Pieces:
     """Where the rows of each level of one factor are.
 
     Piece k holds ``height`` rows of the level ``level[k]``; ``level`` is None where piece k is level k.  ``there`` and
@@ -70,17 +71,17 @@ class Layout:
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["layout", "there", "back"], meta_fields=["first", "second", "shape"]
+    jax.tree_util.register_dataclass, data_fields=["pieces", "there", "back"], meta_fields=["first", "second", "shape"]
 )
 @dataclass(frozen=True)
 class Crossing:
     """The pairs of levels of two factors that occur, ``first`` and ``second`` in elimination order.
 
-    ``layout`` collects rows into pairs; ``there`` and ``back`` place the pairs in the dense table ``shape``
+    ``pieces`` collects rows into pairs; ``there`` and ``back`` place the pairs in the dense table ``shape``
     (levels of second, levels of first).
     """
 
-    layout: Layout
+    pieces: Pieces
     there: Array
     back: Array
     first: int
@@ -89,7 +90,7 @@ class Crossing:
 
     def table(self, x: Array) -> Array:
         """Rows x (.., H, P) -> sums (.., J_second, J_first)."""
-        return pick(self.layout.collect(x), self.there, self.back).reshape(*x.shape[:-2], *self.shape)
+        return pick(self.pieces.collect(x), self.there, self.back).reshape(*x.shape[:-2], *self.shape)
 
 
 @partial(
@@ -119,8 +120,8 @@ class Rows:
     offset: Array
     X: Array
     Z: tuple[Array, ...]
-    main: Layout
-    others: tuple[Layout, ...]
+    main: Pieces
+    others: tuple[Pieces, ...]
     parents: tuple[tuple[Array, ...], ...]
     crossings: tuple[Crossing, ...]
     cells: Cells | None
@@ -135,6 +136,11 @@ class Rows:
     structure: Structure = field(metadata={"static": True})
     family: Any = field(metadata={"static": True})
     copies: tuple[Array, ...] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Of psi, the parameters that the likelihood has."""
+        return layout_of(self.structure, self.family.num_phi)
 
     def with_response(self, y: Array) -> Rows:
         """The same rows with another response (n,), in the order of the data; pure, safe under ``jit`` and ``vmap``."""
@@ -236,7 +242,7 @@ class Rows:
             return None
         parts = []
         for c in (c for c in self.crossings if c.first == 0):
-            x = c.layout.collect(_outer(self.Z[0], self.Z[c.second], W))
+            x = c.pieces.collect(_outer(self.Z[0], self.Z[c.second], W))
             parts.append(x.reshape(len(x), -1))
         there, back = self.cell_order  # pyright: ignore
         c = self.cells
@@ -307,14 +313,14 @@ def pieces(codes: np.ndarray, levels: int, digits: int | None = None) -> tuple[n
     return places, None if len(level) == levels else level.astype(np.int32), height
 
 
-def layout_of(codes: np.ndarray, levels: int, rows: tuple[int, int], room: bool = False) -> Layout:
-    """The layout of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,), ``room`` of ``make_rows``."""
+def pieces_of(codes: np.ndarray, levels: int, rows: tuple[int, int], room: bool = False) -> Pieces:
+    """The pieces of a factor whose rows, (H, P), are not in its order: ``codes`` (H P,), ``room`` of ``make_rows``."""
     places, level, height = pieces(codes, levels, 2 if room else None)
     there = places.ravel()
     back = np.full(len(codes), len(there), np.int32)
     real = there >= 0
     back[there[real]] = np.flatnonzero(real)
-    return Layout(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height, rows)  # pyright: ignore
+    return Pieces(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height, rows)  # pyright: ignore
 
 
 def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bool = True) -> Rows:
@@ -336,7 +342,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bo
     weights = np.ones(a.n) if a.weights is None else a.weights
     codes = [g.codes[source] for g in a.groupings]
     chain = len(s.chain)
-    layouts = tuple(layout_of(codes[f], a.groupings[f].levels, shape, room) for f in range(chain, len(codes)))
+    others = tuple(pieces_of(codes[f], a.groupings[f].levels, shape, room) for f in range(chain, len(codes)))
     crossings, pairs = _crossings(a, codes, chain, shape, room)
     cells, cell_order = _cells(pairs, crossings, a, chain) if s.sparse else (None, None)
 
@@ -351,8 +357,8 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bo
         offset=lay(np.asarray(offset, float)),
         X=lay(a.X.rows(everything)),
         Z=tuple(lay(a.z(f, everything)) for f in range(len(codes))),
-        main=Layout(None, None, level, a.groupings[0].levels, height, shape),  # pyright: ignore
-        others=layouts,
+        main=Pieces(None, None, level, a.groupings[0].levels, height, shape),  # pyright: ignore
+        others=others,
         parents=tuple(tuple(x) for x in a.parents()),
         crossings=crossings,
         cells=cells,
@@ -385,9 +391,9 @@ def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple
             back = np.full(kept if dense else 0, J * K, np.int64)
             if dense:
                 there[place], back[: len(found)] = np.arange(len(found)), place
-            layout = layout_of(at.astype(np.int64), kept, shape, room)
+            pieces = pieces_of(at.astype(np.int64), kept, shape, room)
             crossings.append(
-                Crossing(layout, there, back.astype(np.int32), first, second, (K, J))  # pyright: ignore
+                Crossing(pieces, there, back.astype(np.int32), first, second, (K, J))  # pyright: ignore
             )
     return tuple(crossings), pairs
 
@@ -397,7 +403,7 @@ def _cells(pairs: dict, crossings: tuple[Crossing, ...], a: Accumulator, chain: 
     level, column, place, total = [], [], [], 0
     for position, inside in enumerate(a.structure.rest_places()):
         own, other = pairs[0, chain + position]
-        kept = next(c.layout.levels for c in crossings if (c.first, c.second) == (0, chain + position))
+        kept = next(c.pieces.levels for c in crossings if (c.first, c.second) == (0, chain + position))
         for b in range(inside.shape[1]):
             level.append(own)
             column.append(inside[other, b])

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxmm.covariance import lower
 from jaxmm.gram import Gram
-from jaxmm.objective.parameters import Parameters, change_theta
+from jaxmm.layout import Parameters
+from jaxmm.objective.parameters import change_theta
 from jaxmm.rows import Rows
 
 FAR = 5.0  # in log phi, from a first guess: where a family turns into its limit the likelihood is flat
@@ -41,13 +42,12 @@ def raised_theta(theta: Any, arrays: Gram | Rows, xp: Any = np) -> Any:
 
 def scaled_psi(start: Parameters, rows: Rows, guess: Any, xp: Any = np) -> Any:
     """psi of a generalised model; ``guess`` (p + m + k,) has what ``start`` lacks."""
-    s = rows.structure
-    beta, log_phi = guess[: s.p], guess[s.p + s.num_theta :]
+    beta, _, log_phi = rows.layout.split(guess)
     if start.beta is not None:
         beta = xp.linalg.solve(xp.asarray(rows.T_X), xp.asarray(start.beta))
     if xp.size(xp.asarray(start.log_phi)):
         log_phi = xp.clip(xp.ravel(xp.asarray(start.log_phi)), log_phi - FAR, log_phi + FAR)
-    return xp.concatenate([beta, scaled_theta(start.theta, rows, xp), log_phi])
+    return rows.layout.join(Parameters(beta, scaled_theta(start.theta, rows, xp), log_phi))
 
 
 def as_start(start: Any, arrays: Gram | Rows) -> Parameters:

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxmm._compiled import Program, bucket, filled
 from jaxmm.gram import Accumulator
+from jaxmm.layout import Parameters, layout_of
 from jaxmm.objective.density import as_phi
 from jaxmm.rows import Rows
 from jaxmm.start import SECOND_SD, independent_theta, on_boundary
@@ -76,7 +77,7 @@ def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray
         term.covariance.from_factor(np.diag(sd[term.position][term.at : term.at + term.covariance.q]), own)
         for term, own in zip(s.terms, accumulator.inputs, strict=True)
     ]
-    return np.concatenate([beta, *theta, log_phi])
+    return layout_of(s, len(log_phi)).join(Parameters(beta, np.concatenate(theta), log_phi))  # pyright: ignore
 
 
 def fit_glm(family: Any, data: Data, log_phi: np.ndarray):
@@ -133,8 +134,7 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
 # ---------------------------------------------------------------- once more from inside
 def ends_at_boundary(psi: Any, rows: Rows, xp: Any = np) -> Any:
     """Whether a factor of D at psi (k, ..) is singular, (..); ``xp`` is numpy or jax.numpy."""
-    s = rows.structure
-    return on_boundary(psi[s.p : s.p + s.num_theta], rows, xp)
+    return on_boundary(psi[rows.layout.at("theta")], rows, xp)
 
 
 def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
@@ -143,11 +143,11 @@ def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
     Independent effects as of ``start.independent_theta``, the fixed effects as they were, and one dispersion that is
     ``SECOND_PHI`` times smaller: phi goes where the family's variance is.
     """
-    s, family = rows.structure, rows.family
-    beta, log_phi = psi[: s.p], psi[s.p + s.num_theta :]
+    family = rows.family
+    beta, _, log_phi = rows.layout.split(psi)
     theta = xp.asarray(independent_theta(rows, SECOND_SD, xp), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
     if family.num_phi == 1:
         mean = family.mean_range[0] + 0.5 if family.mean_range[1] <= 1 else 1.0
         grows = family.has_scale or family.variance(mean, 2.0, 2.0) > family.variance(mean, 1.0, 2.0)
         log_phi = log_phi - (1.0 if grows else -1.0) * np.log(SECOND_PHI)
-    return xp.concatenate([beta, xp.broadcast_to(theta, (s.num_theta, *psi.shape[1:])), log_phi])
+    return rows.layout.join(Parameters(beta, xp.broadcast_to(theta, (len(theta), *psi.shape[1:])), log_phi))

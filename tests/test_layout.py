@@ -15,7 +15,7 @@ LAYERS = (
     "covariance formula "
     "_contrasts _modelmatrix _remarks _grouping _inputs response design checks _special links families._base "
     "families.gaussian families.poisson families.binomial families.gamma families.inverse_gaussian families.nbinom2 "
-    "families.nbinom1 families.beta families.betabinomial families structure _context _random _pieces gram "
+    "families.nbinom1 families.beta families.betabinomial families structure layout _context _random _pieces gram "
     "rows solver.block_matmul solver.spd solver.elimination solver.dense solver objective.parameters objective.lmm "
     "objective.density objective.mode objective.laplace objective.quadrature objective optimize.ends optimize.region "
     "optimize.host optimize.loop optimize.again optimize start estimate "

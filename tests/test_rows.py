@@ -12,7 +12,7 @@ from scipy.linalg import block_diag
 
 import jaxmm as mm
 from jaxmm._pieces import pick
-from jaxmm.rows import layout_of
+from jaxmm.rows import pieces_of
 from jaxmm.solver.elimination import eliminate, solve
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -169,12 +169,12 @@ def test_layouts_of_the_problems():
 @pytest.mark.parametrize(
     "sizes", [[1], [5], [1] * 70, [0, 3, 0, 2], [300, 1, 1, 0, 40] * 3, [2, 60] * 40, [3000, 5, 1]]
 )
-def test_layout_of_any_codes(sizes):
+def test_pieces_of_any_codes(sizes):
     """Of a factor whose rows are elsewhere; levels without a row too."""
     rng = np.random.default_rng(1)
     codes = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     shape = (1, len(codes))
-    layout = layout_of(codes, len(sizes), shape)
+    layout = pieces_of(codes, len(sizes), shape)
     x, b = rng.normal(size=len(codes)), rng.normal(size=len(sizes))
     close(layout.collect(jnp.asarray(x.reshape(shape))), np.bincount(codes, x, len(sizes)), 1e-13)
     np.testing.assert_array_equal(np.ravel(layout.spread(jnp.asarray(b))), b[codes])

@@ -121,7 +121,7 @@ class GeneralisedLanes:
 
 # ---------------------------------------------------------------- what blocks have in common with it
 def rows_of_theta(rows: Rows) -> list:
-    return [rows.structure.p + row for row in rows.structure.variance_rows()]
+    return [rows.layout.at("theta").start + row for row in rows.structure.variance_rows()]
 
 
 def row_data(own: Varying, rows: Rows) -> RowData:
@@ -178,14 +178,13 @@ def small_step(at: Value, rows: Rows) -> Array:
 
 def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found:
     """One Newton step from psi (k, L), where the derivatives are ``at``, and the estimates there."""
-    s = rows.structure
-    own = slice(s.p, s.p + s.num_theta)
+    p = rows.structure.p
     H: Any = at.hessian
     w, _ = eigh(H)
     status = jnp.where((status == Status.CONVERGED) & (w[0] < -1e-6 * w[-1]), Status.STALLED, status)  # a saddle
 
     def finish(H, g, status):
-        covariance = covariance_matrix(H, s.p, jnp)
+        covariance = covariance_matrix(H, p, jnp)
         return covariance, -0.5 * covariance @ g, final_status(status, covariance, rows, jnp)
 
     covariance, step, status = jax.vmap(finish, -1, -1)(H, at.gradient, status)
@@ -193,13 +192,12 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
     step = jnp.where(small, step, 0.0)
     psi = psi + step
     value = at.value + 0.5 * jnp.sum(at.gradient * step, axis=0)
-    theta = jnp.where(jnp.abs(psi[own]) < ZERO, 0.0, psi[own])
-    theta, lams = original_theta(theta, rows)
+    beta, theta, log_phi = rows.layout.split(psi)
+    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), rows)
     T_X = jnp.asarray(rows.T_X)
-    variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[: s.p, : s.p], T_X)
-    log_phi = psi[own.stop :]
+    variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[:p, :p], T_X)
     return Found(
-        beta=T_X @ psi[: s.p],
+        beta=T_X @ beta,
         bse=jnp.sqrt(jnp.maximum(variance, 0.0)),
         theta=theta,
         lams=lams,

@@ -194,11 +194,11 @@ def _moves(at: _Level, space: _Space) -> tuple[Array, Array]:
 
 def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     """-2 log-likelihood (L,) at psi (k, L), its gradient and Hessian; the modes from where ``kept`` predicts them."""
-    s, P, copies = t.structure, t.products, own.copies
-    log_phi, lam = psi[s.p + s.num_theta :], factor(psi, s)
-    space = _Space(s.p, len(t.Z), len(log_phi), t.cells)
+    P, copies = t.products, own.copies
+    beta, theta, log_phi = t.layout.split(psi)
+    lam, space = factor(theta, t.structure), _Space(len(beta), len(t.Z), len(log_phi), t.cells)
     u = find_modes(psi, own.y, kept.u + jnp.sum(kept.slope * (psi - kept.psi), axis=2), t)
-    eta = linear_predictor(psi, u, lam, t)
+    eta = linear_predictor(beta, u, lam, t)
     rows = _Rows(expansion(lambda e, phi: log_density(e, phi, own.y, t), eta, log_phi, 4), t, space)
     at = _at_modes(rows, jnp.moveaxis(u, 1, 0), jnp.stack([jnp.stack(row) for row in lam])[:, :, None])
     by_level = jnp.sum(u * u, axis=1) + jnp.log(at.det) - 2 * sums(P.one, rows.d(0))[:, 0]
@@ -214,7 +214,7 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     SA = _times(at.inverse, _turned(Al))
     direct = space.of_theta([2 * SA[c, i] - 2 * at.l_b[i] * at.u[c] for i, c in t.cells])
     g = _over_levels(moving(at.v) + direct, copies)
-    parts = [_total(P.x, rows.d(1), copies), jnp.zeros_like(psi[s.p : s.p + s.num_theta])]
+    parts = [_total(P.x, rows.d(1), copies), jnp.zeros_like(theta)]
     parts += [_over_levels(sums(P.one, rows.d(0, j)), copies) for j in range(space.f)]
     g = g - 2 * jnp.concatenate(parts)
 
@@ -236,9 +236,9 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     mixed = _over_levels(jnp.moveaxis(mixed, 2, 0), copies)
     counted = at.A if copies is None else at.A * copies
     twice = jnp.einsum("abjl,cdjl->abcdl", counted, at.inverse, precision="highest")
-    for e, (i, c) in enumerate(t.cells, s.p):
+    for e, (i, c) in enumerate(t.cells, len(beta)):
         H = H.at[e].add(mixed[i, c]).at[:, e].add(mixed[i, c])
-        for o, (j, d) in enumerate(t.cells, s.p):
+        for o, (j, d) in enumerate(t.cells, len(beta)):
             H = H.at[e, o].add(2 * twice[i, j, d, c])
     return Value(value, g, H, Kept(psi, u, jnp.moveaxis(u_i, 0, 1)))
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
+from jaxmm.layout import Layout
 from jaxmm.objective.density import Terms, as_phi, two_derivatives
 from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, pull_inside, safe_level, search
 from jaxmm.objective.parameters import factors
@@ -45,7 +46,7 @@ class Products:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["X", "Z", "offset", "trials", "products"],
-    meta_fields=["structure", "family", "cells"],
+    meta_fields=["structure", "layout", "family", "cells"],
 )
 @dataclass(frozen=True)
 class Table:
@@ -58,6 +59,7 @@ class Table:
     trials: Array
     products: Products
     structure: Structure
+    layout: Layout
     family: Any
     cells: tuple[tuple[int, int], ...]
 
@@ -105,7 +107,7 @@ def make_table(rows: Rows) -> Table:
     by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
     products = Products(*by_level, product(X), product(xx))  # pyright: ignore
     cells = cells_of_factor(rows)
-    return Table(X, Z, offset, trials, products, rows.structure, rows.family, cells)  # pyright: ignore
+    return Table(X, Z, offset, trials, products, rows.structure, rows.layout, rows.family, cells)  # pyright: ignore
 
 
 # ---------------------------------------------------------------- the modes
@@ -114,18 +116,18 @@ def sums(columns: Array, values: Array) -> Array:
     return jnp.einsum("jfh,jhl->jfl", columns, values, precision="highest")
 
 
-def factor(psi: Array, s: Structure) -> Matrix:
+def factor(theta: Array, s: Structure) -> Matrix:
     """λ entry by entry, (L,)."""
-    lam = factors(psi[s.p : s.p + s.num_theta], s, (None,) * len(s.terms))[0]
+    lam = factors(theta, s, (None,) * len(s.terms))[0]
     return [list(row) for row in lam]
 
 
-def linear_predictor(psi: Array, u: Array, lam: Matrix, t: Table) -> Array:
+def linear_predictor(beta: Array, u: Array, lam: Matrix, t: Table) -> Array:
     """(J, H, L)."""
     q = len(lam)
     eta = t.offset[..., None]
-    for k in range(t.structure.p):
-        eta = eta + t.X[k][..., None] * psi[k]
+    for k in range(len(beta)):
+        eta = eta + t.X[k][..., None] * beta[k]
     return eta + sum(t.Z[a][..., None] * dot(lam[a], [u[:, c] for c in range(q)])[:, None] for a in range(q))
 
 
@@ -142,14 +144,15 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
 
 def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
     """û (J, q, L) of every level and lane from ``start``; a level in a lane is a part."""
-    s, q = t.structure, len(t.Z)
-    lam, log_phi = factor(psi, s), psi[s.p + s.num_theta :]
+    q = len(t.Z)
+    beta, theta, log_phi = t.layout.split(psi)
+    lam = factor(theta, t.structure)
     weights = jnp.swapaxes(t.products.one, 1, 2)
     has_edge = t.family.has_edge
     level = safe_level(y, weights, t.trials[..., None], t.family) if has_edge else None
 
     def evaluate(u: Array) -> tuple[Array, tuple[Array, Terms]]:
-        eta = linear_predictor(psi, u, lam, t)
+        eta = linear_predictor(beta, u, lam, t)
         log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
         h = jnp.sum(u * u, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
         return h, (eta, Terms(log_p, d1, -d2))

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmm.covariance import free
 from jaxmm.fit import Fit
-from jaxmm.objective.parameters import Parameters
+from jaxmm.layout import Parameters
 
 if TYPE_CHECKING:
     from jaxmm.model import Model

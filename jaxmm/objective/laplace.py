@@ -16,18 +16,18 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
+from jaxmm.layout import Parameters
 from jaxmm.objective.density import Expansion, Terms, expand
 from jaxmm.objective.mode import Known, Point, attach, effects, find_mode, fixed_part, terms_at, zero_effects
-from jaxmm.objective.parameters import Parameters, original_factors, scaled_factors
+from jaxmm.objective.parameters import original_factors, scaled_factors
 from jaxmm.rows import Rows
 from jaxmm.solver.elimination import Eliminated, eliminate
 
 
 def scaled_point(psi: Array, rows: Rows) -> Point:
     """psi = (beta_s, theta_s, log phi) -> the point, as to X_s and Z_s."""
-    s = rows.structure
-    ends = s.p, s.p + s.num_theta
-    return Point(psi[: ends[0]], scaled_factors(psi[ends[0] : ends[1]], rows), psi[ends[1] :])
+    beta, theta, log_phi = rows.layout.split(psi)
+    return Point(beta, scaled_factors(theta, rows), log_phi)
 
 
 class AtMode(NamedTuple):

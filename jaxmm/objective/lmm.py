@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
+from jaxmm.layout import Parameters
 from jaxmm.objective.parameters import (
-    Parameters,
     as_parameters,
     check_precision,
     original_factors,

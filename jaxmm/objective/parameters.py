@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
+from jaxmm.layout import Parameters
 from jaxmm.structure import Structure
-
-
-class Parameters(NamedTuple):
-    """Every parameter of a mixed model, in the columns of the data: ``beta`` (p,); ``theta`` (m,), relative to sigma
-    in a linear model and absolute in a generalised one; ``log_phi``, log σ² in a linear model, (k,) in a generalised
-    one (a number will do for k = 1, and nothing for k = 0)."""
-
-    beta: Array
-    theta: Array
-    log_phi: Any = ()
 
 
 def as_parameters(parameters: Parameters | Mapping[str, Any]) -> Parameters:
