@@ -337,9 +337,14 @@ def _random(
     return tuple(factors), tuple(groupings), tuple(random), tuple(bars)
 
 
+def is_one_of_levels(Z: np.ndarray) -> bool:
+    """Whether each row has one effect, as with the levels of one factor."""
+    return bool(np.all((Z == 0) | (Z == 1)) and np.all(Z.sum(axis=1) == 1))
+
+
 def _check_levels(bar: Bar, Z: np.ndarray) -> None:
     """Whether each row has one of the effects, as with the levels of one factor."""
-    if not np.all((Z == 0) | (Z == 1)) or not np.all(Z.sum(axis=1) == 1):
+    if not is_one_of_levels(Z):
         raise DataError(
             f"{bar}: the effects of {bar.kind}(...) are the levels of one factor, in their order, and nothing else: "
             f"{bar.kind}(0 + time | {bar.name}), with factor(time) where the times are numbers"

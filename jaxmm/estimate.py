@@ -27,8 +27,10 @@ from jaxmm.solver import reduce
 from jaxmm.start import (
     NEAR_ZERO,
     SECOND_SD,
+    alike_theta,
     has_few_levels,
     independent_theta,
+    is_restricted,
     joint_start,
     level_start,
     level_systems,
@@ -224,6 +226,8 @@ def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> 
         if on_boundary(found.theta, gram):
             found = search_again(criterion, found, independent_theta(gram, SECOND_SD), control)
         found = search_again(criterion, found, independent_theta(gram, NEAR_ZERO), control)
+    if is_restricted(gram.structure):
+        found = search_again(criterion, found, alike_theta(gram), control)
     return _finish(found, found.aux, gram)
 
 

@@ -39,7 +39,7 @@ from jaxmm.optimize import (
 )
 from jaxmm.rows import Rows
 from jaxmm.start import independent_theta
-from jaxmm.start_glmm import ends_at_boundary, second_start
+from jaxmm.start_glmm import begins_again, further_start
 
 
 @partial(
@@ -174,20 +174,20 @@ random_effects = Program(_random_effects, size=_size)
 def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> GlmmEstimates:
     """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is psi."""
     found = minimise(objective(rows, n_agq), start, control)
-    if found.status != Status.CONVERGED or ends_at_boundary(found.theta, rows):
+    if begins_again(found.theta, found.status == Status.CONVERGED, rows):
         found = once_more(found, rows, control, n_agq)
     return finish(found, rows, n_agq)
 
 
 def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search:
-    """``found``, or what a search from the second start (``start_glmm``) finds, if that has converged and is better.
+    """``found``, or what a search from a further start (``start_glmm``) finds, if that has converged and is better.
 
     The second search goes to its end only where it leads lower.  A search that has failed is taken for worse, however
     low it came, unless its value is the same with the modes searched from zero: where h has several minima they depend
     on where they were searched from, and as one of them vanishes log|M| has a pole, down which a search may fall.
     """
     criterion = objective(rows, n_agq)
-    other = minimise(criterion, second_start(found.theta, rows), roughly(control))
+    other = minimise(criterion, further_start(found.theta, found.status == Status.CONVERGED, rows), roughly(control))
     if other.status != Status.CONVERGED:
         return found
     level = found.value

@@ -14,7 +14,7 @@ import pandas as pd
 
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
-from jaxmm.design import DataError, Design, Factor, RandomTerm
+from jaxmm.design import DataError, Design, Factor, RandomTerm, is_one_of_levels
 from jaxmm.response import by_position, check_counts, check_support
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ def design_from_arrays(
         at = None if term.at is None else numbers(f"at of term {k}", term.at)
         if at is not None:
             check_finite_array(f"at of term {k}", at)
-        random.append(RandomTerm(known, effects, Z, covariance.get(term.kind, Z.shape[1]), at))
+        structure = covariance.get(term.kind, Z.shape[1])
+        _check_structure(k, structure, Z, at)
+        random.append(RandomTerm(known, effects, Z, structure, at))
     for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
         if values is not None:
             check_finite_array(label, numbers(label, values))
@@ -120,6 +122,24 @@ def design_from_arrays(
         weights_all=None if weights is None else np.asarray(weights, float), spec=None,  # pyright: ignore
         trials=trials, trials_all=trials,
     )  # fmt: skip
+
+
+def _check_structure(k: int, structure: Covariance, Z: np.ndarray, at: np.ndarray | None) -> None:
+    """Whether the structure of term k can have these columns and inputs."""
+    q, name = structure.q, structure.name
+    if at is not None and not structure.takes_inputs:
+        raise DataError(f"term {k}: the structure {name!r} has no use of at=: leave it out, or give one of your own")
+    if structure.levels and not is_one_of_levels(Z):
+        raise DataError(
+            f"term {k}: the effects of {name!r} are the levels of one factor, in their order: each row of Z has one 1"
+        )
+    try:
+        shape = structure.lam(np.full(structure.num_params, 0.5), at).shape
+    except Exception as error:
+        given = "without at=" if at is None else f"with at= of shape {at.shape}"
+        raise DataError(f"term {k}: factor of the structure {name!r} fails {given}: {error}") from error
+    if shape != (q, q):
+        raise DataError(f"term {k}: factor of the structure {name!r} gives shape {shape} for {q} effects")
 
 
 def _trials(trials: Any, y: np.ndarray, family: Family | None) -> np.ndarray | None:

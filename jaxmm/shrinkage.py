@@ -14,7 +14,8 @@ At a stationary point D G D = 0 in the elements of D that are free, and there
     D  =  mean conditional variance  +  mean square of the modes,
 
 exactly, whatever other terms the model has: an unstructured term in all elements, independent terms of one
-factor (`||`) in their own blocks; in a direction in which D is zero both sides are zero. By REML the same
+factor (`||`) in their own blocks; a structure whose variances depend on each other (cs, ar1) only as far as θ moves D;
+in a direction in which D is zero both sides are zero. By REML the same
 holds with P = V⁻¹ − V⁻¹X(X'V⁻¹X)⁻¹X'V⁻¹ for V⁻¹: then D − D Z_j' P Z_j D is the prediction variance
 Var(b^_j − b_j), which includes that of β^. In a generalised model it is approximate.
 
@@ -78,9 +79,11 @@ class Shrinkage:
     or of a frame levels × effects with the column n_obs (`by_level`).
     """
 
-    def __init__(self, groups: Sequence[GroupShrinkage], reml: bool, exact: bool = True):
+    def __init__(
+        self, groups: Sequence[GroupShrinkage], reml: bool, exact: bool = True, restricted: Sequence[str] = ()
+    ):
         self.groups = tuple(groups)
-        self.reml, self.exact = bool(reml), bool(exact)
+        self.reml, self.exact, self.restricted = bool(reml), bool(exact), tuple(restricted)
 
     @property
     def D(self) -> dict[str, pd.DataFrame]:
@@ -174,7 +177,7 @@ class Shrinkage:
             cells = _group_cells(g)
             table = _text.align(cells, [False, *[True] * (len(cells[0]) - 1)], gap="  ")
             parts.append("\n".join([_group_title(g), *table, *_group_remarks(g)]))
-        return "\n\n".join([*parts, "\n".join(_explanation(self.reml, self.exact))])
+        return "\n\n".join([*parts, "\n".join(_explanation(self.reml, self.exact, self.restricted))])
 
     __repr__ = __str__
 
@@ -184,7 +187,7 @@ class Shrinkage:
             header, *rows = _group_cells(g)
             parts.append(_text.paragraph(_group_title(g)) + _text.html_table(header, rows))
             parts += [_text.paragraph(remark) for remark in _group_remarks(g)]
-        return "".join([*parts, *map(_text.paragraph, _statements(self.reml, self.exact))])
+        return "".join([*parts, *map(_text.paragraph, _statements(self.reml, self.exact, self.restricted))])
 
 
 def shrinkage(fit: Any) -> Shrinkage:
@@ -204,7 +207,9 @@ def shrinkage(fit: Any) -> Shrinkage:
                 n_obs=np.bincount(factors[f].codes, minlength=len(factors[f].levels)),
             )
         )
-    return Shrinkage(groups, fit.reml, exact=fit.model.likelihood.exact)
+    terms = (t.covariance for t in fit.model.design.terms)
+    restricted = dict.fromkeys(c.name for c in terms if c.q > 1 and not c.free_form)
+    return Shrinkage(groups, fit.reml, fit.model.likelihood.exact, tuple(restricted))
 
 
 def _group_title(g: GroupShrinkage) -> str:
@@ -246,13 +251,18 @@ def _group_remarks(g: GroupShrinkage) -> list[str]:
     return [f"The variance of {', '.join(zero)} is estimated as zero: every level is shrunk onto the mean."]
 
 
-def _statements(reml: bool, exact: bool) -> list[str]:
+def _statements(reml: bool, exact: bool, restricted: Sequence[str]) -> list[str]:
     uncertainty = "including the uncertainty of the fixed effects" if reml else "at the estimated fixed effects"
     how = (
         f"exactly so at {'REML' if reml else 'ML'} estimates"
         if exact
         else ("nearly so in a generalised model, where the conditional distribution is not quite normal")
     )
+    if restricted:
+        how += (
+            f"; not effect by effect where the structure ties variances to each other ({', '.join(restricted)}), and "
+            "their shares kept may pass 100% there"
+        )
     return [
         "VarCorr estimates the covariance of the effects in the population that the levels come from, before "
         "any of their data are seen. Use it to say how much levels differ, for intraclass correlations, R² "
@@ -269,9 +279,9 @@ def _statements(reml: bool, exact: bool) -> list[str]:
     ]
 
 
-def _explanation(reml: bool, exact: bool) -> list[str]:
+def _explanation(reml: bool, exact: bool, restricted: Sequence[str]) -> list[str]:
     lines = ["What each number estimates"]
-    for statement in _statements(reml, exact):
+    for statement in _statements(reml, exact, restricted):
         lines += textwrap.wrap(statement, 96, initial_indent="- ", subsequent_indent="  ")
     return lines
 

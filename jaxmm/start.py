@@ -9,7 +9,9 @@ squares where D = v I.  In a balanced design the solution is the maximum, where 
 
 *Once more from inside.*  Where levels are few the criterion may have two minima, often one of them with a variance of
 zero.  A search that ends there (``on_boundary``) is made once more from effects that are independent and large, and any
-search then from small ones (``independent_theta``).
+search then from small ones (``independent_theta``).  Where a structure ties variances and covariances to each other
+there may be several minima too, for either sign of a correlation say: then a search is also made from effects that are
+nearly the same (``alike_theta``).
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ LEAST_SD, LARGEST_SD = 0.1, 1e6  # relative to the error's, of a start
 BOUNDARY = 1e-2  # on the diagonal of a factor of D, as to Z_s: the effects have no variance in some direction
 SECOND_SD = 1.0  # of every effect in a second start
 NEAR_ZERO = 0.1  # of every effect in a third start
+# Correlation and size of effects that are nearly the same: of 600 data sets of ar1 with one row a cell all came to the
+# random intercept's likelihood at least; with 0.99 and 0.5 four did not, with 0.9 and 1 fourteen.
+ALIKE, ALIKE_SD = 0.999, 0.5
 FEW = 4  # levels for each parameter of their covariance, below which a second start may be worth while
 
 
@@ -106,6 +111,21 @@ def independent_theta(arrays: Any, sd: float, xp: Any = np) -> Any:
     """(m,) of independent effects of one standard deviation, as to Z_s; ``xp`` as above."""
     terms = zip(arrays.structure.terms, arrays.inputs, strict=True)
     return xp.concatenate([t.covariance.from_factor(sd * np.eye(t.covariance.q), own) for t, own in terms])
+
+
+def is_restricted(s: Structure) -> bool:
+    """Whether a term's variances and covariances depend on each other."""
+    return any(t.covariance.q > 1 and not t.covariance.free_form for t in s.terms)
+
+
+def alike_theta(arrays: Any, xp: Any = np) -> Any:
+    """(m,) of effects that are nearly the same, of terms that are restricted, and of small ones of the others."""
+    out = []
+    for t, own in zip(arrays.structure.terms, arrays.inputs, strict=True):
+        q, restricted = t.covariance.q, t.covariance.q > 1 and not t.covariance.free_form
+        root = ALIKE_SD * np.linalg.cholesky((1 - ALIKE) * np.eye(q) + ALIKE) if restricted else NEAR_ZERO * np.eye(q)
+        out.append(t.covariance.from_factor(root, own))
+    return xp.concatenate(out)
 
 
 def has_few_levels(gram: Gram) -> bool:

@@ -23,7 +23,7 @@ from jaxmm.gram import Accumulator
 from jaxmm.layout import Parameters, layout_of
 from jaxmm.objective.density import as_phi
 from jaxmm.rows import Rows
-from jaxmm.start import SECOND_SD, independent_theta, on_boundary
+from jaxmm.start import SECOND_SD, alike_theta, independent_theta, is_restricted, on_boundary
 
 ITERATIONS = 25
 PHI_GRID = np.arange(-6.0, 9.0, 1.5)  # of log phi, where its scale is not that of the data
@@ -135,6 +135,23 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
 def ends_at_boundary(psi: Any, rows: Rows, xp: Any = np) -> Any:
     """Whether a factor of D at psi (k, ..) is singular, (..); ``xp`` is numpy or jax.numpy."""
     return on_boundary(psi[rows.layout.at("theta")], rows, xp)
+
+
+def begins_again(psi: Any, converged: Any, rows: Rows, xp: Any = np) -> Any:
+    """Whether a search that has ended at psi (k, ..) is made once more, (..); ``xp`` as above."""
+    return ~xp.asarray(converged) | ends_at_boundary(psi, rows, xp) | is_restricted(rows.structure)
+
+
+def further_start(psi: Any, converged: Any, rows: Rows, xp: Any = np) -> Any:
+    """Where from, psi (k, ..) -> (k, ..): ``second_start``, but where the end is one inside and only the structure is
+    restricted, from ``start.alike_theta``."""
+    second = second_start(psi, rows, xp)
+    if not is_restricted(rows.structure):
+        return second
+    theta = xp.asarray(alike_theta(rows, xp), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
+    beta, _, log_phi = rows.layout.split(psi)
+    alike = rows.layout.join(Parameters(beta, xp.broadcast_to(theta, (len(theta), *psi.shape[1:])), log_phi))
+    return xp.where(~xp.asarray(converged) | ends_at_boundary(psi, rows, xp), second, alike)
 
 
 def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:

@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 import jaxmm as mm
 from jaxmm import covariance
+from jaxmm.batch.truth import as_truth
 from jaxmm.covariance import STRUCTURES, Covariance
 from jaxmm.covariance._base import fill
 
@@ -182,6 +183,54 @@ def test_the_levels_of_one_factor():
             mm.Model.from_formula(f"y ~ x + ar1({left} | g)", data)
     a, b = (mm.Model.from_formula(f"y ~ x + ar1(0 + {t} | g)", data) for t in ("visit", "factor(time)"))
     np.testing.assert_array_equal(a.design.terms[0].Z, b.design.terms[0].Z)
+
+
+def test_a_correlation_of_either_sign():
+    """Where the likelihood has a maximum for either sign the higher one is found: ar1 contains the random intercept,
+    and is never worse."""
+    rng = np.random.default_rng(17)
+    data = pd.DataFrame({"g": np.repeat(np.arange(20), 5), "t": np.tile(list("abcde"), 20), "x": rng.normal(size=100)})
+    Y = np.array([0.5 * np.repeat(rng.normal(size=20), 5) + rng.normal(size=100) for _ in range(30)])
+    bars = ("ar1(0 + t | g)", "(1 | g)")
+    models = [mm.Model.from_formula(f"y ~ x + {bar}", data.assign(y=Y[0]), reml=False) for bar in bars]
+    ar1, intercept = (mm.fit_many(m, Y, progress=False) for m in models)
+    assert np.all(ar1.deviance < intercept.deviance + 1e-6) and ar1.converged.all()
+    for k in range(4):
+        fit = models[0].with_response(Y[k]).fit()
+        assert fit.deviance == pytest.approx(ar1.deviance[k], abs=1e-4) and fit.estimates.status == ar1.status[k]
+
+
+def test_truths_that_a_structure_cannot_have():
+    model = mm.Model.from_formula("y ~ x + ar1(0 + visit | g)", table(np.random.default_rng(14)))
+    D = by_definition("ar1", np.full(4, 2.0), 0.5)
+    truth = {"fixef": [1.0, 0.3], "sd": {"g": [2.0] * 4}, "corr": {"g": D / 4.0}, "sigma": 1.0}
+    np.testing.assert_allclose(as_truth(model, truth).theta(model), [2.0, np.arcsin(0.5)], rtol=1e-9)
+    bad = np.eye(4)
+    bad[0, 3] = bad[3, 0] = 0.6
+    for changes in ({"corr": {"g": bad}}, {"sd": {"g": [1.0, 2.0, 1.0, 1.0]}}):
+        with pytest.raises(ValueError, match=r"the structure ar1 of 'g' cannot have these .* near to them are sd \["):
+            as_truth(model, truth | changes)
+
+
+def test_the_parts_of_a_restricted_covariance():
+    data = table(np.random.default_rng(15))
+    printed = {kind: str(mm.lmm(f"y ~ x + {kind}(0 + visit | g)", data).shrinkage()) for kind in ("ar1", "diag")}
+    words = {kind: " ".join(text.split()) for kind, text in printed.items()}
+    assert "ties variances to each other (ar1)" in words["ar1"] and "ties variances" not in words["diag"]
+
+
+def test_terms_of_arrays_that_cannot_be():
+    data = table(np.random.default_rng(16))
+    X, g = np.column_stack([np.ones(len(data)), data.x]), data.g.to_numpy()
+    Z = (data.visit.to_numpy()[:, None] == np.array(list("abcd"))).astype(float)
+    for term, said in (
+        (mm.Term(Z, g, kind="ar1", at=np.arange(4)), "term 0: the structure 'ar1' has no use of at="),
+        (mm.Term(X, g, kind="ar1"), "term 0: the effects of 'ar1' are the levels of one factor"),
+        (mm.Term(Z, g, kind=OrnsteinUhlenbeck(4)), "term 0: factor of the structure 'ou' fails without at="),
+        (mm.Term(Z, g, kind=OrnsteinUhlenbeck(4), at=np.arange(3)), "term 0: factor of the structure 'ou' gives shape"),
+    ):
+        with pytest.raises(mm.DataError, match=said):
+            mm.Model.from_arrays(data.y, X, [term])
 
 
 # ---------------------------------------------------------------- a user's own

@@ -29,7 +29,7 @@ from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
 from jaxmm.rows import Rows
 from jaxmm.solver.spd import UNROLLED
-from jaxmm.start_glmm import ends_at_boundary, second_start
+from jaxmm.start_glmm import begins_again, further_start
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies", "weights"], meta_fields=[])
@@ -107,7 +107,8 @@ class GeneralisedLanes:
 
     def again(self, s: Lanes) -> tuple[Array, Any, Array]:
         u, found = s.kept
-        return second_start(s.theta, self.rows, jnp), (from_zero_where_failed(u, s), found), s.round + LAST
+        psi = further_start(s.theta, s.status == Status.CONVERGED, self.rows, jnp)
+        return psi, (from_zero_where_failed(u, s), found), s.round + LAST
 
     def outcome(self, s: Lanes, data: RowData) -> Any:
         return s.theta, s.kept[0], s.status, data
@@ -148,7 +149,7 @@ def refuse(own: Varying, rows: Rows) -> Array:
 
 def doubtful(s: Lanes, rows: Rows) -> Array:
     """(L,) as in ``estimate_glmm.estimate_on_host``."""
-    return (s.round == 0) & ((s.status != Status.CONVERGED) | ends_at_boundary(s.theta, rows, jnp))
+    return (s.round == 0) & begins_again(s.theta, s.status == Status.CONVERGED, rows, jnp)
 
 
 def from_zero_where_failed(u: Any, s: Lanes) -> Any:

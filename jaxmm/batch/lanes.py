@@ -221,8 +221,10 @@ def advance(
     lost = (step.decrement <= ROUGH) & (value >= s.bar - LOWER) & (step.eigenvalue >= NEGATIVE * size)
     ended = ~saddle & ((near & (settled | ~accept)) | lost)
     stuck = region.is_stuck(jnp, radius, theta)
-    enough = ended | (stuck & (step.decrement <= PATIENCE * tolerance))
     last = s.iteration >= control.max_iterations
+    # a limit at infinity, approached as far as rounding lets one see
+    far = last & (step.decrement <= PATIENCE * control.tolerance)
+    enough = ended | far | (stuck & (step.decrement <= PATIENCE * tolerance))
     step = region.leave_saddle(jnp, saddle, step, radius)
     after = Lanes(
         theta=theta,

@@ -25,7 +25,16 @@ from jaxmm.gram import Gram
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Status
-from jaxmm.start import NEAR_ZERO, SECOND_SD, has_few_levels, independent_theta, moment_start, on_boundary
+from jaxmm.start import (
+    NEAR_ZERO,
+    SECOND_SD,
+    alike_theta,
+    has_few_levels,
+    independent_theta,
+    is_restricted,
+    moment_start,
+    on_boundary,
+)
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
@@ -48,17 +57,23 @@ def refuse(y: Array, by: ResponseMap) -> Array:
 
 def doubtful_linear(s: Lanes, gram: Gram) -> Array:
     """(L,) as in ``estimate.estimate_on_host``."""
-    if not has_few_levels(gram):
+    if not (has_few_levels(gram) or is_restricted(gram.structure)):
         return jnp.zeros(s.status.shape, bool)
     return (s.status != Status.NOT_FINITE) & (s.round < LAST)
 
 
 def further_linear(s: Lanes, gram: Gram) -> tuple[Array, Array]:
-    """theta (m, L) of the starts there, and the number of the search: from large effects where the first has ended at
-    the boundary, and at last from small ones."""
+    """theta (m, L) of the starts there, and the number of the search: with few levels from large effects where the
+    first has ended at the boundary, and then from small ones; at last, of a restricted structure, from effects that are
+    alike."""
+    few, restricted = has_few_levels(gram), is_restricted(gram.structure)
     inside, small = (independent_theta(gram, sd, jnp)[:, None] for sd in (SECOND_SD, NEAR_ZERO))
     large = (s.round == 0) & on_boundary(s.theta, gram, jnp)
-    return jnp.where(large, inside, small).astype(s.theta.dtype), jnp.where(large, 1, LAST).astype(s.round.dtype)
+    theta, number = jnp.where(large, inside, small), jnp.where(large, 1, 2 if restricted else LAST)
+    if restricted:
+        at_last = (s.round == 2) | (not few)
+        theta, number = jnp.where(at_last, alike_theta(gram, jnp)[:, None], theta), jnp.where(at_last, LAST, number)
+    return theta.astype(s.theta.dtype), number.astype(s.round.dtype)
 
 
 def linear_outcome(s: Lanes) -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxmm.model import Model
 
 ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion")
+OTHER = 1e-4  # a share of the largest variance: another covariance, not the same one given in decimals
 ROUNDING = 1e-8  # how far below zero an eigenvalue of a correlation matrix given in decimals may be
 
 
@@ -95,7 +96,27 @@ def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
             raise ValueError(f"truth lacks {name!r}, of {_names(needed)}")
     beta = _vector("fixef", "column", truth.get("fixef", ()), columns)
     sigma, phi = _scale(model, truth)
-    return Truth(beta, _factors(model, truth["sd"], truth.get("corr")), sigma, phi)
+    lams = _factors(model, truth["sd"], truth.get("corr"))
+    _check_structures(model, lams)
+    return Truth(beta, lams, sigma, phi)
+
+
+def _check_structures(model: Model, lams: tuple[np.ndarray, ...]) -> None:
+    """Raises ValueError for a covariance that a term's structure cannot have."""
+    for t, layout in model.theta_terms():
+        term, own = model.design.terms[t], layout.covariance
+        inside = slice(layout.at, layout.at + own.q)
+        given = lams[term.factor][inside, inside]
+        lam = own.lam(own.from_factor(given, term.inputs), term.inputs)
+        D, nearest = given @ given.T, lam @ lam.T
+        if np.max(np.abs(nearest - D)) > OTHER * np.max(np.diag(D), initial=0.0):
+            sd = np.sqrt(np.diag(nearest))
+            R = nearest / np.where(np.outer(sd, sd) > 0, np.outer(sd, sd), 1.0)
+            raise ValueError(
+                f"the structure {own.name} of {model.design.factors[term.factor].name!r} cannot have these standard "
+                f"deviations and correlations; near to them are sd {np.round(sd, 4).tolist()} and corr "
+                f"{np.round(R, 4).tolist()}"
+            )
 
 
 def as_start(model: Model, start: Any) -> Parameters | None:

@@ -35,6 +35,9 @@ class Covariance(ABC):
             always right.  A search works in columns changed that far.
         triangular: ``factor`` gives a lower triangular matrix.
         levels: the effects must be the levels of one factor, in their order.
+        free_form: each variance and covariance that it has is free.  Where they depend on each other the likelihood may
+            well have several maxima, and is searched from further starts.
+        takes_inputs: ``factor`` has a use of ``at``.
         lanes: ``factor`` and ``from_lower`` take NumPy arrays as well as JAX's, and any axes after those named.
 
     Where it needs to know more than theta (times, positions, a known matrix) it gets that as ``at``: an array of the
@@ -46,6 +49,8 @@ class Covariance(ABC):
     closed_under: ClassVar[Closed] = "none"
     triangular: ClassVar[bool] = False
     levels: ClassVar[bool] = False
+    free_form: ClassVar[bool] = False
+    takes_inputs: ClassVar[bool] = True
     lanes: ClassVar[bool] = False
 
     @property

@@ -21,6 +21,7 @@ class Autoregressive(Covariance):
     name = "ar1"
     closed_under = "scalar"
     lanes = True
+    takes_inputs = False
     triangular = True
     levels = True
 

@@ -27,6 +27,7 @@ class CompoundSymmetric(Covariance):
     name = "cs"
     closed_under = "diagonal"
     lanes = True
+    takes_inputs = False
 
     @property
     def num_params(self) -> int:

@@ -17,6 +17,8 @@ class Diagonal(Covariance):
     name = "diag"
     closed_under = "diagonal"
     lanes = True
+    takes_inputs = False
+    free_form = True
     triangular = True
 
     @property

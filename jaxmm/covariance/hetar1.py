@@ -16,6 +16,7 @@ class HeterogeneousAutoregressive(Covariance):
     name = "hetar1"
     closed_under = "diagonal"
     lanes = True
+    takes_inputs = False
     triangular = True
     levels = True
 

@@ -19,6 +19,7 @@ class HomogeneousCompoundSymmetric(Covariance):
     name = "homcs"
     closed_under = "scalar"
     lanes = True
+    takes_inputs = False
 
     @property
     def num_params(self) -> int:

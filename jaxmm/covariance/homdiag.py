@@ -17,6 +17,7 @@ class HomogeneousDiagonal(Covariance):
     name = "homdiag"
     closed_under = "scalar"
     lanes = True
+    takes_inputs = False
     triangular = True
 
     @property

@@ -18,6 +18,8 @@ class Unstructured(Covariance):
     name = "us"
     closed_under = "linear"
     lanes = True
+    takes_inputs = False
+    free_form = True
     triangular = True
 
     @property
