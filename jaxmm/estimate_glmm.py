@@ -278,7 +278,7 @@ def first_guess(rows: Rows) -> Array:
     if s.p:
         gram = jnp.tensordot(rows.X * W, rows.X, ((1, 2), (1, 2)))
         beta = jnp.linalg.solve(gram, jnp.tensordot(rows.X, W * (level - rows.offset), 2))
-    theta = jnp.asarray(independent_theta(rows, FIRST_SD, jnp))
+    theta = independent_theta(rows, FIRST_SD, jnp)
     log_phi = jnp.zeros(family.num_phi, W.dtype)
     if family.has_scale:
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)

@@ -208,7 +208,7 @@ def shrinkage(fit: Any) -> Shrinkage:
             )
         )
     terms = (t.covariance for t in fit.model.design.terms)
-    restricted = dict.fromkeys(c.name for c in terms if c.q > 1 and not c.free_form)
+    restricted = dict.fromkeys(c.name for c in terms if c.restricted)
     return Shrinkage(groups, fit.reml, fit.model.likelihood.exact, tuple(restricted))
 
 

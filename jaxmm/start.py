@@ -114,15 +114,15 @@ def independent_theta(arrays: Any, sd: float, xp: Any = np) -> Any:
 
 
 def is_restricted(s: Structure) -> bool:
-    """Whether a term's variances and covariances depend on each other."""
-    return any(t.covariance.q > 1 and not t.covariance.free_form for t in s.terms)
+    """Whether the structure of a term is."""
+    return any(t.covariance.restricted for t in s.terms)
 
 
 def alike_theta(arrays: Any, xp: Any = np) -> Any:
     """(m,) of effects that are nearly the same, of terms that are restricted, and of small ones of the others."""
     out = []
     for t, own in zip(arrays.structure.terms, arrays.inputs, strict=True):
-        q, restricted = t.covariance.q, t.covariance.q > 1 and not t.covariance.free_form
+        q, restricted = t.covariance.q, t.covariance.restricted
         root = ALIKE_SD * np.linalg.cholesky((1 - ALIKE) * np.eye(q) + ALIKE) if restricted else NEAR_ZERO * np.eye(q)
         out.append(t.covariance.from_factor(root, own))
     return xp.concatenate(out)

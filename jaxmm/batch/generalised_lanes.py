@@ -27,6 +27,7 @@ from jaxmm.estimate_glmm import (
 )
 from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
+from jaxmm.optimize.region import NEGATIVE
 from jaxmm.rows import Rows
 from jaxmm.solver.spd import UNROLLED
 from jaxmm.start_glmm import begins_again, further_start
@@ -182,7 +183,7 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
     p = rows.structure.p
     H: Any = at.hessian
     w, _ = eigh(H)
-    status = jnp.where((status == Status.CONVERGED) & (w[0] < -1e-6 * w[-1]), Status.STALLED, status)  # a saddle
+    status = jnp.where((status == Status.CONVERGED) & (w[0] < NEGATIVE * w[-1]), Status.STALLED, status)  # a saddle
 
     def finish(H, g, status):
         covariance = covariance_matrix(H, p, jnp)

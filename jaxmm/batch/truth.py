@@ -17,6 +17,7 @@ import numpy as np
 from jaxmm.covariance import free
 from jaxmm.fit import Fit
 from jaxmm.layout import Parameters
+from jaxmm.tables import correlation
 
 if TYPE_CHECKING:
     from jaxmm.model import Model
@@ -110,8 +111,7 @@ def _check_structures(model: Model, lams: tuple[np.ndarray, ...]) -> None:
         lam = own.lam(own.from_factor(given, term.inputs), term.inputs)
         D, nearest = given @ given.T, lam @ lam.T
         if np.max(np.abs(nearest - D)) > OTHER * np.max(np.diag(D), initial=0.0):
-            sd = np.sqrt(np.diag(nearest))
-            R = nearest / np.where(np.outer(sd, sd) > 0, np.outer(sd, sd), 1.0)
+            sd, R = np.sqrt(np.diag(nearest)), correlation(nearest)
             raise ValueError(
                 f"the structure {own.name} of {model.design.factors[term.factor].name!r} cannot have these standard "
                 f"deviations and correlations; near to them are sd {np.round(sd, 4).tolist()} and corr "

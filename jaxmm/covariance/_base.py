@@ -58,6 +58,11 @@ class Covariance(ABC):
     def num_params(self) -> int:
         """m, how many numbers theta has."""
 
+    @property
+    def restricted(self) -> bool:
+        """Whether its variances and covariances depend on each other."""
+        return self.q > 1 and not self.free_form
+
     @abstractmethod
     def factor(self, theta: Any, at: Any = None) -> Any:
         """lam (q, q) at theta (m,), by JAX's functions; see ``lanes``."""
