@@ -105,19 +105,19 @@ def _names(expr: Expr, table: Table) -> list[str]:
 
 
 def model_columns(
-    terms: Terms,
+    response: Expr,
     table: Table,
-    fixed: _terms.TermList,
-    left: list[_terms.TermList],
+    parts: list[_terms.TermList],
+    offsets: list[Expr],
     groups: list[tuple[Expr, ...]],
     weights: Any,
     offset: Any,
 ) -> list[Column]:
     """The columns of the model. Raises DataError for one that the table does not have."""
     wanted: dict[str, str] = {}
-    for name in _names(terms.response, table):
+    for name in _names(response, table):
         wanted.setdefault(name, ", the response")
-    for expr in (*fixed.variables, *terms.offsets, *(v for part in left for v in part.variables)):
+    for expr in (*offsets, *(v for part in parts for v in part.variables)):
         for name in _names(expr, table):
             wanted.setdefault(name, f" in '{expr}'" if not isinstance(expr, Name) else "")
     for group in groups:

@@ -31,8 +31,8 @@ GENERALISED = FITTING | {
     "link": "the family has it: family=mm.families.get('binomial', link='probit')",
     "trials": "cbind(successes, failures) ~ ..., or a proportion with weights= the numbers of trials",
     "exposure": "offset(log(exposure)) in the formula",
-    "dispformula": "dispersion=, which is not available yet",
-    "ziformula": "zero_inflation=, which is not available yet",
+    "dispformula": "the formula for log φ is dispersion=",
+    "ziformula": "the formula for extra zeros is zero_inflation=",
 }
 PREDICTING = {
     "re_form": "re='population' leaves the random effects out, re=['group'] keeps some of them",

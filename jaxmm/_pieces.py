@@ -48,15 +48,19 @@ def hold(x: Array) -> Array:
 HELD = 4096  # rows below which computing again is cheaper
 
 
-def apart(f, x: Array):
-    """f(x), arrays of the shape of x, compiled apart from what uses them; not to be differentiated."""
-    if x.size < HELD:
+def apart(f, x):
+    """f(x), arrays of the shape of x (one array, or several alike), compiled apart from what uses them; not to be
+    differentiated."""
+    leaf = jax.tree.leaves(x)[0]
+    if leaf.size < HELD:
         return f(x)
-    first = x.ravel()[0]
+    first = leaf.ravel()[0]
     always = (first == first) | jnp.isnan(first)  # which the compiler cannot know
-    return jax.lax.cond(
-        always, f, lambda v: jax.tree.map(lambda out: jnp.abs(v).astype(out.dtype), jax.eval_shape(f, v)), x
-    )
+
+    def never(v):
+        return jax.tree.map(lambda out: jnp.abs(jax.tree.leaves(v)[0]).astype(out.dtype), jax.eval_shape(f, v))
+
+    return jax.lax.cond(always, f, never, x)
 
 
 def _held(x):

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from . import _syntax, _terms, covariance
+from . import _syntax, _terms
 from ._columns import DataError, Table
-from ._grouping import Grouping, fit_grouping
+from ._grouping import Grouping
 from ._inputs import (
     Frame,
     argument_offset,
@@ -36,10 +36,10 @@ from ._inputs import (
     row_weights,
 )
 from ._modelmatrix import ModelMatrix, fit_matrix, independent_columns
+from ._predictor import MEAN, Bars, Factor, Predictor, RandomTerm, constant, fit_predictor
 from ._remarks import remarks
-from ._syntax import Expr
-from .covariance import Covariance
-from .formula import Bar, Terms
+from ._syntax import Expr, FormulaError
+from .formula import Terms
 from .response import Response, any_trial, check_spelling, other_rows, read_response
 
 if TYPE_CHECKING:
@@ -49,34 +49,13 @@ __all__ = ["DataError", "Design", "Factor", "NewData", "RandomTerm", "build"]
 
 
 @dataclass(frozen=True)
-class Factor:
-    """A grouping factor: `levels` (J,) texts, `codes` (n,) int32 into them."""
-
-    name: str
-    levels: np.ndarray
-    codes: np.ndarray
-
-
-@dataclass(frozen=True)
-class RandomTerm:
-    """One bar: `factor` is an index into `Design.factors`, `effects` the names of the q columns of Z (n, q),
-    `covariance` the structure of their covariance, `inputs` what it needs to know beside its parameters.
-    """
-
-    factor: int
-    effects: tuple[str, ...]
-    Z: np.ndarray
-    covariance: Covariance
-    inputs: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class NewData:
     """A design evaluated on m other rows.
 
     X (m, p), NaN in a row with a missing value; Z (m, q) per term; codes (m,) int32 per factor: J + k for
     the k-th level of `new_levels`, which the fit has not seen; -1 for a missing one, and for a factor that was
-    not asked for (its terms' Z is zero then); offset (m,), zero without offsets.
+    not asked for (its terms' Z is zero then); offset (m,), zero without offsets; of each further predictor X and its
+    offset.
     """
 
     X: np.ndarray
@@ -85,6 +64,7 @@ class NewData:
     offset: np.ndarray
     index: pd.Index
     new_levels: dict[str, list[str]]
+    further: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +91,8 @@ class Design:
     every row used, also those of weight zero or without trials, and `kept` is True where a row counts: y, X and the
     codes are the rows `index[kept]`. `y_all`, `trials_all` and `weights_all` run over `index`; `held_out` is the
     design of the rows that do not count, or None. `n_missing` rows went because of a missing value. `remarks`: what
-    the columns' user may not know of them, a sentence each.
+    the columns' user may not know of them, a sentence each. `further`: predictors of parameters after the mean; X,
+    columns and offset are the mean's.
     """
 
     formula: str
@@ -135,6 +116,19 @@ class Design:
     trials_all: np.ndarray | None = None
     success: str | None = None
     remarks: tuple[str, ...] = ()
+    further: tuple[Predictor, ...] = ()
+
+    @property
+    def predictors(self) -> dict[str, slice]:
+        """Which of all coefficients each parameter's predictor has, the mean's first."""
+        sizes = {MEAN: len(self.columns), **{p.name: len(p.columns) for p in self.further}}
+        ends = np.cumsum(list(sizes.values())).tolist()
+        return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """The names of all coefficients: "x" of the mean, "zi~x" of the zeros."""
+        return (*self.columns, *(f"{p.name}~{column}" for p in self.further for column in p.columns))
 
     @property
     def observed(self) -> np.ndarray:
@@ -168,7 +162,8 @@ class Design:
             raise DataError("the fit had an offset given as an array: pass offset= for the new rows (0 for none)")
         if offset is not None:
             total = total + new_offset(offset, frame, n)
-        return _new_data(self, frame, X, total, table.index, needed)
+        further = tuple(p.rows(frame, n, spec.memory) for p in self.further)
+        return _new_data(self, frame, X, total, further, table.index, needed)
 
     def _needed(self, need_groups: bool | Collection[str]) -> set[str]:
         names = [f.name for f in self.factors]
@@ -184,6 +179,7 @@ def build(
     terms: Terms,
     data: Any,
     *,
+    further: Mapping[str, Terms | None] | None = None,
     family: Family | None = None,
     weights: Any = None,
     offset: Any = None,
@@ -194,6 +190,7 @@ def build(
 
     Args:
         terms: from `formula.parse`.
+        further: parameters after the mean that have a predictor: their formulas, None for "~ 1".
         data: a pandas, polars or pyarrow table, or a mapping of columns. Only the model's columns are looked
         at.
         family: what the response must be; None for a linear mixed model, which takes any numbers.
@@ -208,7 +205,9 @@ def build(
     """
     if missing not in ("drop", "raise"):
         raise DataError(f"missing must be 'drop' or 'raise', not {missing!r}")
-    if not terms.bars:
+    further = further or {}
+    written = {name: part for name, part in further.items() if part is not None}
+    if not terms.bars and not any(part.bars for part in written.values()):
         raise DataError(
             f"'{terms.text}' has no random-effects term: add one such as (1 | group); "
             "for an ordinary regression use statsmodels"
@@ -217,15 +216,19 @@ def build(
     table = Table(data)
     if len(table) == 0:
         raise DataError("the table has no rows")
-    fixed = _terms.expand(terms.fixed, dot=dot_columns(terms, table, weights, offset), text=terms.text)
-    left = [_terms.expand(_syntax.read(b.left), text=terms.text) for b in terms.bars]
-    for part in (fixed, *left):
+    fixed = {MEAN: _terms.expand(terms.fixed, dot=dot_columns(terms, table, weights, offset), text=terms.text)}
+    fixed |= {name: _expanded(part) for name, part in written.items()}
+    bars = [(name, part.text, b) for name, part in {MEAN: terms, **written}.items() for b in part.bars]
+    left = [_terms.expand(_syntax.read(b.left), text=text) for _, text, b in bars]
+    parts = [*fixed.values(), *left]
+    for part in parts:
         if any(str(v) == str(terms.response) for v in part.variables):
             raise DataError(f"the response '{terms.response}' stands on the right of '~' too: leave it out there")
-    group_exprs = [tuple(_syntax.read(g) for g in b.group) for b in terms.bars]
-    coding = check_contrasts(contrasts, [fixed, *left], table)
+    group_exprs = [tuple(_syntax.read(g) for g in b.group) for _, _, b in bars]
+    coding = check_contrasts(contrasts, parts, table)
 
-    sources = model_columns(terms, table, fixed, left, group_exprs, weights, offset)
+    offsets = [expr for part in (terms, *written.values()) for expr in part.offsets]
+    sources = model_columns(terms.response, table, parts, offsets, group_exprs, weights, offset)
     used = complete_rows(sources, len(table), missing)
     weight_values = row_weights(weights, table, used)
     index = table.index if used is None else table.index[used]
@@ -248,7 +251,7 @@ def build(
     )
     if response.weights_are_trials:
         weight_values = None
-    X, matrix = fit_matrix(fixed, frame, n, memory, coding, labels)
+    X, matrix = fit_matrix(fixed[MEAN], frame, n, memory, coding, labels)
     kept_columns = independent_columns(X)
     names = np.array(matrix.columns, dtype=object)
     dropped = tuple(np.delete(names, kept_columns))
@@ -261,15 +264,21 @@ def build(
     if dropped:
         X = np.ascontiguousarray(X[:, kept_columns])
 
-    factors, groupings, random, bars = _random(terms, left, group_exprs, frame, n, memory, coding, labels)
+    others = tuple(
+        constant(name, n) if part is None else fit_predictor(name, part, fixed[name], frame, memory, coding, labels)
+        for name, part in further.items()
+    )
+    random = Bars.none()
+    for (name, _, bar), part, exprs in zip(bars, left, group_exprs, strict=True):
+        random.add(bar, part, exprs, name, frame, memory, coding, labels)
     spec = Spec(
         matrix=matrix,
         kept_columns=kept_columns,
         offsets=terms.offsets,
         offset_column=offset if isinstance(offset, str) else None,
         offset_array=offset is not None and not isinstance(offset, str),
-        bars=bars,
-        groupings=groupings,
+        bars=tuple(random.matrices),
+        groupings=tuple(random.groupings),
         memory=memory,
     )
     design = Design(
@@ -279,8 +288,8 @@ def build(
         X=X,
         columns=tuple(names[kept_columns]),
         dropped=dropped,
-        factors=factors,
-        terms=random,
+        factors=tuple(random.factors),
+        terms=tuple(random.terms),
         weights=None if weight_values is None else weight_values[kept],
         offset=row_offset(terms.offsets, offset, frame, memory, labels),
         index=index,
@@ -293,9 +302,24 @@ def build(
         trials=response.trials,
         trials_all=response.trials,
         success=None if response.levels is None else response.levels[1],
-        remarks=remarks(table, [fixed, *left], group_exprs, coding),
+        remarks=remarks(table, parts, group_exprs, coding),
+        further=others,
     )
     return design if kept.all() else _with_held_out(design, terms, table, used, offset, family, response)
+
+
+def _expanded(part: Terms) -> _terms.TermList:
+    """The fixed part of a further parameter.
+
+    Raises:
+        FormulaError: '.', which stands for the columns of the mean alone; or nothing on the right.
+    """
+    if "." in _syntax.names(part.fixed):
+        raise FormulaError("'.' stands for columns in the formula of the mean only: name them here", part.text, 0)
+    fixed = _terms.expand(part.fixed, text=part.text)
+    if not fixed.terms and not fixed.intercept:
+        raise FormulaError("this formula leaves nothing: leave the argument out, or write '~ 1'", part.text, 0)
+    return fixed
 
 
 def _widest(matrix: ModelMatrix) -> str:
@@ -309,53 +333,12 @@ def _widest(matrix: ModelMatrix) -> str:
     )
 
 
-def _random(
-    terms: Terms,
-    left: list[_terms.TermList],
-    group_exprs: list[tuple[Expr, ...]],
-    frame: Frame,
-    n: int,
-    memory: dict[str, Any],
-    coding: dict[str, str],
-    labels: pd.Index,
-) -> tuple:
-    """Factors and terms of the bars; bars over the same columns share one factor."""
-    places: dict[tuple[str, ...], int] = {}
-    factors, groupings, random, bars = [], [], [], []
-    for bar, part, exprs in zip(terms.bars, left, group_exprs, strict=True):
-        if bar.group not in places:
-            places[bar.group] = len(factors)
-            grouping, codes = fit_grouping(bar.name, exprs, frame)
-            groupings.append(grouping)
-            factors.append(Factor(bar.name, grouping.labels, codes))
-        Z, matrix = fit_matrix(part, frame, n, memory, coding, labels)
-        bars.append(matrix)
-        structure = covariance.get(bar.kind, Z.shape[1])
-        if structure.levels:
-            _check_levels(bar, Z)
-        random.append(RandomTerm(places[bar.group], matrix.columns, Z, structure))
-    return tuple(factors), tuple(groupings), tuple(random), tuple(bars)
-
-
-def is_one_of_levels(Z: np.ndarray) -> bool:
-    """Whether each row has one effect, as with the levels of one factor."""
-    return bool(np.all((Z == 0) | (Z == 1)) and np.all(Z.sum(axis=1) == 1))
-
-
-def _check_levels(bar: Bar, Z: np.ndarray) -> None:
-    """Whether each row has one of the effects, as with the levels of one factor."""
-    if not is_one_of_levels(Z):
-        raise DataError(
-            f"{bar}: the effects of {bar.kind}(...) are the levels of one factor, in their order, and nothing else: "
-            f"{bar.kind}(0 + time | {bar.name}), with factor(time) where the times are numbers"
-        )
-
-
 def _new_data(
     design: Design,
     frame: Frame,
     X: np.ndarray,
     offset: np.ndarray,
+    further: tuple[tuple[np.ndarray, ...], ...],
     index: pd.Index,
     needed: set[str],
     unseen: str = "error",
@@ -381,7 +364,7 @@ def _new_data(
         else np.zeros((n, len(term.effects)))
         for term, matrix in zip(design.terms, spec.bars, strict=True)
     )
-    return NewData(X, Z, tuple(codes), offset, index, new_levels)
+    return NewData(X, Z, tuple(codes), offset, index, new_levels, further)  # pyright: ignore
 
 
 def _with_held_out(
@@ -404,7 +387,8 @@ def _with_held_out(
     total = formula_offset(spec.offsets, frame, spec.memory, n)
     if offset is not None:
         total = total + argument_offset(offset, frame)
-    new = _new_data(design, frame, X, total, index, {f.name for f in design.factors}, "nan")
+    further = tuple(p.rows(frame, n, spec.memory, unseen="nan") for p in design.further)
+    new = _new_data(design, frame, X, total, further, index, {f.name for f in design.factors}, "nan")
     y, trials = other_rows(terms.response, frame, spec.memory, family, response, n)
     y_all, trials_all = _over_all(design.kept, design.y, y), None
     if design.trials is not None and trials is not None:

@@ -274,16 +274,20 @@ def first_guess(rows: Rows) -> Array:
     total = jnp.sum(W * rows.trials)
     mean = jnp.sum(W * rows.y) / total
     level = family.link.link(jnp.clip(mean, *family.mean_range))
-    beta = jnp.zeros(s.p, W.dtype)
-    if s.p:
-        gram = jnp.tensordot(rows.X * W, rows.X, ((1, 2), (1, 2)))
-        beta = jnp.linalg.solve(gram, jnp.tensordot(rows.X, W * (level - rows.offset), 2))
+    constants = {"mu": level, "phi": 0.0, **{p.name: p.start for p in family.further}}
+    beta = []
+    sides = zip(s.predictors.names, s.predictors.slices(s.p), (rows.offset, *rows.further_offsets), strict=True)
+    for name, at, offset in sides:
+        X = rows.X[at]
+        gram = jnp.tensordot(X * W, X, ((1, 2), (1, 2)))
+        right = jnp.tensordot(X, W * (constants[name] - offset), 2)
+        beta.append(jnp.linalg.solve(gram, right) if len(X) else right)
     theta = independent_theta(rows, FIRST_SD, jnp)
-    log_phi = jnp.zeros(family.num_phi, W.dtype)
-    if family.has_scale:
+    log_phi = jnp.zeros(family.num_phi - ("phi" in s.predictors.names), W.dtype)
+    if family.has_scale and len(log_phi):
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)
         log_phi = log_phi.at[0].set(jnp.log(jnp.maximum(spread, 1e-12)))
-    return rows.layout.join(Parameters(beta, theta.astype(W.dtype), log_phi))
+    return rows.layout.join(Parameters(jnp.concatenate(beta), theta.astype(W.dtype), log_phi))
 
 
 guess_on_host = Program(first_guess)

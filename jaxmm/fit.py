@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jaxmm import diagnostics, shrinkage, simulate, summary
+from jaxmm import coefficients, diagnostics, shrinkage, simulate, summary
 from jaxmm._below import offered
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
@@ -46,12 +46,12 @@ class Fit:
     @property
     def fixef(self) -> pd.Series:
         """β̂, indexed by the columns of X."""
-        return self._labelled(self.estimates.beta, "estimate")
+        return self._labelled(self.estimates.beta[: len(self.model.design.columns)], "estimate")
 
     @property
     def bse(self) -> pd.Series:
         """Standard errors of β̂: square roots of the diagonal of ``vcov()``."""
-        return self._labelled(np.sqrt(np.diag(self.estimates.vcov)), "std_error")
+        return self._labelled(np.sqrt(np.diag(self.vcov())), "std_error")
 
     @property
     def tvalues(self) -> pd.Series:
@@ -63,10 +63,27 @@ class Fit:
         """Two-sided p-values of ``tvalues`` from the **normal** distribution, named so; too small in small samples."""
         return self._labelled(wald.each(self.fixef, self.bse).p, "p_normal")
 
-    def vcov(self) -> pd.DataFrame:
-        """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters."""
-        names = list(self.model.design.columns)
-        return pd.DataFrame(np.asarray(self.estimates.vcov), names, names)
+    def vcov(self, component: str = "mu") -> pd.DataFrame:
+        """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters.
+
+        ``component``: of which coefficients, as in ``coef_table``; "all" for those of every predictor together, those
+        of the zeros called "zi~x".
+        """
+        return coefficients.vcov(self, component)
+
+    def coef_table(self, ddf: str = "asymptotic", component: str = "mu", vcov: Any = None) -> pd.DataFrame:
+        """The coefficients of one predictor: ``estimate``, ``se``, ``df``, ``statistic``, ``p``, a row each.
+
+        Args:
+            ddf: degrees of freedom; "asymptotic", the normal distribution, is all there is in this version.
+            component: "mu", the mean; "zi", the log-odds of an extra zero (``zero_inflation=``); "phi", log φ
+                (``dispersion=``); a further parameter of the family; or "all".
+            vcov: a covariance matrix (k, k) in the place of the fit's.
+
+        Raises:
+            ValueError: a component that the model has not, or a matrix of another shape.
+        """
+        return coefficients.coef_table(self, component, ddf, vcov)
 
     @property
     def theta(self) -> np.ndarray:
@@ -80,7 +97,7 @@ class Fit:
 
     @property
     def sigma(self) -> float:
-        """Residual standard deviation, √φ; 1.0 where the family has no scale."""
+        """Residual standard deviation, √φ; 1.0 where the family has no scale, NaN where φ has a formula."""
         return self.model.likelihood.sigma(self.estimates)
 
     @property
@@ -90,7 +107,8 @@ class Fit:
 
     @property
     def dispersion(self) -> float | None:
-        """φ of the family, σ² of the Gaussian, the first where it has several; None where there is none."""
+        """φ of the family, σ² of the Gaussian, the first where it has several; None where there is none, or a formula
+        (``predict(scale="dispersion")`` has it then)."""
         return self.model.likelihood.dispersion(self.estimates)
 
     @property
@@ -115,7 +133,8 @@ class Fit:
     @property
     def df(self) -> int:
         """Parameters: rank of X, length of θ, and σ or what dispersion the family has."""
-        return len(self.model.design.columns) + len(self.theta) + self.family.num_phi
+        formula = "phi" in self.model.design.predictors
+        return len(self.model.design.coefficients) + len(self.theta) + self.family.num_phi - formula
 
     @property
     def nobs(self) -> int:
@@ -190,7 +209,7 @@ class Fit:
             terms = [t for t in d.terms if t.factor == f]
             effects = tuple(e for t in terms for e in t.effects)
             blocks.append(Block(factor.name, effects, scale * lam @ lam.T, free(terms)))
-        return VarCorr(blocks, self.sigma if self.family.has_scale else None)
+        return VarCorr(blocks, self.sigma if self.family.has_scale and not np.isnan(self.sigma) else None)
 
     @cached_property
     def effects(self) -> Effects:
@@ -246,7 +265,7 @@ class Fit:
     def fitted(self) -> pd.Series:
         """g⁻¹(Xβ̂ + Zb̂ + offset) on the labels of the rows used (also those of weight zero), in the data's order.
 
-        The response's scale; proportions where the response counts successes.
+        The response's scale; proportions where the response counts successes; with zero inflation the zeros count.
         """
         return fitted_values(self)
 
@@ -256,6 +275,8 @@ class Fit:
 
         "response": y − μ (proportions where there are trials); "pearson": (y − μ)√w/√V(μ), w with the trials, as
         lme4's not divided by σ; "deviance": the signed roots of the unit deviances; "working": (y − μ) dη/dμ.
+        With zero inflation, y less the mean and over the variance that include the zeros; with a formula for a scale φ,
+        V includes it.
         """
         return residuals(self, kind)
 
@@ -278,7 +299,8 @@ class Fit:
             re: "conditional" (with the modes of the levels), "population" (b = 0: a typical level), "marginal" (the
                 mean over all levels; "population" in a linear model), or a list of the factors whose modes count.
             offset: for new data, in the place of the fit's offset argument.
-            scale: "response" (the mean; a proportion where there are trials) or "link".
+            scale: "response" (the mean; a proportion where there are trials), "link", "conditional" (the mean of the
+                counts before zeros are added), "zero" (the probability of an extra zero) or "dispersion" (φ).
             new_levels: "error" for a level that the fit has not seen, or "population": b = 0 there.
             interval: "confidence" for a frame with ``lower`` and ``upper``, what the parameters' errors make of it,
                 where ``re`` is "population" or "marginal". "prediction", with its ``weights``, is not available yet.

@@ -19,7 +19,7 @@ from . import _functions, _syntax, _terms
 from ._syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren, Unary
 from .covariance import STRUCTURES
 
-__all__ = ["Bar", "FormulaError", "Terms", "parse"]
+__all__ = ["Bar", "FormulaError", "Terms", "parse", "parse_part"]
 
 _ELSEWHERE = tuple("toep homtoep ou exp gau mat rr propto".split())  # structures of other programs
 _PLAIN = {"us": "|", "diag": "||"}  # structures of bars without a call
@@ -113,6 +113,26 @@ def parse(formula: str) -> Terms:
     dot = () if any(n == "." for n in _syntax.names(fixed)) else None
     _terms.expand(fixed, dot=dot, text=text)  # the algebra's own complaints, before any data
     return Terms(tree.left, fixed, tuple(parts.offsets), tuple(parts.bars), text)
+
+
+def parse_part(formula: str, argument: str) -> Terms:
+    """Read the one-sided formula of a further parameter, such as ``"~ x + (1 | g)"``, given as ``argument``.
+
+    Raises:
+        FormulaError: no text, no '~' in front, a response on its left, or what ``parse`` does not read either.
+    """
+    if not isinstance(formula, str):
+        raise FormulaError(f"{argument} is a formula such as '~ x', not {type(formula).__name__}")
+    text = " ".join(formula.split())
+    if not text.startswith("~") or len(text) == 1 or "~" in text[1:]:
+        hint = f": write '~ {text}'" if text and "~" not in text else ""
+        raise FormulaError(f"{argument} is a formula without a response, such as '~ x'{hint}", text)
+    right = _syntax.read(text)
+    assert isinstance(right, Unary)
+    _check_calls(right.arg, text, left=False)
+    parts = _Parts(text)
+    fixed = parts.split(right.arg) or Number(1.0)
+    return Terms(Number(1.0), fixed, tuple(parts.offsets), tuple(parts.bars), text)
 
 
 def _sides(text: str) -> Binary:

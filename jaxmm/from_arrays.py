@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import covariance
+from jaxmm._predictor import Factor, RandomTerm, constant, is_one_of_levels
 from jaxmm.covariance import Covariance
-from jaxmm.design import DataError, Design, Factor, RandomTerm, is_one_of_levels
+from jaxmm.design import DataError, Design
 from jaxmm.response import by_position, check_counts, check_support
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def design_from_arrays(
         index=pd.RangeIndex(n), kept=np.ones(n, bool), held_out=None, n_missing=0, y_all=y,
         weights_all=None if weights is None else np.asarray(weights, float), spec=None,  # pyright: ignore
         trials=trials, trials_all=trials,
+        further=() if family is None else tuple(constant(p.name, n) for p in family.further),
     )  # fmt: skip
 
 

@@ -14,17 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxmm import start_glmm
+from jaxmm import start_apart, start_glmm
 from jaxmm._compiled import Program
 from jaxmm.checks import check_glmm
 from jaxmm.design import Design, NewData
 from jaxmm.estimate_glmm import GlmmEstimates, estimate_on_host, random_effects, value_only
 from jaxmm.families import Family
 from jaxmm.gram import Accumulator
-from jaxmm.inference import marginal
+from jaxmm.inference import marginal, wald
 from jaxmm.likelihood import Effects
 from jaxmm.objective.quadrature import MAX_EFFECTS
 from jaxmm.optimize import Control, Status
+from jaxmm.predict import SCALES, linear_predictors
 from jaxmm.rows import Rows, make_rows
 from jaxmm.start_given import scaled_psi
 from jaxmm.structure import Structure
@@ -107,8 +108,10 @@ class Generalised:
     # ------------------------------------------------------------ arrays
     def parts(self, accumulator: Accumulator, design: Design, room: bool = True) -> Rows:
         """``room`` as in ``make_rows``."""
-        offset = np.zeros(len(design.y)) if design.offset is None else design.offset
-        return make_rows(accumulator, self.family, design.y, _trials(design), offset, room)
+        offsets = [
+            np.zeros(len(design.y)) if x is None else x for x in (design.offset, *(p.offset for p in design.further))
+        ]
+        return make_rows(accumulator, self.family, design.y, _trials(design), offsets, room)
 
     def arrays(self, accumulator: Accumulator, parts: Rows, design: Design) -> Rows:
         return _with_response(parts, design.y)
@@ -117,9 +120,11 @@ class Generalised:
         self, accumulator: Accumulator, arrays: Rows, design: Design, start: Any, control: Control
     ) -> GlmmEstimates:
         s = arrays.structure
-        psi = start_glmm.start(
-            self.family, _start_data(accumulator, design), accumulator, np.zeros(self.family.num_phi)
-        )
+        data = _start_data(accumulator, design)
+        if design.further:
+            psi = start_apart.start(self.family, data, arrays, [p.offset for p in design.further], accumulator)
+        else:
+            psi = start_glmm.start(self.family, data, accumulator, np.zeros(self.family.num_phi))
         if start is not None:
             psi = scaled_psi(start, arrays, psi)
         if self.n_agq != "auto":
@@ -134,7 +139,7 @@ class Generalised:
 
     # ------------------------------------------------------------ what is read off
     def dispersion(self, e: GlmmEstimates) -> float | None:
-        return float(np.exp(e.log_phi[0])) if self.family.num_phi else None
+        return float(np.exp(e.log_phi[0])) if len(e.log_phi) else None
 
     def phi(self, e: GlmmEstimates) -> np.ndarray:
         """As a family takes it: a number, 1 where there is none, or (k,) of several."""
@@ -142,6 +147,8 @@ class Generalised:
         return phi if len(phi) > 1 else np.asarray(phi[0] if len(phi) else 1.0)
 
     def sigma(self, e: GlmmEstimates) -> float:
+        if self.family.has_scale and not len(e.log_phi):
+            return float("nan")  # it has a formula
         return float(np.exp(0.5 * e.log_phi[0])) if self.family.has_scale else 1.0
 
     def effects_scale(self, e: GlmmEstimates) -> float:
@@ -156,12 +163,18 @@ class Generalised:
     def marginal_coef(self, fit: Any) -> pd.DataFrame:
         return marginal.coefficients(fit)
 
-    def marginal_mean(self, fit: Any, rows: NewData, eta: np.ndarray) -> np.ndarray:
-        return marginal.mean(fit, rows)
+    def marginal_mean(self, fit: Any, rows: NewData, scale: str) -> np.ndarray:
+        return marginal.mean(fit, rows, scale)
 
-    def marginal_se(self, fit: Any, rows: NewData) -> np.ndarray:
-        """Of ``marginal_mean`` on the link scale, by the delta method."""
-        return marginal.mean_se(fit, rows)
+    def mean_on_link(self, fit: Any, rows: NewData, scale: str, averaged: bool) -> tuple[np.ndarray, np.ndarray]:
+        """g of the mean of each row and its standard error: of a predictor itself, else by the delta method."""
+        component = SCALES[scale] or "mu"
+        d, own = fit.model.design, component in fit.model.design.predictors
+        if averaged or not own or (scale == "response" and self.family.further):
+            return marginal.on_link(fit, rows, scale, averaged)
+        eta, at = linear_predictors(fit, rows, set())[component], d.predictors[component]
+        X = dict(zip(d.predictors, (rows.X, *(X for X, _ in rows.further)), strict=True))[component]
+        return eta, np.sqrt(wald.variances(X, np.asarray(fit.estimates.vcov)[at, at]))
 
     def remarks(self, fit: Any) -> list[str]:
         e, out = fit.estimates, []
@@ -173,8 +186,9 @@ class Generalised:
         if not bool(e.mode_found):
             out.append("the search for the conditional modes did not end: the log-likelihood is not exact")
         if int(e.status) == Status.RUNAWAY:
-            spread = fit.bse > np.maximum(10 * np.abs(fit.fixef), 1.0)
-            names = [f"{name} ({value:.3g})" for name, value in fit.fixef[spread].items()]
+            table = fit.coef_table(component="all")
+            spread = table["se"] > np.maximum(10 * np.abs(table["estimate"]), 1.0)
+            names = [f"{name} ({value:.3g})" for name, value in table["estimate"][spread].items()]
             who = ", ".join(names) or "a combination of the coefficients"
             out.append(
                 f"separation: {who} run{'s' if len(names) < 2 else ''} away, for the likelihood rises on and on in "
@@ -195,7 +209,7 @@ class Generalised:
                 f"the search came to the edge of what the {link.name} link allows, where a mean leaves the family's "
                 "range: a link without an edge, such as log or logit, may do better"
             )
-        if self.family.limit and abs(float(e.log_phi[0])) > LIMIT:
+        if self.family.limit and len(e.log_phi) and abs(float(e.log_phi[0])) > LIMIT:
             out.append(
                 f"the dispersion is at its limit ({np.exp(e.log_phi[0]):.1g}): the data show no overdispersion, and "
                 f"the {self.family.limit} family gives the same fit"
@@ -221,10 +235,12 @@ class Generalised:
             + (f"; fit with n_agq={nodes} to see what that does to the estimates" if abs(change) > POOR else "")
         )
 
-    def draw(self, keys: jax.Array, eta: np.ndarray, e: GlmmEstimates, weights: Any, trials: Any) -> np.ndarray:
-        """Responses (n, m) at the linear predictors ``eta`` (n, m), one key for each; counts where there are trials."""
-        trials = np.ones(eta.shape[-1]) if trials is None else trials
-        return np.asarray(_sample(self.family, keys, eta, np.asarray(self.phi(e)), trials))
+    def draw(
+        self, keys: jax.Array, etas: dict[str, np.ndarray], e: GlmmEstimates, weights: Any, trials: Any
+    ) -> np.ndarray:
+        """Responses (n, m) at the linear predictors (n, m), one key for each; counts where there are trials."""
+        trials = np.ones(etas["mu"].shape[-1]) if trials is None else trials
+        return np.asarray(sample(self.family, tuple(etas), keys, tuple(etas.values()), np.asarray(self.phi(e)), trials))
 
 
 NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact
@@ -245,9 +261,17 @@ def _method(n_agq: int | str) -> str:
 _with_response = Program(Rows.with_response)
 
 
-@partial(Program, static_argnums=(0,))
-def _sample(family: Family, keys, eta, phi, trials):
-    return jax.vmap(lambda key, x: family.sample(key, family.link.inverse(x), phi, trials))(keys, eta)
+@partial(Program, static_argnums=(0, 1))
+def sample(family: Family, names: tuple[str, ...], keys, etas, phi, trials):
+    """Responses (n, m) of a family whose parameters ``names`` have the predictors ``etas`` (n, m)."""
+
+    def one(key, etas):
+        by = dict(zip(names, etas, strict=True))
+        own = jnp.exp(by["phi"]) if "phi" in by else phi
+        further = [p.link.inverse(by[p.name]) for p in family.further]
+        return family.sample(key, family.link.inverse(by["mu"]), own, trials, *further)
+
+    return jax.vmap(one)(keys, etas)
 
 
 def _trials(design: Design) -> np.ndarray:

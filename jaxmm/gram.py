@@ -193,6 +193,7 @@ class Accumulator:
     X: Columns
     weights: np.ndarray | None
     inputs: tuple[Any, ...]
+    further: tuple[Columns, ...] = ()  # of predictors after the first
 
     @property
     def n(self) -> int:

@@ -2,6 +2,8 @@
 
     psi (k,)  =  beta (p,) | theta (m,) | log phi        as to X_s and Z_s
 
+beta has the coefficients of all predictors, μ's first; log phi what parameters have none.
+
 ``Layout`` is static; nobody else counts places.  The search of a linear model moves theta alone.
 """
 
@@ -57,5 +59,6 @@ class Layout:
 
 
 def layout_of(structure: Any, num_phi: int) -> Layout:
-    """That of a generalised model's psi."""
-    return Layout((("beta", structure.p), ("theta", structure.num_theta), ("log_phi", num_phi)))
+    """That of a generalised model's psi; ``num_phi`` of its family, of which one may have a predictor."""
+    constant = num_phi - ("phi" in structure.predictors.names)
+    return Layout((("beta", structure.p), ("theta", structure.num_theta), ("log_phi", constant)))

@@ -103,12 +103,20 @@ class Linear:
         """β̂: with an identity link what holds for a subject holds on average."""
         return pd.DataFrame({"estimate": fit.fixef, "std_error": fit.bse})
 
-    def marginal_mean(self, fit: Any, rows: NewData, eta: np.ndarray) -> np.ndarray:
-        return eta
+    def marginal_mean(self, fit: Any, rows: NewData, scale: str) -> np.ndarray:
+        """Xβ + offset, or σ²."""
+        eta = rows.X @ np.asarray(fit.estimates.beta) + rows.offset
+        return eta if scale != "dispersion" else np.full_like(eta, fit.scale)
 
-    def marginal_se(self, fit: Any, rows: NewData) -> np.ndarray:
-        """Of ``marginal_mean`` on the link scale."""
-        return np.sqrt(wald.variances(rows.X, fit.vcov().to_numpy()))
+    def mean_on_link(self, fit: Any, rows: NewData, scale: str, averaged: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Xβ + offset and its standard error.
+
+        Raises:
+            NotImplementedError: of σ².
+        """
+        if scale == "dispersion":
+            raise NotImplementedError("an interval of the dispersion is not available yet")
+        return self.marginal_mean(fit, rows, scale), np.sqrt(wald.variances(rows.X, np.asarray(fit.estimates.vcov)))
 
     def remarks(self, fit: Any) -> list[str]:
         d = fit.model.design
@@ -124,7 +132,8 @@ class Linear:
         """The likelihood is exact."""
         return None
 
-    def draw(self, keys: jax.Array, eta: np.ndarray, e: Estimates, weights: Any, trials: Any) -> np.ndarray:
-        """Responses (n, m) at the linear predictors ``eta`` (n, m), one key for each."""
+    def draw(self, keys: jax.Array, etas: dict[str, np.ndarray], e: Estimates, weights: Any, trials: Any) -> np.ndarray:
+        """Responses (n, m) at the linear predictor (n, m), one key for each."""
+        eta = etas["mu"]
         noise = np.asarray(normals(keys, eta.shape[-1]))
         return eta + self.sigma(e) * (noise if weights is None else noise / np.sqrt(weights))

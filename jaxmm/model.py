@@ -17,14 +17,15 @@ import numpy as np
 
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
+from jaxmm._predictor import MEAN
 from jaxmm._warn import warn
 from jaxmm.batch.truth import as_start
 from jaxmm.describe import check_size, describe
 from jaxmm.design import Design, RandomTerm, build
-from jaxmm.families import Family
+from jaxmm.families import Family, ZeroInflated
 from jaxmm.families import get as get_family
 from jaxmm.fit import Fit
-from jaxmm.formula import parse
+from jaxmm.formula import Terms, parse, parse_part
 from jaxmm.from_arrays import Term, design_from_arrays
 from jaxmm.generalised import Generalised
 from jaxmm.gram import Accumulator, Columns, Gram, change_columns
@@ -34,7 +35,7 @@ from jaxmm.linear import Linear
 from jaxmm.optimize import Control, as_control
 from jaxmm.response import check_response
 from jaxmm.rows import Rows
-from jaxmm.structure import Elimination, Grouping, Structure, TermLayout, analyse
+from jaxmm.structure import Elimination, Grouping, Predictors, Structure, TermLayout, analyse
 
 
 class Model:
@@ -68,6 +69,8 @@ class Model:
         contrasts: dict[str, str] | None = None,
         missing: str = "drop",
         device: Any = "auto",
+        dispersion: str | None = None,
+        zero_inflation: str | None = None,
     ) -> Model:
         """The model of a formula on a table; the keywords are those of ``lmm``, or with a ``family`` those of ``glmm``.
 
@@ -76,10 +79,14 @@ class Model:
             DataError: the data cannot be used; the message names column, row and remedy.
             ValueError: an unknown family or link, or quadrature where it cannot be had.
         """
-        likelihood = choose_likelihood(family, reml, n_agq)
+        terms = parse(formula)
+        written = {"phi": ("dispersion", dispersion), "zi": ("zero_inflation", zero_inflation)}
+        formulas = {p: parse_part(text, name) for p, (name, text) in written.items() if text is not None}
+        likelihood, further = choose_further(choose_likelihood(family, reml, n_agq), formulas)
         design = build(
-            parse(formula),
+            terms,
             data,
+            further=further,
             family=None if family is None else likelihood.family,
             weights=weights,
             offset=offset,
@@ -91,6 +98,9 @@ class Model:
                 f"the fixed effects are rank-deficient: dropped {', '.join(design.dropped)}, a combination of the "
                 "columns before (fit.dropped)"
             )
+        for p in design.further:
+            if p.dropped:
+                warn(f"{p.formula} of {p.name} is rank-deficient: dropped {', '.join(p.dropped)}")
         for remark in design.remarks:
             warn(remark)
         return cls(design, likelihood, device=device)
@@ -141,7 +151,8 @@ class Model:
     @cached_property
     def _accumulator(self) -> Accumulator:
         d, order, unit = self.design, self.elimination.order, self.unit
-        by_factor = tuple(tuple(_changed(d.terms[t], unit) for t in _terms_of(d, f)) for f in order)
+        units = [unit if f.predictor == MEAN else 1.0 for f in d.factors]
+        by_factor = tuple(tuple(_changed(d.terms[t], units[f]) for t in _terms_of(d, f)) for f in order)
         return Accumulator(
             plan=self.elimination,
             structure=self.structure,
@@ -150,6 +161,7 @@ class Model:
             X=change_columns(d.X, "linear").times(unit),
             weights=d.weights,
             inputs=tuple(d.terms[t].inputs for t in theta_order(d)),
+            further=tuple(change_columns(p.X, "linear") for p in d.further),
         )
 
     @cached_property
@@ -324,7 +336,10 @@ def glmm(
         offset, contrasts, missing: as in ``lmm``.
         start: where the search begins: theta, a ``Fit``, a ``Truth`` or the mapping of one; see ``Model.fit``.
         control: ``jaxmm.Control`` or a dictionary of its settings.
-        dispersion, zero_inflation: formulas for them are not available in this version; only None.
+        dispersion: a one-sided formula for log φ (log σ² of a Gaussian), such as ``"~ DOY"``, with random effects and
+            offset(...) as in ``formula``. By default φ is one number.
+        zero_inflation: a one-sided formula for the logit of the probability of an extra zero, such as
+            ``"~ mined + (1 | site)"``; for families of counts: poisson, nbinom1, nbinom2, binomial, betabinomial.
 
     Returns:
         A ``Fit``. One that did not converge, or whose coefficients run away (separation), is returned too, flagged.
@@ -333,15 +348,12 @@ def glmm(
         FormulaError, DataError: the message names the token or the column, the row, the value and the remedy.
         ValueError: an unknown family or link, or quadrature where it cannot be had.
     """
-    for name, given in (("dispersion", dispersion), ("zero_inflation", zero_inflation)):
-        if given is not None:
-            raise NotImplementedError(f"{name}= is not available yet: leave it out")
     settings = as_control(control)
     if family is None:
         raise ValueError("glmm needs a family, such as 'binomial'; for a linear mixed model use lmm")
     model = Model.from_formula(
         formula, data, family, n_agq=n_agq, weights=weights, offset=offset, contrasts=contrasts, missing=missing,
-        device=settings.device,
+        device=settings.device, dispersion=dispersion, zero_inflation=zero_inflation,
     )  # fmt: skip
     return model.fit(start=start, control=settings)
 
@@ -358,6 +370,30 @@ def choose_likelihood(family: Any, reml: bool | None, n_agq: int | str | None) -
     if reml is not None:
         raise TypeError("reml is for linear mixed models: leave it out, generalised models are fitted by ML")
     return Generalised(get_family(family), 1 if n_agq is None else n_agq)
+
+
+def choose_further(likelihood: Likelihood, formulas: dict[str, Terms]) -> tuple[Likelihood, dict[str, Terms | None]]:
+    """The likelihood with zero inflation where there is a formula for it, and the formulas of the parameters that have
+    a predictor, None for "~ 1".  A formula "~ 1" for φ is a constant, which φ is without one.
+
+    Raises:
+        ValueError: a formula for what the family does not have.
+    """
+    family = likelihood.family
+    if formulas and isinstance(likelihood, Linear):
+        raise TypeError("dispersion= and zero_inflation= are for generalised models: give a family, such as 'gaussian'")
+    if "zi" in formulas and not any(p.name == "zi" for p in family.further):
+        family = ZeroInflated(family)
+        likelihood = replace(likelihood, family=family)  # pyright: ignore
+    further: dict[str, Terms | None] = {}
+    if "phi" in formulas and str(formulas["phi"]).replace(" ", "") != "~1":
+        if family.num_phi != 1:
+            raise ValueError(
+                f"the {family.name} family has {'no' if not family.num_phi else 'several parameters of'} dispersion: "
+                "leave dispersion= out"
+            )
+        further["phi"] = formulas["phi"]
+    return likelihood, further | {p.name: formulas.get(p.name) for p in family.further}
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -391,10 +427,19 @@ def _analyse(design: Design, reml: bool) -> tuple[Elimination, Structure, list[G
         rest=tuple((groupings[f].levels, groupings[f].q) for f in plan.rest),
         terms=tuple(layouts),
         sparse=plan.sparse,
-        p=design.X.shape[1],
+        p=len(design.coefficients),
         reml=bool(reml),
+        predictors=_predictors(design, plan),
     )
     return plan, structure, groupings
+
+
+def _predictors(design: Design, plan: Elimination) -> Predictors:
+    if not design.further:
+        return Predictors()
+    names = tuple(design.predictors)
+    feeds = tuple(names.index(design.factors[f].predictor) for f in plan.order)
+    return Predictors(names, tuple(len(p.columns) for p in design.further), feeds)
 
 
 def theta_order(design: Design) -> list[int]:

@@ -3,12 +3,15 @@
 conditional  g⁻¹(Xβ + Zb̂)      this subject: the modes of the levels that the fit has seen
 population   g⁻¹(Xβ)           a typical subject, b = 0
 marginal     E[g⁻¹(Xβ + Zb)]   the average over subjects; the same as population in a linear model only
+
+What is predicted is the mean of the response, or one of the distribution's parameters (``SCALES``), each of which may
+have a predictor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,11 +20,13 @@ from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
 from jaxmm.inference import wald
+from jaxmm.links import Link, Log
 
 if TYPE_CHECKING:
     from jaxmm.fit import Fit
 
 KINDS = ("conditional", "population", "marginal")
+SCALES = {"response": "", "link": "mu", "conditional": "mu", "zero": "zi", "dispersion": "phi"}  # the parameter meant
 
 
 def factors_asked(fit: Fit, re: str | Collection[str]) -> set[str]:
@@ -44,26 +49,85 @@ def factors_asked(fit: Fit, re: str | Collection[str]) -> set[str]:
     return set(re)
 
 
-def linear_predictor(fit: Fit, rows: NewData, asked: set[str]) -> np.ndarray:
+Etas = dict[str, np.ndarray]  # the linear predictor (m,) of each parameter that has one, the mean's "mu" first
+
+
+def linear_predictors(fit: Fit, rows: NewData, asked: set[str]) -> Etas:
     """Xβ + offset + Zb over the factors asked for; b = 0 for a level that the fit has not seen."""
-    d = fit.model.design
-    eta = rows.X @ fit.fixef.to_numpy() + rows.offset
+    d, beta = fit.model.design, np.asarray(fit.estimates.beta)
+    sides = [(rows.X, rows.offset), *rows.further]
+    etas = {name: X @ beta[at] + offset for (name, at), (X, offset) in zip(d.predictors.items(), sides, strict=True)}
+    if not asked:
+        return etas
     for b, codes, f in zip(fit.modes, rows.codes, d.factors, strict=True):
         if f.name not in asked:
             continue
         known = (codes >= 0) & (codes < len(f.levels))
         Z = [z for z, term in zip(rows.Z, d.terms, strict=True) if d.factors[term.factor].name == f.name]
         levels = b[np.where(known, codes, 0)]
-        eta = eta + np.where(known, np.einsum("nq,nq->n", np.hstack(Z), levels), 0.0)
-    return eta
+        etas[f.predictor] = etas[f.predictor] + np.where(known, np.einsum("nq,nq->n", np.hstack(Z), levels), 0.0)
+    return etas
+
+
+def linear_predictor(fit: Fit, rows: NewData, asked: set[str]) -> np.ndarray:
+    """That of the mean alone."""
+    return linear_predictors(fit, rows, asked)["mu"]
+
+
+class Parameters(NamedTuple):
+    """Of each row: the mean ``mu`` on which the link is, φ (one number, where it has no predictor), and the values of
+    ``Family.further``."""
+
+    mu: np.ndarray
+    phi: Any
+    further: tuple[np.ndarray, ...]
+
+
+def parameters(fit: Fit, etas: Etas) -> Parameters:
+    """From the linear predictors."""
+    family = fit.family
+    phi = np.exp(etas["phi"]) if "phi" in etas else fit.model.likelihood.phi(fit.estimates)
+    with computing(fit.model.device):
+        further = tuple(_inverse(p.link, etas[p.name]) for p in family.further)
+        return Parameters(_inverse(family.link, etas["mu"]), phi, further)
+
+
+def on_scale(fit: Fit, etas: Etas, scale: str) -> np.ndarray:
+    """What ``scale`` means, of each row, at the linear predictors."""
+    if scale == "link":
+        return etas["mu"]
+    p = parameters(fit, etas)
+    if scale == "dispersion":
+        return p.phi + np.zeros_like(p.mu)
+    if scale == "zero":
+        return p.further[[q.name for q in fit.family.further].index("zi")]
+    return p.mu if scale == "conditional" else fit.family.mean(p.mu, *p.further)
+
+
+def link_for(fit: Fit, scale: str) -> Link:
+    """The link on which an interval of this scale is made."""
+    if scale == "dispersion":
+        return Log()
+    return next((p.link for p in fit.family.further if p.name == SCALES[scale]), fit.family.link)
+
+
+def check_scale(fit: Fit, scale: str) -> None:
+    """Raises ValueError for an unknown scale, or one of a parameter that the model has not."""
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, not {scale!r}")
+    if scale == "zero" and "zi" not in fit.model.design.predictors:
+        raise ValueError("scale='zero' is the probability of an extra zero, which the model has not: zero_inflation=")
+    if scale == "dispersion" and not fit.family.num_phi:
+        raise ValueError(f"scale='dispersion': the {fit.family.name} family has no dispersion")
 
 
 def rows_used(fit: Fit) -> NewData:
     """The rows of positive weight, in the shape of new data."""
     d = fit.model.design
-    offset = np.zeros(len(d.y)) if d.offset is None else d.offset
+    offset, *others = (np.zeros(len(d.y)) if x is None else x for x in (d.offset, *(p.offset for p in d.further)))
+    further = tuple((p.X, own) for p, own in zip(d.further, others, strict=True))
     codes = tuple(f.codes for f in d.factors)
-    return NewData(d.X, tuple(t.Z for t in d.terms), codes, offset, d.index[d.kept], {})
+    return NewData(d.X, tuple(t.Z for t in d.terms), codes, offset, d.index[d.kept], {}, further)
 
 
 def on_all_rows(fit: Fit, value: Callable[[NewData], np.ndarray]) -> np.ndarray:
@@ -81,23 +145,24 @@ _inverse = Elementwise(lambda link, eta: link.inverse(eta))
 _link = Elementwise(lambda link, mu: link.link(mu))
 
 
-def inverse_link(fit: Fit, eta: np.ndarray) -> np.ndarray:
-    """μ at the linear predictor."""
-    with computing(fit.model.device):
-        return _inverse(fit.family.link, eta)
-
-
 def link_of(fit: Fit, mu: np.ndarray) -> np.ndarray:
     """The linear predictor of a mean."""
     with computing(fit.model.device):
         return _link(fit.family.link, mu)
 
 
+def fitted_predictors(fit: Fit) -> Etas:
+    """The linear predictors of every row used, with the modes of all factors."""
+    d = fit.model.design
+    everyone = {f.name for f in d.factors}
+    values = on_all_rows(fit, lambda rows: np.stack(list(linear_predictors(fit, rows, everyone).values()), axis=1))
+    return dict(zip(d.predictors, values.T, strict=True))
+
+
 def fitted_values(fit: Fit) -> pd.Series:
     """See ``Fit.fitted``."""
-    everyone = {f.name for f in fit.model.design.factors}
-    eta = on_all_rows(fit, lambda rows: linear_predictor(fit, rows, everyone))
-    return pd.Series(inverse_link(fit, eta), fit.model.design.index, name="fitted")
+    values = on_scale(fit, fitted_predictors(fit), "response")
+    return pd.Series(values, fit.model.design.index, name="fitted")
 
 
 def predict(
@@ -111,8 +176,7 @@ def predict(
     level: float = 0.95,
 ) -> pd.Series | pd.DataFrame:
     """See ``Fit.predict``."""
-    if scale not in ("response", "link"):
-        raise ValueError(f"scale must be 'response' or 'link', not {scale!r}")
+    check_scale(fit, scale)
     asked = factors_asked(fit, re)
     averaged = isinstance(re, str) and re == "marginal"
 
@@ -125,11 +189,10 @@ def predict(
     def value(rows: NewData) -> np.ndarray:
         if interval is not None:
             return confidence(fit, rows, averaged, scale, level)
-        eta = linear_predictor(fit, rows, asked)
         if not averaged:
-            return eta if scale == "link" else inverse_link(fit, eta)
-        mean = fit.model.likelihood.marginal_mean(fit, rows, eta)
-        return mean if scale == "response" else link_of(fit, mean)
+            return on_scale(fit, linear_predictors(fit, rows, asked), scale)
+        mean = fit.model.likelihood.marginal_mean(fit, rows, scale)
+        return link_of(fit, mean) if scale == "link" else mean
 
     if new_levels not in ("error", "population"):
         raise ValueError(f"new_levels must be 'error' or 'population', not {new_levels!r}")
@@ -162,15 +225,11 @@ def labelled(values: np.ndarray, index: pd.Index) -> pd.Series | pd.DataFrame:
 
 def confidence(fit: Fit, rows: NewData, averaged: bool, scale: str, level: float) -> np.ndarray:
     """(m, 3) the mean and its Wald interval, made on the link scale and carried back: it stays inside the range."""
-    likelihood = fit.model.likelihood
-    eta = linear_predictor(fit, rows, set())
-    if averaged:
-        eta = link_of(fit, likelihood.marginal_mean(fit, rows, eta))
-        se = likelihood.marginal_se(fit, rows)
-    else:
-        se = np.sqrt(wald.variances(rows.X, fit.vcov().to_numpy()))
+    eta, se = fit.model.likelihood.mean_on_link(fit, rows, scale, averaged)
     columns = np.stack([eta, *wald.interval(eta, se, level)], axis=1)
-    if scale == "response":
-        columns = np.array(inverse_link(fit, columns))
-        columns[:, 1:] = np.sort(columns[:, 1:], axis=1)  # some links fall
+    if scale == "link":
+        return columns
+    with computing(fit.model.device):
+        columns = np.array(_inverse(link_for(fit, scale), columns))
+    columns[:, 1:] = np.sort(columns[:, 1:], axis=1)  # some links fall
     return columns

@@ -11,7 +11,7 @@ import pandas as pd
 
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
-from jaxmm.predict import fitted_values, link_of
+from jaxmm.predict import fitted_predictors, link_of, parameters
 
 if TYPE_CHECKING:
     from jaxmm.fit import Fit
@@ -20,6 +20,7 @@ EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
 
 _variance = Elementwise(lambda family, phi, mu: family.variance(mu, phi))
+_own_variance = Elementwise(lambda family, mu, phi, trials, *further: family.variance(mu, phi, trials, *further))
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])  # dμ/dη
 
 
@@ -32,21 +33,27 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
     if kind not in KINDS:
         raise ValueError(f"kind must be 'response', 'pearson', 'deviance' or 'working', not {kind!r}")
     d, family = fit.model.design, fit.family
-    mu = fitted_values(fit).to_numpy()
-    values = np.asarray(d.observed) - mu
+    mu, phi, further = parameters(fit, fitted_predictors(fit))
+    values = np.asarray(d.observed) - family.mean(mu, *further)
     if d.trials_all is not None:  # a mean that rounds to 0 or 1 would have no variance
         mu = np.clip(mu, EPS, 1 - EPS)
     if kind == "response":
         return pd.Series(values, d.index, name="residual")
     weights = np.ones(len(mu)) if d.weights_all is None else d.weights_all
     trials = np.ones(len(mu)) if d.trials_all is None else d.trials_all
-    phi = fit.model.likelihood.phi(fit.estimates)
     with computing(fit.model.device), np.errstate(invalid="ignore", divide="ignore"):
         if kind == "pearson":
-            root = np.sqrt(weights * trials / _variance(family, mu, shared=(phi,)))
+            if d.further:  # of each row its own; with a formula for the scale, V has the scale in it
+                variance = _own_variance(family, mu, phi, trials, *further)
+                variance = variance * phi if family.has_scale and np.ndim(phi) else variance
+            else:
+                variance = _variance(family, mu, shared=(phi,))
+            root = np.sqrt(weights * trials / variance)
             values = np.where(values == 0, 0.0, values * root)  # V = 0 where a mean is at the end of its range
         elif kind == "deviance":
-            unit = np.asarray(family.unit_deviance(jnp.asarray(d.y_all), jnp.asarray(mu), phi, jnp.asarray(trials)))
+            y, n = jnp.asarray(d.y_all), jnp.asarray(trials)
+            unit = np.asarray(family.unit_deviance(y, jnp.asarray(mu), phi, n, *map(jnp.asarray, further)))
+            unit = unit / phi if family.has_scale and np.ndim(phi) else unit
             values = np.where(values == 0, 0.0, np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0)))
         else:
             values = values / _slope(family.link, link_of(fit, mu))

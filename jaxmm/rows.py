@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import block_diag
 
 from jaxmm._compiled import SMALL, bucket
 from jaxmm._pieces import pick, repeat_pieces, sum_pieces
@@ -97,7 +98,7 @@ class Crossing:
     jax.tree_util.register_dataclass,
     data_fields=[
         "y", "trials", "weights", "offset", "X", "Z", "main", "others", "parents", "crossings", "cells", "cell_order",
-        "T", "T_X", "source", "log_constant", "n_obs", "inputs", "copies",
+        "T", "T_X", "source", "log_constant", "n_obs", "inputs", "copies", "further_offsets",
     ],
     meta_fields=["chain_levels", "structure", "family"],
 )  # fmt: skip
@@ -106,12 +107,13 @@ class Rows:
     """The rows of a generalised model; a pytree whose static fields are ``structure``, ``family`` and
     ``chain_levels``, the number of levels of each factor of the chain.
 
-    ``y``, ``trials``, ``weights``, ``offset`` (H, P), ``X`` (p, H, P), ``Z[f]`` (q_f, H, P) of each factor in
-    elimination order; rows of weight zero fill the pieces.  ``main`` lays out the first factor, ``others`` those of
-    the rest; ``parents[i][k]`` as in ``Gram``.  ``crossings``: pairs of levels for couplings to and within the rest;
-    ``cells`` where the first of these are kept as a list, whose values stand in ``cell_order`` (there, back).
-    ``source`` (H, P): the row of the data at each place.  ``log_constant``: the part of the log density that depends on
-    no parameter, weighted and summed.  ``inputs`` and ``copies`` as in ``Gram``.
+    ``y``, ``trials``, ``weights``, ``offset`` (H, P) and ``further_offsets`` of the predictors after the first, ``X``
+    (p, H, P), ``Z[f]`` (q_f, H, P) of each factor in elimination order; rows of weight zero fill the pieces.  ``main``
+    lays out the first factor, ``others`` those of the rest; ``parents[i][k]`` as in ``Gram``.  ``crossings``: pairs of
+    levels for couplings to and within the rest; ``cells`` where the first of these are kept as a list, whose values
+    stand in ``cell_order`` (there, back).  ``source`` (H, P): the row of the data at each place.  ``log_constant``: the
+    part of the log density that depends on no parameter, weighted and summed.  ``inputs`` and ``copies`` as in
+    ``Gram``.
     """
 
     y: Array
@@ -136,6 +138,7 @@ class Rows:
     structure: Structure = field(metadata={"static": True})
     family: Any = field(metadata={"static": True})
     copies: tuple[Array, ...] | None = None
+    further_offsets: tuple[Array, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -181,33 +184,46 @@ class Rows:
         chain = len(self.structure.chain)
         return self.others[f - chain].spread(b) if f >= chain else self.main.spread(self.inwards(f, b))
 
-    def effects(self, b: tuple[Array, ...]) -> Array:
-        """Zb (H, P) for b (q, J) of each factor; term by term, since a sum over a short first axis is slow."""
-        terms = [z * self.spread(f, x[k]) for f, x in enumerate(b) for k, z in enumerate(self.Z[f])]
-        return sum(terms[1:], terms[0])  # pyright: ignore
+    def effects(self, b: tuple[Array, ...]) -> tuple[Array | None, ...]:
+        """Zb (H, P) of each predictor for b (q, J) of each factor, None where no factor adds to it; term by term, since
+        a sum over a short first axis is slow."""
+        of = self.structure.predictors
+        terms: list[list[Array]] = [[] for _ in of.names]
+        for f, x in enumerate(b):
+            terms[of.of(f)] += [z * self.spread(f, x[k]) for k, z in enumerate(self.Z[f])]
+        return tuple(sum(t[1:], t[0]) if t else None for t in terms)
 
-    def pull(self, x: Array) -> tuple[Array, ...]:
-        """Z'x: (q, J) of each factor."""
-        return tuple(jnp.stack([self.collect(f, z * x) for z in Z]) for f, Z in enumerate(self.Z))
+    def pull(self, x: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Z'x: (q, J) of each factor, x of the predictor that it adds to among the moving ones."""
+        of = self.structure.predictors
+        at = [of.moving.index(of.of(f)) for f in range(len(self.Z))]
+        return tuple(jnp.stack([self.collect(f, z * x[at[f]]) for z in Z]) for f, Z in enumerate(self.Z))
+
+    def between(self, W: tuple[Array, ...], f: int, other: int) -> Array:
+        """The weights of two factors' columns, from those of all pairs of moving predictors (``density.pairs_of``)."""
+        of = self.structure.predictors
+        a, b = sorted(of.moving.index(of.of(k)) for k in (f, other))
+        return W[a * len(of.moving) - a * (a - 1) // 2 + b - a]
 
     # ------------------------------------------------------------ cross-products
-    def gram(self, W: Array, columns: Array | None = None) -> Gram:
-        """Z'W[Z columns] for working weights W (H, P) and further columns (c, H, P), as sufficient statistics."""
+    def gram(self, W: tuple[Array, ...], columns: Array | None = None) -> Gram:
+        """Z'W[Z columns] for working weights W (H, P) of the pairs of moving predictors, and further columns (c, H, P)
+        of the first of these, as sufficient statistics."""
         s = self.structure
         chain, size, k = len(s.chain), s.rest_size, 0 if columns is None else len(columns)
         blocks = tuple(self._squares(f, W) for f in range(chain))
         links = tuple(
-            tuple(self.collect(f, _outer(self.Z[f], self.Z[o], W)) for o in range(f + 1, chain)) for f in range(chain)
+            tuple(self.collect(f, self._products(W, f, o)) for o in range(f + 1, chain)) for f in range(chain)
         )
-        tables = {(c.first, c.second): c.table(_outer(self.Z[c.first], self.Z[c.second], W)) for c in self.crossings
+        tables = {(c.first, c.second): c.table(self._products(W, c.first, c.second)) for c in self.crossings
                   if self.cells is None or c.first > 0}  # fmt: skip
         borders = []
         for f in range(chain):
             dense = [_side(tables[f, chain + r]) for r in range(len(s.rest))] if (f, chain) in tables else []
-            wide = [] if columns is None else [self.collect(f, _outer(self.Z[f], columns, W))]
-            empty = jnp.zeros((s.chain[f], 0, self.levels_of(f)), W.dtype)
+            wide = [] if columns is None else [self.collect(f, _outer(self.Z[f], columns, W[0]))]
+            empty = jnp.zeros((s.chain[f], 0, self.levels_of(f)), W[0].dtype)
             borders.append(jnp.concatenate([*dense, *wide], axis=1) if dense or wide else empty)
-        corner = jnp.zeros((size + k, size + k), W.dtype)
+        corner = jnp.zeros((size + k, size + k), W[0].dtype)
         for r, inside in enumerate(s.rest_places()):
             f = chain + r
             own = jnp.moveaxis(self._squares(f, W), -1, 0)
@@ -218,31 +234,35 @@ class Rows:
                 corner = jax.lax.dynamic_update_slice(corner, block, (at, to))
                 corner = jax.lax.dynamic_update_slice(corner, block.T, (to, at))
             if columns is not None:
-                side = jnp.moveaxis(self.collect(f, _outer(self.Z[f], columns, W)), -1, 0).reshape(-1, k)
+                side = jnp.moveaxis(self.collect(f, _outer(self.Z[f], columns, W[0])), -1, 0).reshape(-1, k)
                 corner = jax.lax.dynamic_update_slice(corner, side, (inside[0, 0], size))
                 corner = jax.lax.dynamic_update_slice(corner, side.T, (size, inside[0, 0]))
         if columns is not None:
             corner = jax.lax.dynamic_update_slice(
-                corner, jnp.tensordot(columns * W, columns, ((1, 2), (1, 2))), (size, size)
+                corner, jnp.tensordot(columns * W[0], columns, ((1, 2), (1, 2))), (size, size)
             )
-        zero = jnp.zeros((), W.dtype)
+        zero = jnp.zeros((), W[0].dtype)
         return Gram(
             blocks, links, self.parents, tuple(borders), self._cell_values(W), corner,
             self.T, self.T_X, zero, zero, self.n_obs, zero, self.inputs, s, self.copies,
         )  # fmt: skip
 
-    def _squares(self, f: int, W: Array) -> Array:
+    def _products(self, W: tuple[Array, ...], f: int, other: int) -> Array:
+        """Of the columns of two factors, row by row: (q_f, q_other, H, P)."""
+        return _outer(self.Z[f], self.Z[other], self.between(W, f, other))
+
+    def _squares(self, f: int, W: tuple[Array, ...]) -> Array:
         """Z'WZ (q, q, J) of each level of one factor; what is symmetric is summed once."""
-        Z, q = self.Z[f], len(self.Z[f])
-        below = [[self.collect(f, Z[a] * (Z[b] * W)) for b in range(a + 1)] for a in range(q)]
+        Z, q, own = self.Z[f], len(self.Z[f]), self.between(W, f, f)
+        below = [[self.collect(f, Z[a] * (Z[b] * own)) for b in range(a + 1)] for a in range(q)]
         return jnp.stack([jnp.stack([below[max(a, b)][min(a, b)] for b in range(q)]) for a in range(q)])
 
-    def _cell_values(self, W: Array) -> Cells | None:
+    def _cell_values(self, W: tuple[Array, ...]) -> Cells | None:
         if self.cells is None:
             return None
         parts = []
         for c in (c for c in self.crossings if c.first == 0):
-            x = c.pieces.collect(_outer(self.Z[0], self.Z[c.second], W))
+            x = c.pieces.collect(self._products(W, 0, c.second))
             parts.append(x.reshape(len(x), -1))
         there, back = self.cell_order  # pyright: ignore
         c = self.cells
@@ -323,10 +343,11 @@ def pieces_of(codes: np.ndarray, levels: int, rows: tuple[int, int], room: bool 
     return Pieces(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height, rows)  # pyright: ignore
 
 
-def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bool = True) -> Rows:
+def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: bool = True) -> Rows:
     """The pytree, from the columns of a model, without its ``log_constant``; call it with x64 enabled.
 
-    ``y``, ``trials``, ``offset`` (n,) in the order of the data; the weights are the accumulator's.  With ``room``,
+    ``y``, ``trials`` and the ``offsets`` of each predictor (n,) in the order of the data; the weights are the
+    accumulator's.  With ``room``,
     small designs that differ in their rows, or in which levels of crossed factors meet, have arrays of equal shapes.
     """
     a, s = accumulator, accumulator.structure
@@ -354,8 +375,8 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bo
         y=lay(np.asarray(y, float)),
         trials=lay(np.asarray(trials, float)),
         weights=np.where(real, lay(weights), 0.0),
-        offset=lay(np.asarray(offset, float)),
-        X=lay(a.X.rows(everything)),
+        offset=lay(np.asarray(offsets[0], float)),
+        X=lay(np.hstack([columns.rows(everything) for columns in (a.X, *a.further)])),
         Z=tuple(lay(a.z(f, everything)) for f in range(len(codes))),
         main=Pieces(None, None, level, a.groupings[0].levels, height, shape),  # pyright: ignore
         others=others,
@@ -364,7 +385,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bo
         cells=cells,
         cell_order=cell_order,
         T=tuple(a.changes()),
-        T_X=a.X.T,
+        T_X=block_diag(*(columns.T for columns in (a.X, *a.further) if len(columns.T))) if s.p else a.X.T,
         inputs=a.inputs,
         source=source.reshape(shape).astype(np.int32),
         log_constant=np.asarray(0.0),
@@ -372,6 +393,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offset, room: bo
         chain_levels=tuple(g.levels for g in a.groupings[:chain]),
         structure=s,
         family=family,
+        further_offsets=tuple(lay(np.asarray(offset, float)) for offset in offsets[1:]),
     )
     return jax.device_put(Rows(**parts))
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxmm._context import computing
 from jaxmm._random import check_key, normals, replicate_keys
 from jaxmm.design import DataError, NewData
-from jaxmm.predict import linear_predictor, rows_used
+from jaxmm.predict import linear_predictors, rows_used
 
 if TYPE_CHECKING:
     from jaxmm.fit import Fit
@@ -41,7 +41,7 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str, weights: Any, of
         if re == "conditional" and rows.new_levels:
             group, labels = next(iter(rows.new_levels.items()))
             raise DataError(f"the fit has not seen the level {labels[0]!r} of '{group}': it has no mode; use re='new'")
-    eta = linear_predictor(fit, rows, {f.name for f in d.factors} if re == "conditional" else set())
+    etas = linear_predictors(fit, rows, {f.name for f in d.factors} if re == "conditional" else set())
     counts = [len(f.levels) + len(rows.new_levels.get(f.name, [])) for f in d.factors]
     widths = [b.shape[1] for b in fit.modes]
     sizes = [J * q for J, q in zip(counts, widths, strict=True)] if re == "new" else []
@@ -51,9 +51,10 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str, weights: Any, of
         with computing(fit.model.device):
             for_effects, for_response = replicate_keys(key, first, together)
             draws = np.asarray(normals(for_effects, sum(sizes)))
-        total, at = np.repeat(eta[None], together, axis=0), 0
+        total, at = {name: np.repeat(eta[None], together, axis=0) for name, eta in etas.items()}, 0
         for f, size, q in zip(range(len(sizes)), sizes, widths, strict=False):
-            total += _random_part(fit, rows, f, draws[:, at : at + size].reshape(together, counts[f], q))
+            own = _random_part(fit, rows, f, draws[:, at : at + size].reshape(together, counts[f], q))
+            total[d.factors[f].predictor] += own
             at += size
         with computing(fit.model.device):
             return lik.draw(for_response, total, fit.estimates, given, trials)

@@ -163,7 +163,7 @@ def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
     family = rows.family
     beta, _, log_phi = rows.layout.split(psi)
     theta = xp.asarray(independent_theta(rows, SECOND_SD, xp), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
-    if family.num_phi == 1:
+    if len(log_phi) == 1:
         mean = family.mean_range[0] + 0.5 if family.mean_range[1] <= 1 else 1.0
         grows = family.has_scale or family.variance(mean, 2.0, 2.0) > family.variance(mean, 1.0, 2.0)
         log_phi = log_phi - (1.0 if grows else -1.0) * np.log(SECOND_PHI)

@@ -40,12 +40,41 @@ class TermLayout:
 
 
 @dataclass(frozen=True)
+class Predictors:
+    """The linear predictors of a distribution's parameters, and what feeds each: static.
+
+    ``names`` are of the parameters, μ's first; ``columns`` how many columns of X the further ones have, the last ones
+    of X in their order; ``feeds`` of each factor in elimination order, the predictor that its effects add to (() where
+    all add to the first).
+    """
+
+    names: tuple[str, ...] = ("mu",)
+    columns: tuple[int, ...] = ()
+    feeds: tuple[int, ...] = ()
+
+    def slices(self, p: int) -> list[slice]:
+        """Which of p columns of X each predictor has."""
+        ends = np.cumsum([p - sum(self.columns), *self.columns]).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def of(self, factor: int) -> int:
+        """The predictor that a factor's effects add to."""
+        return self.feeds[factor] if self.feeds else 0
+
+    @property
+    def moving(self) -> tuple[int, ...]:
+        """The predictors that have random effects."""
+        return tuple(sorted(set(self.feeds))) or (0,)
+
+
+@dataclass(frozen=True)
 class Structure:
     """Static and hashable: all that a compiled program needs to know beside the shapes of its arrays.
 
     ``chain`` holds q of each chain factor, innermost first; ``rest`` (levels, q) of each other factor; ``terms``
     stand in the order of theta.  ``sparse``: the coupling of the first chain factor to the rest is kept as a list
-    of the cells that occur, not as a dense border.
+    of the cells that occur, not as a dense border.  ``predictors`` has one in a linear model; p counts the columns of
+    all.
     """
 
     chain: tuple[int, ...]
@@ -54,6 +83,7 @@ class Structure:
     sparse: bool
     p: int
     reml: bool
+    predictors: Predictors = Predictors()
 
     @property
     def num_theta(self) -> int:

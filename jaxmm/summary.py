@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import _text
+from . import _text, coefficients
 from .inference import wald
 from .tables import VarCorr, pairs
 
@@ -23,8 +23,9 @@ class Summary:
 
     title: one line, or with a second one for the family. dispersion: of a family without a residual, and what further
     parameters it has, or "".
-    fixed: Estimate, Std. Error and t or z value by term. correlation: of the fixed effects, or None where it
-    is not shown. notes: what the reader must know beyond the numbers, one sentence each.
+    fixed: Estimate, Std. Error and t or z value by term. further: title and the same of each predictor after the
+    mean's. correlation: of the fixed effects, or None where it is not shown. notes: what the reader must know beyond
+    the numbers, one sentence each.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Summary:
     fixed: pd.DataFrame
     correlation: pd.DataFrame | None
     notes: tuple[str, ...]
+    further: tuple[tuple[str, pd.DataFrame], ...] = ()
 
     def __str__(self) -> str:
         sections = [
@@ -49,6 +51,7 @@ class Summary:
             ["Correlation of fixed effects:", *_correlation_lines(self.correlation)]
             if self.correlation is not None
             else [],
+            *([title, *_fixed_lines(table)] for title, table in self.further),
             list(self.notes),
         ]
         return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -58,6 +61,10 @@ class Summary:
     def _repr_html_(self) -> str:
         header, *rows = _fixed_cells(self.fixed)
         title, *about = self.title.splitlines()
+        others = []
+        for name, table in self.further:
+            head, *lines = _fixed_cells(table)
+            others += [_text.paragraph(name), _text.html_table(head, lines)]
         return "".join(
             [
                 f"<h4>{title}</h4>",
@@ -68,6 +75,7 @@ class Summary:
                 _text.paragraph(self.counts),
                 _text.paragraph(self.dispersion) if self.dispersion else "",
                 _text.html_table(header, rows) if rows else "",
+                *others,
                 *map(_text.paragraph, self.notes),
             ]
         )
@@ -85,9 +93,10 @@ def summary(fit: Any) -> Summary:
         varcorr=fit.varcorr(),
         counts=_counts(fit),
         dispersion=_dispersion(fit),
-        fixed=_fixed_table(fit),
+        fixed=_fixed_table(fit, "mu"),
         correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
         notes=_notes(fit),
+        further=tuple((coefficients.title(fit, p.name), _fixed_table(fit, p.name)) for p in fit.model.design.further),
     )
 
 
@@ -102,44 +111,50 @@ def _dispersion(fit: Any) -> str:
     return "; ".join(parts)
 
 
-def _fixed_table(fit: Any) -> pd.DataFrame:
+def _fixed_table(fit: Any, component: str) -> pd.DataFrame:
     """Estimate, standard error, t or z; with z its p-value, which needs no degrees of freedom."""
-    statistic = fit.model.likelihood.statistic
-    table = {"Estimate": fit.fixef, "Std. Error": fit.bse, f"{statistic} value": fit.tvalues}
+    statistic, found = fit.model.likelihood.statistic, fit.coef_table(component=component)
+    table = {"Estimate": found["estimate"], "Std. Error": found["se"], f"{statistic} value": found["statistic"]}
     if statistic == "z":
-        table["Pr(>|z|)"] = fit.pvalues
-    return pd.DataFrame(table, index=fit.fixef.index)
+        table["Pr(>|z|)"] = found["p"]
+    return pd.DataFrame(table, index=found.index)
 
 
 def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
-    """One row per parameter: effect ("fixed", "ran_pars", "dispersion"), group, term, estimate, std_error, statistic.
+    """One row per parameter: effect ("fixed", "ran_pars", "dispersion"), component, group, term, estimate, std_error,
+    statistic.
+
+    ``component`` is the parameter whose predictor it belongs to: "mu" the mean, "zi" the log-odds of an extra zero,
+    "phi" log φ (φ itself where it is one number).
 
     Args:
         conf_level: adds the columns conf_low and conf_high, normal intervals of this level.
     """
     if conf_level is not None:
         wald.check_level(conf_level, "conf_level")
-    estimate, se = np.asarray(fit.fixef, dtype=float), np.asarray(fit.bse, dtype=float)
-    rows: list[tuple] = [
-        ("fixed", None, term, *numbers)
-        for term, *numbers in zip(fit.fixef.index, estimate, se, np.asarray(fit.tvalues), strict=True)
-    ]
+    rows: list[tuple] = []
+    for component in fit.model.design.predictors:
+        table = fit.coef_table(component=component)
+        columns = (table[name].to_numpy() for name in ("estimate", "se", "statistic"))
+        rows += [("fixed", component, None, *row) for row in zip(table.index, *columns, strict=True)]
     varcorr = fit.varcorr()
+    feeds = {f.name: f.predictor for f in fit.model.design.factors}
     for block in varcorr.blocks:
         sd, corr, estimated, names = block.sd(), block.corr(), block.estimated, block.effects
         for k in range(len(names)):
-            rows.append(("ran_pars", block.group, f"sd__{names[k]}", sd[k], np.nan, np.nan))
+            own = ("ran_pars", feeds[block.group], block.group)
+            rows.append((*own, f"sd__{names[k]}", sd[k], np.nan, np.nan))
             rows += [
-                ("ran_pars", block.group, f"cor__{names[k]}.{names[l]}", corr[l, k], np.nan, np.nan)
+                (*own, f"cor__{names[k]}.{names[l]}", corr[l, k], np.nan, np.nan)
                 for first, l in pairs(len(names))
                 if first == k and estimated[l, k]
             ]
     if varcorr.sigma is not None:
-        rows.append(("ran_pars", "Residual", "sd__Observation", varcorr.sigma, np.nan, np.nan))
+        rows.append(("ran_pars", "mu", "Residual", "sd__Observation", varcorr.sigma, np.nan, np.nan))
     if _has_dispersion(fit):
-        rows.append(("dispersion", None, "phi", fit.dispersion, np.nan, np.nan))
-    rows += [("dispersion", None, name, value, np.nan, np.nan) for name, value in fit.family_params.items()]
-    frame = pd.DataFrame(rows, columns=["effect", "group", "term", "estimate", "std_error", "statistic"])
+        rows.append(("dispersion", "phi", None, "phi", fit.dispersion, np.nan, np.nan))
+    rows += [("dispersion", name, None, name, value, np.nan, np.nan) for name, value in fit.family_params.items()]
+    frame = pd.DataFrame(rows, columns=["effect", "component", "group", "term", "estimate", "std_error", "statistic"])
     if conf_level is not None:
         frame["conf_low"], frame["conf_high"] = wald.interval(frame["estimate"], frame["std_error"], conf_level)
     return frame
@@ -192,7 +207,7 @@ def _scaled_quantiles(fit: Any) -> pd.Series:
     residuals = np.asarray(fit.residuals("pearson"), dtype=float)
     kept = np.asarray(fit.model.design.kept)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = residuals[kept] / fit.sigma  # 1 where the family has no scale
+        scaled = residuals[kept] / np.nan_to_num(fit.sigma, nan=1.0)  # 1 where the family has no scale, or a formula
     return pd.Series(np.quantile(scaled, [0, 0.25, 0.5, 0.75, 1]), index=["Min", "1Q", "Median", "3Q", "Max"])
 
 

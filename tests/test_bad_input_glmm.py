@@ -7,7 +7,7 @@ from helpers import says
 from pupils import N, pupils
 
 import jaxmm as mm
-from jaxmm import DataError
+from jaxmm import DataError, FormulaError
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +162,8 @@ def test_quadrature_where_it_cannot_be_had(trials):
         ({"nAGQ": 9}, ["glmm() has no keyword 'nAGQ': n_agq=1 is Laplace's method", "accepted: formula, data, family"]),
         ({"REML": False}, ["no keyword 'REML': generalised models are fitted by maximum likelihood"]),
         ({"reml": False}, ["no keyword 'reml': generalised models are fitted by maximum likelihood"]),
-        ({"ziformula": "~1"}, ["no keyword 'ziformula': zero_inflation="]),
-        ({"dispformula": "~x"}, ["no keyword 'dispformula': dispersion="]),
+        ({"ziformula": "~1"}, ["no keyword 'ziformula': the formula for extra zeros is zero_inflation="]),
+        ({"dispformula": "~x"}, ["no keyword 'dispformula': the formula for log φ is dispersion="]),
         ({"link": "log"}, ["no keyword 'link': the family has it", "mm.families.get('binomial', link='probit')"]),
         ({"trials": "size"}, ["no keyword 'trials': cbind(successes, failures)"]),
         ({"exposure": "t"}, ["no keyword 'exposure': offset(log(exposure))"]),
@@ -185,10 +185,50 @@ def test_keywords_of_the_other_kind_of_model(trials):
         mm.Model.from_formula("count" + R, trials, "poisson").fit(n_agq=9)
 
 
-@pytest.mark.parametrize("argument", ["dispersion", "zero_inflation"])
-def test_what_is_not_available_yet(trials, argument):
-    with says(NotImplementedError, f"{argument}= is not available yet"):
-        mm.glmm("count" + R, trials, "poisson", **{argument: "~ x"})
+@pytest.mark.parametrize(
+    "family, arguments, error, parts",
+    [
+        (
+            "poisson",
+            {"dispersion": "~ x"},
+            ValueError,
+            ["the poisson family has no dispersion", "leave dispersion= out"],
+        ),
+        ("gamma", {"zero_inflation": "~ x"}, ValueError, ["zero inflation is for counts", "the gamma family takes"]),
+        ("poisson", {"zero_inflation": "x"}, FormulaError, ["zero_inflation is a formula", "write '~ x'"]),
+        ("poisson", {"zero_inflation": "y ~ x"}, FormulaError, ["zero_inflation is a formula without a response"]),
+        ("poisson", {"zero_inflation": True}, FormulaError, ["zero_inflation is a formula such as '~ x', not bool"]),
+        (
+            "poisson",
+            {"zero_inflation": "~ ."},
+            FormulaError,
+            ["'.' stands for columns in the formula of the mean only"],
+        ),
+        ("poisson", {"zero_inflation": "~ 0"}, FormulaError, ["this formula leaves nothing"]),
+        ("poisson", {"zero_inflation": "~ nowhere"}, DataError, ["nowhere"]),
+        ("poisson", {"zero_inflation": "~ count"}, DataError, ["the response 'count' stands on the right of '~' too"]),
+        ("poisson", {"zero_inflation": "~ 1", "n_agq": 5}, None, []),
+        (
+            "poisson",
+            {"zero_inflation": "~ (1 | school)", "n_agq": 5},
+            ValueError,
+            ["n_agq=5 needs one grouping factor"],
+        ),
+    ],
+)
+def test_formulas_of_further_parameters(trials, family, arguments, error, parts):
+    response = "count" if family == "poisson" else "amount"
+    table = trials.assign(amount=trials["count"] + 0.5)
+    if error is None:
+        mm.Model.from_formula(response + R, table, family, **arguments)
+    else:
+        with says(error, *parts):
+            mm.Model.from_formula(response + R, table, family, **arguments)
+
+
+def test_formulas_of_a_linear_model(trials):
+    with says(TypeError, "dispersion= and zero_inflation= are for generalised models", "such as 'gaussian'"):
+        mm.Model.from_formula("count" + R, trials, dispersion="~ x")
 
 
 def test_complete_separation(trials):

@@ -125,7 +125,7 @@ def _linear_maps(rows, x, b):
 
     def maps(x, b):
         collected = [rows.collect(f, x) for f in factors]
-        return collected, [rows.spread(f, v) for f, v in enumerate(b)], rows.effects(b), rows.pull(x[0])
+        return collected, [rows.spread(f, v) for f, v in enumerate(b)], rows.effects(b)[0], rows.pull((x[0],))
 
     out, back = jax.vjp(maps, x, b)
     _, along = jax.jvp(maps, (x, b), (x, b))
@@ -204,9 +204,9 @@ def test_pick():
 # ---------------------------------------------------------------- cross-products
 @quick_jit
 def _solved(rows, W, columns, lams, right):
-    gram = rows.gram(W, columns)
+    gram = rows.gram((W,), columns)
     done = eliminate(lams, gram)
-    own = rows.gram(W)
+    own = rows.gram((W,))
     short = eliminate(lams, own)
     return gram, done.logdet, done.corner, short.logdet, solve(short, lams, own, right)
 
@@ -286,7 +286,7 @@ def test_derivatives_of_cross_products():
     rng = np.random.default_rng(4)
     n, Z, lams = len(model.design.y), dense_design(model), lams_of(model, rng)
     w = rng.uniform(0.5, 2.0, n)
-    slope = quick_jit(jax.grad(lambda W: eliminate(lams, rows.gram(W)).logdet))(placed(rows, w) * places(rows)[1])
+    slope = quick_jit(jax.grad(lambda W: eliminate(lams, rows.gram((W,))).logdet))(placed(rows, w) * places(rows)[1])
     ZL = Z @ dense_lambda(model, lams)
     leverage = np.sum(ZL * np.linalg.solve((ZL.T * w) @ ZL + np.eye(ZL.shape[1]), ZL.T).T, axis=1)
     at, real = places(rows)

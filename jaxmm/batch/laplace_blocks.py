@@ -199,7 +199,7 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
     lam, space = factor(theta, t.structure), _Space(len(beta), len(t.Z), len(log_phi), t.cells)
     u = find_modes(psi, own.y, kept.u + jnp.sum(kept.slope * (psi - kept.psi), axis=2), t)
     eta = linear_predictor(beta, u, lam, t)
-    rows = _Rows(expansion(lambda e, phi: log_density(e, phi, own.y, t), eta, log_phi, 4), t, space)
+    rows = _Rows(expansion(lambda e, phi: log_density(e[0], phi, own.y, t), (eta,), log_phi, 4), t, space)
     at = _at_modes(rows, jnp.moveaxis(u, 1, 0), jnp.stack([jnp.stack(row) for row in lam])[:, :, None])
     by_level = jnp.sum(u * u, axis=1) + jnp.log(at.det) - 2 * sums(P.one, rows.d(0))[:, 0]
     value = _over_levels(by_level, copies) - 2 * own.constant

@@ -18,7 +18,7 @@ from jaxmm._types import Array
 from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.layout import Layout
 from jaxmm.objective.density import Terms, as_phi, two_derivatives
-from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, pull_inside, safe_level, search
+from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, clipped, pull_inside, safe_level, search
 from jaxmm.objective.parameters import factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure
@@ -84,9 +84,11 @@ class Kept(NamedTuple):
 
 # ---------------------------------------------------------------- on the host
 def can_have_table(rows: Rows) -> bool:
-    """Whether the closed form applies: one factor, levels of about one size, few effects, each entry of λ free."""
+    """Whether the closed form applies: one factor and one predictor, levels of about one size, few effects, each entry
+    of λ free."""
     s = rows.structure
-    if s.num_factors != 1 or rows.main.level is not None or s.chain[0] > MAX_EFFECTS:
+    one = s.num_factors == 1 and len(s.predictors.names) == 1
+    if not one or rows.main.level is not None or s.chain[0] > MAX_EFFECTS:
         return False
     q, r = s.chain[0], s.p + s.chain[0]
     columns = (q + len(lower_pairs(q))) * (r + 1) + s.p + len(lower_pairs(s.p))
@@ -155,15 +157,15 @@ def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
         eta = linear_predictor(beta, u, lam, t)
         log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
         h = jnp.sum(u * u, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
-        return h, (eta, Terms(log_p, d1, -d2))
+        return h, (eta, Terms(log_p, (d1,), (-d2,)))
 
     def step(u: Array, at: tuple[Array, Terms], seeking: Array | None, clip: Array) -> tuple[Array, Array]:
         (eta, now), prior = at, u
         if level is not None and seeking is not None:
             now, prior = pull_inside(now, eta, level, seeking[:, None]), jnp.where(seeking[:, None], 0.0, u)
-        W = jnp.where(clip[:, None], jnp.maximum(now.W, 0.0), now.W)
+        (W,), (score,) = clipped(now.W, clip[:, None], 1), now.score
         _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
-        pull = sums(t.products.z, now.score)
+        pull = sums(t.products.z, score)
         right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - prior[:, c] for c in range(q)]
         full = [dot(row, right) for row in inverse]
         return jnp.stack(full, axis=1), dot(right, full)

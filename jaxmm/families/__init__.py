@@ -6,6 +6,7 @@ import difflib
 from dataclasses import replace
 
 from jaxmm.families._base import Family as Family
+from jaxmm.families._base import Further as Further
 from jaxmm.families.beta import Beta as Beta
 from jaxmm.families.betabinomial import BetaBinomial as BetaBinomial
 from jaxmm.families.binomial import Binomial as Binomial
@@ -15,6 +16,7 @@ from jaxmm.families.inverse_gaussian import InverseGaussian as InverseGaussian
 from jaxmm.families.nbinom1 import NegativeBinomial1 as NegativeBinomial1
 from jaxmm.families.nbinom2 import NegativeBinomial2 as NegativeBinomial2
 from jaxmm.families.poisson import Poisson as Poisson
+from jaxmm.families.zero_inflated import ZeroInflated as ZeroInflated
 from jaxmm.links import Link
 
 FAMILIES: dict[str, type[Family]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,15 @@ from jaxmm._types import Array
 
 NEWTON_STEPS = 60  # of the generic saturated density
 HALVINGS = 12  # of each step; the best of them is taken
+
+
+class Further(NamedTuple):
+    """A parameter after mu and phi that has a linear predictor of its own: its ``name``, its ``link``, and the eta that
+    a search begins with."""
+
+    name: str
+    link: Any
+    start: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +45,8 @@ class Family:
         has_scale: Var y = phi V(mu), and ``variance`` is V; sigma is then the root of phi.
         has_trials: y counts the successes among ``trials``, and mu is the probability of one.
         support: what y may be, in words.
+        further: parameters after mu and phi, each with a linear predictor ("~ 1" unless the model has a formula for
+            it): ``log_density`` takes their etas last, the other methods their values.
     """
 
     link: Any = None  # a links.Link, once the family is made
@@ -49,6 +60,7 @@ class Family:
     support: ClassVar[str]
     limit: ClassVar[str | None] = None  # the family that this one becomes at an end of phi's range
     mean_range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))  # of means to start a search from
+    further: ClassVar[tuple[Further, ...]] = ()
 
     def __post_init__(self):
         link = self.links[0] if self.link is None else self.link
@@ -74,19 +86,24 @@ class Family:
         return f"{type(self).__name__}(link={self.link.name!r})"
 
     # ------------------------------------------------------------ defining
-    def log_density(self, y, eta, phi, *trials) -> Array:
-        """The part of log p(y | eta, phi) that depends on eta or phi; ``trials`` follow where there are any."""
+    def log_density(self, y, eta, phi, *trials_and_further) -> Array:
+        """The part of log p(y | eta, phi) that depends on eta or phi; the trials follow where there are any, then the
+        eta of each of ``further``."""
         raise NotImplementedError
 
-    def variance(self, mu, phi, trials: Any = 1.0):
+    def variance(self, mu, phi, trials: Any = 1.0, *further):
         """Var y per trial; without phi where ``has_scale``."""
         raise NotImplementedError
 
-    def sample(self, key, mu, phi, trials: Any = 1.0) -> Array:
+    def sample(self, key, mu, phi, trials: Any = 1.0, *further) -> Array:
         """Random y of the shape of mu."""
         raise NotImplementedError
 
     # ------------------------------------------------------------ with defaults
+    def mean(self, mu, *further):
+        """The mean of y, per trial, where it is not mu itself."""
+        return mu
+
     def log_constant(self, y, trials: Any = 1.0):
         """The part of log p that depends on neither eta nor phi."""
         return jnp.zeros_like(y)
@@ -114,16 +131,22 @@ class Family:
         inside = np.asarray(jnp.isfinite(eta) & jnp.isfinite(self.density(jnp.asarray(y), eta, phi, trials)))
         return np.where(inside, y, np.mean(y[inside]) if inside.any() else 1.0)
 
-    def unit_deviance(self, y, mu, phi, trials: Any = 1.0):
+    def unit_deviance(self, y, mu, phi, trials: Any = 1.0, *further):
         """2 (log density at the best mean for this y alone - at mu); times phi where ``has_scale``."""
         eta = self.link.link(jnp.asarray(mu))
-        gain = self.saturated(y, phi, trials) - self.density(y, eta, phi, trials)
+        gain = self.saturated(y, phi, trials, *further) - self.density(y, eta, phi, trials, *further)
         return 2 * jnp.maximum(gain, 0.0) * (jnp.ravel(phi)[0] if self.has_scale else 1.0)
 
+    @property
+    def glm(self) -> Family:
+        """The family of the GLM, of a mean alone, that a search begins with."""
+        return self
+
     # ------------------------------------------------------------ derived
-    def density(self, y, eta, phi, trials: Any = 1.0) -> Array:
+    def density(self, y, eta, phi, trials: Any = 1.0, *further) -> Array:
         """``log_density`` with or without trials; -inf where eta has no mean."""
-        value = self.log_density(y, eta, phi, trials) if self.has_trials else self.log_density(y, eta, phi)
+        counts = (trials,) if self.has_trials else ()
+        value = self.log_density(y, eta, phi, *counts, *further)
         return inside(jnp.where(self.link.allows(y, eta), value, -jnp.inf))
 
     @property
@@ -131,7 +154,7 @@ class Family:
         """Whether some eta have no mean in the family's range."""
         return not self.link.unit_free or (self.mean_range[1] < 1 and _exceeds_one(self.link))
 
-    def saturated(self, y, phi, trials: Any = 1.0) -> Array:
+    def saturated(self, y, phi, trials: Any = 1.0, *further) -> Array:
         """The maximum of ``density`` over eta for each y: Newton steps, the best of their halves.
 
         Where the maximum is at infinity (y = 0) the steps walk towards it, one in log mu at a time.
@@ -141,7 +164,7 @@ class Family:
         y, trials = jnp.broadcast_to(jnp.asarray(y, eta.dtype), eta.shape), jnp.asarray(trials, eta.dtype)
 
         def value(e):
-            return self.density(y, e, phi, trials)
+            return self.density(y, e, phi, trials, *further)
 
         def slope(e):
             return jax.jvp(value, (e,), (jnp.ones_like(e),))[1]

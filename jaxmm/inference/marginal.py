@@ -13,7 +13,7 @@ the joint covariance of beta and theta.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ from jaxmm._types import Array
 from jaxmm.design import NewData
 from jaxmm.inference.wald import variances
 from jaxmm.layout import Layout
+from jaxmm.links import Log
+from jaxmm.objective.density import as_phi
 from jaxmm.objective.parameters import factors
-from jaxmm.predict import rows_used
+from jaxmm.predict import link_for, rows_used
 from jaxmm.structure import Structure
 
 if TYPE_CHECKING:
@@ -38,74 +40,111 @@ GRID = np.arange(-REACH, REACH + SPACING / 2, SPACING)
 MASS = SPACING * np.exp(-0.5 * GRID**2) / np.sqrt(2 * np.pi)
 
 
-def _mean(psi: Array, link: Any, of: tuple[Structure, Layout], data: dict[str, Any]) -> Array:
-    """μ_marginal (m,) at psi = (beta_s, theta_s, ..) for X (m, p) and Z (m, q) per factor, in the data's columns."""
-    structure, layout = of
-    beta, theta, _ = layout.split(psi)
-    eta = data["offset"] + data["X"] @ (data["T_X"] @ beta)
-    lams = factors(theta, structure, data["inputs"])
-    v = sum(jnp.sum((Z @ (T @ lam)) ** 2, axis=1) for Z, T, lam in zip(data["Z"], data["T"], lams, strict=True))
-    sd = jnp.sqrt(jnp.where(v > 0, v, 1.0)) * (v > 0)
+class Of(NamedTuple):
+    """What a compiled program is for: static."""
 
-    def add(total, node):
-        t, mass = node
-        return total + mass * link.inverse(eta + sd * t), None
-
-    return jax.lax.scan(add, jnp.zeros_like(eta), (jnp.asarray(GRID), jnp.asarray(MASS)))[0]
+    family: Any
+    structure: Structure
+    layout: Layout
+    scale: str
+    averaged: bool  # over the effects; else at b = 0
 
 
-_mean_of_rows = Program(_mean, (1, 2))
+def _mean(psi: Array, of: Of, data: dict[str, Any]) -> Array:
+    """The mean (m,) on the scale at psi = (beta_s, theta_s, ..), for X (m, p) and an offset of each predictor, and Z
+    (m, q) per factor, in the data's columns.  Effects of different predictors are independent, and the mean of y is
+    linear in each of the parameters."""
+    s, predictors = of.structure, of.structure.predictors
+    beta, theta, log_phi = of.layout.split(psi)
+    beta, lams = data["T_X"] @ beta, factors(theta, s, data["inputs"])
+
+    def parameter(name: str, link: Any) -> Array:
+        k = predictors.names.index(name)
+        eta = data["offset"][k] + data["X"][k] @ beta[predictors.slices(s.p)[k]]
+        own = [f for f in range(len(lams)) if predictors.of(f) == k] if of.averaged else []
+        if not own:
+            return link.inverse(eta)
+        v = sum(jnp.sum((data["Z"][f] @ (data["T"][f] @ lams[f])) ** 2, axis=1) for f in own)
+        sd = jnp.sqrt(jnp.where(v > 0, v, 1.0)) * (v > 0)
+
+        def add(total, node):
+            t, mass = node
+            return total + mass * link.inverse(eta + sd * t), None
+
+        return jax.lax.scan(add, jnp.zeros_like(eta), (jnp.asarray(GRID), jnp.asarray(MASS)))[0]
+
+    further = {p.name: p.link for p in of.family.further}
+    if of.scale == "dispersion":
+        constant = jnp.zeros_like(data["offset"][0]) + as_phi(log_phi)
+        return parameter("phi", Log()) if "phi" in predictors.names else constant
+    if of.scale == "zero":
+        return parameter("zi", further["zi"])
+    mu = parameter("mu", of.family.link)
+    values = (parameter(name, link) for name, link in further.items())
+    return of.family.mean(mu, *values) if of.scale == "response" else mu
 
 
-@partial(Program, static_argnums=(1, 2))
-def _coefficients(psi: Array, link: Any, of: tuple[Structure, Layout], data: dict[str, Any]) -> tuple[Array, Array]:
+def _on_link(psi: Array, link: Any, of: Of, data: dict[str, Any]) -> Array:
+    return link.link(_mean(psi, of, data))
+
+
+_mean_of_rows, _link_of_rows = Program(_mean, (1,)), Program(_on_link, (1, 2))
+
+
+@partial(Program, static_argnums=(1,))
+def _coefficients(psi: Array, of: Of, data: dict[str, Any]) -> tuple[Array, Array]:
     """The coefficients (p,) and their derivatives by psi (d, p)."""
+    X = data["X"][0]
 
     def coefficients(x):
-        eta = link.link(_mean(x, link, of, data)) - data["offset"]
-        return jnp.linalg.solve(data["X"].T @ data["X"], data["X"].T @ eta)
+        eta = _on_link(x, of.family.link, of, data) - data["offset"][0]
+        return jnp.linalg.solve(X.T @ X, X.T @ eta)
 
     value, push = jax.linearize(coefficients, psi)
     return value, jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
 
 
 @partial(Program, static_argnums=(1, 2))
-def _slopes_of_link(psi: Array, link: Any, of: tuple[Structure, Layout], data: dict[str, Any]) -> Array:
-    """Derivatives of g(μ_marginal) by psi: (d, m)."""
-    _, push = jax.linearize(lambda x: link.link(_mean(x, link, of, data)), psi)
+def _slopes_of_link(psi: Array, link: Any, of: Of, data: dict[str, Any]) -> Array:
+    """Derivatives of g(mean) by psi: (d, m)."""
+    _, push = jax.linearize(lambda x: _on_link(x, link, of, data), psi)
     return jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
 
 
-def _of(fit: Fit) -> tuple[Structure, Layout]:
-    return fit.model.structure, fit.model.arrays.layout  # pyright: ignore[reportAttributeAccessIssue]
+def _of(fit: Fit, scale: str, averaged: bool = True) -> Of:
+    model = fit.model
+    return Of(model.likelihood.family, model.structure, model.arrays.layout, scale, averaged)  # pyright: ignore
 
 
 def _data(fit: Fit, rows: NewData) -> dict[str, Any]:
     d, arrays, order = fit.model.design, fit.model.arrays, fit.model.elimination.order
     Z = [np.hstack([z for z, t in zip(rows.Z, d.terms, strict=True) if t.factor == f]) for f in order]
-    return {"X": rows.X, "Z": Z, "offset": rows.offset, "T": list(arrays.T), "T_X": arrays.T_X, "inputs": arrays.inputs}
+    X, offset = zip((rows.X, rows.offset), *rows.further, strict=True)
+    return {"X": X, "Z": Z, "offset": offset, "T": list(arrays.T), "T_X": arrays.T_X, "inputs": arrays.inputs}
 
 
-def mean(fit: Fit, rows: NewData) -> np.ndarray:
-    """μ_marginal of each row, averaged over the random effects of every factor."""
+def mean(fit: Fit, rows: NewData, scale: str) -> np.ndarray:
+    """The mean of each row on a scale of ``predict.SCALES``, averaged over the effects of every factor; "link" is that
+    of μ before the link."""
+    with computing(fit.model.device):
+        return np.asarray(_mean_of_rows(fit.estimates.psi, _of(fit, scale), _data(fit, rows)))
+
+
+def on_link(fit: Fit, rows: NewData, scale: str, averaged: bool) -> tuple[np.ndarray, np.ndarray]:
+    """g of each row's mean, or of it at b = 0, and its standard error by the delta method."""
+    link, e, of = link_for(fit, scale), fit.estimates, _of(fit, scale, averaged)
     with computing(fit.model.device):
         data = _data(fit, rows)
-        return np.asarray(_mean_of_rows(fit.estimates.psi, fit.model.likelihood.family.link, _of(fit), data))
-
-
-def mean_se(fit: Fit, rows: NewData) -> np.ndarray:
-    """The standard error of g(μ_marginal) of each row."""
-    link, e = fit.model.likelihood.family.link, fit.estimates
-    with computing(fit.model.device):
-        slopes = np.asarray(_slopes_of_link(e.psi, link, _of(fit), _data(fit, rows)))
-    return np.sqrt(np.maximum(variances(slopes.T, e.covariance), 0.0))
+        value = np.asarray(_link_of_rows(e.psi, link, of, data))
+        slopes = np.asarray(_slopes_of_link(e.psi, link, of, data))
+    return value, np.sqrt(np.maximum(variances(slopes.T, e.covariance), 0.0))
 
 
 def coefficients(fit: Fit) -> pd.DataFrame:
-    """``estimate`` and ``std_error``, indexed as ``fixef``."""
-    e, link = fit.estimates, fit.model.likelihood.family.link
+    """``estimate`` and ``std_error``, indexed as ``fixef``; of the mean before zeros are added, where they are."""
+    e = fit.estimates
     with computing(fit.model.device):
         data = _data(fit, rows_used(fit))
-        value, slopes = (np.asarray(x) for x in _coefficients(e.psi, link, _of(fit), data))
+        value, slopes = (np.asarray(x) for x in _coefficients(e.psi, _of(fit, "conditional"), data))
     se = np.sqrt(np.maximum(variances(slopes.T, e.covariance), 0.0))
     return pd.DataFrame({"estimate": value, "std_error": se}, index=fit.fixef.index)

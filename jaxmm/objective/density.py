@@ -1,10 +1,16 @@
-"""The log density of each row and its derivatives by eta and log phi: directly, or as an expansion at a point.
+"""The log density of each row and its derivatives by the predictors and log phi: directly, or expanded at a point.
+
+    log p(y | η_0 .. η_m, log φ)        η_0 of the mean; further parameters have a predictor each, or are constants φ
+
+Only predictors with random effects *move* as modes are sought: score and curvature are by these,
+
+    score_a = w d log p / dη_a,        W_ab = -w d² log p / dη_a dη_b
 
 A gradient of Laplace's approximation needs three derivatives of log p, a Hessian four.  Left to automatic
 differentiation, each pass through the model would go through the family's formulas again, and most of a compilation
 would be theirs.  Instead all derivatives at the point are computed once, as arrays, by forward mode:
 
-    C[i, j]  =  d^i/d eta^i  d^j/d (log phi)^j  log p          (N rows)
+    C[i.., j..]  =  Π d^i/dη^i  Π d^j/d (log φ)^j  log p          (N rows)
 
 and ``term`` looks like log p to whatever differentiates it: its value is C[0, 0], its derivative by eta C[1, 0], and
 so on.  Derivatives with respect to anything else (y) are those of the direct form only.
@@ -12,8 +18,9 @@ so on.  Derivatives with respect to anything else (y) are those of the direct fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import combinations_with_replacement, product
 from typing import Any, NamedTuple
 
 import jax
@@ -24,16 +31,23 @@ from jaxmm._pieces import apart, hold
 from jaxmm._types import Array
 from jaxmm.rows import Rows
 
-Index = tuple[int, ...]  # orders by eta and by each log phi
+Etas = tuple[Array, ...]  # of each predictor, (H, P)
+Index = tuple[int, ...]  # orders by each eta and by each log phi
 Expansion = dict[Index, Array]
 
 
 class Terms(NamedTuple):
-    """Per row (H, P): weighted log density, its first derivative by eta, and minus its second."""
+    """Per row (H, P): weighted log density, its derivative by each moving eta, and minus the second ones, by the pairs
+    of ``pairs_of`` these."""
 
     log_density: Array
-    score: Array
-    W: Array
+    score: tuple[Array, ...]
+    W: tuple[Array, ...]
+
+
+def pairs_of(count: int) -> list[tuple[int, int]]:
+    """(a, b) with a <= b, in order."""
+    return list(combinations_with_replacement(range(count), 2))
 
 
 def as_phi(log_phi: Array) -> Array:
@@ -44,9 +58,16 @@ def as_phi(log_phi: Array) -> Array:
     return phi[0] if log_phi.shape[0] == 1 else phi
 
 
-def log_density(eta: Array, log_phi: Array, rows: Rows) -> Array:
+def log_density(etas: Etas, log_phi: Array, rows: Rows) -> Array:
     """Unweighted, without the constant part."""
-    return rows.family.density(rows.y, eta, as_phi(log_phi), rows.trials)
+    return density_of(rows.family, rows.structure.predictors.names, rows.y, etas, log_phi, rows.trials)
+
+
+def density_of(family: Any, names: Sequence[str], y: Array, etas: Etas, log_phi: Array, trials: Array) -> Array:
+    """The same of a family whose parameters ``names`` have the predictors ``etas``."""
+    phi = jnp.exp(etas[names.index("phi")]) if "phi" in names else as_phi(log_phi)
+    further = [eta for name, eta in zip(names, etas, strict=True) if name not in ("mu", "phi")]
+    return family.density(y, etas[0], phi, trials, *further)
 
 
 def two_derivatives(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array, Array]:
@@ -59,80 +80,118 @@ def two_derivatives(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array
     return value, d1, d2
 
 
-def terms(eta: Array, log_phi: Array, rows: Rows) -> Terms:
+def terms(etas: Etas, log_phi: Array, rows: Rows) -> Terms:
     """By forward mode through the family."""
-    value, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, rows), eta)
-    return Terms(rows.weights * value, rows.weights * d1, -rows.weights * d2)
+    moving = rows.structure.predictors.moving
+    if len(moving) == 1:
+        at = moving[0]
+        value, d1, d2 = two_derivatives(
+            lambda e: log_density((*etas[:at], e, *etas[at + 1 :]), log_phi, rows), etas[at]
+        )
+        return Terms(rows.weights * value, (rows.weights * d1,), (-rows.weights * d2,))
+    C = expansion(partial(log_density, rows=rows), etas, log_phi, 2, 2, moving)
+    return _terms(C.__getitem__, len(etas) + len(log_phi), rows)
 
 
-def expanded_terms(eta: Array, log_phi: Array, rows: Rows, C: Expansion) -> Terms:
+def expanded_terms(etas: Etas, log_phi: Array, rows: Rows, C: Expansion) -> Terms:
     """The same from an expansion at this very point."""
-    zero = (0,) * len(log_phi)
-    value, d1, d2 = (term((i, *zero), eta, log_phi, C) for i in range(3))
-    return Terms(rows.weights * value, rows.weights * d1, -rows.weights * d2)
+    return _terms(lambda index: term(index, etas, log_phi, C), len(etas) + len(log_phi), rows)
 
 
-def expand(eta: Array, log_phi: Array, rows: Rows, order: int, least: int = 2) -> Expansion:
+def _terms(at: Callable[[Index], Array], count: int, rows: Rows) -> Terms:
+    """From the derivatives of the log density by ``count`` things."""
+    moving, w = rows.structure.predictors.moving, rows.weights
+
+    def derivative(*by: int) -> Array:
+        return at(tuple(by.count(place) for place in range(count)))
+
+    second = [derivative(moving[a], moving[b]) for a, b in pairs_of(len(moving))]
+    return Terms(w * derivative(), tuple(w * derivative(a) for a in moving), tuple(-w * x for x in second))
+
+
+def expand(etas: Etas, log_phi: Array, rows: Rows, order: int, least: int = 2) -> Expansion:
     """All derivatives at the rows of a model; see ``expansion``."""
-    eta, log_phi, rows = jax.lax.stop_gradient((eta, log_phi, rows))
-    return apart(lambda e: expansion(partial(log_density, rows=rows), e, log_phi, order, least), eta)
+    etas, log_phi, rows = jax.lax.stop_gradient((etas, log_phi, rows))
+    moving = rows.structure.predictors.moving
+    return apart(lambda e: expansion(partial(log_density, rows=rows), e, log_phi, order, least, moving), etas)
 
 
 def expansion(
-    density: Callable[[Array, Array], Array], eta: Array, log_phi: Array, order: int, least: int = 2
+    density: Callable[[Etas, Array], Array],
+    etas: Etas,
+    log_phi: Array,
+    order: int,
+    least: int = 2,
+    moving: Sequence[int] = (0,),
 ) -> Expansion:
-    """All derivatives of ``density(eta, log_phi)`` up to ``order`` in total, at most ``order - least`` by log phi.
+    """All derivatives of ``density(etas, log_phi)`` up to ``order`` in total, at most ``order - least`` of them by what
+    does not move.
 
-    ``log_phi`` (k, ..) and eta go along, element by element. ``least`` is how many by eta the criterion itself has: two
-    in W, none at a node of a quadrature.
+    ``log_phi`` (k, ..) and the etas go along, element by element. ``least`` is how many by the ``moving`` etas the
+    criterion itself has: two in W, none at a node of a quadrature.
     """
-    k = len(log_phi)
+    still = [place for place in range(len(etas) + len(log_phi)) if place not in moving]
 
-    def by_phi(e: Array, most: int) -> dict[Index, Array]:
-        def nested(index: Index):
-            f = partial(density, e)
-            for j, times in enumerate(index):
-                for _ in range(times):
-                    f = partial(_along, f, jnp.zeros_like(log_phi).at[j].set(1.0))
-            return f(log_phi)
+    def start(values: Values) -> Array:
+        return density(tuple(values[:-1]), values[-1])
 
-        return {index: nested(index) for index in _indices(k, most)}
+    def by_still(most: int) -> Callable[[Values], dict[Index, Array]]:
+        found = [(index, _repeatedly(start, still, index)) for index in _orders(len(still), most)]
+        return lambda values: {index: f(values) for index, f in found}
 
-    found: Expansion = {}
-    for i in range(order + 1):
-        f: Any = partial(by_phi, most=min(order - least, order - i))
-        for _ in range(i):
-            f = partial(_along, f, jnp.ones_like(eta))
-        found |= {(i, *index): value for index, value in f(eta).items()}
+    values, found = (*etas, log_phi), {}
+    for moves in _orders(len(moving), order):
+        f = _repeatedly(by_still(min(order - least, order - sum(moves))), moving, moves)
+        for rests, value in f(values).items():
+            index = dict(zip((*moving, *still), (*moves, *rests), strict=True))
+            found[tuple(index[place] for place in sorted(index))] = value
     return found
 
 
-def _along(f: Any, direction: Array, x: Array) -> Any:
-    return jax.jvp(f, (x,), (direction,))[1]
+Values = tuple[Array, ...]  # the etas, then log phi
 
 
-def _indices(k: int, order: int) -> list[Index]:
-    if k == 0:
-        return [()]
-    return [(j, *rest) for j in range(order + 1) for rest in _indices(k - 1, order - j)]
+def _repeatedly(f: Callable[[Values], Any], places: Sequence[int], orders: Index) -> Callable[[Values], Any]:
+    for place, times in zip(places, orders, strict=True):
+        for _ in range(times):
+            f = _along(f, place)
+    return f
+
+
+def _along(f: Callable[[Values], Any], place: int) -> Callable[[Values], Any]:
+    """The derivative of f by what stands at this place, element by element; each log phi has one after the etas."""
+
+    def derivative(values: Values) -> Any:
+        at = min(place, len(values) - 1)
+        x = values[at]
+        one = jnp.ones_like(x) if place < len(values) - 1 else jnp.zeros_like(x).at[place - at].set(1.0)
+        return jax.jvp(lambda x: f((*values[:at], x, *values[at + 1 :])), (x,), (one,))[1]
+
+    return derivative
+
+
+def _orders(count: int, most: int) -> list[Index]:
+    return [index for index in product(range(most + 1), repeat=count) if sum(index) <= most]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def term(index: Index, eta: Array, log_phi: Array, C: Expansion) -> Array:
-    """The derivative of log p of these orders, as a function of eta and log phi."""
+def term(index: Index, etas: Etas, log_phi: Array, C: Expansion) -> Array:
+    """The derivative of log p of these orders, as a function of the etas and log phi."""
     return C[index]
 
 
 @partial(term.defjvp, symbolic_zeros=True)
 def _(index, primals, tangents):
-    eta, log_phi, C = primals
+    etas, log_phi, C = primals
     total = jnp.zeros_like(C[index])
-    if not isinstance(tangents[0], SymbolicZero):
-        total = hold(term(_next(index, 0), eta, log_phi, C) * tangents[0])
+    for place, tangent in enumerate(tangents[0]):
+        if not isinstance(tangent, SymbolicZero):
+            moved = hold(term(_next(index, place), etas, log_phi, C) * tangent)
+            total = moved if place == 0 else total + moved
     if len(log_phi) and not isinstance(tangents[1], SymbolicZero):
         for j in range(len(log_phi)):
-            total = total + term(_next(index, j + 1), eta, log_phi, C) * tangents[1][j]
-    return term(index, eta, log_phi, C), total
+            total = total + term(_next(index, len(etas) + j), etas, log_phi, C) * tangents[1][j]
+    return term(index, etas, log_phi, C), total
 
 
 def _next(index: Index, place: int) -> Index:

@@ -18,7 +18,17 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.layout import Parameters
 from jaxmm.objective.density import Expansion, Terms, expand
-from jaxmm.objective.mode import Known, Point, attach, effects, find_mode, fixed_part, terms_at, zero_effects
+from jaxmm.objective.mode import (
+    Known,
+    Point,
+    attach,
+    effects,
+    find_mode,
+    fixed_part,
+    linear_predictors,
+    terms_at,
+    zero_effects,
+)
 from jaxmm.objective.parameters import original_factors, scaled_factors
 from jaxmm.rows import Rows
 from jaxmm.solver.elimination import Eliminated, eliminate
@@ -46,16 +56,16 @@ def at_mode(point: Point, rows: Rows, found: tuple[Array, ...], order: int | Non
     (``density``); without, any derivative, also by y, through the family's formulas.
     """
     p, r, u = jax.lax.stop_gradient((point, rows, found))
-    eta = fixed_part(p, r) + r.effects(effects(p.lams, u))
-    expansion = None if order is None else expand(eta, p.log_phi, r, order)
+    etas = linear_predictors(fixed_part(p, r), effects(p.lams, u), r)
+    expansion = None if order is None else expand(etas, p.log_phi, r, order)
     before = _evaluate(p, r, u, expansion, None)
     u = attach(before.u, point, rows, Known(before.done, before.gram, expansion))
     return _evaluate(point, rows, u, expansion, before.done.roots)
 
 
 def _evaluate(point: Point, rows: Rows, u: tuple[Array, ...], expansion: Expansion | None, roots) -> AtMode:
-    eta = fixed_part(point, rows) + rows.effects(effects(point.lams, u))
-    terms = terms_at(eta, point, rows, expansion)
+    etas = linear_predictors(fixed_part(point, rows), effects(point.lams, u), rows)
+    terms = terms_at(etas, point, rows, expansion)
     gram = rows.gram(terms.W)
     return AtMode(u, terms, gram, eliminate(point.lams, gram, roots))
 

@@ -29,7 +29,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxmm._pieces import apart
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.density import Expansion, Terms, expanded_terms, terms
+from jaxmm.objective.density import Etas, Expansion, Terms, expanded_terms, pairs_of, terms
 from jaxmm.rows import Rows
 from jaxmm.solver.elimination import Eliminated, eliminate, solve
 
@@ -48,9 +48,26 @@ class Point(NamedTuple):
     log_phi: Array
 
 
-def fixed_part(point: Point, rows: Rows) -> Array:
-    """Xβ + offset, (H, P)."""
-    return rows.offset + jnp.tensordot(point.beta, rows.X, 1) if len(point.beta) else rows.offset
+def fixed_part(point: Point, rows: Rows) -> Etas:
+    """Xβ + offset of each predictor, (H, P)."""
+    slices = rows.structure.predictors.slices(len(point.beta))
+    return tuple(
+        offset + jnp.tensordot(point.beta[at], rows.X[at], 1) if at.stop > at.start else offset
+        for offset, at in zip((rows.offset, *rows.further_offsets), slices, strict=True)
+    )
+
+
+def linear_predictors(fixed: Etas, b: tuple[Array, ...], rows: Rows) -> Etas:
+    """Xβ + offset + Zb of each predictor."""
+    return tuple(eta if Zb is None else eta + Zb for eta, Zb in zip(fixed, rows.effects(b), strict=True))
+
+
+def weighted(W: tuple[Array, ...], moves: Etas) -> tuple[Array, ...]:
+    """Σ_b W_ab moves_b of each moving predictor a; ``W`` of their pairs."""
+    pairs = pairs_of(len(moves))
+    return tuple(
+        sum(W[pairs.index((min(a, b), max(a, b)))] * move for b, move in enumerate(moves)) for a in range(len(moves))
+    )  # pyright: ignore
 
 
 def effects(lams: tuple[Array, ...], u: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -101,12 +118,22 @@ def safe_level(y: Array, weights: Array, trials: Array, family: Any) -> Array:
 
 
 def pull_inside(t: Terms, eta: Array, level: Array, seeking: Array) -> Terms:
-    """The terms where, in parts that are ``seeking`` (by row), rows without density are drawn to ``level`` and the
-    others let go."""
+    """The terms where, in parts that are ``seeking`` (by row), rows without density are drawn to ``level`` of the first
+    moving predictor, whose ``eta`` that is, and the others let go."""
     k = PULL / jnp.maximum(level * level, 1e-300)
     lost = ~jnp.isfinite(t.log_density)
-    score = jnp.where(seeking, jnp.where(lost, k * (level - eta), 0.0), t.score)
-    return Terms(t.log_density, score, jnp.where(seeking, jnp.where(lost, k, 0.0), t.W))
+
+    def instead(first: Any, x: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(jnp.where(seeking, jnp.where(lost, 0.0 if i else first, 0.0), v) for i, v in enumerate(x))
+
+    return Terms(t.log_density, instead(k * (level - eta), t.score), instead(k, t.W))
+
+
+def clipped(W: tuple[Array, ...], clip: Array, count: int) -> tuple[Array, ...]:
+    """The weights by pairs of ``count`` predictors, where ``clip`` without those that are negative or of two."""
+    return tuple(
+        jnp.where(clip, jnp.maximum(x, 0.0) if a == b else 0.0, x) for x, (a, b) in zip(W, pairs_of(count), strict=True)
+    )
 
 
 # ---------------------------------------------------------------- the search
@@ -191,20 +218,21 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
     dtype = rows.y.dtype
     rounding = float(jnp.finfo(dtype).eps) / float(jnp.finfo(jnp.float64).eps)
     tolerance, slack = TOLERANCE * max(1.0, rounding / 1e3), SLACK * max(1.0, rounding)
-    has_edge = rows.family.has_edge
+    moving = rows.structure.predictors.moving
+    has_edge = rows.family.has_edge and moving[0] == 0
     level = safe_level(rows.y, rows.weights, rows.trials, rows.family) if has_edge else None
 
     def evaluate(u: tuple[Array, ...]) -> tuple[Array, tuple[Array, Terms]]:
-        eta = fixed + rows.effects(effects(point.lams, u))
-        t: Terms = apart(lambda e: terms(e, point.log_phi, rows), eta)
-        return parts.dot(u, u) - 2 * parts.of_rows(t.log_density), (eta, t)
+        etas = linear_predictors(fixed, effects(point.lams, u), rows)
+        t: Terms = apart(lambda e: terms(e, point.log_phi, rows), etas)
+        return parts.dot(u, u) - 2 * parts.of_rows(t.log_density), (etas[0], t)
 
     def step(u, at, seeking, clip):
         (eta, t), prior = at, u
         if level is not None:
             t = pull_inside(t, eta, level, parts.to_rows(seeking))
             prior = parts.where(seeking, tuple(jnp.zeros_like(x) for x in u), u)
-        gram = rows.gram(jnp.where(parts.to_rows(clip), jnp.maximum(t.W, 0.0), t.W))
+        gram = rows.gram(clipped(t.W, parts.to_rows(clip), len(moving)))
         pull = effects_transposed(point.lams, rows.pull(t.score))
         right = tuple(x - u for x, u in zip(pull, prior, strict=True))
         full = solve(eliminate(point.lams, gram), point.lams, gram, right)
@@ -225,10 +253,10 @@ class Known(NamedTuple):
     expansion: Expansion | None
 
 
-def terms_at(eta: Array, point: Point, rows: Rows, expansion: Expansion | None) -> Terms:
+def terms_at(etas: Etas, point: Point, rows: Rows, expansion: Expansion | None) -> Terms:
     if expansion is None:
-        return terms(eta, point.log_phi, rows)
-    return expanded_terms(eta, point.log_phi, rows, expansion)
+        return terms(etas, point.log_phi, rows)
+    return expanded_terms(etas, point.log_phi, rows, expansion)
 
 
 @jax.custom_jvp
@@ -252,15 +280,16 @@ def _(primals, tangents):
         for i, value in zip(moving, values, strict=True):
             changed[i] = value
         p, r = jax.tree.unflatten(tree, changed)
-        eta = fixed_part(p, r) + r.effects(effects(p.lams, mode))
-        return effects_transposed(p.lams, r.pull(terms_at(eta, p, r, known.expansion).score))
+        etas = linear_predictors(fixed_part(p, r), effects(p.lams, mode), r)
+        return effects_transposed(p.lams, r.pull(terms_at(etas, p, r, known.expansion).score))
 
     _, right = jax.jvp(slope, ([leaves[i] for i in moving],), ([moves[i] for i in moving],))
-    eta = fixed_part(point, rows) + rows.effects(effects(point.lams, mode))
-    W = terms_at(eta, point, rows, known.expansion).W
+    etas = linear_predictors(fixed_part(point, rows), effects(point.lams, mode), rows)
+    W = terms_at(etas, point, rows, known.expansion).W
 
     def times_M(x):
-        pulled = effects_transposed(point.lams, rows.pull(W * rows.effects(effects(point.lams, x))))
+        moves = tuple(Zb for Zb in rows.effects(effects(point.lams, x)) if Zb is not None)
+        pulled = effects_transposed(point.lams, rows.pull(weighted(W, moves)))
         return tuple(a + b for a, b in zip(x, pulled, strict=True))
 
     lams = jax.lax.stop_gradient(point.lams)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.objective.density import expand, log_density, term
 from jaxmm.objective.laplace import at_mode, laplace
-from jaxmm.objective.mode import Point, effects, fixed_part
+from jaxmm.objective.mode import Point, effects, fixed_part, linear_predictors
 from jaxmm.rows import Rows
 from jaxmm.solver.spd import BLOCKS
 
@@ -52,12 +52,12 @@ def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int, 
 
     def node(z_k, log_w_k, expanded):
         u = a.u[0] + jnp.sqrt(2.0) * jnp.einsum("abj,a->bj", root, z_k)
-        eta = fixed + rows.effects(effects(point.lams, (u,)))
+        etas = linear_predictors(fixed, effects(point.lams, (u,)), rows)
         if expanded:
-            C = expand(eta, point.log_phi, rows, order - 2, 0)  # pyright: ignore
-            density = term((0,) * (1 + len(point.log_phi)), eta, point.log_phi, C)
+            C = expand(etas, point.log_phi, rows, order - 2, 0)  # pyright: ignore
+            density = term((0,) * (len(etas) + len(point.log_phi)), etas, point.log_phi, C)
         else:
-            density = log_density(eta, point.log_phi, rows)
+            density = log_density(etas, point.log_phi, rows)
         return log_w_k + rows.main.collect(rows.weights * density) - 0.5 * jnp.sum(u * u, axis=0)
 
     if len(z) * rows.y.size <= AT_ONCE:

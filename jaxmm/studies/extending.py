@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._columns import DataError
-from jaxmm.design import Design, Factor
+from jaxmm.design import Design
 from jaxmm.model import Model
 from jaxmm.studies.designs import as_pandas, check_size, rank_in_group
 
@@ -250,8 +250,9 @@ def _of_rows(design: Design, rows: np.ndarray, coded: list[tuple[np.ndarray, np.
     factors = zip(design.factors, coded, strict=True)
     return replace(
         design, y=y, X=design.X[rows], weights=weights, offset=take(design.offset), trials=trials,
-        factors=tuple(Factor(f.name, names, codes.astype(np.int32)) for f, (codes, names) in factors),
+        factors=tuple(replace(f, levels=names, codes=codes.astype(np.int32)) for f, (codes, names) in factors),
         terms=tuple(replace(t, Z=t.Z[rows]) for t in design.terms),
+        further=tuple(p.take(rows) for p in design.further),
         index=pd.RangeIndex(len(rows)), kept=np.ones(len(rows), bool), held_out=None, n_missing=0,
         y_all=y, weights_all=weights, trials_all=trials, spec=None,  # pyright: ignore
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,4 +44,7 @@ def _rows(d: Design, kept: np.ndarray, model: Model) -> Design:
         for t in d.terms
     ]
     family = None if model.likelihood.exact else model.likelihood.family
-    return design_from_arrays(of(d.y), of(d.X), terms, of(d.weights), of(d.offset), d.columns, family, of(d.trials))
+    design = design_from_arrays(of(d.y), of(d.X), terms, of(d.weights), of(d.offset), d.columns, family, of(d.trials))
+    feeds = {f.name: f.predictor for f in d.factors}
+    factors = tuple(replace(f, predictor=feeds[f.name]) for f in design.factors)
+    return replace(design, factors=factors, further=tuple(p.take(kept) for p in d.further))
