@@ -122,6 +122,13 @@ class Fit:
         return dict(zip(self.family.further_names, phi[1:].tolist(), strict=True))
 
     @property
+    def further(self) -> pd.Series:
+        """Coefficients of the predictors after the mean's, "zi~x" of the zeros and "phi~x" of log φ; mostly empty."""
+        d = self.model.design
+        p = len(d.columns)
+        return pd.Series(np.asarray(self.estimates.beta)[p:], list(d.coefficients[p:]), name="estimate", dtype=float)
+
+    @property
     def deviance(self) -> float:
         """−2 log-likelihood with all constants; the restricted one (the REML criterion) when ``reml``."""
         return float(self.estimates.deviance)

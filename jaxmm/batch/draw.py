@@ -32,7 +32,8 @@ from jaxmm.batch.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.families import Family
 from jaxmm.fit import Fit
-from jaxmm.predict import linear_predictor, rows_used
+from jaxmm.generalised import sample
+from jaxmm.predict import Etas, linear_predictors, rows_used
 
 if TYPE_CHECKING:
     from jaxmm.model import Model
@@ -74,29 +75,30 @@ class Simulated(Responses):
         d, self.re = model.design, re
         self._family = None if model.likelihood.precisions else model.likelihood.family
         if re == "conditional":
-            self._effects, self._eta = _no_effects(len(d.y)), _at_modes(model, self.truth, fit)
+            self._effects, self._etas = _no_effects(model), _at_modes(model, self.truth, fit)
         else:
-            self._effects = _loadings(model, self.truth)
-            self._eta = d.X @ self.truth.beta + (0.0 if d.offset is None else d.offset)
+            self._effects, self._etas = _loadings(model, self.truth), _without_effects(model, self.truth)
         spread = np.full(len(d.y), self.truth.sigma)
         self._spread = spread if d.weights is None else spread / np.sqrt(d.weights)
         self._trials = np.ones(len(d.y)) if d.trials is None else d.trials
 
     def block(self, first: int, size: int) -> Varying:
         """Replicates first .. first + size - 1: ``y`` (size, nobs), a JAX array of float64 where JAX computes now."""
-        size_u, index, loading = self._effects
+        size_u, by = self._effects
         with jax.enable_x64(True):
             for_effects, for_response = replicate_words(self._key, first, size)
             u = normals_of(for_effects, size_u)
             if self._family is None:
-                bits = random_bits(for_response, len(self._eta))
-                return Varying(_linear(*bits, u, self._eta, index, loading, self._spread, ZERO))
-            eta = _linear_predictor(u, self._eta, index, loading, ZERO)
-            return Varying(_sample(self._family, for_response, eta, self.truth.phi, self._trials))
+                eta = self._etas["mu"]
+                bits = random_bits(for_response, len(eta))
+                return Varying(_linear(*bits, u, eta, *by["mu"], self._spread, ZERO))
+            etas = tuple(_linear_predictor(u, eta, *by[name], ZERO) for name, eta in self._etas.items())
+            names = tuple(self._etas)
+            return Varying(_sample(self._family, names, for_response, etas, self.truth.phi, self._trials))
 
     def identity(self) -> dict[str, Any]:
         """What tells these responses from others: ``n``, the key, and hashes of the parameters and the design."""
-        _, index, loading = self._effects
+        placed = [array for pair in self._effects[1].values() for array in pair]
         return {
             "responses": "simulated",
             "n": self.n,
@@ -104,7 +106,7 @@ class Simulated(Responses):
             "re": self.re,
             "family": "linear" if self._family is None else repr(self._family),
             "truth": fingerprint(self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi),
-            "design": fingerprint(self._eta, index, loading, self._spread, self._trials),
+            "design": fingerprint(*self._etas.values(), *placed, self._spread, self._trials),
         }
 
 
@@ -189,34 +191,48 @@ def _linear(
 _linear_predictor = Program(_predictor)
 
 
-@partial(Program, static_argnums=(0,))
-def _sample(family: Family, data: Array, eta: Array, phi: Array, trials: Array) -> Array:
-    mu = family.link.inverse(eta)
-    return jax.vmap(lambda key, m: family.sample(key, m, phi, trials))(as_keys(data), mu)
+@partial(Program, static_argnums=(0, 1))
+def _sample(
+    family: Family, names: tuple[str, ...], data: Array, etas: tuple[Array, ...], phi: Array, trials: Array
+) -> Array:
+    return sample.function(family, names, as_keys(data), etas, phi, trials)
 
 
 # ---------------------------------------------------------------- their arrays
-Loadings = tuple[int, np.ndarray, np.ndarray]
+Loadings = tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
 def _loadings(model: Model, truth: Truth) -> Loadings:
-    """How many u a replicate has, which of them each row takes (C, nobs), and by how much (C, nobs)."""
-    d, start = model.design, 0
-    index, loading = [np.zeros((0, len(d.y)), np.int32)], [np.zeros((0, len(d.y)))]
+    """How many u a replicate has, and of each predictor which of them each row takes (C, nobs), and by how much
+    (C, nobs)."""
+    (_, by), d, start = _no_effects(model), model.design, 0
     for f, (factor, lam) in enumerate(zip(d.factors, truth.lams, strict=True)):
         q = len(lam)
-        index.append((start + q * factor.codes + np.arange(q)[:, None]).astype(np.int32))
-        loading.append((np.hstack([t.Z for t in d.terms if t.factor == f]) @ lam).T)
+        index = (start + q * factor.codes + np.arange(q)[:, None]).astype(np.int32)
+        loading = (np.hstack([t.Z for t in d.terms if t.factor == f]) @ lam).T
+        before = by[factor.predictor]
+        by[factor.predictor] = np.concatenate([before[0], index]), np.concatenate([before[1], loading])
         start += q * len(factor.levels)
-    return start, np.concatenate(index), np.concatenate(loading)
+    return start, by
 
 
-def _no_effects(nobs: int) -> Loadings:
-    return 0, np.zeros((0, nobs), np.int32), np.zeros((0, nobs))
+def _no_effects(model: Model) -> Loadings:
+    n = len(model.design.y)
+    return 0, {name: (np.zeros((0, n), np.int32), np.zeros((0, n))) for name in model.design.predictors}
 
 
-def _at_modes(model: Model, truth: Truth, fit: Any) -> np.ndarray:
-    """(nobs,) the linear predictor of a fit, its modes included.
+def _without_effects(model: Model, truth: Truth) -> Etas:
+    """(nobs,) Xβ + offset of each predictor."""
+    d = model.design
+    sides = [(d.X, d.offset), *((p.X, p.offset) for p in d.further)]
+    return {
+        name: X @ truth.beta[at] + (0.0 if offset is None else offset)
+        for (name, at), (X, offset) in zip(d.predictors.items(), sides, strict=True)
+    }
+
+
+def _at_modes(model: Model, truth: Truth, fit: Any) -> Etas:
+    """(nobs,) the linear predictors of a fit, its modes included.
 
     Raises:
         ValueError: no fit, one of other rows, or one whose parameters are not the truth.
@@ -233,7 +249,7 @@ def _at_modes(model: Model, truth: Truth, fit: Any) -> np.ndarray:
     parameters = zip((truth.beta, *truth.lams, truth.sigma), (own.beta, *own.lams, own.sigma), strict=True)
     if truth.phi != own.phi or not all(np.array_equal(a, b) for a, b in parameters):
         raise ValueError("re='conditional': the truth differs from the fit, whose modes hold with its own parameters")
-    return linear_predictor(fit, rows_used(fit), {f.name for f in d.factors})
+    return linear_predictors(fit, rows_used(fit), {f.name for f in d.factors})
 
 
 def check_n(n: Any) -> int:

@@ -76,6 +76,11 @@ class Replicate:
         return dict(zip(self._names.family_params, self._row["family_params"].tolist(), strict=True))
 
     @property
+    def further(self) -> pd.Series:
+        """Coefficients of the predictors after the mean's, as ``Fit.further``."""
+        return self._labelled("further", "estimate")
+
+    @property
     def loglik(self) -> float:
         """Restricted where the model is."""
         return float(self._row["loglik"])

@@ -32,7 +32,8 @@ class Names:
     ``sd`` holds (group, effect) of each standard deviation of ``varcorr_sd``, ``corr`` (group, effect, effect) of each
     correlation of ``varcorr_corr`` that the model has; ``has_scale`` whether ``sigma`` means something, ``has_phi``
     whether ``dispersion`` does; ``statistic`` is what ``tvalues`` are called, "t" or "z";
-    ``family_params`` what the family's parameters after φ are.
+    ``family_params`` what the family's parameters after φ are; ``further`` the coefficients of predictors after the
+    mean's, such as "zi~x".
     """
 
     fixef: tuple[str, ...]
@@ -44,6 +45,7 @@ class Names:
     reml: bool
     statistic: str = field(default="t", compare=False)  # files from before it may hold parts of the same study
     family_params: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
 
     def columns(self) -> dict[str, list[str]]:
         """What to call the numbers of each column that has several."""
@@ -53,24 +55,25 @@ class Names:
     def of_json(cls, kept: Mapping[str, Any]) -> Names:
         """As ``dataclasses.asdict`` gave them to a file, maybe an older one."""
         names = {"statistic": "t" if kept["has_scale"] else "z", **kept}
-        lists = {key: tuple(names.get(key, ())) for key in ("fixef", "family_params")}
+        lists = {key: tuple(names.get(key, ())) for key in ("fixef", "family_params", "further")}
         return cls(**{**names, **lists, **{key: tuple(map(tuple, names[key])) for key in ("sd", "corr")}})
 
 
 def names_of(model: Any) -> Names:
     """The names of a model's batch."""
     d, family = model.design, model.likelihood.family
-    factors = list(_factors(model))
+    factors, constant = list(_factors(model)), "phi" not in d.predictors
     return Names(
         fixef=tuple(d.columns),
         theta=model.structure.num_theta,
         sd=tuple((group, e) for group, effects, *_ in factors for e in effects),
         corr=tuple((group, effects[a], effects[b]) for group, effects, related, _ in factors for a, b in related),
-        has_scale=bool(family.has_scale),
-        has_phi=bool(family.num_phi),
+        has_scale=bool(family.has_scale) and constant,
+        has_phi=bool(family.num_phi) and constant,
         reml=model.reml,
         statistic=model.likelihood.statistic,
         family_params=family.further_names,
+        further=d.coefficients[len(d.columns) :],
     )
 
 
@@ -139,6 +142,10 @@ DECLARED: dict[str, Callable[[Names], Column]] = {
         shown=("dispersion",) if names.has_phi and not names.has_scale else (), estimate=True
     ),
     "family_params": lambda names: Column(names.family_params, shown=names.family_params, estimate=True, optional=True),
+    "further": lambda names: Column(names.further, shown=names.further, estimate=True, optional=True),
+    "further_bse": lambda names: Column(
+        names.further, shown=tuple(f"se_{name}" for name in names.further), optional=True
+    ),
     "loglik": lambda names: Column(shown=("loglik",)),
     "is_singular": lambda names: Column(kind=np.bool_, shown=("is_singular",)),
     "status": lambda names: Column(kind=np.int8, shown=("status",)),
@@ -177,19 +184,20 @@ def as_columns(model: Any, found: Found, iterations: np.ndarray, first: int) -> 
     """Results of replicates first, first + 1, .. as the columns of a batch; those of ``found.columns`` as they are,
     under the names that they are declared by."""
     family, names = model.likelihood.family, names_of(model)
-    failed = np.isin(found.status, NO_ESTIMATE)
+    failed, p = np.isin(found.status, NO_ESTIMATE), len(names.fixef)
     phi, count = np.asarray(found.phi), len(failed)
     sd, corr = _spread(model, found)
     lanes_last = {
-        "fixef": found.beta,
-        "bse": found.bse,
+        "fixef": found.beta[:p],
+        "bse": found.bse[:p],
         "theta": found.theta,
         "varcorr_sd": np.stack(sd) if sd else np.zeros((0, count)),
         "varcorr_corr": np.stack(corr) if corr else np.zeros((0, count)),
-        "sigma": np.sqrt(phi) if family.has_scale else np.ones(count),
-        "dispersion": phi if family.num_phi else np.full(count, np.nan),
+        "sigma": np.sqrt(phi) if names.has_scale else np.full(count, np.nan if family.has_scale else 1.0),
+        "dispersion": phi if names.has_phi else np.full(count, np.nan),
         "loglik": -0.5 * np.asarray(found.deviance),
         **({"family_params": found.further} if names.family_params else {}),
+        **({"further": found.beta[p:], "further_bse": found.bse[p:]} if names.further else {}),
         **found.columns,
     }
     estimates = {

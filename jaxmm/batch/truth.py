@@ -22,7 +22,8 @@ from jaxmm.tables import correlation
 if TYPE_CHECKING:
     from jaxmm.model import Model
 
-ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion")
+ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion", "zero_inflation")
+GIVEN_AS = {"zi": "zero_inflation", "phi": "dispersion"}  # the coefficients of a predictor after the mean's
 OTHER = 1e-4  # a share of the largest variance: another covariance, not the same one given in decimals
 ROUNDING = 1e-8  # how far below zero an eigenvalue of a correlation matrix given in decimals may be
 
@@ -32,11 +33,11 @@ class Truth:
     """Parameters of a model.
 
     Attributes:
-        beta: (p,) in the order of ``model.design.columns``.
+        beta: (p,) in the order of ``model.design.coefficients``: those of the mean, then of predictors after it.
         lams: for each grouping factor of the design, the lower factor (q, q) of the absolute covariance of its
             effects, which come in the order of the design's terms.
         sigma: residual standard deviation; 1.0 where the family has no scale.
-        phi: φ of the family, σ² where it has a scale; 1.0 where it has none.
+        phi: φ of the family, σ² where it has a scale; 1.0 where it has none, or a formula.
     """
 
     beta: np.ndarray
@@ -75,7 +76,9 @@ def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
             - ``"corr"``: grouping factor -> correlations: a number for two effects, a matrix (q, q), or a mapping
               (effect, effect) -> number. None by default; those left out of a mapping are zero;
             - ``"sigma"``, the residual standard deviation, or ``"dispersion"``, φ = σ², where the family has a scale;
-              ``"dispersion"`` where it has another φ; neither where it has none.
+              ``"dispersion"`` where it has another φ; neither where it has none. Where φ has a formula, the
+              coefficients of log φ, as ``"fixef"``;
+            - ``"zero_inflation"``: the coefficients of the logit of an extra zero, as ``"fixef"``.
 
     Raises:
         TypeError: something that is none of these.
@@ -91,11 +94,14 @@ def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
     if not isinstance(truth, Mapping):
         raise TypeError(f"truth must be a Fit, or a mapping with {_names(ACCEPTED)}; not {truth!r}")
     _check_names("truth", truth, ACCEPTED)
-    columns = model.design.columns
-    for name, needed in (("fixef", columns), ("sd", _effects(model))):
+    d = model.design
+    sides = {"fixef": d.columns} | {GIVEN_AS.get(p.name, p.name): p.columns for p in d.further}
+    if "zero_inflation" in truth and "zero_inflation" not in sides:
+        raise ValueError("the model has no zero inflation: leave 'zero_inflation' out of truth")
+    for name, needed in (sides | {"sd": _effects(model)}).items():
         if needed and name not in truth:
             raise ValueError(f"truth lacks {name!r}, of {_names(needed)}")
-    beta = _vector("fixef", "column", truth.get("fixef", ()), columns)
+    beta = np.concatenate([_vector(name, "column", truth.get(name, ()), columns) for name, columns in sides.items()])
     sigma, phi = _scale(model, truth)
     lams = _factors(model, truth["sd"], truth.get("corr"))
     _check_structures(model, lams)
@@ -141,6 +147,7 @@ def as_start(model: Model, start: Any) -> Parameters | None:
         raise ValueError(f"start: {error}{also}") from None
     num_phi = model.likelihood.family.num_phi
     phi = start.model.likelihood.phi(start.estimates) if isinstance(start, Fit) else truth.phi
+    num_phi = num_phi and "phi" not in model.design.predictors
     return Parameters(truth.beta, theta, np.log(np.ravel(phi)) if num_phi and np.all(np.asarray(phi) > 0) else ())  # pyright: ignore
 
 
@@ -162,8 +169,8 @@ def _theta(start: Any, num_theta: int) -> np.ndarray:
 def _of_fit(model: Model, fit: Fit) -> Truth:
     d, theirs = model.design, fit.model.design
     other = None
-    if d.columns != theirs.columns:
-        other = f"its fixed effects are {_names(theirs.columns)}, the model's {_names(d.columns)}"
+    if d.coefficients != theirs.coefficients:
+        other = f"its fixed effects are {_names(theirs.coefficients)}, the model's {_names(d.coefficients)}"
     elif _effects(model) != _effects(fit.model):
         other = f"its random effects are {_effects(fit.model)}, the model's {_effects(model)}"
     elif repr(fit.family) != repr(model.likelihood.family):
@@ -173,14 +180,15 @@ def _of_fit(model: Model, fit: Fit) -> Truth:
     scale = np.sqrt(fit.model.likelihood.effects_scale(fit.estimates))
     lams = tuple(scale * fit.factor_lam(f) for f in range(len(d.factors)))
     phi = 1.0 if fit.dispersion is None else float(fit.dispersion)
-    return _checked(model, Truth(fit.fixef.to_numpy(), lams, float(fit.sigma), phi))
+    sigma = 1.0 if np.isnan(fit.sigma) else float(fit.sigma)
+    return _checked(model, Truth(np.asarray(fit.estimates.beta), lams, sigma, phi))
 
 
 def _checked(model: Model, truth: Truth) -> Truth:
     beta = np.asarray(truth.beta, float)
     lams = tuple(np.asarray(lam, float) for lam in truth.lams)
-    if beta.shape != (len(model.design.columns),):
-        raise ValueError(f"truth has beta of shape {beta.shape}; the columns are {_names(model.design.columns)}")
+    if beta.shape != (len(model.design.coefficients),):
+        raise ValueError(f"truth has beta of shape {beta.shape}; the columns are {_names(model.design.coefficients)}")
     effects = _effects(model)
     shapes = [lam.shape for lam in lams]
     if shapes != [(len(names), len(names)) for names in effects.values()]:
@@ -201,6 +209,10 @@ def _checked(model: Model, truth: Truth) -> Truth:
 def _scale(model: Model, truth: Mapping[str, Any]) -> tuple[float, float]:
     """σ and φ."""
     family = model.likelihood.family
+    if "phi" in model.design.predictors:
+        if truth.get("sigma") is not None:
+            raise ValueError("dispersion has a formula, so that there is no one sigma: leave 'sigma' out of truth")
+        return 1.0, 1.0
     accepted = ("sigma", "dispersion") if family.has_scale else ("dispersion",) if family.num_phi else ()
     given = [name for name in ("sigma", "dispersion") if truth.get(name) is not None]
     for name in given:

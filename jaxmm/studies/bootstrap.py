@@ -131,7 +131,8 @@ def _source(fit: Fit, n: int, key: Any, kind: str, re: str) -> Any:
 # ---------------------------------------------------------------- statistics
 def parameters(fit: Any) -> pd.Series:
     """The default statistic, of a ``Fit`` or a replicate: β̂, the standard deviations and correlations of the random
-    effects, σ̂ or φ̂, and the family's other parameters, under the names of ``FitBatch.to_frame``."""
+    effects, σ̂ or φ̂, the family's other parameters, and the coefficients of predictors after the mean's, under the names
+    of ``FitBatch.to_frame``."""
     out = dict(fit.fixef)
     varcorr = fit.varcorr()
     out |= {sd_label(b.group, e): sd for b in varcorr.blocks for e, sd in zip(b.effects, b.sd(), strict=True)}
@@ -142,7 +143,7 @@ def parameters(fit: Any) -> pd.Series:
         out["sigma"] = varcorr.sigma
     elif fit.dispersion is not None:
         out["dispersion"] = fit.dispersion
-    return pd.Series(out | fit.family_params, dtype=float)
+    return pd.Series(out | fit.family_params | dict(fit.further), dtype=float)
 
 
 def _as_series(value: Any, statistic: Statistic) -> pd.Series:

@@ -246,7 +246,7 @@ def _grid(along: Any) -> list[dict[str, int]]:
 
 def _changed(model: Model, truth: Truth, effects: Mapping[str, float] | None) -> Truth:
     beta = np.array(truth.beta, float)
-    names = list(model.design.columns)
+    names = list(model.design.coefficients)
     for name, value in (effects or {}).items():
         if name not in names:
             raise KeyError(f"effects names {name!r}, which is no coefficient; there are {', '.join(map(repr, names))}")

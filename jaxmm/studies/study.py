@@ -158,14 +158,15 @@ def _hypotheses(model: Model, lrt: Any) -> list[Columns]:
 
 def _reduced(truth: Truth, model: Model, columns: Columns) -> Truth:
     """The truth of the columns that are left: where the search of a null model starts."""
-    return replace(truth, beta=np.asarray(truth.beta)[[c not in columns for c in model.design.columns]])
+    left = [c not in columns for c in model.design.coefficients]  # names of the mean's columns alone
+    return replace(truth, beta=np.asarray(truth.beta)[left])
 
 
 def truth_as_batch(model: Model, truth: Truth) -> FitBatch:
     """The truth as a batch of one, so that whatever is computed from fits can be computed from it: no standard errors
     (NaN), no likelihood (NaN)."""
     names, d = names_of(model), model.design
-    cov, sd = {}, {}
+    cov, sd, p = {}, {}, len(d.columns)
     for f, factor in enumerate(d.factors):
         effects = [e for t in d.terms if t.factor == f for e in t.effects]
         D = np.asarray(truth.lams[f]) @ np.asarray(truth.lams[f]).T
@@ -174,7 +175,8 @@ def truth_as_batch(model: Model, truth: Truth) -> FitBatch:
     with np.errstate(invalid="ignore", divide="ignore"):
         corr = [np.divide(cov[g, a, b], sd[g, a] * sd[g, b]) for g, a, b in names.corr]
     known = {
-        "fixef": np.asarray(truth.beta, float),
+        "fixef": np.asarray(truth.beta, float)[:p],
+        **({"further": np.asarray(truth.beta, float)[p:]} if names.further else {}),
         "theta": np.asarray(truth.theta(model), float),
         "varcorr_sd": np.array([sd[s] for s in names.sd], float),
         "varcorr_corr": np.array(corr, float),

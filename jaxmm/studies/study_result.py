@@ -57,6 +57,7 @@ class StudyResult:
         fits = self.batch.take(self.batch.converged)
         estimates, truth = _parameters(fits, self.statistics), _parameters(self.truth, self.statistics)
         errors = dict(zip(fits.names.fixef, fits.bse.T, strict=True))
+        errors |= dict(zip(fits.names.further, fits.further_bse.T, strict=True))
         rows = {name: accuracy(x, float(truth[name][0]), errors.get(name), self.level) for name, x in estimates.items()}
         columns = ["truth", "n", "mean", *(c for name in RECOVERY for c in (name, f"{name}_mc"))]
         return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
