@@ -283,8 +283,9 @@ def first_guess(rows: Rows) -> Array:
         right = jnp.tensordot(X, W * (constants[name] - offset), 2)
         beta.append(jnp.linalg.solve(gram, right) if len(X) else right)
     theta = independent_theta(rows, FIRST_SD, jnp)
-    log_phi = jnp.zeros(family.num_phi - ("phi" in s.predictors.names), W.dtype)
-    if family.has_scale and len(log_phi):
+    num_phi = family.num_phi - ("phi" in s.predictors.names)
+    log_phi = jnp.asarray(family.start_constants(num_phi), W.dtype)
+    if family.has_scale and num_phi:
         spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)
         log_phi = log_phi.at[0].set(jnp.log(jnp.maximum(spread, 1e-12)))
     return rows.layout.join(Parameters(jnp.concatenate(beta), theta.astype(W.dtype), log_phi))

@@ -115,11 +115,10 @@ class Fit:
     def family_params(self) -> dict[str, float]:
         """Further parameters of the family by name, all but the first of φ; {} where there are none.
 
-        No family of ``families.FAMILIES`` has any in this version; one of your own with ``num_phi`` above 1 has, called
-        as its ``phi_names`` say.
+        No family of ``families.FAMILIES`` has any in this version; one of your own has, with ``extras``, or ``num_phi``
+        above 1 and names in ``phi_names``.
         """
-        phi = np.ravel(self.model.likelihood.phi(self.estimates))
-        return dict(zip(self.family.further_names, phi[1:].tolist(), strict=True))
+        return self.model.likelihood.family_params(self.estimates)
 
     @property
     def further(self) -> pd.Series:
@@ -141,7 +140,8 @@ class Fit:
     def df(self) -> int:
         """Parameters: rank of X, length of θ, and σ or what dispersion the family has."""
         formula = "phi" in self.model.design.predictors
-        return len(self.model.design.coefficients) + len(self.theta) + self.family.num_phi - formula
+        constants = self.family.num_phi - formula + self.family.num_extras
+        return len(self.model.design.coefficients) + len(self.theta) + constants
 
     @property
     def nobs(self) -> int:

@@ -5,7 +5,7 @@ By Laplace's method, or adaptive Gauss-Hermite quadrature with ``n_agq`` nodes p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -124,7 +124,7 @@ class Generalised:
         if design.further:
             psi = start_apart.start(self.family, data, arrays, [p.offset for p in design.further], accumulator)
         else:
-            psi = start_glmm.start(self.family, data, accumulator, np.zeros(self.family.num_phi))
+            psi = start_glmm.start(self.family, data, accumulator, self.family.start_constants(self.family.num_phi))
         if start is not None:
             psi = scaled_psi(start, arrays, psi)
         if self.n_agq != "auto":
@@ -139,15 +139,38 @@ class Generalised:
 
     # ------------------------------------------------------------ what is read off
     def dispersion(self, e: GlmmEstimates) -> float | None:
-        return float(np.exp(e.log_phi[0])) if len(e.log_phi) else None
+        phi = np.ravel(self.phi(e))
+        return float(phi[0]) if self._has_phi(e) else None
+
+    def _has_phi(self, e: GlmmEstimates) -> bool:
+        """Whether φ is a number: there is one, and it has no formula."""
+        return len(e.log_phi) > self.family.num_extras
 
     def phi(self, e: GlmmEstimates) -> np.ndarray:
         """As a family takes it: a number, 1 where there is none, or (k,) of several."""
-        phi = np.exp(np.asarray(e.log_phi))
-        return phi if len(phi) > 1 else np.asarray(phi[0] if len(phi) else 1.0)
+        return np.asarray(self._constants(e)[0])
+
+    def _constants(self, e: GlmmEstimates) -> tuple[Any, tuple[Any, ...]]:
+        with jax.enable_x64(True):
+            phi, extras = self.family.constants(jnp.asarray(e.log_phi))
+        return np.asarray(phi), tuple(map(np.asarray, extras))
+
+    def extras(self, e: GlmmEstimates) -> tuple[np.ndarray, ...]:
+        """The values of ``Family.extras``."""
+        return self._constants(e)[1]
+
+    def family_params(self, e: GlmmEstimates) -> dict[str, float]:
+        """What the family has after φ, by name."""
+        phi, extras = self._constants(e)
+        values = np.concatenate([np.ravel(phi)[1:], *map(np.ravel, extras)])
+        return dict(zip(self.family.constant_names, values.tolist(), strict=True))
+
+    def bind(self, design: Design) -> Generalised:
+        """With the sizes that the family has from the data."""
+        return replace(self, family=self.family.bind(design.y))
 
     def sigma(self, e: GlmmEstimates) -> float:
-        if self.family.has_scale and not len(e.log_phi):
+        if self.family.has_scale and not self._has_phi(e):
             return float("nan")  # it has a formula
         return float(np.exp(0.5 * e.log_phi[0])) if self.family.has_scale else 1.0
 
@@ -209,7 +232,7 @@ class Generalised:
                 f"the search came to the edge of what the {link.name} link allows, where a mean leaves the family's "
                 "range: a link without an edge, such as log or logit, may do better"
             )
-        if self.family.limit and len(e.log_phi) and abs(float(e.log_phi[0])) > LIMIT:
+        if self.family.limit and self._has_phi(e) and abs(float(e.log_phi[0])) > LIMIT:
             out.append(
                 f"the dispersion is at its limit ({np.exp(e.log_phi[0]):.1g}): the data show no overdispersion, and "
                 f"the {self.family.limit} family gives the same fit"
@@ -240,7 +263,8 @@ class Generalised:
     ) -> np.ndarray:
         """Responses (n, m) at the linear predictors (n, m), one key for each; counts where there are trials."""
         trials = np.ones(etas["mu"].shape[-1]) if trials is None else trials
-        return np.asarray(sample(self.family, tuple(etas), keys, tuple(etas.values()), np.asarray(self.phi(e)), trials))
+        phi, extras = self._constants(e)
+        return np.asarray(sample(self.family, tuple(etas), keys, tuple(etas.values()), phi, trials, extras))
 
 
 NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact
@@ -262,14 +286,14 @@ _with_response = Program(Rows.with_response)
 
 
 @partial(Program, static_argnums=(0, 1))
-def sample(family: Family, names: tuple[str, ...], keys, etas, phi, trials):
+def sample(family: Family, names: tuple[str, ...], keys, etas, phi, trials, extras):
     """Responses (n, m) of a family whose parameters ``names`` have the predictors ``etas`` (n, m)."""
 
     def one(key, etas):
         by = dict(zip(names, etas, strict=True))
         own = jnp.exp(by["phi"]) if "phi" in by else phi
         further = [p.link.inverse(by[p.name]) for p in family.further]
-        return family.sample(key, family.link.inverse(by["mu"]), own, trials, *further)
+        return family.sample(key, family.link.inverse(by["mu"]), own, trials, *further, *extras)
 
     return jax.vmap(one)(keys, etas)
 

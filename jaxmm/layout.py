@@ -2,7 +2,8 @@
 
     psi (k,)  =  beta (p,) | theta (m,) | log phi        as to X_s and Z_s
 
-beta has the coefficients of all predictors, μ's first; log phi what parameters have none.
+beta has the coefficients of all predictors, μ's first; log phi what parameters have none, as the search moves them
+(``Family.constants``).
 
 ``Layout`` is static; nobody else counts places.  The search of a linear model moves theta alone.
 """
@@ -58,7 +59,7 @@ class Layout:
         return xp.concatenate(parts)
 
 
-def layout_of(structure: Any, num_phi: int) -> Layout:
-    """That of a generalised model's psi; ``num_phi`` of its family, of which one may have a predictor."""
-    constant = num_phi - ("phi" in structure.predictors.names)
+def layout_of(structure: Any, family: Any) -> Layout:
+    """That of a generalised model's psi."""
+    constant = family.num_phi - ("phi" in structure.predictors.names) + family.num_extras
     return Layout((("beta", structure.p), ("theta", structure.num_theta), ("log_phi", constant)))

@@ -81,6 +81,15 @@ class Linear:
     def sigma(self, e: Estimates) -> float:
         return float(e.sigma)
 
+    def extras(self, e: Estimates) -> tuple[np.ndarray, ...]:
+        return ()
+
+    def family_params(self, e: Estimates) -> dict[str, float]:
+        return {}
+
+    def bind(self, design: Design) -> Linear:
+        return self
+
     def effects_scale(self, e: Estimates) -> float:
         return self.dispersion(e)
 

@@ -47,6 +47,7 @@ class Model:
 
     def __init__(self, design: Design, likelihood: Likelihood, *, device: Any = "auto"):
         likelihood.check(design)
+        likelihood = likelihood.bind(design)
         self.design, self.likelihood = design, likelihood
         self.elimination, self.structure, self.groupings = _analyse(design, likelihood.reml)
         likelihood.check_structure(self.structure)

@@ -76,20 +76,22 @@ def linear_predictor(fit: Fit, rows: NewData, asked: set[str]) -> np.ndarray:
 
 class Parameters(NamedTuple):
     """Of each row: the mean ``mu`` on which the link is, φ (one number, where it has no predictor), and the values of
-    ``Family.further``."""
+    ``Family.further``; and those of ``Family.extras``, which all rows share."""
 
     mu: np.ndarray
     phi: Any
     further: tuple[np.ndarray, ...]
+    extras: tuple[np.ndarray, ...]
 
 
 def parameters(fit: Fit, etas: Etas) -> Parameters:
     """From the linear predictors."""
     family = fit.family
-    phi = np.exp(etas["phi"]) if "phi" in etas else fit.model.likelihood.phi(fit.estimates)
+    likelihood, e = fit.model.likelihood, fit.estimates
+    phi = np.exp(etas["phi"]) if "phi" in etas else likelihood.phi(e)
     with computing(fit.model.device):
         further = tuple(_inverse(p.link, etas[p.name]) for p in family.further)
-        return Parameters(_inverse(family.link, etas["mu"]), phi, further)
+        return Parameters(_inverse(family.link, etas["mu"]), phi, further, likelihood.extras(e))
 
 
 def on_scale(fit: Fit, etas: Etas, scale: str) -> np.ndarray:
@@ -101,7 +103,7 @@ def on_scale(fit: Fit, etas: Etas, scale: str) -> np.ndarray:
         return p.phi + np.zeros_like(p.mu)
     if scale == "zero":
         return p.further[[q.name for q in fit.family.further].index("zi")]
-    return p.mu if scale == "conditional" else fit.family.mean(p.mu, *p.further)
+    return p.mu if scale == "conditional" else fit.family.mean(p.mu, *p.further, *p.extras)
 
 
 def link_for(fit: Fit, scale: str) -> Link:

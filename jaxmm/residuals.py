@@ -20,7 +20,9 @@ EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
 
 _variance = Elementwise(lambda family, phi, mu: family.variance(mu, phi))
-_own_variance = Elementwise(lambda family, mu, phi, trials, *further: family.variance(mu, phi, trials, *further))
+_own_variance = Elementwise(
+    lambda family, extras, mu, phi, trials, *further: family.variance(mu, phi, trials, *further, *extras)
+)
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])  # dμ/dη
 
 
@@ -33,8 +35,8 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
     if kind not in KINDS:
         raise ValueError(f"kind must be 'response', 'pearson', 'deviance' or 'working', not {kind!r}")
     d, family = fit.model.design, fit.family
-    mu, phi, further = parameters(fit, fitted_predictors(fit))
-    values = np.asarray(d.observed) - family.mean(mu, *further)
+    mu, phi, further, extras = parameters(fit, fitted_predictors(fit))
+    values = np.asarray(d.observed) - family.mean(mu, *further, *extras)
     if d.trials_all is not None:  # a mean that rounds to 0 or 1 would have no variance
         mu = np.clip(mu, EPS, 1 - EPS)
     if kind == "response":
@@ -43,8 +45,8 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
     trials = np.ones(len(mu)) if d.trials_all is None else d.trials_all
     with computing(fit.model.device), np.errstate(invalid="ignore", divide="ignore"):
         if kind == "pearson":
-            if d.further:  # of each row its own; with a formula for the scale, V has the scale in it
-                variance = _own_variance(family, mu, phi, trials, *further)
+            if d.further or extras:  # of each row its own; with a formula for the scale, V has the scale in it
+                variance = _own_variance(family, mu, phi, trials, *further, shared=(extras,))
                 variance = variance * phi if family.has_scale and np.ndim(phi) else variance
             else:
                 variance = _variance(family, mu, shared=(phi,))
@@ -52,7 +54,8 @@ def residuals(fit: Fit, kind: str) -> pd.Series:
             values = np.where(values == 0, 0.0, values * root)  # V = 0 where a mean is at the end of its range
         elif kind == "deviance":
             y, n = jnp.asarray(d.y_all), jnp.asarray(trials)
-            unit = np.asarray(family.unit_deviance(y, jnp.asarray(mu), phi, n, *map(jnp.asarray, further)))
+            others = map(jnp.asarray, (*further, *extras))
+            unit = np.asarray(family.unit_deviance(y, jnp.asarray(mu), phi, n, *others))
             unit = unit / phi if family.has_scale and np.ndim(phi) else unit
             values = np.where(values == 0, 0.0, np.sign(values) * np.sqrt(weights * np.maximum(unit, 0.0)))
         else:

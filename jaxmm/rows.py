@@ -143,7 +143,7 @@ class Rows:
     @property
     def layout(self) -> Layout:
         """Of psi, the parameters that the likelihood has."""
-        return layout_of(self.structure, self.family.num_phi)
+        return layout_of(self.structure, self.family)
 
     def with_response(self, y: Array) -> Rows:
         """The same rows with another response (n,), in the order of the data; pure, safe under ``jit`` and ``vmap``."""

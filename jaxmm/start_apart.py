@@ -46,14 +46,15 @@ def _value_and_slope(family: Any, predictors: Any, x: Array, data: dict[str, Arr
 def start(family: Any, data: Data, rows: Rows, offsets: list[Any], accumulator: Accumulator) -> np.ndarray:
     """psi = (beta_s, theta_s, log phi) to begin with; ``offsets`` (n,) or None of the predictors after the first."""
     of, n = rows.structure.predictors, len(data.y)
-    beta, phi, *_ = fit_glm(family.glm, data, np.zeros(family.num_phi))
+    beta, phi, *_ = fit_glm(family.glm, data, family.glm.start_constants(family.num_phi))
     constants = {"phi": phi[0] if len(phi) else 0.0, **{p.name: p.start for p in family.further}}
     others = [np.zeros(n) if x is None else x for x in offsets]
     sides = [columns.rows(slice(0, n)) for columns in accumulator.further]
     begin = [beta]
     for name, X, offset in zip(of.names[1:], sides, others, strict=True):
         begin.append(np.linalg.lstsq(X, constants[name] - offset, rcond=None)[0])
-    log_phi = phi[:0] if "phi" in of.names else phi
+    log_phi = family.start_constants(0 if "phi" in of.names else family.num_phi)
+    log_phi[: len(log_phi) - family.num_extras] = phi[: len(log_phi) - family.num_extras]
     length = bucket(n)
     arrays = {
         "X": np.column_stack([filled(x, length, x[-1]) for x in np.hstack([data.X, *sides]).T]),

@@ -21,7 +21,6 @@ import numpy as np
 from jaxmm._compiled import Program, bucket, filled
 from jaxmm.gram import Accumulator
 from jaxmm.layout import Parameters, layout_of
-from jaxmm.objective.density import as_phi
 from jaxmm.rows import Rows
 from jaxmm.start import SECOND_SD, alike_theta, independent_theta, is_restricted, on_boundary
 
@@ -44,9 +43,9 @@ class Data(NamedTuple):
 @partial(Program, static_argnums=(0,))
 def _working_of_all(family: Any, eta, y, trials, weights, log_phi):
     mu, slope = jax.jvp(family.link.inverse, (eta,), (jnp.ones_like(eta),))
-    phi = as_phi(log_phi)
-    W = weights * trials * slope**2 / family.variance(mu, phi)
-    density = family.density(y, eta, phi, trials)
+    phi, extras = family.constants(log_phi)
+    W = weights * trials * slope**2 / family.variance(mu, phi, *((1.0, *extras) if extras else ()))
+    density = family.density(y, eta, phi, trials, *extras)
     return W, (y / jnp.maximum(trials, 1e-300) - mu) / slope, jnp.sum(weights * density)
 
 
@@ -77,7 +76,7 @@ def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray
         term.covariance.from_factor(np.diag(sd[term.position][term.at : term.at + term.covariance.q]), own)
         for term, own in zip(s.terms, accumulator.inputs, strict=True)
     ]
-    return layout_of(s, len(log_phi)).join(Parameters(beta, np.concatenate(theta), log_phi))  # pyright: ignore
+    return layout_of(s, family).join(Parameters(beta, np.concatenate(theta), log_phi))  # pyright: ignore
 
 
 def fit_glm(family: Any, data: Data, log_phi: np.ndarray):
@@ -127,8 +126,9 @@ def _guess_phi(family: Any, data: Data, beta: np.ndarray, log_phi: np.ndarray, W
         pearson = np.sum(np.where(usable, W * e**2, 0.0)) / max(np.sum(data.weights) - len(beta), 1.0)
         return np.append(np.log(max(pearson, 1e-12)), log_phi[1:])
     eta = data.offset + data.X @ beta
-    values = [_working(family, eta, data.y, data.trials, data.weights, np.full_like(log_phi, g))[2] for g in PHI_GRID]
-    return np.full_like(log_phi, PHI_GRID[int(np.nanargmax(np.where(np.isfinite(values), values, -np.inf)))])
+    grid = [np.append(np.full(family.num_phi, g), log_phi[family.num_phi :]) for g in PHI_GRID]
+    values = [_working(family, eta, data.y, data.trials, data.weights, one)[2] for one in grid]
+    return grid[int(np.nanargmax(np.where(np.isfinite(values), values, -np.inf)))]
 
 
 # ---------------------------------------------------------------- once more from inside
@@ -163,8 +163,12 @@ def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
     family = rows.family
     beta, _, log_phi = rows.layout.split(psi)
     theta = xp.asarray(independent_theta(rows, SECOND_SD, xp), psi.dtype).reshape(-1, *(1,) * (psi.ndim - 1))
-    if len(log_phi) == 1:
+    if len(log_phi) - family.num_extras == 1:
         mean = family.mean_range[0] + 0.5 if family.mean_range[1] <= 1 else 1.0
-        grows = family.has_scale or family.variance(mean, 2.0, 2.0) > family.variance(mean, 1.0, 2.0)
-        log_phi = log_phi - (1.0 if grows else -1.0) * np.log(SECOND_PHI)
+        values = [np.array(e.start) if len(e.start) > 1 else e.start[0] for e in family.extras]
+        others = [p.link.inverse(p.start) for p in family.further]
+        twice, once = (family.variance(mean, phi, 2.0, *others, *values) for phi in (2.0, 1.0))
+        change = np.zeros(len(log_phi))
+        change[0] = (1.0 if family.has_scale or twice > once else -1.0) * np.log(SECOND_PHI)
+        log_phi = log_phi - change.reshape(-1, *(1,) * (psi.ndim - 1))
     return rows.layout.join(Parameters(beta, xp.broadcast_to(theta, (len(theta), *psi.shape[1:])), log_phi))

@@ -14,7 +14,7 @@ LAYERS = (
     "covariance.us covariance.diag covariance.homdiag covariance.homcs covariance.cs covariance.ar1 covariance.hetar1 "
     "covariance formula "
     "_contrasts _modelmatrix _remarks _grouping _inputs _predictor response design checks _special links "
-    "families._base "
+    "families.extras families._base "
     "families.gaussian families.poisson families.binomial families.gamma families.inverse_gaussian families.nbinom2 "
     "families.nbinom1 families.beta families.betabinomial families.zero_inflated families "
     "structure layout _context _random _pieces gram "

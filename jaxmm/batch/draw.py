@@ -94,7 +94,8 @@ class Simulated(Responses):
                 return Varying(_linear(*bits, u, eta, *by["mu"], self._spread, ZERO))
             etas = tuple(_linear_predictor(u, eta, *by[name], ZERO) for name, eta in self._etas.items())
             names = tuple(self._etas)
-            return Varying(_sample(self._family, names, for_response, etas, self.truth.phi, self._trials))
+            own = self.truth.phi, self._trials, self.truth.extras
+            return Varying(_sample(self._family, names, for_response, etas, *own))
 
     def identity(self) -> dict[str, Any]:
         """What tells these responses from others: ``n``, the key, and hashes of the parameters and the design."""
@@ -105,7 +106,9 @@ class Simulated(Responses):
             "key": [int(x) for x in self._key],
             "re": self.re,
             "family": "linear" if self._family is None else repr(self._family),
-            "truth": fingerprint(self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi),
+            "truth": fingerprint(
+                self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi, *self.truth.extras
+            ),
             "design": fingerprint(*self._etas.values(), *placed, self._spread, self._trials),
         }
 
@@ -193,9 +196,15 @@ _linear_predictor = Program(_predictor)
 
 @partial(Program, static_argnums=(0, 1))
 def _sample(
-    family: Family, names: tuple[str, ...], data: Array, etas: tuple[Array, ...], phi: Array, trials: Array
+    family: Family,
+    names: tuple[str, ...],
+    data: Array,
+    etas: tuple[Array, ...],
+    phi: Array,
+    trials: Array,
+    extras: tuple[Array, ...],
 ) -> Array:
-    return sample.function(family, names, as_keys(data), etas, phi, trials)
+    return sample.function(family, names, as_keys(data), etas, phi, trials, extras)
 
 
 # ---------------------------------------------------------------- their arrays

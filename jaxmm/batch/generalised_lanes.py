@@ -196,6 +196,9 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
     value = at.value + 0.5 * jnp.sum(at.gradient * step, axis=0)
     beta, theta, log_phi = rows.layout.split(psi)
     theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), rows)
+    phi, extras = rows.family.constants(log_phi)
+    phi = jnp.broadcast_to(phi, (*jnp.shape(phi)[:-1], *value.shape))
+    further = [*(phi[1:] if phi.ndim > 1 else ()), *(x for e in extras for x in jnp.atleast_2d(e))]
     T_X = jnp.asarray(rows.T_X)
     variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[:p, :p], T_X)
     return Found(
@@ -203,8 +206,8 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
         bse=jnp.sqrt(jnp.maximum(variance, 0.0)),
         theta=theta,
         lams=lams,
-        phi=jnp.exp(log_phi[0]) if len(log_phi) else jnp.ones_like(value),
+        phi=phi[0] if phi.ndim > 1 else phi,
         deviance=value,
         status=status,
-        further=jnp.exp(log_phi[1:]) if len(log_phi) > 1 else (),
+        further=jnp.stack(further) if further else (),
     )

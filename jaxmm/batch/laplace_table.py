@@ -17,7 +17,7 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.batch.small import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.layout import Layout
-from jaxmm.objective.density import Terms, as_phi, two_derivatives
+from jaxmm.objective.density import Terms, two_derivatives
 from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, clipped, pull_inside, safe_level, search
 from jaxmm.objective.parameters import factors
 from jaxmm.rows import Rows
@@ -135,7 +135,8 @@ def linear_predictor(beta: Array, u: Array, lam: Matrix, t: Table) -> Array:
 
 def log_density(eta: Array, log_phi: Array, y: Array, t: Table) -> Array:
     """Of each row (J, H, L), unweighted, without the constant part."""
-    return t.family.density(y, eta, as_phi(log_phi), t.trials[..., None])
+    phi, extras = t.family.constants(log_phi)
+    return t.family.density(y, eta, phi, t.trials[..., None], *extras)
 
 
 def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:

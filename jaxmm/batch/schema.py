@@ -72,7 +72,7 @@ def names_of(model: Any) -> Names:
         has_phi=bool(family.num_phi) and constant,
         reml=model.reml,
         statistic=model.likelihood.statistic,
-        family_params=family.further_names,
+        family_params=family.constant_names,
         further=d.coefficients[len(d.columns) :],
     )
 

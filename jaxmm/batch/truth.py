@@ -22,7 +22,7 @@ from jaxmm.tables import correlation
 if TYPE_CHECKING:
     from jaxmm.model import Model
 
-ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion", "zero_inflation")
+ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion", "zero_inflation", "family_params")
 GIVEN_AS = {"zi": "zero_inflation", "phi": "dispersion"}  # the coefficients of a predictor after the mean's
 OTHER = 1e-4  # a share of the largest variance: another covariance, not the same one given in decimals
 ROUNDING = 1e-8  # how far below zero an eigenvalue of a correlation matrix given in decimals may be
@@ -38,12 +38,14 @@ class Truth:
             effects, which come in the order of the design's terms.
         sigma: residual standard deviation; 1.0 where the family has no scale.
         phi: φ of the family, σ² where it has a scale; 1.0 where it has none, or a formula.
+        extras: the values of ``Family.extras``.
     """
 
     beta: np.ndarray
     lams: tuple[np.ndarray, ...]
     sigma: float
     phi: float
+    extras: tuple[np.ndarray, ...] = ()
 
     def theta(self, model: Model) -> np.ndarray:
         """(m,), as ``Fit.theta``: relative to σ in a linear model.
@@ -78,7 +80,8 @@ def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
             - ``"sigma"``, the residual standard deviation, or ``"dispersion"``, φ = σ², where the family has a scale;
               ``"dispersion"`` where it has another φ; neither where it has none. Where φ has a formula, the
               coefficients of log φ, as ``"fixef"``;
-            - ``"zero_inflation"``: the coefficients of the logit of an extra zero, as ``"fixef"``.
+            - ``"zero_inflation"``: the coefficients of the logit of an extra zero, as ``"fixef"``;
+            - ``"family_params"``: further parameters of the family, as ``Fit.family_params``.
 
     Raises:
         TypeError: something that is none of these.
@@ -105,7 +108,24 @@ def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
     sigma, phi = _scale(model, truth)
     lams = _factors(model, truth["sd"], truth.get("corr"))
     _check_structures(model, lams)
-    return Truth(beta, lams, sigma, phi)
+    return Truth(beta, lams, sigma, phi, _extras(model.likelihood.family, truth.get("family_params")))
+
+
+def _extras(family: Any, given: Any) -> tuple[np.ndarray, ...]:
+    """The values of ``Family.extras`` by their labels."""
+    labels = [label for e in family.extras for label in e.labels]
+    if not labels:
+        if given is not None:
+            raise ValueError(f"the {family.name} family has no further parameters: leave 'family_params' out of truth")
+        return ()
+    if given is None:
+        raise ValueError(f"truth lacks 'family_params', of {_names(labels)}")
+    values = dict(zip(labels, _vector("family_params", "parameter", given, tuple(labels)), strict=True))
+    own = [np.array([values[label] for label in e.labels]) for e in family.extras]
+    for e, x in zip(family.extras, own, strict=True):
+        if not np.all(np.isfinite(e.map.raw(x))):
+            raise ValueError(f"family_params: {_names(e.labels)} cannot be {x.tolist()}")
+    return tuple(x[0] if len(x) == 1 else x for x in own)
 
 
 def _check_structures(model: Model, lams: tuple[np.ndarray, ...]) -> None:
@@ -145,10 +165,19 @@ def as_start(model: Model, start: Any) -> Parameters | None:
     except ValueError as error:
         also = ": of such a fit, give its theta alone, start=fit.theta" if isinstance(start, Fit) else ""
         raise ValueError(f"start: {error}{also}") from None
-    num_phi = model.likelihood.family.num_phi
-    phi = start.model.likelihood.phi(start.estimates) if isinstance(start, Fit) else truth.phi
-    num_phi = num_phi and "phi" not in model.design.predictors
-    return Parameters(truth.beta, theta, np.log(np.ravel(phi)) if num_phi and np.all(np.asarray(phi) > 0) else ())  # pyright: ignore
+    known = getattr(start.estimates, "log_phi", None) if isinstance(start, Fit) else None
+    log_phi = _constants(model, truth) if known is None else known
+    return Parameters(truth.beta, theta, log_phi)  # pyright: ignore
+
+
+def _constants(model: Model, truth: Truth) -> Any:
+    """log φ and the family's other constants as the search moves them; () where they are not known."""
+    family = model.likelihood.family
+    num_phi = family.num_phi - ("phi" in model.design.predictors)
+    if num_phi and truth.phi <= 0:
+        return ()
+    raw = [e.map.raw(np.atleast_1d(x)) for e, x in zip(family.extras, truth.extras, strict=True)]
+    return np.concatenate([np.log([truth.phi] * num_phi), *raw])
 
 
 def _theta(start: Any, num_theta: int) -> np.ndarray:
@@ -181,7 +210,8 @@ def _of_fit(model: Model, fit: Fit) -> Truth:
     lams = tuple(scale * fit.factor_lam(f) for f in range(len(d.factors)))
     phi = 1.0 if fit.dispersion is None else float(fit.dispersion)
     sigma = 1.0 if np.isnan(fit.sigma) else float(fit.sigma)
-    return _checked(model, Truth(np.asarray(fit.estimates.beta), lams, sigma, phi))
+    extras = fit.model.likelihood.extras(fit.estimates)
+    return _checked(model, Truth(np.asarray(fit.estimates.beta), lams, sigma, phi, extras))
 
 
 def _checked(model: Model, truth: Truth) -> Truth:
@@ -202,7 +232,7 @@ def _checked(model: Model, truth: Truth) -> Truth:
         i, k = np.unravel_index(np.argmax(np.where(has, 0.0, np.abs(D))), D.shape)
         if not has[i, k] and abs(D[i, k]) > ROUNDING * np.sqrt(D[i, i] * D[k, k]):
             raise ValueError(_no_correlation(group, names[i], names[k]))
-    return Truth(beta, lams, float(truth.sigma), float(truth.phi))
+    return Truth(beta, lams, float(truth.sigma), float(truth.phi), truth.extras)
 
 
 # ---------------------------------------------------------------- from a mapping

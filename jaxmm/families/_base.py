@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxmm import links
 from jaxmm._types import Array
+from jaxmm.families.extras import Extra
 
 NEWTON_STEPS = 60  # of the generic saturated density
 HALVINGS = 12  # of each step; the best of them is taken
@@ -46,7 +47,9 @@ class Family:
         has_trials: y counts the successes among ``trials``, and mu is the probability of one.
         support: what y may be, in words.
         further: parameters after mu and phi, each with a linear predictor ("~ 1" unless the model has a formula for
-            it): ``log_density`` takes their etas last, the other methods their values.
+            it): ``log_density`` takes their etas after the trials, the other methods their values.
+        extras: parameters that no predictor serves, and phi neither; every method takes them last. An instance may
+            have them from the data (``bind``).
     """
 
     link: Any = None  # a links.Link, once the family is made
@@ -61,6 +64,7 @@ class Family:
     limit: ClassVar[str | None] = None  # the family that this one becomes at an end of phi's range
     mean_range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))  # of means to start a search from
     further: ClassVar[tuple[Further, ...]] = ()
+    extras: ClassVar[tuple[Extra, ...]] = ()
 
     def __post_init__(self):
         link = self.links[0] if self.link is None else self.link
@@ -87,8 +91,8 @@ class Family:
 
     # ------------------------------------------------------------ defining
     def log_density(self, y, eta, phi, *trials_and_further) -> Array:
-        """The part of log p(y | eta, phi) that depends on eta or phi; the trials follow where there are any, then the
-        eta of each of ``further``."""
+        """The part of log p(y | eta, phi) that depends on a parameter; the trials follow where there are any, then the
+        eta of each of ``further``, then ``extras``."""
         raise NotImplementedError
 
     def variance(self, mu, phi, trials: Any = 1.0, *further):
@@ -128,7 +132,9 @@ class Family:
         """Means to start a GLM from: y where it may be a mean, else the average of those."""
         y, eta = np.asarray(y, float), self.link.link(jnp.asarray(y, float))
         phi = jnp.ones(self.num_phi if self.num_phi > 1 else ())
-        inside = np.asarray(jnp.isfinite(eta) & jnp.isfinite(self.density(jnp.asarray(y), eta, phi, trials)))
+        extras = [jnp.asarray(e.start if len(e.start) > 1 else e.start[0]) for e in self.extras]
+        value = self.density(jnp.asarray(y), eta, phi, trials, *(p.start for p in self.further), *extras)
+        inside = np.asarray(jnp.isfinite(eta) & jnp.isfinite(value))
         return np.where(inside, y, np.mean(y[inside]) if inside.any() else 1.0)
 
     def unit_deviance(self, y, mu, phi, trials: Any = 1.0, *further):
@@ -137,12 +143,42 @@ class Family:
         gain = self.saturated(y, phi, trials, *further) - self.density(y, eta, phi, trials, *further)
         return 2 * jnp.maximum(gain, 0.0) * (jnp.ravel(phi)[0] if self.has_scale else 1.0)
 
+    def bind(self, y: np.ndarray) -> Family:
+        """The family for a response (n,): with the sizes that it has from the data."""
+        return self
+
     @property
     def glm(self) -> Family:
         """The family of the GLM, of a mean alone, that a search begins with."""
         return self
 
     # ------------------------------------------------------------ derived
+    @property
+    def num_extras(self) -> int:
+        """How many numbers ``extras`` are."""
+        return sum(len(e.start) for e in self.extras)
+
+    @property
+    def constant_names(self) -> tuple[str, ...]:
+        """Of ``Fit.family_params``: phi[1:], then ``extras``."""
+        return (*self.further_names, *(label for e in self.extras for label in e.labels))
+
+    def start_constants(self, num_phi: int) -> np.ndarray:
+        """(k,) where a search begins: log phi of as many, and ``extras`` as the search moves them."""
+        return np.concatenate([np.zeros(num_phi), *(e.map.raw(np.array(e.start)) for e in self.extras)])
+
+    def constants(self, raw: Array) -> tuple[Any, tuple[Array, ...]]:
+        """(k, ..) as the search moves them -> phi as ``log_density`` takes it, a number for k = 1 and 1 for k = 0, and
+        the values of ``extras``."""
+        at = raw.shape[0] - self.num_extras
+        phi = jnp.exp(raw[:at]) if at else jnp.ones((), raw.dtype)
+        values = []
+        for e in self.extras:
+            own = e.map.values(raw[at : at + len(e.start)])
+            values.append(own[0] if len(e.start) == 1 else own)
+            at += len(e.start)
+        return phi[0] if phi.shape[:1] == (1,) else phi, tuple(values)
+
     def density(self, y, eta, phi, trials: Any = 1.0, *further) -> Array:
         """``log_density`` with or without trials; -inf where eta has no mean."""
         counts = (trials,) if self.has_trials else ()

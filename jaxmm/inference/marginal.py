@@ -27,7 +27,6 @@ from jaxmm.design import NewData
 from jaxmm.inference.wald import variances
 from jaxmm.layout import Layout
 from jaxmm.links import Log
-from jaxmm.objective.density import as_phi
 from jaxmm.objective.parameters import factors
 from jaxmm.predict import link_for, rows_used
 from jaxmm.structure import Structure
@@ -75,12 +74,12 @@ def _mean(psi: Array, of: Of, data: dict[str, Any]) -> Array:
 
     further = {p.name: p.link for p in of.family.further}
     if of.scale == "dispersion":
-        constant = jnp.zeros_like(data["offset"][0]) + as_phi(log_phi)
-        return parameter("phi", Log()) if "phi" in predictors.names else constant
+        constant, _ = of.family.constants(log_phi)
+        return parameter("phi", Log()) if "phi" in predictors.names else jnp.zeros_like(data["offset"][0]) + constant
     if of.scale == "zero":
         return parameter("zi", further["zi"])
     mu = parameter("mu", of.family.link)
-    values = (parameter(name, link) for name, link in further.items())
+    values = (*(parameter(name, link) for name, link in further.items()), *of.family.constants(log_phi)[1])
     return of.family.mean(mu, *values) if of.scale == "response" else mu
 
 

@@ -50,14 +50,6 @@ def pairs_of(count: int) -> list[tuple[int, int]]:
     return list(combinations_with_replacement(range(count), 2))
 
 
-def as_phi(log_phi: Array) -> Array:
-    """log phi (k,) -> phi as a family takes it: a number for k = 1, 1 for k = 0, else (k,)."""
-    if log_phi.shape[0] == 0:
-        return jnp.ones((), log_phi.dtype)
-    phi = jnp.exp(log_phi)
-    return phi[0] if log_phi.shape[0] == 1 else phi
-
-
 def log_density(etas: Etas, log_phi: Array, rows: Rows) -> Array:
     """Unweighted, without the constant part."""
     return density_of(rows.family, rows.structure.predictors.names, rows.y, etas, log_phi, rows.trials)
@@ -65,9 +57,10 @@ def log_density(etas: Etas, log_phi: Array, rows: Rows) -> Array:
 
 def density_of(family: Any, names: Sequence[str], y: Array, etas: Etas, log_phi: Array, trials: Array) -> Array:
     """The same of a family whose parameters ``names`` have the predictors ``etas``."""
-    phi = jnp.exp(etas[names.index("phi")]) if "phi" in names else as_phi(log_phi)
+    phi, extras = family.constants(log_phi)
+    phi = jnp.exp(etas[names.index("phi")]) if "phi" in names else phi
     further = [eta for name, eta in zip(names, etas, strict=True) if name not in ("mu", "phi")]
-    return family.density(y, etas[0], phi, trials, *further)
+    return family.density(y, etas[0], phi, trials, *further, *extras)
 
 
 def two_derivatives(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array, Array]:

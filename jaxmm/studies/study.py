@@ -176,6 +176,7 @@ def truth_as_batch(model: Model, truth: Truth) -> FitBatch:
         corr = [np.divide(cov[g, a, b], sd[g, a] * sd[g, b]) for g, a, b in names.corr]
     known = {
         "fixef": np.asarray(truth.beta, float)[:p],
+        **({"family_params": np.concatenate([*map(np.ravel, truth.extras)])} if names.family_params else {}),
         **({"further": np.asarray(truth.beta, float)[p:]} if names.further else {}),
         "theta": np.asarray(truth.theta(model), float),
         "varcorr_sd": np.array([sd[s] for s in names.sd], float),
