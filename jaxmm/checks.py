@@ -5,18 +5,17 @@ apart from each other and, where the family has a scale, from the residuals.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from jaxmm._columns import DataError
 from jaxmm.design import Design, RandomTerm
-from jaxmm.response import check_varies
+from jaxmm.families import Family
+from jaxmm.response import by_position, check_counts, check_support, check_varies
 
-if TYPE_CHECKING:
-    from jaxmm.families import Family
-
-__all__ = ["REPRODUCED", "check_glmm", "check_left", "check_lmm"]
+__all__ = ["REPRODUCED", "check_glmm", "check_left", "check_lmm", "check_response"]
 
 REPRODUCED = 1e-26  # of its sum of squares: what is left of a response that the fixed effects reproduce
 ROUGHLY = 1e-18  # the same by cross-products, whose rounding is larger: above it something is left for certain
@@ -60,6 +59,39 @@ def check_left(design: Design, columns: Callable[[], np.ndarray], left: float) -
             f"the fixed effects{also} reproduce the response '{design.response}' exactly: there is nothing left for "
             "random effects and error to explain; leave out the column that the response was made from"
         )
+
+
+def check_response(design: Design, family: Family | None, y: Any) -> np.ndarray:
+    """Another response for the rows of a design that count, as (n,) float64: counts where there are trials.
+
+    A Series must have the labels of those rows, in their order, or none of its own (0, 1, ...).
+
+    Raises:
+        DataError: of another length, not numbers, not counts within the trials, outside the support, constant.
+    """
+    labels = design.index[design.kept]
+    if isinstance(y, pd.Series) and len(y) == len(labels) and not y.index.equals(labels):
+        if not y.index.equals(pd.RangeIndex(len(y))):
+            raise DataError(
+                "the response is a Series with other labels than the rows used: reindex it "
+                "(y.reindex(fit.fitted().index)), or pass y.to_numpy() to take it by position"
+            )
+    try:
+        y = np.array(y, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("the response holds text or other things where numbers are due") from None
+    n = len(design.y)
+    if y.shape != (n,):
+        zero = int((~design.kept).sum())
+        without = f" (without the {zero} of weight zero)" if zero else ""
+        raise DataError(f"the response must have {n} values, one per row used{without}; got shape {y.shape}")
+    if not np.all(np.isfinite(y)):
+        raise DataError(f"the response is not finite in row {int(np.flatnonzero(~np.isfinite(y))[0])} (from 0)")
+    if design.trials is not None:
+        check_counts(y, design.trials, "the response", by_position)
+    check_support(y, family, "the response", by_position)
+    check_varies(y, design.trials, family, "the response")
+    return y
 
 
 def _check(design: Design, family: Family | None) -> None:

@@ -5,28 +5,27 @@ component   "mu" the mean;  "zi" the log-odds of an extra zero;  "phi" log φ;  
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from jaxmm.design import Design
+from jaxmm.families import Family
 from jaxmm.inference import wald
-
-if TYPE_CHECKING:
-    from jaxmm.fit import Fit
 
 ALL = "all"
 
 
-def place(fit: Fit, component: str) -> slice:
+def place(design: Design, component: str) -> slice:
     """Which of all coefficients a component has; of ``ALL`` every one.
 
     Raises:
         ValueError: a component that the model has not.
     """
-    places = fit.model.design.predictors
+    places = design.predictors
     if component == ALL:
-        return slice(0, len(fit.model.design.coefficients))
+        return slice(0, len(design.coefficients))
     if not isinstance(component, str) or component not in places:
         hint = {"zi": "; zero_inflation='~ 1' adds it", "phi": "; it has a formula only with dispersion="}
         raise ValueError(
@@ -36,38 +35,37 @@ def place(fit: Fit, component: str) -> slice:
     return places[component]
 
 
-def names(fit: Fit, component: str) -> list[str]:
+def names(design: Design, component: str) -> list[str]:
     """The columns of a component; of ``ALL`` those of further ones have its name before them, "zi~x"."""
-    design = fit.model.design
     own = {p.name: p.columns for p in design.further} | {"mu": design.columns, ALL: design.coefficients}
     return list(own[component])
 
 
-def vcov(fit: Fit, component: str) -> pd.DataFrame:
+def vcov(design: Design, estimates: Any, component: str) -> pd.DataFrame:
     """The covariance matrix of a component's coefficients."""
-    at = place(fit, component)
-    labels = names(fit, component)
-    return pd.DataFrame(np.asarray(fit.estimates.vcov)[at, at], labels, labels)
+    at = place(design, component)
+    labels = names(design, component)
+    return pd.DataFrame(np.asarray(estimates.vcov)[at, at], labels, labels)
 
 
-def coef_table(fit: Fit, component: str, ddf: str, given: Any) -> pd.DataFrame:
+def coef_table(design: Design, estimates: Any, component: str, ddf: str, given: Any) -> pd.DataFrame:
     """See ``Fit.coef_table``."""
-    at = place(fit, component)
+    at = place(design, component)
     if ddf != "asymptotic":
         raise NotImplementedError(f"ddf={ddf!r} is not available yet: only 'asymptotic', which takes z for normal")
-    V = np.asarray(fit.estimates.vcov)[at, at] if given is None else np.asarray(given, float)
-    estimate = np.asarray(fit.estimates.beta)[at]
+    V = np.asarray(estimates.vcov)[at, at] if given is None else np.asarray(given, float)
+    estimate = np.asarray(estimates.beta)[at]
     if V.shape != (len(estimate), len(estimate)):
         raise ValueError(f"vcov must be a matrix ({len(estimate)}, {len(estimate)}), not of shape {V.shape}")
     se = np.sqrt(np.maximum(np.diag(V), 0.0))
     tested = wald.each(estimate, se)
     columns = {"estimate": estimate, "se": se, "df": np.inf, "statistic": tested.statistic, "p": tested.p}
-    return pd.DataFrame(columns, names(fit, component))
+    return pd.DataFrame(columns, names(design, component))
 
 
-def title(fit: Fit, component: str) -> str:
+def title(design: Design, family: Family, component: str) -> str:
     """What a summary calls it."""
-    formula = next(p.formula for p in fit.model.design.further if p.name == component)
-    links = {p.name: p.link.name for p in fit.family.further}
+    formula = next(p.formula for p in design.further if p.name == component)
+    links = {p.name: p.link.name for p in family.further}
     what = {"zi": "Zero inflation", "phi": "Dispersion"}.get(component, f"Parameter {component}")
     return f"{what} ({links.get(component, 'log')}), {formula}:"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -39,11 +39,9 @@ from ._modelmatrix import ModelMatrix, fit_matrix, independent_columns
 from ._predictor import MEAN, Bars, Factor, Predictor, RandomTerm, constant, fit_predictor
 from ._remarks import remarks
 from ._syntax import Expr, FormulaError
+from .families import Family
 from .formula import Terms
 from .response import Response, any_trial, check_spelling, other_rows, read_response
-
-if TYPE_CHECKING:
-    from .families import Family
 
 __all__ = ["DataError", "Design", "Factor", "NewData", "RandomTerm", "build"]
 

@@ -3,177 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from jaxmm import coefficients, diagnostics, shrinkage, simulate, summary
-from jaxmm._below import offered
+from jaxmm import diagnostics, shrinkage, simulate, summary
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
-from jaxmm.covariance import free
+from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, wald
-from jaxmm.likelihood import Effects
-from jaxmm.optimize import Control, Status
 from jaxmm.predict import fitted_values, predict
 from jaxmm.residuals import residuals
-from jaxmm.tables import Block, RandomEffects, VarCorr
-
-if TYPE_CHECKING:
-    from jaxmm.model import Model
+from jaxmm.studies.bootstrap import Bootstrap, bootstrap
 
 
-class Fit:
+class Fit(Fitted):
     """A fitted mixed model; ``lmm``, ``glmm`` or ``Model.fit`` makes one.  Values are properties, the rest methods.
 
     ``estimates`` holds the same as arrays, in the columns that the search worked in too.
     """
 
-    def __init__(self, model: Model, estimates: Any, control: Control):
-        self.model, self.estimates, self._control = model, estimates, control
-
-    # ------------------------------------------------------------ estimates
-    @property
-    def formula(self) -> str:
-        return self.model.design.formula
-
-    @property
-    def reml(self) -> bool:
-        return self.model.reml
-
-    @property
-    def fixef(self) -> pd.Series:
-        """β̂, indexed by the columns of X."""
-        return self._labelled(self.estimates.beta[: len(self.model.design.columns)], "estimate")
-
-    @property
-    def bse(self) -> pd.Series:
-        """Standard errors of β̂: square roots of the diagonal of ``vcov()``."""
-        return self._labelled(np.sqrt(np.diag(self.vcov())), "std_error")
-
-    @property
-    def tvalues(self) -> pd.Series:
-        """β̂ over its standard error: called t in a linear model, z in a generalised one."""
-        return self._labelled(wald.each(self.fixef, self.bse).statistic, self.model.likelihood.statistic)
-
-    @property
-    def pvalues(self) -> pd.Series:
-        """Two-sided p-values of ``tvalues`` from the **normal** distribution, named so; too small in small samples."""
-        return self._labelled(wald.each(self.fixef, self.bse).p, "p_normal")
-
-    def vcov(self, component: str = "mu") -> pd.DataFrame:
-        """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters.
-
-        ``component``: of which coefficients, as in ``coef_table``; "all" for those of every predictor together, those
-        of the zeros called "zi~x".
-        """
-        return coefficients.vcov(self, component)
-
-    def coef_table(self, ddf: str = "asymptotic", component: str = "mu", vcov: Any = None) -> pd.DataFrame:
-        """The coefficients of one predictor: ``estimate``, ``se``, ``df``, ``statistic``, ``p``, a row each.
-
-        Args:
-            ddf: degrees of freedom; "asymptotic", the normal distribution, is all there is in this version.
-            component: "mu", the mean; "zi", the log-odds of an extra zero (``zero_inflation=``); "phi", log φ
-                (``dispersion=``); a further parameter of the family; or "all".
-            vcov: a covariance matrix (k, k) in the place of the fit's.
-
-        Raises:
-            ValueError: a component that the model has not, or a matrix of another shape.
-        """
-        return coefficients.coef_table(self, component, ddf, vcov)
-
-    @property
-    def theta(self) -> np.ndarray:
-        """Covariance factor (relative to σ in ``lmm``): column-major lower triangle per term, by decreasing levels."""
-        return np.array(self.estimates.theta)
-
-    @property
-    def family(self) -> Any:
-        """The ``families.Family``: Gaussian with the identity link in a linear model."""
-        return self.model.likelihood.family
-
-    @property
-    def sigma(self) -> float:
-        """Residual standard deviation, √φ; 1.0 where the family has no scale, NaN where φ has a formula."""
-        return self.model.likelihood.sigma(self.estimates)
-
-    @property
-    def scale(self) -> float:
-        """σ²."""
-        return self.sigma**2
-
-    @property
-    def dispersion(self) -> float | None:
-        """φ of the family, σ² of the Gaussian, the first where it has several; None where there is none, or a formula
-        (``predict(scale="dispersion")`` has it then)."""
-        return self.model.likelihood.dispersion(self.estimates)
-
-    @property
-    def family_params(self) -> dict[str, float]:
-        """Further parameters of the family by name, all but the first of φ; {} where there are none.
-
-        No family of ``families.FAMILIES`` has any in this version; one of your own has, with ``extras``, or ``num_phi``
-        above 1 and names in ``phi_names``.
-        """
-        return self.model.likelihood.family_params(self.estimates)
-
-    @property
-    def further(self) -> pd.Series:
-        """Coefficients of the predictors after the mean's, "zi~x" of the zeros and "phi~x" of log φ; mostly empty."""
-        d = self.model.design
-        p = len(d.columns)
-        return pd.Series(np.asarray(self.estimates.beta)[p:], list(d.coefficients[p:]), name="estimate", dtype=float)
-
-    @property
-    def deviance(self) -> float:
-        """−2 log-likelihood with all constants; the restricted one (the REML criterion) when ``reml``."""
-        return float(self.estimates.deviance)
-
-    @property
-    def loglik(self) -> float:
-        return -0.5 * self.deviance
-
-    @property
-    def df(self) -> int:
-        """Parameters: rank of X, length of θ, and σ or what dispersion the family has."""
-        formula = "phi" in self.model.design.predictors
-        constants = self.family.num_phi - formula + self.family.num_extras
-        return len(self.model.design.coefficients) + len(self.theta) + constants
-
-    @property
-    def nobs(self) -> int:
-        """Rows of positive weight."""
-        return len(self.model.design.y)
-
-    @property
-    def aic(self) -> float:
-        return self.deviance + 2 * self.df
-
-    @property
-    def bic(self) -> float:
-        return self.deviance + np.log(self.nobs) * self.df
-
-    @property
-    def n_groups(self) -> dict[str, int]:
-        """Levels of each grouping factor."""
-        return {f.name: len(f.levels) for f in self._factors_in_order()}
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """Aliased columns of X that were left out."""
-        return self.model.design.dropped
-
-    params = fe_params = fixef
-    llf, cov_params = loglik, vcov
-
     # ------------------------------------------------------------ how it went
-    @property
-    def converged(self) -> bool:
-        return int(self.estimates.status) == Status.CONVERGED
-
     @property
     def singular_terms(self) -> list[str]:
         """The terms with a diagonal element of Λ below 1e-4, as they are written in the formula."""
@@ -199,62 +50,6 @@ class Fit:
         """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors."""
         with computing(self.model.device):
             return self.model.likelihood.accuracy(self)
-
-    @property
-    def n_agq(self) -> int:
-        """Quadrature nodes per effect; 1 by Laplace's method and in a linear model."""
-        return getattr(self.estimates, "n_agq", 1)
-
-    # ------------------------------------------------------------ random effects
-    def varcorr(self) -> VarCorr:
-        """D by grouping factor, σ²ΛΛ' in a linear model and else ΛΛ': of the population of levels, before the data."""
-        d, blocks = self.model.design, []
-        scale = self.model.likelihood.effects_scale(self.estimates)
-        for factor in self._factors_in_order():
-            f = d.factors.index(factor)
-            lam = self.factor_lam(f)
-            terms = [t for t in d.terms if t.factor == f]
-            effects = tuple(e for t in terms for e in t.effects)
-            blocks.append(Block(factor.name, effects, scale * lam @ lam.T, free(terms)))
-        return VarCorr(blocks, self.sigma if self.family.has_scale and not np.isnan(self.sigma) else None)
-
-    @cached_property
-    def effects(self) -> Effects:
-        """Modes and conditional covariances per factor of the design, unlabelled."""
-        arrays = self.model.arrays
-        with computing(self.model.device):
-            found = self.model.likelihood.effects(arrays, self.estimates)
-        return Effects(*(self._by_design(x) for x in (found.modes, found.conditional, found.prediction)))
-
-    @property
-    def modes(self) -> list[np.ndarray]:
-        """Conditional modes per factor of the design, (J, q)."""
-        return self.effects.modes
-
-    def ranef(self) -> RandomEffects:
-        """Conditional modes (BLUPs) per grouping factor: levels × effects."""
-        d, tables = self.model.design, {}
-        for factor in self._factors_in_order():
-            f = d.factors.index(factor)
-            tables[factor.name] = pd.DataFrame(
-                self.modes[f], pd.Index(factor.levels, name=factor.name), self._effects(f)
-            )
-        return RandomEffects(tables, self._named_covariances)
-
-    def _named_covariances(self) -> dict[str, np.ndarray]:
-        return {f.name: x for f, x in zip(self.model.design.factors, self.effects.conditional, strict=True)}
-
-    def coef(self) -> dict[str, pd.DataFrame]:
-        """Fixed plus random effects per level, by grouping factor: levels × effects of X and Z."""
-        out = {}
-        for name, table in self.ranef().items():
-            columns = list(dict.fromkeys([*self.fixef.index, *table.columns]))
-            base = pd.DataFrame(
-                {c: np.full(len(table), self.fixef.get(c, 0.0)) for c in columns}, table.index, dtype=float
-            )
-            base[list(table.columns)] += table
-            out[name] = base
-        return out
 
     def shrinkage(self) -> shrinkage.Shrinkage:
         """VarCorr beside the spread of the BLUPs, and why they differ."""
@@ -342,18 +137,18 @@ class Fit:
         return simulate.simulate(self, n, key, newdata, re, weights, offset)
 
     # ------------------------------------------------------------ fits again
-    def refit(self, y: Any) -> Fit:
+    def refit(self, y: Any) -> Self:
         """The same model with another response (nobs,); nothing is compiled again."""
         return self.model.with_response(y).fit(control=self._control)
 
-    def refit_ml(self) -> Fit:
+    def refit_ml(self) -> Self:
         """The same model by maximum likelihood; itself if it is that already."""
         return self.model.by_ml().fit(control=self._control) if self.reml else self
 
     # ------------------------------------------------------------ tests and tables
-    def bootstrap(self, n: int, *, key: Any, **options: Any) -> Any:
+    def bootstrap(self, n: int, *, key: Any, **options: Any) -> Bootstrap:
         """``jaxmm.bootstrap`` of this fit."""
-        return offered("bootstrap")(self, n, key=key, **options)
+        return bootstrap(self, n, key=key, **options)
 
     @known_keywords({"parm": "every fixed effect is in the table; select its rows", "alpha": "level=1 - alpha"})
     def confint(
@@ -385,37 +180,3 @@ class Fit:
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
-
-    # ------------------------------------------------------------ labels and layouts
-    def _labelled(self, values: Any, name: str) -> pd.Series:
-        return pd.Series(np.asarray(values), list(self.model.design.columns), name=name, dtype=float)
-
-    def _by_design(self, values: list) -> list:
-        """From elimination order to the order of the design's factors."""
-        order = self.model.elimination.order
-        return [values[order.index(f)] for f in range(len(order))]
-
-    def _factors_in_order(self) -> list:
-        """The grouping factors in the order in which theta meets them."""
-        d = self.model.design
-        return [d.factors[f] for f in dict.fromkeys(term.factor for term, _ in self._term_layouts())]
-
-    def _effects(self, f: int) -> list[str]:
-        return [e for t in self.model.design.terms if t.factor == f for e in t.effects]
-
-    def _term_layouts(self) -> list:
-        """(term of the design, its layout), in theta's order."""
-        return [(self.model.design.terms[t], layout) for t, layout in self.model.theta_terms()]
-
-    def factor_lam(self, f: int) -> np.ndarray:
-        """Λ's block of factor ``f`` of the design, (q, q), as ``theta``."""
-        q = sum(len(t.effects) for t in self.model.design.terms if t.factor == f)
-        lam = np.zeros((q, q))
-        for (term, layout), at in zip(self._term_layouts(), self.model.structure.slices(), strict=True):
-            if term.factor == f:
-                inside = slice(layout.at, layout.at + layout.covariance.q)
-                lam[inside, inside] = term.covariance.lam(self.theta[at], term.inputs)
-        return lam
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k in ("model", "estimates", "_control")}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,8 @@ from jaxmm import covariance
 from jaxmm._predictor import Factor, RandomTerm, constant, is_one_of_levels
 from jaxmm.covariance import Covariance
 from jaxmm.design import DataError, Design
+from jaxmm.families import Family
 from jaxmm.response import by_position, check_counts, check_support
-
-if TYPE_CHECKING:
-    from jaxmm.families import Family
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ have a predictor.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,17 +19,15 @@ import pandas as pd
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
+from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
 from jaxmm.links import Link, Log
-
-if TYPE_CHECKING:
-    from jaxmm.fit import Fit
 
 KINDS = ("conditional", "population", "marginal")
 SCALES = {"response": "", "link": "mu", "conditional": "mu", "zero": "zi", "dispersion": "phi"}  # the parameter meant
 
 
-def factors_asked(fit: Fit, re: str | Collection[str]) -> set[str]:
+def factors_asked(fit: Fitted, re: str | Collection[str]) -> set[str]:
     """The names of the grouping factors whose effects count.
 
     Raises:
@@ -52,7 +50,7 @@ def factors_asked(fit: Fit, re: str | Collection[str]) -> set[str]:
 Etas = dict[str, np.ndarray]  # the linear predictor (m,) of each parameter that has one, the mean's "mu" first
 
 
-def linear_predictors(fit: Fit, rows: NewData, asked: set[str]) -> Etas:
+def linear_predictors(fit: Fitted, rows: NewData, asked: set[str]) -> Etas:
     """Xβ + offset + Zb over the factors asked for; b = 0 for a level that the fit has not seen."""
     d, beta = fit.model.design, np.asarray(fit.estimates.beta)
     sides = [(rows.X, rows.offset), *rows.further]
@@ -69,7 +67,7 @@ def linear_predictors(fit: Fit, rows: NewData, asked: set[str]) -> Etas:
     return etas
 
 
-def linear_predictor(fit: Fit, rows: NewData, asked: set[str]) -> np.ndarray:
+def linear_predictor(fit: Fitted, rows: NewData, asked: set[str]) -> np.ndarray:
     """That of the mean alone."""
     return linear_predictors(fit, rows, asked)["mu"]
 
@@ -84,7 +82,7 @@ class Parameters(NamedTuple):
     extras: tuple[np.ndarray, ...]
 
 
-def parameters(fit: Fit, etas: Etas) -> Parameters:
+def parameters(fit: Fitted, etas: Etas) -> Parameters:
     """From the linear predictors."""
     family = fit.family
     likelihood, e = fit.model.likelihood, fit.estimates
@@ -94,7 +92,7 @@ def parameters(fit: Fit, etas: Etas) -> Parameters:
         return Parameters(_inverse(family.link, etas["mu"]), phi, further, likelihood.extras(e))
 
 
-def on_scale(fit: Fit, etas: Etas, scale: str) -> np.ndarray:
+def on_scale(fit: Fitted, etas: Etas, scale: str) -> np.ndarray:
     """What ``scale`` means, of each row, at the linear predictors."""
     if scale == "link":
         return etas["mu"]
@@ -106,14 +104,14 @@ def on_scale(fit: Fit, etas: Etas, scale: str) -> np.ndarray:
     return p.mu if scale == "conditional" else fit.family.mean(p.mu, *p.further, *p.extras)
 
 
-def link_for(fit: Fit, scale: str) -> Link:
+def link_for(fit: Fitted, scale: str) -> Link:
     """The link on which an interval of this scale is made."""
     if scale == "dispersion":
         return Log()
     return next((p.link for p in fit.family.further if p.name == SCALES[scale]), fit.family.link)
 
 
-def check_scale(fit: Fit, scale: str) -> None:
+def check_scale(fit: Fitted, scale: str) -> None:
     """Raises ValueError for an unknown scale, or one of a parameter that the model has not."""
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, not {scale!r}")
@@ -123,7 +121,7 @@ def check_scale(fit: Fit, scale: str) -> None:
         raise ValueError(f"scale='dispersion': the {fit.family.name} family has no dispersion")
 
 
-def rows_used(fit: Fit) -> NewData:
+def rows_used(fit: Fitted) -> NewData:
     """The rows of positive weight, in the shape of new data."""
     d = fit.model.design
     offset, *others = (np.zeros(len(d.y)) if x is None else x for x in (d.offset, *(p.offset for p in d.further)))
@@ -132,7 +130,7 @@ def rows_used(fit: Fit) -> NewData:
     return NewData(d.X, tuple(t.Z for t in d.terms), codes, offset, d.index[d.kept], {}, further)
 
 
-def on_all_rows(fit: Fit, value: Callable[[NewData], np.ndarray]) -> np.ndarray:
+def on_all_rows(fit: Fitted, value: Callable[[NewData], np.ndarray]) -> np.ndarray:
     """``value`` over every row used, those of weight zero too, in the data's order."""
     d = fit.model.design
     own = value(rows_used(fit))
@@ -147,13 +145,13 @@ _inverse = Elementwise(lambda link, eta: link.inverse(eta))
 _link = Elementwise(lambda link, mu: link.link(mu))
 
 
-def link_of(fit: Fit, mu: np.ndarray) -> np.ndarray:
+def link_of(fit: Fitted, mu: np.ndarray) -> np.ndarray:
     """The linear predictor of a mean."""
     with computing(fit.model.device):
         return _link(fit.family.link, mu)
 
 
-def fitted_predictors(fit: Fit) -> Etas:
+def fitted_predictors(fit: Fitted) -> Etas:
     """The linear predictors of every row used, with the modes of all factors."""
     d = fit.model.design
     everyone = {f.name for f in d.factors}
@@ -161,14 +159,14 @@ def fitted_predictors(fit: Fit) -> Etas:
     return dict(zip(d.predictors, values.T, strict=True))
 
 
-def fitted_values(fit: Fit) -> pd.Series:
+def fitted_values(fit: Fitted) -> pd.Series:
     """See ``Fit.fitted``."""
     values = on_scale(fit, fitted_predictors(fit), "response")
     return pd.Series(values, fit.model.design.index, name="fitted")
 
 
 def predict(
-    fit: Fit,
+    fit: Fitted,
     newdata: Any,
     re: str | Collection[str],
     offset: Any,
@@ -225,7 +223,7 @@ def labelled(values: np.ndarray, index: pd.Index) -> pd.Series | pd.DataFrame:
     return pd.DataFrame(values, index, ["predicted", "lower", "upper"])
 
 
-def confidence(fit: Fit, rows: NewData, averaged: bool, scale: str, level: float) -> np.ndarray:
+def confidence(fit: Fitted, rows: NewData, averaged: bool, scale: str, level: float) -> np.ndarray:
     """(m, 3) the mean and its Wald interval, made on the link scale and carried back: it stays inside the range."""
     eta, se = fit.model.likelihood.mean_on_link(fit, rows, scale, averaged)
     columns = np.stack([eta, *wald.interval(eta, se, level)], axis=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +9,8 @@ import pandas as pd
 
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
+from jaxmm.fitted import Fitted
 from jaxmm.predict import fitted_predictors, link_of, parameters
-
-if TYPE_CHECKING:
-    from jaxmm.fit import Fit
 
 EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
@@ -26,7 +22,7 @@ _own_variance = Elementwise(
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])  # dμ/dη
 
 
-def residuals(fit: Fit, kind: str) -> pd.Series:
+def residuals(fit: Fitted, kind: str) -> pd.Series:
     """See ``Fit.residuals``.
 
     Raises:

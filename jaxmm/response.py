@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,7 @@ from ._columns import DataError, Levels, row_text
 from ._modelmatrix import check_finite
 from ._syntax import Call, Expr, number_text
 from ._transforms import Frame, Matrix, as_number, evaluate
-
-if TYPE_CHECKING:
-    from .design import Design
-    from .families import Family
+from .families import Family
 
 _PARTS = ("successes", "failures")
 _TRIALS = "cbind(successes, failures), or a proportion with weights= the numbers of trials"
@@ -288,39 +285,6 @@ def check_varies(y: np.ndarray, trials: np.ndarray | None, family: Family | None
         if trials is not None:
             shown = "no failure in any row" if y.any() else "no success in any row"
         raise DataError(f"{what} is constant ({shown}): there is nothing to explain")
-
-
-def check_response(design: Design, family: Family | None, y: Any) -> np.ndarray:
-    """Another response for the rows of a design that count, as (n,) float64: counts where there are trials.
-
-    A Series must have the labels of those rows, in their order, or none of its own (0, 1, ...).
-
-    Raises:
-        DataError: of another length, not numbers, not counts within the trials, outside the support, constant.
-    """
-    labels = design.index[design.kept]
-    if isinstance(y, pd.Series) and len(y) == len(labels) and not y.index.equals(labels):
-        if not y.index.equals(pd.RangeIndex(len(y))):
-            raise DataError(
-                "the response is a Series with other labels than the rows used: reindex it "
-                "(y.reindex(fit.fitted().index)), or pass y.to_numpy() to take it by position"
-            )
-    try:
-        y = np.array(y, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError("the response holds text or other things where numbers are due") from None
-    n = len(design.y)
-    if y.shape != (n,):
-        zero = int((~design.kept).sum())
-        without = f" (without the {zero} of weight zero)" if zero else ""
-        raise DataError(f"the response must have {n} values, one per row used{without}; got shape {y.shape}")
-    if not np.all(np.isfinite(y)):
-        raise DataError(f"the response is not finite in row {int(np.flatnonzero(~np.isfinite(y))[0])} (from 0)")
-    if design.trials is not None:
-        check_counts(y, design.trials, "the response", by_position)
-    check_support(y, family, "the response", by_position)
-    check_varies(y, design.trials, family, "the response")
-    return y
 
 
 def _whole(values: np.ndarray, what: str, labels: pd.Index) -> np.ndarray:

@@ -6,22 +6,20 @@ blocks of one size, so that one program serves every number of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxmm._context import computing
 from jaxmm._random import check_key, normals, replicate_keys
 from jaxmm.design import DataError, NewData
+from jaxmm.fitted import Fitted
 from jaxmm.predict import linear_predictors, rows_used
-
-if TYPE_CHECKING:
-    from jaxmm.fit import Fit
 
 BLOCK = 2**14  # numbers in a block of replicates
 
 
-def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str, weights: Any, offset: Any) -> np.ndarray:
+def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any, offset: Any) -> np.ndarray:
     """See ``Fit.simulate``."""
     key = check_key(key)
     if not isinstance(n, int | np.integer) or n < 1:
@@ -62,7 +60,7 @@ def simulate(fit: Fit, n: int, key: Any, newdata: Any, re: str, weights: Any, of
     return np.concatenate([block(first) for first in range(0, n, together)])[:n]
 
 
-def new_weights(fit: Fit, newdata: Any, weights: Any, m: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def new_weights(fit: Fitted, newdata: Any, weights: Any, m: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The weights of new rows (m,), and the trials where the family counts successes (``weights`` gives them).
 
     Raises:
@@ -98,7 +96,7 @@ def new_weights(fit: Fit, newdata: Any, weights: Any, m: int) -> tuple[np.ndarra
     return None, values
 
 
-def _random_part(fit: Fit, rows: NewData, f: int, u: np.ndarray) -> np.ndarray:
+def _random_part(fit: Fitted, rows: NewData, f: int, u: np.ndarray) -> np.ndarray:
     d = fit.model.design
     Z = np.hstack([z for z, term in zip(rows.Z, d.terms, strict=True) if term.factor == f])
     scale = np.sqrt(fit.model.likelihood.effects_scale(fit.estimates))

@@ -3,6 +3,7 @@
 The layout of the text is that of lme4's summary. t values stand without p: they need degrees of freedom.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,15 @@ def summary(fit: Any) -> Summary:
         fixed=_fixed_table(fit, "mu"),
         correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
         notes=_notes(fit),
-        further=tuple((coefficients.title(fit, p.name), _fixed_table(fit, p.name)) for p in fit.model.design.further),
+        further=tuple(_further(fit)),
     )
+
+
+def _further(fit: Any) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The title and the table of each predictor after the mean's."""
+    design = fit.model.design
+    for p in design.further:
+        yield coefficients.title(design, fit.family, p.name), _fixed_table(fit, p.name)
 
 
 def _has_dispersion(fit: Any) -> bool:

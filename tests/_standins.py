@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 import jaxmm as mm
+from jaxmm.inference import wald
 from jaxmm.linear import Linear
 from jaxmm.tables import Block, RandomEffects, VarCorr
 
@@ -37,7 +38,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         y=y,
         X=X,
         columns=tuple(names),
-        factors=(SimpleNamespace(name="Subject", levels=np.asarray(levels), codes=codes),),
+        factors=(SimpleNamespace(name="Subject", levels=np.asarray(levels), codes=codes, predictor="mu"),),
         terms=(SimpleNamespace(factor=0, effects=tuple(names), Z=X, covariance=mm.covariance.get("us", 2)),),
         weights=None,
         offset=None,
@@ -47,6 +48,9 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         y_all=y,
         observed=y,
         success=None,
+        further=(),
+        predictors={"mu": slice(0, 2)},
+        coefficients=tuple(names),
     )
     likelihood = Linear(reml)
     fixef, bse = pd.Series(beta, names), pd.Series(np.sqrt(np.diag(vcov)), names)
@@ -84,7 +88,15 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "model": SimpleNamespace(design=design, likelihood=likelihood),
         "formula": design.formula,
     }
-    return SimpleNamespace(**(attributes | changes))
+    fit = SimpleNamespace(**(attributes | changes))
+
+    def coef_table(component="mu"):
+        each = wald.each(fit.fixef, fit.bse)
+        columns = {"estimate": fit.fixef, "se": fit.bse, "df": np.inf, "statistic": each.statistic, "p": each.p}
+        return pd.DataFrame(columns, fit.fixef.index)
+
+    fit.coef_table = coef_table
+    return fit
 
 
 def sleepstudy_fit(**changes) -> SimpleNamespace:

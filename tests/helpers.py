@@ -20,7 +20,7 @@ from jaxmm.gram import Gram
 def replanned(model: mm.Model, **changes) -> mm.Model:
     """The model eliminated in another way: ``chain``, ``rest`` (indices of factors) or ``sparse`` replaced."""
     plan = dataclasses.replace(model.elimination, **changes)
-    with mock.patch("jaxmm.model.analyse", lambda groupings: plan):
+    with mock.patch("jaxmm.prepared.analyse", lambda groupings: plan):
         return mm.Model(model.design, model.likelihood)
 
 

@@ -39,7 +39,7 @@ def compare(model: mm.Model, collapse: bool) -> int:
     with jax.enable_x64(True):
         arrays = model.arrays
         shared = make_blocks(arrays, collapse)
-        data = block_data(statistics(jnp.asarray(Y.T), response_map(model._accumulator, model.design.offset)), shared)
+        data = block_data(statistics(jnp.asarray(Y.T), response_map(model.accumulator, model.design.offset)), shared)
         theta = jnp.asarray(rng.normal(size=(model.structure.num_theta, 3)))
         found = quick_jit(evaluate)(theta, data, shared, arrays)
         for k in range(3):

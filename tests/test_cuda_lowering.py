@@ -68,7 +68,7 @@ def lowered_not_run(program: Program, *arguments):
 # ---------------------------------------------------------------- models
 def of_shapes(m: mm.Model) -> mm.Model:
     """A generalised model whose ``arrays`` are shapes: a program would have to run for their numbers."""
-    m.arrays = lowered(generalised._with_response, m._parts, m.design.y)[1]
+    m.arrays = lowered(generalised._with_response, m.parts, m.design.y)[1]
     return m
 
 
@@ -206,7 +206,7 @@ def test_families(name):
         lowered(programs_of(estimate_glmm)[program], *arguments[program])
     lowered(start_glmm._working_of_all, family, *[np.ones(n)] * 4, np.zeros(family.num_phi))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), LANES))
-    lowered(generalised._sample, family, keys, np.zeros((LANES, n)), np.ones(()), np.ones(n))
+    lowered(generalised.sample, family, ("mu",), keys, (np.zeros((LANES, n)),), np.ones(()), np.ones(n), ())
 
 
 # ---------------------------------------------------------------- batches

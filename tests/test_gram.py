@@ -60,7 +60,7 @@ def test_columns_that_cannot_be_orthogonal_stay_finite(A):
 # ---------------------------------------------------------------- sums over rows
 def naive(m: mm.Model) -> dict:
     """[Z X y]'W[Z X y] from Z written out (n, Q), factor by factor in elimination order."""
-    rows = m._accumulator
+    rows = m.accumulator
     Z = []
     for position, g in enumerate(rows.groupings):
         z = rows.z(position, ALL)
@@ -76,7 +76,7 @@ def naive(m: mm.Model) -> dict:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_statistics_are_the_cross_products(name):
     m = model(name)
-    a, s, groups = m.arrays, m.structure, m._accumulator.groupings
+    a, s, groups = m.arrays, m.structure, m.accumulator.groupings
     rows = naive(m)
     chain, rest = rows["Z"][: len(s.chain)], rows["Z"][len(s.chain) :]
     R = np.hstack([*rest, rows["Xy"]])

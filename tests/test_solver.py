@@ -26,7 +26,7 @@ densely = quick_jit(dense.reduce, static_argnums=3)
 
 def written_out(theta, m):
     """The same from the rows, in the columns in which the model works."""
-    rows, groups = m._accumulator, m._accumulator.groupings
+    rows, groups = m.accumulator, m.accumulator.groupings
     everything = slice(None)
     y = m.design.y if m.design.offset is None else m.design.y - m.design.offset
     Xy = np.column_stack([rows.X.rows(everything), rows.least_squares(y)[1]])

@@ -255,7 +255,7 @@ def test_html():
 
 def test_tidy():
     frame = tidy(sleepstudy_fit())
-    assert list(frame.columns) == ["effect", "group", "term", "estimate", "std_error", "statistic"]
+    assert list(frame.columns) == ["effect", "component", "group", "term", "estimate", "std_error", "statistic"]
     assert frame["term"].tolist() == [
         "(Intercept)",
         "Days",

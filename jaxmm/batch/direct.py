@@ -13,7 +13,7 @@ the number of levels either.  The distribution is exact; the numbers are not tho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,7 @@ from jaxmm.batch.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.batch.small import cholesky
 from jaxmm.batch.truth import as_truth
 from jaxmm.gram import Gram
-
-if TYPE_CHECKING:
-    from jaxmm.model import Model
+from jaxmm.prepared import Prepared
 
 TRIES = (
     8  # of the rejection sampler of a χ²: all fail with a probability of 1e-10 for 2 degrees of freedom, 1e-18 for 20
@@ -53,7 +51,7 @@ class DirectlySimulated(Responses):
     endless, trusted = True, True
     varies = frozenset({"statistics"})
 
-    def __init__(self, model: Model, truth: Any, n: int, key: Any):
+    def __init__(self, model: Prepared, truth: Any, n: int, key: Any):
         self.n, self._key = check_n(n), words(check_key(key))
         model = unfitted(model)
         if not model.likelihood.precisions or not can_have_blocks(model.structure):
@@ -64,7 +62,7 @@ class DirectlySimulated(Responses):
         self.truth = as_truth(model, truth)
         self.model, self.design = model, design_of(model)
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Prepared) -> None:
         """Raises ValueError for another design than that of the statistics."""
         if self.design != design_of(model):
             raise ValueError("the statistics are drawn for another design than the model's: give them this model")
@@ -110,7 +108,7 @@ class Drawn:
         return draw_statistics(self.keys, self.parameters, shared)
 
 
-def design_of(model: Model, *more: np.ndarray | None) -> str:
+def design_of(model: Prepared, *more: np.ndarray | None) -> str:
     """A hash of what of the rows statistics depend on, and of ``more`` of them where there is any."""
     d = model.design
     rows = [x for x in (d.weights, *more) if x is not None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,10 @@ from jaxmm._types import Array
 from jaxmm.batch.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.families import Family
-from jaxmm.fit import Fit
+from jaxmm.fitted import Fitted
 from jaxmm.generalised import sample
 from jaxmm.predict import Etas, linear_predictors, rows_used
-
-if TYPE_CHECKING:
-    from jaxmm.model import Model
+from jaxmm.prepared import Prepared
 
 MOST = 2**32  # replicates: their numbers are one word of the generator's counter
 MANY = 64  # responses that are equal only where the key has no effect
@@ -63,14 +61,14 @@ class Simulated(Responses):
 
     endless, trusted = True, True  # replicates beyond n may be asked for; every value is the family's
 
-    def __init__(self, model: Model, truth: Any, n: int, key: Any, re: str = "new", fit: Fit | None = None):
+    def __init__(self, model: Prepared, truth: Any, n: int, key: Any, re: str = "new", fit: Fitted | None = None):
         self.n, self._key = check_n(n), words(check_key(key))
         if re not in ("new", "conditional"):
             raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
         if re == "new" and fit is not None:
             raise ValueError("fit= is for re='conditional': new random effects need no modes")
         model = unfitted(model)
-        fit = truth if fit is None and isinstance(truth, Fit) else fit
+        fit = truth if fit is None and isinstance(truth, Fitted) else fit
         self.truth = as_truth(model, truth)
         d, self.re = model.design, re
         self._family = None if model.likelihood.precisions else model.likelihood.family
@@ -211,7 +209,7 @@ def _sample(
 Loadings = tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
-def _loadings(model: Model, truth: Truth) -> Loadings:
+def _loadings(model: Prepared, truth: Truth) -> Loadings:
     """How many u a replicate has, and of each predictor which of them each row takes (C, nobs), and by how much
     (C, nobs)."""
     (_, by), d, start = _no_effects(model), model.design, 0
@@ -225,12 +223,12 @@ def _loadings(model: Model, truth: Truth) -> Loadings:
     return start, by
 
 
-def _no_effects(model: Model) -> Loadings:
+def _no_effects(model: Prepared) -> Loadings:
     n = len(model.design.y)
     return 0, {name: (np.zeros((0, n), np.int32), np.zeros((0, n))) for name in model.design.predictors}
 
 
-def _without_effects(model: Model, truth: Truth) -> Etas:
+def _without_effects(model: Prepared, truth: Truth) -> Etas:
     """(nobs,) Xβ + offset of each predictor."""
     d = model.design
     sides = [(d.X, d.offset), *((p.X, p.offset) for p in d.further)]
@@ -240,13 +238,13 @@ def _without_effects(model: Model, truth: Truth) -> Etas:
     }
 
 
-def _at_modes(model: Model, truth: Truth, fit: Any) -> Etas:
+def _at_modes(model: Prepared, truth: Truth, fit: Any) -> Etas:
     """(nobs,) the linear predictors of a fit, its modes included.
 
     Raises:
         ValueError: no fit, one of other rows, or one whose parameters are not the truth.
     """
-    if not isinstance(fit, Fit):
+    if not isinstance(fit, Fitted):
         raise ValueError("re='conditional' needs the Fit whose modes the random effects are to have: pass fit=")
     d, theirs = model.design, fit.model.design
     pairs = [(d.X, theirs.X), *((a.codes, b.codes) for a, b in zip(d.factors, theirs.factors, strict=False))]

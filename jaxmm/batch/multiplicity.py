@@ -1,4 +1,4 @@
-"""Many hypotheses at once: p-values -> adjusted ones, and the table of one design fitted to many measured responses.
+"""Many hypotheses at once: p-values -> adjusted ones.
 
 With m p-values sorted upwards, p_(1) <= .. <= p_(m), and c = 1 + 1/2 + .. + 1/m:
 
@@ -13,17 +13,9 @@ all cut at 1.  NaN stands for a test that could not be made; it is not counted i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
-
-from jaxmm.inference import wald
-from jaxmm.optimize import Status
-
-if TYPE_CHECKING:
-    from jaxmm.batch.result import FitBatch
 
 
 def _bonferroni(p: np.ndarray) -> np.ndarray:
@@ -68,51 +60,3 @@ def adjust(p: Any, method: str | None = "fdr_bh") -> np.ndarray:
         by_size = known[np.argsort(p[known], kind="stable")]
         p[by_size] = np.minimum(METHODS[method](p[by_size]), 1.0)
     return p
-
-
-def table_of_tests(
-    batch: FitBatch,
-    coef: str | Sequence[str] | None = None,
-    adjust_how: str | None = "fdr_bh",
-    labels: Sequence[Any] | None = None,
-) -> pd.DataFrame:
-    """A row per response and coefficient: ``estimate, se, z, p, p_adjusted, is_singular, status``.
-
-    The responses are many measurements on one design (voxels, genes, electrode by time). p is Wald's, two-sided and
-    normal; it is adjusted over the responses, for each coefficient by itself. A fit that did not converge has NaN for p
-    and is not counted.
-
-    Args:
-        coef: a coefficient or several; all where None.
-        adjust_how: see ``adjust``.
-        labels: (n,) of the responses; the column "response" has their numbers where None.
-
-    Raises:
-        KeyError: a coefficient that the model has not. ValueError: labels of another number than the responses.
-    """
-    names = list(batch.names.fixef)
-    wanted = names if coef is None else [coef] if isinstance(coef, str) else list(coef)
-    for name in wanted:
-        if name not in names:
-            raise KeyError(f"there is no coefficient {name!r}; the model has {', '.join(map(repr, names))}")
-    if labels is not None and len(labels) != len(batch):
-        raise ValueError(f"{len(labels)} labels for {len(batch)} responses: give one for each")
-    status = np.array([s.name.lower() for s in Status])[np.asarray(batch.status, int)]
-    z, _, p = wald.each(batch.fixef, batch.bse)
-    p = np.where(batch.converged[:, None], p, np.nan)
-    parts = []
-    for name in wanted:
-        j = names.index(name)
-        part = {
-            "response": batch.replicate if labels is None else labels,
-            "coef": name,
-            "estimate": batch.fixef[:, j],
-            "se": batch.bse[:, j],
-            "z": z[:, j],
-            "p": p[:, j],
-            "p_adjusted": adjust(p[:, j], adjust_how),
-            "is_singular": batch.is_singular,
-            "status": status,
-        }
-        parts.append(pd.DataFrame(part))
-    return pd.concat(parts, ignore_index=True)

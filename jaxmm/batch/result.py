@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm.batch import multiplicity
 from jaxmm.batch.files import ArrayFile, write_arrays
-from jaxmm.batch.multiplicity import table_of_tests
 from jaxmm.batch.replicate import Replicate
 from jaxmm.batch.schema import Column, Names, blank, completed, schema
 from jaxmm.inference import wald
@@ -116,8 +116,46 @@ class FitBatch:
         adjust: str | None = "fdr_bh",
         labels: Sequence[Any] | None = None,
     ) -> pd.DataFrame:
-        """Wald tests with p-values adjusted over the responses; see ``multiplicity.table_of_tests``."""
-        return table_of_tests(self, coef, adjust, labels)
+        """A row per response and coefficient: ``estimate, se, z, p, p_adjusted, is_singular, status``.
+
+        The responses are many measurements on one design (voxels, genes, electrode by time). p is Wald's, two-sided and
+        normal; it is adjusted over the responses, for each coefficient by itself. A fit that did not converge has NaN
+        for p and is not counted.
+
+        Args:
+            coef: a coefficient or several; all where None.
+            adjust: how, see ``multiplicity.adjust``.
+            labels: (n,) of the responses; the column "response" has their numbers where None.
+
+        Raises:
+            KeyError: a coefficient that the model has not. ValueError: labels of another number than the responses.
+        """
+        names = list(self.names.fixef)
+        wanted = names if coef is None else [coef] if isinstance(coef, str) else list(coef)
+        for name in wanted:
+            if name not in names:
+                raise KeyError(f"there is no coefficient {name!r}; the model has {', '.join(map(repr, names))}")
+        if labels is not None and len(labels) != len(self):
+            raise ValueError(f"{len(labels)} labels for {len(self)} responses: give one for each")
+        status = np.array([s.name.lower() for s in Status])[np.asarray(self.status, int)]
+        z, _, p = wald.each(self.fixef, self.bse)
+        p = np.where(self.converged[:, None], p, np.nan)
+        parts = []
+        for name in wanted:
+            j = names.index(name)
+            part = {
+                "response": self.replicate if labels is None else labels,
+                "coef": name,
+                "estimate": self.fixef[:, j],
+                "se": self.bse[:, j],
+                "z": z[:, j],
+                "p": p[:, j],
+                "p_adjusted": multiplicity.adjust(p[:, j], adjust),
+                "is_singular": self.is_singular,
+                "status": status,
+            }
+            parts.append(pd.DataFrame(part))
+        return pd.concat(parts, ignore_index=True)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per replicate: estimates, standard errors (``se_…``), variance components, status."""

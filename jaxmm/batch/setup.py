@@ -57,7 +57,7 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, varies: f
 
 def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
     gram, harmless = model.arrays, np.array(model.design.y, float)
-    by = response_map(model._accumulator, model.design.offset)
+    by = response_map(model.accumulator, model.design.offset)
 
     def lanes() -> Any:
         theta = moment_start(gram) if start is None else start
@@ -75,7 +75,7 @@ def _generalised(model: Any, start: np.ndarray | None, collapse: bool) -> Candid
     Raises:
         ValueError: a number of nodes that each response would choose for itself.
     """
-    rows, n_agq = model.likelihood.parts(model._accumulator, model.design, room=False), model.likelihood.n_agq
+    rows, n_agq = model.likelihood.parts(model.accumulator, model.design, room=False), model.likelihood.n_agq
     if n_agq == "auto" and can_have_nodes(rows.structure):
         raise ValueError(
             "n_agq='auto' chooses the nodes anew for each response, and a batch has one number for all: make the model "

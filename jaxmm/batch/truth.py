@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxmm.covariance import free
-from jaxmm.fit import Fit
+from jaxmm.fitted import Fitted
 from jaxmm.layout import Parameters
+from jaxmm.prepared import Prepared
 from jaxmm.tables import correlation
-
-if TYPE_CHECKING:
-    from jaxmm.model import Model
 
 ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion", "zero_inflation", "family_params")
 GIVEN_AS = {"zi": "zero_inflation", "phi": "dispersion"}  # the coefficients of a predictor after the mean's
@@ -47,7 +45,7 @@ class Truth:
     phi: float
     extras: tuple[np.ndarray, ...] = ()
 
-    def theta(self, model: Model) -> np.ndarray:
+    def theta(self, model: Prepared) -> np.ndarray:
         """(m,), as ``Fit.theta``: relative to σ in a linear model.
 
         Raises:
@@ -65,7 +63,7 @@ class Truth:
         return np.concatenate(parts)
 
 
-def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
+def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Truth:
     """The parameters that responses of ``model`` are drawn from.
 
     Args:
@@ -92,7 +90,7 @@ def as_truth(model: Model, truth: Fit | Mapping[str, Any] | Truth) -> Truth:
         raise NotImplementedError("responses of a family with several dispersion parameters are not available yet")
     if isinstance(truth, Truth):
         return _checked(model, truth)
-    if isinstance(truth, Fit):
+    if isinstance(truth, Fitted):
         return _of_fit(model, truth)
     if not isinstance(truth, Mapping):
         raise TypeError(f"truth must be a Fit, or a mapping with {_names(ACCEPTED)}; not {truth!r}")
@@ -128,7 +126,7 @@ def _extras(family: Any, given: Any) -> tuple[np.ndarray, ...]:
     return tuple(x[0] if len(x) == 1 else x for x in own)
 
 
-def _check_structures(model: Model, lams: tuple[np.ndarray, ...]) -> None:
+def _check_structures(model: Prepared, lams: tuple[np.ndarray, ...]) -> None:
     """Raises ValueError for a covariance that a term's structure cannot have."""
     for t, layout in model.theta_terms():
         term, own = model.design.terms[t], layout.covariance
@@ -145,7 +143,7 @@ def _check_structures(model: Model, lams: tuple[np.ndarray, ...]) -> None:
             )
 
 
-def as_start(model: Model, start: Any) -> Parameters | None:
+def as_start(model: Prepared, start: Any) -> Parameters | None:
     """Where the search of a model is told to begin, in the data's columns; None where it may choose.
 
     Args:
@@ -157,20 +155,20 @@ def as_start(model: Model, start: Any) -> Parameters | None:
     """
     if start is None:
         return None
-    if not isinstance(start, Fit | Truth | Mapping):
+    if not isinstance(start, Fitted | Truth | Mapping):
         return Parameters(None, _theta(start, model.structure.num_theta))  # pyright: ignore
     try:
-        truth = _of_fit(model, start) if isinstance(start, Fit) else as_truth(model, start)
+        truth = _of_fit(model, start) if isinstance(start, Fitted) else as_truth(model, start)
         theta = truth.theta(model)
     except ValueError as error:
-        also = ": of such a fit, give its theta alone, start=fit.theta" if isinstance(start, Fit) else ""
+        also = ": of such a fit, give its theta alone, start=fit.theta" if isinstance(start, Fitted) else ""
         raise ValueError(f"start: {error}{also}") from None
-    known = getattr(start.estimates, "log_phi", None) if isinstance(start, Fit) else None
+    known = getattr(start.estimates, "log_phi", None) if isinstance(start, Fitted) else None
     log_phi = _constants(model, truth) if known is None else known
     return Parameters(truth.beta, theta, log_phi)  # pyright: ignore
 
 
-def _constants(model: Model, truth: Truth) -> Any:
+def _constants(model: Prepared, truth: Truth) -> Any:
     """log φ and the family's other constants as the search moves them; () where they are not known."""
     family = model.likelihood.family
     num_phi = family.num_phi - ("phi" in model.design.predictors)
@@ -195,7 +193,7 @@ def _theta(start: Any, num_theta: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- from objects
-def _of_fit(model: Model, fit: Fit) -> Truth:
+def _of_fit(model: Prepared, fit: Fitted) -> Truth:
     d, theirs = model.design, fit.model.design
     other = None
     if d.coefficients != theirs.coefficients:
@@ -214,7 +212,7 @@ def _of_fit(model: Model, fit: Fit) -> Truth:
     return _checked(model, Truth(np.asarray(fit.estimates.beta), lams, sigma, phi, extras))
 
 
-def _checked(model: Model, truth: Truth) -> Truth:
+def _checked(model: Prepared, truth: Truth) -> Truth:
     beta = np.asarray(truth.beta, float)
     lams = tuple(np.asarray(lam, float) for lam in truth.lams)
     if beta.shape != (len(model.design.coefficients),):
@@ -236,7 +234,7 @@ def _checked(model: Model, truth: Truth) -> Truth:
 
 
 # ---------------------------------------------------------------- from a mapping
-def _scale(model: Model, truth: Mapping[str, Any]) -> tuple[float, float]:
+def _scale(model: Prepared, truth: Mapping[str, Any]) -> tuple[float, float]:
     """σ and φ."""
     family = model.likelihood.family
     if "phi" in model.design.predictors:
@@ -264,7 +262,7 @@ def _scale(model: Model, truth: Mapping[str, Any]) -> tuple[float, float]:
     return (value, value**2) if given[0] == "sigma" else (float(np.sqrt(value)), value)
 
 
-def _factors(model: Model, sd: Any, corr: Any) -> tuple[np.ndarray, ...]:
+def _factors(model: Prepared, sd: Any, corr: Any) -> tuple[np.ndarray, ...]:
     """λ of each grouping factor."""
     effects = _effects(model)
     if not isinstance(sd, Mapping):
@@ -341,7 +339,7 @@ def _root(group: str, R: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- names and numbers
-def _effects(model: Model) -> dict[str, tuple[str, ...]]:
+def _effects(model: Prepared) -> dict[str, tuple[str, ...]]:
     """The effects of each grouping factor, in the design's order."""
     d = model.design
     return {
@@ -349,7 +347,7 @@ def _effects(model: Model) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _correlated(model: Model) -> list[np.ndarray]:
+def _correlated(model: Prepared) -> list[np.ndarray]:
     """For each factor (q, q), True where the model has a covariance."""
     d = model.design
     return [free(t for t in d.terms if t.factor == f) for f in range(len(d.factors))]

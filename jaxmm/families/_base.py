@@ -132,7 +132,7 @@ class Family:
         """Means to start a GLM from: y where it may be a mean, else the average of those."""
         y, eta = np.asarray(y, float), self.link.link(jnp.asarray(y, float))
         phi = jnp.ones(self.num_phi if self.num_phi > 1 else ())
-        extras = [jnp.asarray(e.start if len(e.start) > 1 else e.start[0]) for e in self.extras]
+        extras = [jnp.asarray(e.start).reshape(-1 if len(e.start) > 1 else ()) for e in self.extras]
         value = self.density(jnp.asarray(y), eta, phi, trials, *(p.start for p in self.further), *extras)
         inside = np.asarray(jnp.isfinite(eta) & jnp.isfinite(value))
         return np.where(inside, y, np.mean(y[inside]) if inside.any() else 1.0)

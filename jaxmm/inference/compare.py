@@ -7,17 +7,15 @@ on the boundary and the p-value is conservative (Self & Liang 1987).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtrc
 
+from jaxmm.families import Family
+from jaxmm.fit import Fit
 from jaxmm.inference.wald import Tested
-
-if TYPE_CHECKING:
-    from jaxmm.families import Family
-    from jaxmm.fit import Fit
 
 
 def likelihood_ratio(smaller: Any, larger: Any, df: int) -> Tested:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
-
-if TYPE_CHECKING:
-    from jaxmm.fit import Fit
+from jaxmm.studies.bootstrap import bootstrap
 
 REPLICATES = 1999  # of a bootstrap interval: the bounds of any usual level are then among them
 
 
-def confint(fit: Fit, method: str, level: float, key: Any, n: int | None) -> pd.DataFrame:
+def confint(fit: Fitted, method: str, level: float, key: Any, n: int | None) -> pd.DataFrame:
     """Confidence intervals of β of a fit: ``lower`` and ``upper``, indexed as ``fixef``.
 
     Args:
@@ -31,21 +30,21 @@ def confint(fit: Fit, method: str, level: float, key: Any, n: int | None) -> pd.
     return METHODS[method](fit, level, key, n)
 
 
-def _wald(fit: Fit, level: float, key: Any, n: int | None) -> pd.DataFrame:
+def _wald(fit: Fitted, level: float, key: Any, n: int | None) -> pd.DataFrame:
     if key is not None or n is not None:
         raise ValueError("key= and n= are for method='bootstrap': a Wald interval draws nothing")
     lower, upper = wald.interval(fit.fixef, fit.bse, level)
     return pd.DataFrame({"lower": lower, "upper": upper})
 
 
-def _profile(fit: Fit, level: float, key: Any, n: int | None) -> pd.DataFrame:
+def _profile(fit: Fitted, level: float, key: Any, n: int | None) -> pd.DataFrame:
     raise NotImplementedError("confint(method='profile') is not available yet: use 'wald' or 'bootstrap'")
 
 
-def _bootstrap(fit: Fit, level: float, key: Any, n: int | None) -> pd.DataFrame:
+def _bootstrap(fit: Fitted, level: float, key: Any, n: int | None) -> pd.DataFrame:
     if key is None:
         raise TypeError("confint(method='bootstrap') needs a key, such as key=jax.random.key(0)")
-    found = fit.bootstrap(REPLICATES if n is None else n, key=key, progress=False)
+    found = bootstrap(fit, REPLICATES if n is None else n, key=key, progress=False)
     return found.confint("percentile", level, parm=list(fit.fixef.index))
 
 

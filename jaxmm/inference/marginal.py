@@ -13,7 +13,7 @@ the joint covariance of beta and theta.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +24,13 @@ from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
 from jaxmm.design import NewData
+from jaxmm.fitted import Fitted
 from jaxmm.inference.wald import variances
 from jaxmm.layout import Layout
 from jaxmm.links import Log
 from jaxmm.objective.parameters import factors
 from jaxmm.predict import link_for, rows_used
 from jaxmm.structure import Structure
-
-if TYPE_CHECKING:
-    from jaxmm.fit import Fit
 
 REACH, SPACING = 12.0, 0.125  # in standard deviations: room for exp(√v t), whose mass lies √v away
 GRID = np.arange(-REACH, REACH + SPACING / 2, SPACING)
@@ -110,26 +108,26 @@ def _slopes_of_link(psi: Array, link: Any, of: Of, data: dict[str, Any]) -> Arra
     return jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
 
 
-def _of(fit: Fit, scale: str, averaged: bool = True) -> Of:
+def _of(fit: Fitted, scale: str, averaged: bool = True) -> Of:
     model = fit.model
     return Of(model.likelihood.family, model.structure, model.arrays.layout, scale, averaged)  # pyright: ignore
 
 
-def _data(fit: Fit, rows: NewData) -> dict[str, Any]:
+def _data(fit: Fitted, rows: NewData) -> dict[str, Any]:
     d, arrays, order = fit.model.design, fit.model.arrays, fit.model.elimination.order
     Z = [np.hstack([z for z, t in zip(rows.Z, d.terms, strict=True) if t.factor == f]) for f in order]
     X, offset = zip((rows.X, rows.offset), *rows.further, strict=True)
     return {"X": X, "Z": Z, "offset": offset, "T": list(arrays.T), "T_X": arrays.T_X, "inputs": arrays.inputs}
 
 
-def mean(fit: Fit, rows: NewData, scale: str) -> np.ndarray:
+def mean(fit: Fitted, rows: NewData, scale: str) -> np.ndarray:
     """The mean of each row on a scale of ``predict.SCALES``, averaged over the effects of every factor; "link" is that
     of μ before the link."""
     with computing(fit.model.device):
         return np.asarray(_mean_of_rows(fit.estimates.psi, _of(fit, scale), _data(fit, rows)))
 
 
-def on_link(fit: Fit, rows: NewData, scale: str, averaged: bool) -> tuple[np.ndarray, np.ndarray]:
+def on_link(fit: Fitted, rows: NewData, scale: str, averaged: bool) -> tuple[np.ndarray, np.ndarray]:
     """g of each row's mean, or of it at b = 0, and its standard error by the delta method."""
     link, e, of = link_for(fit, scale), fit.estimates, _of(fit, scale, averaged)
     with computing(fit.model.device):
@@ -139,7 +137,7 @@ def on_link(fit: Fit, rows: NewData, scale: str, averaged: bool) -> tuple[np.nda
     return value, np.sqrt(np.maximum(variances(slopes.T, e.covariance), 0.0))
 
 
-def coefficients(fit: Fit) -> pd.DataFrame:
+def coefficients(fit: Fitted) -> pd.DataFrame:
     """``estimate`` and ``std_error``, indexed as ``fixef``; of the mean before zeros are added, where they are."""
     e = fit.estimates
     with computing(fit.model.device):

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
-from jaxmm._below import offers
 from jaxmm._keywords import known_keywords
 from jaxmm._random import check_key
 from jaxmm._warn import warn
@@ -27,8 +26,9 @@ from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.result import FitBatch
 from jaxmm.batch.schema import cor_label, sd_label
-from jaxmm.fit import Fit
+from jaxmm.fitted import Fitted
 from jaxmm.inference.wald import check_level
+from jaxmm.optimize import Status
 from jaxmm.studies import intervals
 from jaxmm.studies.jackknife import leave_out
 from jaxmm.studies.resample import Case, Residual
@@ -51,10 +51,9 @@ _HINTS = {
 }
 
 
-@offers
 @known_keywords(_HINTS)
 def bootstrap(
-    fit: Fit,
+    fit: Fitted,
     n: int,
     *,
     key: Any,
@@ -91,7 +90,7 @@ def bootstrap(
         ValueError: fewer than two replicates, an unknown kind, or one that the model does not allow.
         TypeError: no fit, no key, or a statistic that returns something else.
     """
-    if not isinstance(fit, Fit):
+    if not isinstance(fit, Fitted):
         raise TypeError(f"bootstrap takes a fit, as from lmm(), glmm() or model.fit(), not {type(fit).__name__}")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 2:
         raise ValueError(f"n must be a number of replicates, at least 2, not {n!r}")
@@ -102,7 +101,8 @@ def bootstrap(
             raise TypeError(f"statistic must be a function of a fit, such as lambda f: f.sigma, not {statistic!r}")
         _as_series(statistic(fit), statistic)
     if not fit.converged:
-        warn(f"the fit did not converge ({fit.diagnostics.status_message}): the bootstrap is of where it stopped")
+        why = Status(int(fit.estimates.status)).message
+        warn(f"the fit did not converge ({why}): the bootstrap is of where it stopped")
     found = fit_many(fit.model, source, start=fit, batch=batch, out=out, progress=progress, control=control)
     boot = Bootstrap(found.names, found.columns, fit, kind, statistic)
     if boot.failed > _MANY * len(boot):
@@ -113,7 +113,7 @@ def bootstrap(
     return boot
 
 
-def _source(fit: Fit, n: int, key: Any, kind: str, re: str) -> Any:
+def _source(fit: Fitted, n: int, key: Any, kind: str, re: str) -> Any:
     if re not in ("new", "conditional"):
         raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
     if re == "conditional" and kind != "parametric":
@@ -200,7 +200,7 @@ class Bootstrap(FitBatch):
         statistic: what is looked at, or None for all parameters.
     """
 
-    fit: Fit
+    fit: Fitted
     kind: str
     statistic: Statistic | None
 

@@ -209,7 +209,7 @@ def _model_of(design: Design, model: Model, along: Mapping[str, int]) -> Model:
             f"with {', '.join(f'{name} = {size}' for name, size in along.items())} the columns of X cannot be told "
             "apart: start from more levels"
         )
-    return Model(design, model.likelihood, device=model.device)
+    return model.with_design(design)
 
 
 def _extended(design: Design, f: int, size: int) -> Design:

@@ -131,4 +131,4 @@ def without(model: Model, columns: Columns) -> Model:
         held_out=held_out,
         spec=spec,
     )
-    return Model(design, model.likelihood, device=model.device)
+    return model.with_design(design)

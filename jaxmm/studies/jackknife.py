@@ -11,13 +11,13 @@ import numpy as np
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.result import FitBatch
 from jaxmm.design import DataError, Design
-from jaxmm.fit import Fit
+from jaxmm.fitted import Fitted
 from jaxmm.from_arrays import Term, design_from_arrays
-from jaxmm.model import Model
+from jaxmm.prepared import Prepared
 from jaxmm.studies.resample import LeaveOneOut, outermost
 
 
-def leave_out(fit: Fit) -> FitBatch | Iterator[Fit | None]:
+def leave_out(fit: Fitted) -> FitBatch | Iterator[Fitted | None]:
     """The levels of the only factor, or of the outermost of nested ones, as one batch; of crossed factors the levels of
     that with the fewest, fit by fit, None where what is left cannot be fitted."""
     if outermost(fit.model) is not None:
@@ -27,15 +27,15 @@ def leave_out(fit: Fit) -> FitBatch | Iterator[Fit | None]:
     return (_without(fit.model, fewest, j) for j in range(len(factors[fewest].levels)))
 
 
-def _without(model: Model, factor: int, level: int) -> Fit | None:
+def _without(model: Prepared, factor: int, level: int) -> Fitted | None:
     try:
         design = _rows(model.design, model.design.factors[factor].codes != level, model)
-        return Model(design, model.likelihood, device=model.device).fit()
+        return model.with_design(design).fit()
     except DataError:
         return None
 
 
-def _rows(d: Design, kept: np.ndarray, model: Model) -> Design:
+def _rows(d: Design, kept: np.ndarray, model: Prepared) -> Design:
     def of(x: Any) -> Any:
         return None if x is None else x[kept]
 

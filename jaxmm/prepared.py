@@ -1,0 +1,187 @@
+"""Prepared: a design with its likelihood, analysed, and the arrays that a program needs; what a model is before a fit.
+
+Batches and studies take it for a model; ``model.Model`` adds the ways in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Self
+
+import jax
+
+from jaxmm._context import choose_device, computing
+from jaxmm._predictor import MEAN
+from jaxmm.checks import check_response
+from jaxmm.design import Design, RandomTerm
+from jaxmm.gram import Accumulator, Columns, Gram, change_columns
+from jaxmm.likelihood import Likelihood
+from jaxmm.memory import check_size
+from jaxmm.rows import Rows
+from jaxmm.structure import Elimination, Grouping, Predictors, Structure, TermLayout, analyse
+
+
+class Prepared(ABC):
+    """A design and a likelihood, the structure that was decided for them, and the arrays."""
+
+    def __init__(self, design: Design, likelihood: Likelihood, *, device: Any = "auto"):
+        likelihood.check(design)
+        likelihood = likelihood.bind(design)
+        self.design, self.likelihood = design, likelihood
+        self.elimination, self.structure, self.groupings = _analyse(design, likelihood.reml)
+        likelihood.check_structure(self.structure)
+        self.device = choose_device(device, self.structure)
+        check_size(self.structure, self.elimination, self.groupings)
+
+    @property
+    def reml(self) -> bool:
+        return self.likelihood.reml
+
+    # ------------------------------------------------------------ what a program needs
+    @cached_property
+    def unit(self) -> float:
+        """What the parameters are searched in units of; see ``Generalised.unit``.
+
+        This, the parts and the arrays are computed at once, also where they are first asked for inside ``jit``.
+        """
+        with computing(self.device), jax.ensure_compile_time_eval():
+            return self.likelihood.unit(self.design)
+
+    @cached_property
+    def accumulator(self) -> Accumulator:
+        """The columns of the design in elimination order, changed as a search wants them."""
+        d, order, unit = self.design, self.elimination.order, self.unit
+        units = [unit if f.predictor == MEAN else 1.0 for f in d.factors]
+        by_factor = tuple(tuple(_changed(d.terms[t], units[f]) for t in _terms_of(d, f)) for f in order)
+        return Accumulator(
+            plan=self.elimination,
+            structure=self.structure,
+            groupings=tuple(self.groupings[f] for f in order),
+            Z=by_factor,
+            X=change_columns(d.X, "linear").times(unit),
+            weights=d.weights,
+            inputs=tuple(d.terms[t].inputs for t in theta_order(d)),
+            further=tuple(change_columns(p.X, "linear") for p in d.further),
+        )
+
+    @cached_property
+    def parts(self) -> Any:
+        """What the arrays are made of and does not depend on the response."""
+        with computing(self.device), jax.ensure_compile_time_eval():
+            return self.likelihood.parts(self.accumulator, self.design)
+
+    @cached_property
+    def arrays(self) -> Gram | Rows:
+        """What the likelihood needs of the data, a pytree in float64 on ``device``: sufficient statistics (``Gram``) of
+        a linear model, the rows (``Rows``) of a generalised one."""
+        parts = self.parts
+        with computing(self.device), jax.ensure_compile_time_eval():
+            return self.likelihood.arrays(self.accumulator, parts, self.design)
+
+    def with_response(self, y: Any) -> Self:
+        """The same design with another response (n,), for the rows that count; compiles nothing.
+
+        Counts of successes where there are trials. A Series must have the labels of those rows, in their order.
+        """
+        y = check_response(self.design, self.likelihood.family, y)
+        _ = self.parts  # made once, here, and shared by every copy
+        y_all = self.design.y_all.copy()
+        y_all[self.design.kept] = y
+        return self._copy(design=replace(self.design, y=y, y_all=y_all))
+
+    def with_design(self, design: Design) -> Self:
+        """A model of another design, by the same likelihood, on the same device."""
+        return type(self)(design, self.likelihood, device=self.device)
+
+    def with_likelihood(self, likelihood: Likelihood) -> Self:
+        """The same data by another criterion of the same family."""
+        return self._copy(likelihood=likelihood, structure=replace(self.structure, reml=likelihood.reml))
+
+    def by_ml(self) -> Self:
+        """The same model by maximum likelihood."""
+        return self.with_likelihood(self.likelihood.by_ml())
+
+    @property
+    def solver(self) -> str:
+        """What the structure asks for: "blocks", "nested chain" or "Schur complement"."""
+        if self.elimination.rest:
+            return "Schur complement"
+        return "nested chain" if len(self.elimination.chain) > 1 else "blocks"
+
+    def theta_terms(self) -> list[tuple[int, TermLayout]]:
+        """(index of the design's term, its layout) in the order of theta."""
+        return list(zip(theta_order(self.design), self.structure.terms, strict=True))
+
+    def _copy(self, **changes: Any) -> Self:
+        other: Any = object.__new__(type(self))
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "arrays"})
+        other.__dict__.update(changes)
+        if "structure" in changes and "accumulator" in other.__dict__:
+            other.__dict__["accumulator"] = replace(self.accumulator, structure=changes["structure"])
+        return other
+
+    def __getstate__(self) -> dict:
+        state = {k: v for k, v in self.__dict__.items() if k not in ("arrays", "device", "accumulator", "parts")}
+        return {**state, "platform": self.device.platform}
+
+    def __setstate__(self, state: dict) -> None:
+        platform = state.pop("platform")
+        vars(self).update(state)
+        try:
+            self.device = choose_device(platform, self.structure)
+        except ValueError:  # pickled on a machine with another kind of device
+            self.device = choose_device("auto", self.structure)
+
+    @abstractmethod
+    def fit(self, *, start: Any = None, control: Any = None) -> Any:
+        """See ``model.Model.fit``."""
+        ...
+
+
+# ---------------------------------------------------------------- the steps
+def _changed(term: RandomTerm, unit: float) -> Columns:
+    """The term's columns as its structure lets them be changed."""
+    closed = term.covariance.closed_under
+    return change_columns(term.Z, closed).times(1.0 if closed == "none" else unit)
+
+
+def _terms_of(design: Design, factor: int) -> list[int]:
+    return [t for t, term in enumerate(design.terms) if term.factor == factor]
+
+
+def _analyse(design: Design, reml: bool) -> tuple[Elimination, Structure, list[Grouping]]:
+    groupings = [
+        Grouping(f.name, f.codes, len(f.levels), sum(design.terms[t].Z.shape[1] for t in _terms_of(design, i)))
+        for i, f in enumerate(design.factors)
+    ]
+    plan = analyse(groupings)
+    layouts = []
+    for t in theta_order(design):
+        term = design.terms[t]
+        before = [design.terms[o].Z.shape[1] for o in _terms_of(design, term.factor) if o < t]
+        layouts.append(TermLayout(plan.order.index(term.factor), sum(before), term.covariance))
+    structure = Structure(
+        chain=tuple(groupings[f].q for f in plan.chain),
+        rest=tuple((groupings[f].levels, groupings[f].q) for f in plan.rest),
+        terms=tuple(layouts),
+        sparse=plan.sparse,
+        p=len(design.coefficients),
+        reml=bool(reml),
+        predictors=_predictors(design, plan),
+    )
+    return plan, structure, groupings
+
+
+def _predictors(design: Design, plan: Elimination) -> Predictors:
+    if not design.further:
+        return Predictors()
+    names = tuple(design.predictors)
+    feeds = tuple(names.index(design.factors[f].predictor) for f in plan.order)
+    return Predictors(names, tuple(len(p.columns) for p in design.further), feeds)
+
+
+def theta_order(design: Design) -> list[int]:
+    """The terms by decreasing number of levels, then in the formula's order, as lme4 keeps theta."""
+    return sorted(range(len(design.terms)), key=lambda t: (-len(design.factors[design.terms[t].factor].levels), t))
