@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxmm.design import Design
-from jaxmm.memory import gram_bytes, shown_bytes
 from jaxmm.prepared import Prepared
 
 
@@ -19,7 +18,7 @@ def spell(effects: Sequence[str]) -> str:
 
 def describe(model: Prepared) -> str:
     """What ``print(model)`` shows: terms, levels, elimination, sizes, device."""
-    d, s, plan = model.design, model.structure, model.elimination
+    d, s, plan = model.design, model.structure, model.plan
     lines = [
         f"{model.likelihood.kind}, not fitted",
         f"  formula   {d.formula}",
@@ -35,17 +34,9 @@ def describe(model: Prepared) -> str:
             f"    ({spell(term.effects)} | {factor.name})  {len(factor.levels):,} levels x {len(term.effects)}, "
             f"{term.covariance.name}"
         )
-    names = [model.groupings[f] for f in plan.chain]
-    nested = " inside ".join(g.name for g in names)
-    lines.append(f"  eliminated first   {nested}: block diagonal, {sum(g.levels * g.q for g in names):,} effects")
-    if plan.rest:
-        rest = " + ".join(model.groupings[f].name for f in plan.rest)
-        coupling = "list of the cells that occur" if s.sparse else "dense border"
-        lines.append(f"  then by Cholesky   {rest}: dense {s.rest_size:,} x {s.rest_size:,}; coupling as {coupling}")
+    lines += [f"  {line}" for line in str(plan).splitlines()]
     parameters = f"{s.num_theta} covariance parameter{'s' if s.num_theta > 1 else ''}"
-    lines.append(
-        f"  solver    {model.solver}; arrays {shown_bytes(gram_bytes(s, plan, model.groupings))}; {parameters}"
-    )
+    lines.append(f"  solver    {plan.name}; arrays {plan.memory}; {parameters}")
     lines.append(f"  device    {model.device.platform}:{model.device.id}, float64")
     return "\n".join(lines)
 

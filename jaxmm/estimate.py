@@ -23,7 +23,6 @@ from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
 from jaxmm.objective.parameters import change_theta, scaled_factors
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
-from jaxmm.solver import reduce
 from jaxmm.start import (
     NEAR_ZERO,
     SECOND_SD,
@@ -33,7 +32,6 @@ from jaxmm.start import (
     is_restricted,
     joint_start,
     level_start,
-    level_systems,
     moment_start,
     on_boundary,
 )
@@ -122,7 +120,7 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     """
     s = gram.structure
     H = np.zeros((len(theta), len(theta)))
-    diagonal_blocks = [A for A, _ in level_systems(gram)]
+    diagonal_blocks = [A for A, _ in s.solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
@@ -138,7 +136,7 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
 def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
-    work = gram.borders[0].size * s.num_theta
+    work = s.solver.size(gram) * s.num_theta
     return s.rest_size > 300 or work > 500_000
 
 
@@ -146,32 +144,15 @@ def is_dear(gram: Gram) -> bool:
 def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """NB = ΛM^-1Λ'Z'W[X_s y] at ``theta`` (as to Z_s), per factor (J, q, p + 1), in the data's columns of Z.
 
-    The modes are NB (-beta_s, 1): what of the residual the random effects take up.  d tr C* / dB = -2 NB.
+    The modes are NB (-beta_s, 1): what of the residual the random effects take up.
     """
-    s = gram.structure
-    lams, width = scaled_factors(theta, gram), s.p + 1
-
-    def trace(borders, corner):
-        C = reduce(lams, dataclasses.replace(gram, borders=borders, corner=corner))[1]
-        return jnp.trace(C)
-
-    borders, corner = jax.grad(trace, argnums=(0, 1))(gram.borders, gram.corner)
-    NB = [jnp.moveaxis(-0.5 * b[:, -width:], -1, 0) for b in borders]
-    NB += s.split_rest(-0.5 * corner[: s.rest_size, s.rest_size :])
+    NB = gram.structure.solver.explained(scaled_factors(theta, gram), gram)
     return tuple(jnp.einsum("ab,jbr->jar", T, x) for T, x in zip(gram.T, NB, strict=True))
 
 
 def covariance_of_effects(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """N_jj, the covariance of the effects of each level given the data, beta and theta, over sigma²: (J, q, q)."""
-    s = gram.structure
-    lams = scaled_factors(theta, gram)
-
-    def logdet(blocks, corner):
-        return reduce(lams, dataclasses.replace(gram, blocks=blocks, corner=corner))[0]
-
-    blocks, corner = jax.grad(logdet, argnums=(0, 1))(gram.blocks, gram.corner)
-    N = [jnp.moveaxis(b, -1, 0) for b in blocks]
-    N += [corner[inside[:, :, None], inside[:, None, :]] for inside in s.rest_places()]
+    N = gram.structure.solver.level_covariances(scaled_factors(theta, gram), gram)
     return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
 
 
@@ -236,7 +217,7 @@ def estimate(arrays: Gram, *, start: Array | None = None, control: Control | Non
     """See ``programs.estimate``.  There is one start; ``Model.fit`` tries a second one where a factor has several
     independent effects (``start.level_start``)."""
     control = control or Control()
-    dtype = arrays.corner.dtype
+    dtype = arrays.dtype
     if start is None:
         theta = moment_start(arrays, jnp)
     else:

@@ -58,14 +58,14 @@ class Linear:
 
     # ------------------------------------------------------------ arrays
     def parts(self, accumulator: Accumulator, design: Design) -> dict:
-        return accumulator.design()
+        return accumulator.structure.solver.design(accumulator)
 
     def arrays(self, accumulator: Accumulator, parts: dict, design: Design) -> Gram:
         offset = 0.0 if design.offset is None else design.offset
-        return assemble(accumulator, parts, accumulator.response(design.y - offset))
+        return assemble(accumulator, parts, design.y - offset)
 
     def estimate(self, accumulator: Accumulator, arrays: Gram, design: Design, start: Any, control: Control):
-        left = float(np.asarray(arrays.corner)[-1, -1])
+        left = float(np.asarray(arrays.total)[-1, -1])
         check_left(design, lambda: accumulator.X.rows(slice(0, accumulator.n)), left)
         theta = None if start is None else raised_theta(start.theta, arrays)
         return estimate_on_host(arrays, theta, control)

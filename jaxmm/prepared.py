@@ -18,22 +18,26 @@ from jaxmm.checks import check_response
 from jaxmm.design import Design, RandomTerm
 from jaxmm.gram import Accumulator, Columns, Gram, change_columns
 from jaxmm.likelihood import Likelihood
-from jaxmm.memory import check_size
+from jaxmm.plan import Plan, check_size, plan_of
 from jaxmm.rows import Rows
+from jaxmm.solver import BlockElimination, Solver
 from jaxmm.structure import Elimination, Grouping, Predictors, Structure, TermLayout, analyse
 
 
 class Prepared(ABC):
     """A design and a likelihood, the structure that was decided for them, and the arrays."""
 
-    def __init__(self, design: Design, likelihood: Likelihood, *, device: Any = "auto"):
+    def __init__(
+        self, design: Design, likelihood: Likelihood, *, device: Any = "auto", elimination: Elimination | None = None
+    ):
+        """``elimination``: how the factors are eliminated, decided from the codes where None."""
         likelihood.check(design)
         likelihood = likelihood.bind(design)
         self.design, self.likelihood = design, likelihood
-        self.elimination, self.structure, self.groupings = _analyse(design, likelihood.reml)
+        self.elimination, self.structure, self.groupings = _analyse(design, likelihood.reml, elimination)
         likelihood.check_structure(self.structure)
         self.device = choose_device(device, self.structure)
-        check_size(self.structure, self.elimination, self.groupings)
+        check_size(self.plan)
 
     @property
     def reml(self) -> bool:
@@ -99,16 +103,26 @@ class Prepared(ABC):
         """The same data by another criterion of the same family."""
         return self._copy(likelihood=likelihood, structure=replace(self.structure, reml=likelihood.reml))
 
+    def with_solver(self, solver: Solver) -> Self:
+        """The same model, whose M another solver factors."""
+        other = self._copy(structure=replace(self.structure, solver=solver))
+        for name in ("accumulator", "parts"):
+            vars(other).pop(name, None)
+        return other
+
     def by_ml(self) -> Self:
         """The same model by maximum likelihood."""
         return self.with_likelihood(self.likelihood.by_ml())
 
     @property
+    def plan(self) -> Plan:
+        """How each grouping factor is eliminated, and what that takes; print it."""
+        return plan_of(self.structure, self.elimination, self.groupings)
+
+    @property
     def solver(self) -> str:
-        """What the structure asks for: "blocks", "nested chain" or "Schur complement"."""
-        if self.elimination.rest:
-            return "Schur complement"
-        return "nested chain" if len(self.elimination.chain) > 1 else "blocks"
+        """What the plan comes to: "blocks", "nested chain" or "Schur complement"."""
+        return self.plan.name
 
     def theta_terms(self) -> list[tuple[int, TermLayout]]:
         """(index of the design's term, its layout) in the order of theta."""
@@ -151,12 +165,14 @@ def _terms_of(design: Design, factor: int) -> list[int]:
     return [t for t, term in enumerate(design.terms) if term.factor == factor]
 
 
-def _analyse(design: Design, reml: bool) -> tuple[Elimination, Structure, list[Grouping]]:
+def _analyse(
+    design: Design, reml: bool, elimination: Elimination | None
+) -> tuple[Elimination, Structure, list[Grouping]]:
     groupings = [
         Grouping(f.name, f.codes, len(f.levels), sum(design.terms[t].Z.shape[1] for t in _terms_of(design, i)))
         for i, f in enumerate(design.factors)
     ]
-    plan = analyse(groupings)
+    plan = analyse(groupings) if elimination is None else elimination
     layouts = []
     for t in theta_order(design):
         term = design.terms[t]
@@ -170,6 +186,7 @@ def _analyse(design: Design, reml: bool) -> tuple[Elimination, Structure, list[G
         p=len(design.coefficients),
         reml=bool(reml),
         predictors=_predictors(design, plan),
+        solver=BlockElimination(),
     )
     return plan, structure, groupings
 

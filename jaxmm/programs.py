@@ -84,4 +84,4 @@ def estimate(
 
 
 def _dtype(arrays: Gram | Rows) -> Any:
-    return arrays.y.dtype if isinstance(arrays, Rows) else arrays.corner.dtype
+    return arrays.y.dtype if isinstance(arrays, Rows) else arrays.dtype

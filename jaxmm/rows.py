@@ -27,9 +27,10 @@ from scipy.linalg import block_diag
 from jaxmm._compiled import SMALL, bucket
 from jaxmm._pieces import pick, repeat_pieces, sum_pieces
 from jaxmm._types import Array
-from jaxmm.gram import Accumulator, Cells, Gram, cell_pairs
+from jaxmm.cells import Cells, cell_pairs
+from jaxmm.gram import Accumulator, Gram
 from jaxmm.layout import Layout, layout_of
-from jaxmm.structure import Structure
+from jaxmm.structure import Structure, parents_of
 
 
 @partial(
@@ -206,84 +207,11 @@ class Rows:
         return W[a * len(of.moving) - a * (a - 1) // 2 + b - a]
 
     # ------------------------------------------------------------ cross-products
-    def gram(self, W: tuple[Array, ...], columns: Array | None = None) -> Gram:
-        """Z'W[Z columns] for working weights W (H, P) of the pairs of moving predictors, and further columns (c, H, P)
-        of the first of these, as sufficient statistics."""
-        s = self.structure
-        chain, size, k = len(s.chain), s.rest_size, 0 if columns is None else len(columns)
-        blocks = tuple(self._squares(f, W) for f in range(chain))
-        links = tuple(
-            tuple(self.collect(f, self._products(W, f, o)) for o in range(f + 1, chain)) for f in range(chain)
-        )
-        tables = {(c.first, c.second): c.table(self._products(W, c.first, c.second)) for c in self.crossings
-                  if self.cells is None or c.first > 0}  # fmt: skip
-        borders = []
-        for f in range(chain):
-            dense = [_side(tables[f, chain + r]) for r in range(len(s.rest))] if (f, chain) in tables else []
-            wide = [] if columns is None else [self.collect(f, _outer(self.Z[f], columns, W[0]))]
-            empty = jnp.zeros((s.chain[f], 0, self.levels_of(f)), W[0].dtype)
-            borders.append(jnp.concatenate([*dense, *wide], axis=1) if dense or wide else empty)
-        corner = jnp.zeros((size + k, size + k), W[0].dtype)
-        for r, inside in enumerate(s.rest_places()):
-            f = chain + r
-            own = jnp.moveaxis(self._squares(f, W), -1, 0)
-            corner = corner.at[inside[:, :, None], inside[:, None, :]].set(own)
-            for other in range(r + 1, len(s.rest)):
-                block = _flat(tables[f, chain + other], s.rest[r], s.rest[other])
-                at, to = inside[0, 0], s.rest_places()[other][0, 0]
-                corner = jax.lax.dynamic_update_slice(corner, block, (at, to))
-                corner = jax.lax.dynamic_update_slice(corner, block.T, (to, at))
-            if columns is not None:
-                side = jnp.moveaxis(self.collect(f, _outer(self.Z[f], columns, W[0])), -1, 0).reshape(-1, k)
-                corner = jax.lax.dynamic_update_slice(corner, side, (inside[0, 0], size))
-                corner = jax.lax.dynamic_update_slice(corner, side.T, (size, inside[0, 0]))
-        if columns is not None:
-            corner = jax.lax.dynamic_update_slice(
-                corner, jnp.tensordot(columns * W[0], columns, ((1, 2), (1, 2))), (size, size)
-            )
+    def gram(self, W: tuple[Array, ...]) -> Gram:
+        """Z'WZ for working weights W (H, P) of the pairs of moving predictors, as the structure's solver keeps it."""
         zero = jnp.zeros((), W[0].dtype)
-        return Gram(
-            blocks, links, self.parents, tuple(borders), self._cell_values(W), corner,
-            self.T, self.T_X, zero, zero, self.n_obs, zero, self.inputs, s, self.copies,
-        )  # fmt: skip
-
-    def _products(self, W: tuple[Array, ...], f: int, other: int) -> Array:
-        """Of the columns of two factors, row by row: (q_f, q_other, H, P)."""
-        return _outer(self.Z[f], self.Z[other], self.between(W, f, other))
-
-    def _squares(self, f: int, W: tuple[Array, ...]) -> Array:
-        """Z'WZ (q, q, J) of each level of one factor; what is symmetric is summed once."""
-        Z, q, own = self.Z[f], len(self.Z[f]), self.between(W, f, f)
-        below = [[self.collect(f, Z[a] * (Z[b] * own)) for b in range(a + 1)] for a in range(q)]
-        return jnp.stack([jnp.stack([below[max(a, b)][min(a, b)] for b in range(q)]) for a in range(q)])
-
-    def _cell_values(self, W: tuple[Array, ...]) -> Cells | None:
-        if self.cells is None:
-            return None
-        parts = []
-        for c in (c for c in self.crossings if c.first == 0):
-            x = c.pieces.collect(self._products(W, 0, c.second))
-            parts.append(x.reshape(len(x), -1))
-        there, back = self.cell_order  # pyright: ignore
-        c = self.cells
-        return Cells(pick(jnp.concatenate(parts, axis=1), there, back), c.level, c.column, c.pair_a, c.pair_b)
-
-
-def _outer(A: Array, B: Array, W: Array) -> Array:
-    """A_a B_b W: (a, b, H, P)."""
-    return A[:, None] * (B * W)[None]
-
-
-def _side(table: Array) -> Array:
-    """(q, q_r, J_r, J) -> (q, J_r q_r, J): the columns of a rest factor level by level."""
-    q, q_r, J_r, J = table.shape
-    return jnp.moveaxis(table, 2, 1).reshape(q, J_r * q_r, J)
-
-
-def _flat(table: Array, first: tuple[int, int], second: tuple[int, int]) -> Array:
-    """(q_a, q_b, J_b, J_a) -> (J_a q_a, J_b q_b)."""
-    (J_a, q_a), (J_b, q_b) = first, second
-    return jnp.transpose(table, (3, 0, 2, 1)).reshape(J_a * q_a, J_b * q_b)
+        couplings = self.structure.solver.of_rows(self, W)
+        return Gram(couplings, self.T, self.T_X, zero, zero, self.n_obs, zero, self.inputs, self.structure, self.copies)
 
 
 # ---------------------------------------------------------------- making them, on the host
@@ -380,7 +308,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: b
         Z=tuple(lay(a.z(f, everything)) for f in range(len(codes))),
         main=Pieces(None, None, level, a.groupings[0].levels, height, shape),  # pyright: ignore
         others=others,
-        parents=tuple(tuple(x) for x in a.parents()),
+        parents=tuple(tuple(x) for x in parents_of(a.plan)),
         crossings=crossings,
         cells=cells,
         cell_order=cell_order,

@@ -16,7 +16,6 @@ nearly the same (``alike_theta``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +78,7 @@ def joint_start(gram: Gram) -> np.ndarray | None:
         return None
     ((A, B),) = level_systems(gram)
     counts = np.ones(len(A)) if gram.copies is None else np.asarray(gram.copies[0])
-    total = max(float(np.asarray(gram.corner)[-1, -1]), 1e-300)
+    total = max(float(np.asarray(gram.total)[-1, -1]), 1e-300)
     equations = moment_equations(A, counts, n, s, gram.inputs)
     explained = np.einsum("j,ja,jab,jb->", counts, B, np.linalg.pinv(A, rcond=1e-10, hermitian=True), B)
     sigma2 = error_variance(total - explained, total, n, equations.df)
@@ -131,7 +130,7 @@ def alike_theta(arrays: Any, xp: Any = np) -> Any:
 def has_few_levels(gram: Gram) -> bool:
     """Whether a factor has so few levels that its covariance may well be estimated in two ways."""
     s = gram.structure
-    levels = [block.shape[-1] for block in gram.blocks] + [count for count, _ in s.rest]
+    levels = s.solver.level_counts(gram)
     parameters = np.zeros(s.num_factors)
     for term in s.terms:
         parameters[term.position] += term.covariance.num_params
@@ -145,15 +144,9 @@ def moment_start(gram: Gram, xp: Any = np) -> Any:
     v is the total variance and d the effect's: method of moments, one effect at a time.  Never zero, where the
     search would be stuck.
     """
-    s, n, size = gram.structure, xp.asarray(gram.n_obs), gram.structure.rest_size
-    corner = xp.asarray(gram.corner)
-    pairs = []
-    for A, border in zip(gram.blocks, gram.borders, strict=True):
-        A = xp.asarray(A)
-        pairs.append((xp.stack([A[k, k] for k in range(A.shape[0])]), xp.asarray(border)[:, -1]))
-    rest = zip(s.split_rest(xp.diagonal(corner)[:size]), s.split_rest(corner[:size, -1]), strict=True)
-    pairs += [(square.T, cross.T) for square, cross in rest]
-    total = xp.maximum(corner[-1, -1] / n, 1e-30)
+    s, n = gram.structure, xp.asarray(gram.n_obs)
+    pairs = s.solver.diagonals(gram, xp)
+    total = xp.maximum(xp.asarray(gram.total)[-1, -1] / n, 1e-30)
     copies = () if gram.copies is None else gram.copies
     variances = []
     for f, (square, cross) in enumerate(pairs):
@@ -178,7 +171,7 @@ def level_start(gram: Gram) -> np.ndarray | None:
     c_j c_j' is D + σ² mean A_j^-1, and σ² comes from what all the levels' own fits leave.
     """
     s, n = gram.structure, float(gram.n_obs)
-    total = float(np.asarray(gram.corner)[-1, -1])
+    total = float(np.asarray(gram.total)[-1, -1])
     joint = [
         not any(t.position == f and _whole(t, q) for t in s.terms)
         for f, q in enumerate([*s.chain, *(q for _, q in s.rest)])
@@ -213,10 +206,6 @@ def _whole(term: TermLayout, q: int) -> bool:
     return term.covariance.q == q and (q == 1 or term.covariance.closed_under == "linear")
 
 
-def level_systems(gram: Gram) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def level_systems(gram: Gram) -> list[tuple[np.ndarray, np.ndarray]]:
     """Z_j'WZ_j (J, q, q) and Z_j'We (J, q) of each factor, in elimination order."""
-    for A, border in zip(gram.blocks, gram.borders, strict=True):
-        yield np.moveaxis(np.asarray(A), -1, 0), np.asarray(border)[:, -1].T
-    corner = np.asarray(gram.corner)
-    for inside in gram.structure.rest_places():
-        yield corner[inside[:, :, None], inside[:, None, :]], corner[inside, -1]
+    return [(A, B[..., -1]) for A, B in gram.structure.solver.level_systems(gram)]

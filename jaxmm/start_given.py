@@ -56,7 +56,7 @@ def as_start(start: Any, arrays: Gram | Rows) -> Parameters:
     Raises:
         ValueError: another name, no theta, or a part of another shape than the model's.
     """
-    s, dtype = arrays.structure, arrays.y.dtype if isinstance(arrays, Rows) else arrays.corner.dtype
+    s, dtype = arrays.structure, arrays.y.dtype if isinstance(arrays, Rows) else arrays.dtype
     num_phi = len(range(arrays.layout.size)[arrays.layout.at("log_phi")]) if isinstance(arrays, Rows) else 1
     if isinstance(start, Mapping):
         unknown = [name for name in start if name not in Parameters._fields]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Structure:
     ``chain`` holds q of each chain factor, innermost first; ``rest`` (levels, q) of each other factor; ``terms``
     stand in the order of theta.  ``sparse``: the coupling of the first chain factor to the rest is kept as a list
     of the cells that occur, not as a dense border.  ``predictors`` has one in a linear model; p counts the columns of
-    all.
+    all.  ``solver`` factors M, and owns the cross-products that it needs for that.
     """
 
     chain: tuple[int, ...]
@@ -84,6 +84,7 @@ class Structure:
     p: int
     reml: bool
     predictors: Predictors = Predictors()
+    solver: Any = None  # a solver.Solver
 
     @property
     def num_theta(self) -> int:
@@ -150,6 +151,11 @@ def parent_levels(inner: Grouping, outer: Grouping) -> np.ndarray | None:
     parent = np.zeros(inner.levels, np.int32)
     parent[inner.codes] = outer.codes
     return parent if np.array_equal(parent[inner.codes], outer.codes) else None
+
+
+def parents_of(plan: Elimination) -> list[list[np.ndarray]]:
+    """Of each factor of the chain, for each one further out: the level in which each of its levels lies."""
+    return [[plan.parents[inner, outer] for outer in plan.chain[i + 1 :]] for i, inner in enumerate(plan.chain)]
 
 
 def analyse(groupings: list[Grouping]) -> Elimination:

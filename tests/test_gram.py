@@ -76,7 +76,7 @@ def naive(m: mm.Model) -> dict:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_statistics_are_the_cross_products(name):
     m = model(name)
-    a, s, groups = m.arrays, m.structure, m.accumulator.groupings
+    a, s, groups = m.arrays.couplings, m.structure, m.accumulator.groupings
     rows = naive(m)
     chain, rest = rows["Z"][: len(s.chain)], rows["Z"][len(s.chain) :]
     R = np.hstack([*rest, rows["Xy"]])
@@ -99,7 +99,7 @@ def test_statistics_are_the_cross_products(name):
 
 @pytest.mark.parametrize("name", [n for n, p in PROBLEMS.items() if p.sparse])
 def test_pairs_of_cells_are_all_the_pairs_of_a_level_once(name):
-    c = model(name).arrays.cells
+    c = model(name).arrays.couplings.cells
     level, column = np.asarray(c.level), np.asarray(c.column)
     a, b = np.asarray(c.pair_a), np.asarray(c.pair_b)
     real = np.any(np.asarray(c.values) != 0, axis=0)  # the others fill the arrays up, at their end

@@ -212,3 +212,31 @@ def test_estimate_in_one_program_is_the_fit(sleep_reml):
     np.testing.assert_allclose(found.beta, sleep_reml.fixef, rtol=1e-10)
     np.testing.assert_allclose(found.vcov, sleep_reml.vcov(), rtol=1e-7)
     np.testing.assert_allclose(found.deviance, sleep_reml.deviance, rtol=1e-13)
+
+
+# ---------------------------------------------------------------- values that are estimates
+@pytest.mark.parametrize("dear", [False, True])
+def test_a_value_with_noise(dear):
+    """Values and slopes off by up to a stated amount, another one at each point: the search ends within it, and says
+    that it has converged; that which is not told of the noise takes it for a minimum of its own."""
+    noise, rng = 1e-3, np.random.default_rng(0)
+
+    def noisy(x):
+        value, g = ROSENBROCK.value(x), np.array(ROSENBROCK.gradient(x))
+        return value + noise * rng.uniform(-1, 1), g + noise * rng.uniform(-1, 1, 2)
+
+    def gradient(x):
+        return *noisy(x), None
+
+    def hessian(x):
+        return *noisy(x), np.array(ROSENBROCK.hessian(x)), None
+
+    told, untold = [], []
+    for start in rng.normal(size=(20, 2)):
+        for known, found in ((noise, told), (0.0, untold)):
+            rough = (lambda x: np.eye(2)) if dear else None
+            objective = Objective(gradient, hessian, dear, rough, noise=known)
+            found.append(minimise(objective, start, Control(max_iterations=60)))
+    assert all(s.status == Status.CONVERGED and s.iterations < 60 for s in told)
+    assert max(ROSENBROCK.value(s.theta) for s in told) < 4 * noise
+    assert any(s.status != Status.CONVERGED for s in untold)

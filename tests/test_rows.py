@@ -13,7 +13,7 @@ from scipy.linalg import block_diag
 import jaxmm as mm
 from jaxmm._pieces import pick
 from jaxmm.rows import pieces_of
-from jaxmm.solver.elimination import eliminate, solve
+from jaxmm.solver import factorise, solve
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -203,21 +203,18 @@ def test_pick():
 
 # ---------------------------------------------------------------- cross-products
 @quick_jit
-def _solved(rows, W, columns, lams, right):
-    gram = rows.gram((W,), columns)
-    done = eliminate(lams, gram)
-    own = rows.gram((W,))
-    short = eliminate(lams, own)
-    return gram, done.logdet, done.corner, short.logdet, solve(short, lams, own, right)
+def _solved(rows, W, lams, right):
+    gram = rows.gram((W,))
+    done = factorise(lams, gram)
+    return gram.couplings, done.logdet, solve(done, lams, gram, right)
 
 
 def dense_of(gram, model) -> np.ndarray:
-    """[Z columns]'W[Z columns] written out from the parts of a Gram."""
+    """Z'WZ written out from the couplings."""
     parts = dense_parts(model)
     sizes = [levels * Z.shape[1] for Z, _, levels in parts]
-    starts, chain = np.cumsum([0, *sizes]), len(gram.structure.chain)
-    k = len(gram.corner) - gram.structure.rest_size
-    A = np.zeros((starts[-1] + k,) * 2)
+    starts, chain = np.cumsum([0, *sizes]), len(gram.blocks)
+    A = np.zeros((starts[-1],) * 2)
     A[starts[chain] :, starts[chain] :] = gram.corner
 
     def put(rows, columns, values):
@@ -244,24 +241,20 @@ def dense_of(gram, model) -> np.ndarray:
 
 
 def assert_dense(model, rows):
-    """Gram, log|M|, the corner and M^-1 of working weights, some negative, beside dense matrices."""
+    """Couplings, log|M| and M^-1 of working weights, some negative, beside dense matrices."""
     rng = np.random.default_rng(3)
     n = len(model.design.y)
-    w, columns = rng.uniform(0.5, 2.0, n), rng.normal(size=(2, n))
+    w = rng.uniform(0.5, 2.0, n)
     w[:: max(n // 5, 1)] *= -0.02  # M stays positive definite
     Z, lams = dense_design(model), lams_of(model, rng)
     right = rng.normal(size=Z.shape[1])
     _, real = places(rows)
-    out = _solved(rows, placed(rows, w) * real, placed(rows, columns), lams, tuple(split(model, right)))
-    gram, logdet, corner, short_logdet, x = out
-    every = np.hstack([Z, columns.T])
-    close(dense_of(gram, model), (every.T * w) @ every, 1e-12)
+    gram, logdet, x = _solved(rows, placed(rows, w) * real, lams, tuple(split(model, right)))
+    close(dense_of(gram, model), (Z.T * w) @ Z, 1e-12)
     L = dense_lambda(model, lams)
     M = L.T @ ((Z.T * w) @ Z) @ L + np.eye(len(L))
     assert np.linalg.eigvalsh(M)[0] > 0
-    np.testing.assert_allclose([logdet, short_logdet], np.linalg.slogdet(M)[1], rtol=1e-11)
-    B = L.T @ (Z.T * w) @ columns.T
-    close(corner, (columns * w) @ columns.T - B.T @ np.linalg.solve(M, B), 1e-10)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(M)[1], rtol=1e-11)
     close(flat(x), np.linalg.solve(M, right), 1e-10)
 
 
@@ -286,7 +279,7 @@ def test_derivatives_of_cross_products():
     rng = np.random.default_rng(4)
     n, Z, lams = len(model.design.y), dense_design(model), lams_of(model, rng)
     w = rng.uniform(0.5, 2.0, n)
-    slope = quick_jit(jax.grad(lambda W: eliminate(lams, rows.gram((W,))).logdet))(placed(rows, w) * places(rows)[1])
+    slope = quick_jit(jax.grad(lambda W: factorise(lams, rows.gram((W,))).logdet))(placed(rows, w) * places(rows)[1])
     ZL = Z @ dense_lambda(model, lams)
     leverage = np.sum(ZL * np.linalg.solve((ZL.T * w) @ ZL + np.eye(ZL.shape[1]), ZL.T).T, axis=1)
     at, real = places(rows)

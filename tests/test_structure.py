@@ -100,7 +100,7 @@ def test_plan_of_each_problem(name):
     assert m.structure.num_factors == len(order)
     assert sum(at.stop - at.start for at in m.structure.slices()) == m.structure.num_theta
     if p.sparse is not None:
-        assert m.structure.sparse == p.sparse == (m.arrays.cells is not None)
+        assert m.structure.sparse == p.sparse == (m.arrays.couplings.cells is not None)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

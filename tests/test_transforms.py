@@ -74,10 +74,12 @@ def test_the_derivative_of_an_estimate_is_that_of_fitting_again(x64):
     """By the data's cross-products, through the implicit function theorem, against two fits."""
     arrays = model("one factor, q = 1").arrays
     rng = np.random.default_rng(0)
-    change = rng.normal(size=arrays.borders[0].shape)
+    couplings = arrays.couplings
+    change = rng.normal(size=couplings.borders[0].shape)
 
     def estimates(h):
-        found = mm.estimate(dataclasses.replace(arrays, borders=(arrays.borders[0] + h * change,)))
+        moved = dataclasses.replace(couplings, borders=(couplings.borders[0] + h * change,))
+        found = mm.estimate(dataclasses.replace(arrays, couplings=moved))
         return found.theta, found.beta, found.sigma, found.deviance
 
     run = quick_jit(lambda h: (estimates(h), jax.jvp(estimates, (h,), (1.0,))[1]))
@@ -108,7 +110,7 @@ def test_float32_is_the_same_number_to_its_precision():
 @pytest.mark.parametrize("function", [mm.deviance, jax.jit(mm.deviance), jax.grad(mm.deviance)])
 def test_float64_arrays_need_x64_and_say_so(function):
     m = model("one factor, q = 1")
-    assert m.arrays.corner.dtype == np.float64
+    assert m.arrays.dtype == np.float64
     with jax.enable_x64(False), pytest.raises(TypeError, match=r"with jax\.enable_x64\(True\)"):
         function(np.ones(1), m.arrays)
     with jax.enable_x64(False), pytest.raises(TypeError, match="float64 but JAX is in 32-bit mode"):

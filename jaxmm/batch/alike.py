@@ -52,9 +52,10 @@ class Alike:
 def find_alike(gram: Gram) -> Alike | None:
     """None where there are too few alike to be worth it; on the host, with x64 enabled."""
     s = gram.structure
-    if len(s.chain) != 1 or gram.cells is not None or not s.rest:
+    c = gram.couplings
+    if not s.solver.by_level or len(s.chain) != 1 or c.cells is not None or not s.rest:
         return None
-    A, border = np.asarray(gram.blocks[0]), np.asarray(gram.borders[0])
+    A, border = np.asarray(c.blocks[0]), np.asarray(c.borders[0])
     q, J = A.shape[1], A.shape[2]
     flat = np.concatenate([A.reshape(-1, J), border[:, :-1].reshape(-1, J)]).T
     pattern = patterns(flat)
@@ -71,10 +72,10 @@ def find_alike(gram: Gram) -> Alike | None:
     extra = np.repeat(place[len(single) :], q)
     nothing = np.zeros((*border.shape[:2], len(extra)))
     copies = np.concatenate([np.ones(len(single)), count, np.ones(len(extra))])
-    smaller = replace(
-        gram,
-        blocks=(np.concatenate([A[..., place], A[..., extra]], axis=-1),),  # pyright: ignore
-        borders=(np.concatenate([border[..., place] * scale, nothing], axis=-1),),  # pyright: ignore
-        copies=(copies,),  # pyright: ignore
+    fewer = replace(
+        c,
+        blocks=(np.concatenate([A[..., place], A[..., extra]], axis=-1),),
+        borders=(np.concatenate([border[..., place] * scale, nothing], axis=-1),),
     )
+    smaller = replace(gram, couplings=fewer, copies=(copies,))  # pyright: ignore
     return jax.device_put(Alike(smaller, combine, members, n))  # pyright: ignore

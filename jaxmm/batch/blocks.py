@@ -114,7 +114,7 @@ class BlockData:
 
 def can_have_blocks(s: Structure) -> bool:
     """Whether the closed form applies: one factor, few effects, few columns."""
-    if s.num_factors != 1 or s.chain[0] > MAX_EFFECTS or s.p > MAX_COLUMNS:
+    if not s.solver.by_level or s.num_factors != 1 or s.chain[0] > MAX_EFFECTS or s.p > MAX_COLUMNS:
         return False
     # λ is written out by entries: those that are θ, or where θ is no entry all of them
     entries = (t.covariance.num_params if t.covariance.free_form else t.covariance.q**2 for t in s.terms)
@@ -126,8 +126,8 @@ def can_have_blocks(s: Structure) -> bool:
 def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     """From the arrays of a model, on the host; call it with x64 enabled."""
     s, p = gram.structure, gram.structure.p
-    A = np.moveaxis(np.asarray(gram.blocks[0]), -1, 0)
-    ZX = np.moveaxis(np.asarray(gram.borders[0])[:, :p], -1, 0)
+    ((A, columns),) = s.solver.level_systems(gram)
+    ZX = columns[..., :p]
     w, V = np.linalg.eigh(A)
     w, V = w[:, ::-1], V[:, :, ::-1]  # directions that are not there come last
     there = w > RANK * w.max(axis=1, keepdims=True)
@@ -159,7 +159,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
             others.append(left if i == 0 else 0)
             members.append(np.isin(np.arange(J), inside) * float(i == 0 and left > 0))
     collapsed = collapse and len(rows) <= GAIN * J
-    XX = np.asarray(gram.corner)[:p, :p] - np.einsum("jap,jak->pk", B, B)
+    XX = np.asarray(gram.total)[:p, :p] - np.einsum("jap,jak->pk", B, B)
     v, U = np.linalg.eigh(XX)
     left = v > RANK * float(gram.n_obs)  # the columns have unit mean square
     df = float(gram.n_obs) - rank.sum() - left.sum()

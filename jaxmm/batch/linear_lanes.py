@@ -125,7 +125,7 @@ class LinearLanes:
     def temporaries(self) -> int:
         """Beside the levels, the dense part and what it is made of."""
         s, gram = self.gram.structure, self.searched
-        own = s.p + s.rest_size + sum(block[0].size for block in gram.blocks)
+        own = s.p + s.rest_size + sum(q * J for q, J in zip(s.chain, s.solver.level_counts(gram), strict=False))
         return BY_LEVEL + DENSE * s.rest_size**2 // own
 
     @property
@@ -133,7 +133,7 @@ class LinearLanes:
         return self.gram.structure.variance_rows()
 
     def data(self, own: Varying) -> Statistics:
-        made = statistics(own.y, self.by, own.copies, self.gram.parents)
+        made = statistics(own.y, self.by, own.copies)
         return made if self.alike is None else made._replace(z=(self.alike.columns(made.z[0]), *made.z[1:]))
 
     @property

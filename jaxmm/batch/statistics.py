@@ -18,6 +18,7 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Gram
 from jaxmm.rows import pieces
+from jaxmm.structure import parents_of
 
 
 class Resampled(NamedTuple):
@@ -54,12 +55,15 @@ class LevelSums:
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["X", "project", "Z", "W", "offset", "sums", "outer"], meta_fields=[]
+    jax.tree_util.register_dataclass,
+    data_fields=["X", "project", "Z", "W", "offset", "sums", "outer", "parents"],
+    meta_fields=[],
 )
 @dataclass(frozen=True)
 class ResponseMap:
     """``X`` (p, n) as to X_s, ``project`` (p, n) = (X_s'X_s)^-1 X_s'W, ``Z[f]`` (q, H, P) with the weights in it,
-    ``W`` (n,) or None, ``offset`` (n,) or None; ``outer`` (n,) the level of the outermost factor of the chain."""
+    ``W`` (n,) or None, ``offset`` (n,) or None; ``outer`` (n,) the level of the outermost factor of the chain,
+    ``parents`` as of ``structure.parents_of``."""
 
     X: Array
     project: Array
@@ -68,6 +72,7 @@ class ResponseMap:
     offset: Array | None
     sums: tuple[LevelSums, ...]
     outer: Array
+    parents: tuple[tuple[Array, ...], ...]
 
 
 def response_map(a: Accumulator, offset: np.ndarray | None) -> ResponseMap:
@@ -88,7 +93,8 @@ def response_map(a: Accumulator, offset: np.ndarray | None) -> ResponseMap:
         there: Any = None if in_place else source.astype(np.int32)
         sums.append(LevelSums(there, level, g.levels, height))  # pyright: ignore
     outer = a.groupings[len(a.structure.chain) - 1].codes
-    parts: Any = (np.ascontiguousarray(X.T), project, tuple(Z), a.weights, offset, tuple(sums), outer)
+    parents = tuple(tuple(x) for x in parents_of(a.plan))
+    parts: Any = (np.ascontiguousarray(X.T), project, tuple(Z), a.weights, offset, tuple(sums), outer, parents)
     return jax.device_put(ResponseMap(*parts))
 
 
@@ -103,8 +109,8 @@ def level_sums(by: LevelSums, Z: Array, e: Array) -> Array:
     return empty.at[:, by.level].add(total, indices_are_sorted=True, mode="promise_in_bounds")
 
 
-def statistics(y: Array, by: ResponseMap, copies: Array | None = None, parents: Any = ()) -> Statistics:
-    """Of responses y (n, L); ``copies`` (J, L) of the outermost factor, and ``parents`` as in ``Gram``."""
+def statistics(y: Array, by: ResponseMap, copies: Array | None = None) -> Statistics:
+    """Of responses y (n, L); ``copies`` (J, L) of the outermost factor."""
     e = y if by.offset is None else y - by.offset[:, None]
     beta0 = jnp.zeros((len(by.X), y.shape[-1]), y.dtype)
     if len(by.X):
@@ -118,21 +124,16 @@ def statistics(y: Array, by: ResponseMap, copies: Array | None = None, parents: 
     rows = copies[by.outer]
     XX = jnp.einsum("pn,kn,nl->pkl", by.X, by.X if by.W is None else by.X * by.W, rows)
     log_w = jnp.zeros_like(copies[0]) if by.W is None else jnp.log(by.W) @ rows
-    levels = (*(copies[outer[-1]] for outer in parents[:-1]), copies)
+    levels = (*(copies[outer[-1]] for outer in by.parents[:-1]), copies)
     resampled = Resampled(levels, XX, jnp.sum(rows, axis=0), log_w)
     return Statistics(z, by.X @ (We * rows), jnp.sum(e * We * rows, axis=0), beta0, resampled)
 
 
 def gram_of(shared: Gram, own: Statistics) -> Gram:
     """The ``Gram`` of one lane, from ``shared`` (whose own response does not matter)."""
-    s = shared.structure
-    chain, size = len(s.chain), s.rest_size
-    borders = tuple(b.at[:, -1].set(z) for b, z in zip(shared.borders, own.z[:chain], strict=True))
-    column = jnp.concatenate([*[z.T.ravel() for z in own.z[chain:]], own.xy, own.yy[None]])
-    corner = shared.corner.at[:, -1].set(column).at[-1, :].set(column)
-    gram = replace(shared, borders=borders, corner=corner, beta0=own.beta0)
-    if own.resampled is None:
-        return gram
     r = own.resampled
-    corner = corner.at[size:-1, size:-1].set(r.XX)
-    return replace(gram, corner=corner, copies=r.copies, n_obs=r.n_obs, sum_log_weights=r.sum_log_weights)
+    shared = replace(shared, beta0=own.beta0)
+    gram = shared.structure.solver.with_response(shared, own.z, own.xy, own.yy, None if r is None else r.XX)
+    if r is None:
+        return gram
+    return replace(gram, copies=r.copies, n_obs=r.n_obs, sum_log_weights=r.sum_log_weights)

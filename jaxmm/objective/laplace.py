@@ -31,7 +31,7 @@ from jaxmm.objective.mode import (
 )
 from jaxmm.objective.parameters import original_factors, scaled_factors
 from jaxmm.rows import Rows
-from jaxmm.solver.elimination import Eliminated, eliminate
+from jaxmm.solver import Factorised, factorise
 
 
 def scaled_point(psi: Array, rows: Rows) -> Point:
@@ -46,7 +46,7 @@ class AtMode(NamedTuple):
     u: tuple[Array, ...]
     terms: Terms
     gram: Gram
-    done: Eliminated
+    done: Factorised
 
 
 def at_mode(point: Point, rows: Rows, found: tuple[Array, ...], order: int | None = None) -> AtMode:
@@ -67,7 +67,7 @@ def _evaluate(point: Point, rows: Rows, u: tuple[Array, ...], expansion: Expansi
     etas = linear_predictors(fixed_part(point, rows), effects(point.lams, u), rows)
     terms = terms_at(etas, point, rows, expansion)
     gram = rows.gram(terms.W)
-    return AtMode(u, terms, gram, eliminate(point.lams, gram, roots))
+    return AtMode(u, terms, gram, factorise(point.lams, gram, roots))
 
 
 def laplace(point: Point, rows: Rows, found: tuple[Array, ...], order: int | None = None) -> Array:

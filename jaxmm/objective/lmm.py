@@ -101,8 +101,8 @@ def deviance(theta: Array, arrays: Gram) -> Array:
 
 def factors_of_data(theta: Array, arrays: Gram) -> tuple[Array, ...]:
     """lam of every factor as to Z_s, of a theta as to the data; of float64 arrays in 64-bit mode only."""
-    check_precision(arrays.corner.dtype)
-    return original_factors(jnp.asarray(theta, arrays.corner.dtype), arrays)
+    check_precision(arrays.dtype)
+    return original_factors(jnp.asarray(theta, arrays.dtype), arrays)
 
 
 def criterion(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
@@ -112,7 +112,7 @@ def criterion(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
     observed information of the variance parameters.
     """
     at = eliminate(factors_of_data(theta, arrays), arrays)
-    log_sigma2 = jnp.asarray(log_sigma2, arrays.corner.dtype)
+    log_sigma2 = jnp.asarray(log_sigma2, arrays.dtype)
     spread = at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
     return at.logdet + spread + at.logdet_X - arrays.sum_log_weights
 
@@ -125,10 +125,10 @@ def vcov(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
     factors = factors_of_data(theta, arrays)
     T_X, p = jnp.asarray(arrays.T_X), arrays.structure.p
     if not p:
-        return jnp.zeros((0, 0), arrays.corner.dtype)
+        return jnp.zeros((0, 0), arrays.dtype)
     M_X = reduce(factors, arrays)[1][:p, :p]
     inverse = spd.quad(DENSE, M_X, DENSE.factor(M_X), T_X.T)
-    return jnp.exp(jnp.asarray(log_sigma2, arrays.corner.dtype)) * inverse
+    return jnp.exp(jnp.asarray(log_sigma2, arrays.dtype)) * inverse
 
 
 def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> Array:
@@ -141,7 +141,7 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
         arrays: ``model.arrays``.
     """
     parameters = as_parameters(parameters)
-    s, dtype = arrays.structure, arrays.corner.dtype
+    s, dtype = arrays.structure, arrays.dtype
     logdet, C = reduce(factors_of_data(parameters.theta, arrays), arrays)
     e = jnp.ones(1, dtype)
     if s.p:

@@ -31,7 +31,7 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.density import Etas, Expansion, Terms, expanded_terms, pairs_of, terms
 from jaxmm.rows import Rows
-from jaxmm.solver.elimination import Eliminated, eliminate, solve
+from jaxmm.solver import Factorised, factorise, solve
 
 TOLERANCE = 1e-9  # of the Newton decrement, per part; the closing step leaves about its square
 MAX_ITERATIONS = 100
@@ -235,7 +235,7 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
         gram = rows.gram(clipped(t.W, parts.to_rows(clip), len(moving)))
         pull = effects_transposed(point.lams, rows.pull(t.score))
         right = tuple(x - u for x, u in zip(pull, prior, strict=True))
-        full = solve(eliminate(point.lams, gram), point.lams, gram, right)
+        full = solve(factorise(point.lams, gram), point.lams, gram, right)
         return full, parts.dot(right, full)
 
     infinite = parts.of_rows(jnp.zeros_like(rows.y)) + jnp.inf
@@ -248,7 +248,7 @@ class Known(NamedTuple):
     """What is known at the mode, constants: the elimination of M there, its cross-products, and the expansion of the
     log density, if that is to be used."""
 
-    done: Eliminated
+    done: Factorised
     gram: Gram
     expansion: Expansion | None
 

@@ -47,7 +47,7 @@ def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int, 
     a = at_mode(point, rows, found, order)
     q, dtype = rows.structure.chain[0], rows.y.dtype
     z, log_w = (jnp.asarray(x, dtype) for x in nodes(n_agq, q))
-    root = BLOCKS.inverse_root(a.done.steps[0].M)
+    root = BLOCKS.inverse_root(rows.structure.solver.level_matrices(a.done, a.gram))
     fixed = fixed_part(point, rows)
 
     def node(z_k, log_w_k, expanded):

@@ -28,12 +28,14 @@ class Objective:
 
     ``gradient`` returns (value, g, aux), ``hessian`` (value, g, H, aux).  ``dear``: the Hessian costs much more than
     the gradient; then ``rough`` may be given, theta -> a positive semidefinite stand-in for it to start from.
+    ``noise``: how far off a value may be, beside rounding, where it is an estimate: the search ends within it.
     """
 
     gradient: Callable[[np.ndarray], tuple[float, np.ndarray, Any]]
     hessian: Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray, Any]]
     dear: bool = False
     rough: Callable[[np.ndarray], np.ndarray] | None = None
+    noise: float = 0.0
 
 
 def minimise(objective: Objective, start: np.ndarray, control: Control) -> Search:
@@ -103,7 +105,8 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
         nan = float("nan")
         return Search(*at[:4], nan, nan, 0, Status.NOT_FINITE, at.aux)
     radius, kicks, closing, rate = float(region.first_radius(np, theta)), 0, 0, 0.0
-    status, iteration, tolerance = Status.MAX_ITERATIONS, 0, control.tolerance
+    status, iteration = Status.MAX_ITERATIONS, 0
+    least = tolerance = max(control.tolerance, objective.noise)  # a decrement below the noise shows nothing
     for iteration in range(1, control.max_iterations + 1):  # noqa: B007 (reported afterwards)
         step = at.step(radius)
         near = step.decrement <= tolerance
@@ -114,7 +117,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             kicks += 1
             lower = _leave_saddle(objective, at, step.direction)
             if lower is not None:
-                at, radius, closing, tolerance = lower, max(radius, KICK), 0, control.tolerance
+                at, radius, closing, tolerance = lower, max(radius, KICK), 0, least
                 continue
         steady = rate * step.length <= STEADY or closing > 1
         if near and steady and (closing or step.decrement <= SETTLED * tolerance):
@@ -125,7 +128,7 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             break
         trial = _trial(objective, at, step.move)
         gain = region.decrease(np, at.value, trial.value, at.g, trial.g, step.move)
-        noise = region.noise(np, at.value, len(theta), SHARE)
+        noise = region.noise(np, at.value, len(theta), SHARE) + 2 * objective.noise
         ratio = float(region.agreement(np, gain, step.predicted, noise, trial.finite))
         if ratio > region.ACCEPTED:
             rate = float(region.relative_change(np, trial.H, at.H) / (step.length + 1e-300))
@@ -137,14 +140,14 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
             at, exact = _exact(objective, at.theta), True
         radius = float(region.next_radius(np, ratio, step.length, radius))
         if ratio < region.POOR and region.is_stuck(np, radius, at.theta):
-            if step.decrement > PATIENCE * tolerance or tolerance > control.tolerance:
+            if step.decrement > PATIENCE * tolerance or tolerance > least:
                 status = Status.STALLED
                 break
             tolerance, radius = PATIENCE * tolerance, KICK  # near, as far as rounding lets one see
     if not exact:
         at = _exact(objective, at.theta)
     step = at.step(np.inf)
-    if status == Status.MAX_ITERATIONS and step.decrement <= PATIENCE * control.tolerance:
+    if status == Status.MAX_ITERATIONS and step.decrement <= PATIENCE * least:
         status = Status.CONVERGED  # a limit at infinity, approached as far as rounding lets one see
     return Search(*at[:4], float(step.decrement), float(step.eigenvalue), iteration, status, at.aux)
 

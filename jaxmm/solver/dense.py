@@ -1,26 +1,148 @@
-"""The oracle: log|M| and C* from Z written out, (n, Q).  Only for small data, to test every other path against."""
+"""M and the cross-products written out, (Q + p + 1) square: the oracle that every other solver is tested against.
+
+Only for small data.  Everything is textbook algebra on A = [Z X y]'W[Z X y], and every derivative JAX's own.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import block_diag
 
 from jaxmm._types import Array
+from jaxmm.gram import Accumulator, Gram
+from jaxmm.rows import Rows
 
 
-def indicator_columns(Z: Array, codes: Array, levels: int) -> Array:
+class Written(NamedTuple):
+    """M (Q, Q) and log|M|."""
+
+    M: Array
+    logdet: Array
+    roots: Any = None
+
+
+@dataclass(frozen=True)
+class Dense:
+    """See ``_base.Solver``; its couplings are A, whose rows are those of Z level by level, factor by factor, then X and
+    y.  Levels that stand for several (``Gram.copies``) it does not know."""
+
+    levels: tuple[int, ...]
+    name = "dense"
+    by_level = False
+
+    # ------------------------------------------------------------ couplings
+    def design(self, a: Accumulator) -> np.ndarray:
+        """[Z X] (n, Q + p)."""
+        rows = slice(0, a.n)
+        return np.hstack(
+            [*(_spread(a.z(f, rows), g.codes, g.levels) for f, g in enumerate(a.groupings)), a.X.rows(rows)]
+        )
+
+    def couplings(self, a: Accumulator, parts: np.ndarray, residual: np.ndarray) -> Array:
+        columns = np.column_stack([parts, residual])
+        return columns.T @ a.weighted(columns, slice(0, a.n))  # pyright: ignore
+
+    def of_rows(self, rows: Rows, W: tuple[Array, ...]) -> Array:
+        columns = []
+        for f, J in enumerate(self.levels):
+            indicators = rows.spread(f, jnp.eye(J, dtype=W[0].dtype))  # (J, H, P)
+            columns.append((indicators[:, None] * rows.Z[f][None]).reshape(-1, rows.y.size))
+        pairs = [[left @ (rows.between(W, f, o).ravel() * right).T for o, right in enumerate(columns)]
+                 for f, left in enumerate(columns)]  # fmt: skip
+        return jnp.block(pairs)
+
+    def with_response(self, gram: Gram, z: tuple[Array, ...], xy: Array, yy: Array, XX: Array | None = None) -> Gram:
+        A = gram.couplings
+        column = jnp.concatenate([*(x.T.ravel() for x in z), xy, yy[None]])
+        A = A.at[:, -1].set(column).at[-1, :].set(column)
+        if XX is not None:
+            A = A.at[-len(XX) - 1 : -1, -len(XX) - 1 : -1].set(XX)
+        return replace(gram, couplings=A)
+
+    # ------------------------------------------------------------ what is wanted of them
+    def _parts(self, lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array, Array]:
+        """Λ (Q, Q), M and [A B] with B = Z'W[X y]."""
+        assert gram.copies is None, "the dense solver has one copy of each level"
+        L = block_diag(*(jnp.kron(jnp.eye(J, dtype=lam.dtype), lam) for J, lam in zip(self.levels, lams, strict=True)))
+        A = gram.couplings
+        M = L.T @ A[: len(L), : len(L)] @ L + jnp.eye(len(L), dtype=A.dtype)
+        return L, M, A[: len(L)]
+
+    def reduce(self, lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
+        L, M, half = self._parts(lams, gram)
+        B = L.T @ half[:, len(L) :]
+        return jnp.linalg.slogdet(M)[1], gram.couplings[len(L) :, len(L) :] - B.T @ jnp.linalg.solve(M, B)
+
+    def factorise(self, lams: tuple[Array, ...], gram: Gram, roots: Any = None) -> Written:
+        M = self._parts(lams, gram)[1]
+        return Written(M, jnp.linalg.slogdet(M)[1])
+
+    def solve(self, done: Written, lams: tuple[Array, ...], gram: Gram, right: tuple[Array, ...]) -> tuple[Array, ...]:
+        flat = jnp.linalg.solve(done.M, jnp.concatenate([x.T.ravel() for x in right]))
+        return tuple(x.T for x in self._split(flat, lams))
+
+    def level_matrices(self, done: Written, gram: Gram) -> Array:
+        (J,) = self.levels
+        return jnp.einsum("jajb->abj", done.M.reshape(J, len(done.M) // J, J, -1))
+
+    def explained(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
+        L, M, half = self._parts(lams, gram)
+        return self._split(L @ jnp.linalg.solve(M, L.T @ half[:, len(L) :]), lams)
+
+    def level_covariances(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
+        L, M, _ = self._parts(lams, gram)
+        N, out, at = L @ jnp.linalg.solve(M, L.T), [], 0
+        for J, lam in zip(self.levels, lams, strict=True):
+            own = N[at : at + J * len(lam), at : at + J * len(lam)].reshape(J, len(lam), J, len(lam))
+            out.append(jnp.einsum("jajb->jab", own))
+            at += J * len(lam)
+        return out
+
+    def _split(self, flat: Array, lams: tuple[Array, ...]) -> list[Array]:
+        """(Q, ..) -> (J, q, ..) of each factor."""
+        ends = np.cumsum([J * len(lam) for J, lam in zip(self.levels, lams, strict=True)])[:-1]
+        parts = jnp.split(flat, ends)
+        return [x.reshape(J, -1, *flat.shape[1:]) for J, x in zip(self.levels, parts, strict=True)]
+
+    # ------------------------------------------------------------ what is read off
+    def total(self, gram: Gram) -> Array:
+        size = gram.structure.p + 1
+        return gram.couplings[-size:, -size:]
+
+    def level_counts(self, gram: Gram) -> list[int]:
+        return list(self.levels)
+
+    def level_systems(self, gram: Gram) -> list[tuple[np.ndarray, np.ndarray]]:
+        A, out, at = np.asarray(gram.couplings), [], 0
+        for J, q in zip(self.levels, _widths(gram), strict=True):
+            inside = at + np.arange(J * q).reshape(J, q)
+            out.append((A[inside[:, :, None], inside[:, None, :]], A[inside, -gram.structure.p - 1 :]))
+            at += J * q
+        return out
+
+    def diagonals(self, gram: Gram, xp: Any) -> list[tuple[Any, Any]]:
+        A, out, at = xp.asarray(gram.couplings), [], 0
+        for J, q in zip(self.levels, _widths(gram), strict=True):
+            inside = slice(at, at + J * q)
+            out.append((xp.diagonal(A)[inside].reshape(J, q).T, A[inside, -1].reshape(J, q).T))
+            at += J * q
+        return out
+
+    def size(self, gram: Gram) -> int:
+        return gram.couplings.size
+
+
+def _widths(gram: Gram) -> list[int]:
+    """q of each factor in elimination order."""
+    return [*gram.structure.chain, *(q for _, q in gram.structure.rest)]
+
+
+def _spread(Z: np.ndarray, codes: np.ndarray, levels: int) -> np.ndarray:
     """Z (n, q) and codes (n,) -> the full (n, levels * q) matrix, level by level."""
-    n, q = Z.shape
-    full = jnp.zeros((n, levels, q), Z.dtype).at[jnp.arange(n), codes].set(Z)
-    return full.reshape(n, levels * q)
-
-
-def reduce(lams, Z, codes, levels, Xy: Array, weights: Array) -> tuple[Array, Array]:
-    """As ``elimination.reduce``, from rows: V = W^-1 + ΣZΛΛ'Z' is formed and factored, n by n."""
-    V = jnp.diag(1 / weights)
-    for lam, Zf, cf, J in zip(lams, Z, codes, levels, strict=True):
-        ZL = indicator_columns(Zf @ lam, cf, J)
-        V = V + ZL @ ZL.T
-    L = jnp.linalg.cholesky(V)
-    U = jnp.linalg.solve(L, Xy)
-    logdet_M = 2 * jnp.sum(jnp.log(jnp.diagonal(L))) + jnp.sum(jnp.log(weights))
-    return logdet_M, U.T @ U
+    full = np.zeros((len(Z), levels, Z.shape[1]))
+    full[np.arange(len(Z)), codes] = Z
+    return full.reshape(len(Z), -1)

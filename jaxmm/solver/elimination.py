@@ -18,13 +18,19 @@ as often; a level of an outer factor has its own inner levels once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
-from jaxmm.gram import Cells, Gram
-from jaxmm.solver import spd
+from jaxmm.cells import Cells
+from jaxmm.gram import Accumulator, Gram
+from jaxmm.rows import Rows
+from jaxmm.solver import couplings, spd
+from jaxmm.solver.couplings import Couplings
 from jaxmm.solver.spd import BLOCKS, DENSE
 from jaxmm.structure import Structure
 
@@ -67,10 +73,10 @@ def reduce(lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
 
 def eliminate(lams: tuple[Array, ...], gram: Gram, roots: tuple[Array, ...] | None = None) -> Eliminated:
     """The whole elimination; ``roots`` saves the factorisations when they are known at this point."""
-    s = gram.structure
-    blocks, borders = list(gram.blocks), list(gram.borders)
-    links = [list(outer) for outer in gram.links]
-    corner, logdet = gram.corner, jnp.zeros((), gram.corner.dtype)
+    s, c = gram.structure, gram.couplings
+    blocks, borders = list(c.blocks), list(c.borders)
+    links = [list(outer) for outer in c.links]
+    corner, logdet = c.corner, jnp.zeros((), c.corner.dtype)
     steps: list[Step] = []
     for i in range(len(s.chain)):
         lam = _every_level(lams[i], blocks[i])
@@ -85,15 +91,15 @@ def eliminate(lams: tuple[Array, ...], gram: Gram, roots: tuple[Array, ...] | No
             logdet = logdet + jnp.sum(copies * spd.logdets(M, Linv))
         R_b = BLOCKS.mm(lam_t, borders[i])
         R = [BLOCKS.mm(lam_t, link) for link in links[i]]
-        steps.append(Step(lam, M, Linv, R_b, tuple(R), gram.parents[i]))
-        cells = gram.cells if i == 0 else None
+        steps.append(Step(lam, M, Linv, R_b, tuple(R), c.parents[i]))
+        cells = c.cells if i == 0 else None
         N = BLOCKS.mm(BLOCKS.mm(lam, spd.inverse(BLOCKS, M, Linv)), lam_t)  # used, and computed, with cells only
         if cells is None:
             corner = corner - spd.quad(BLOCKS, M, Linv, R_b if copies is None else R_b * jnp.sqrt(copies))
         else:
             corner = _eliminate_cells(corner, cells, s, N, borders[i], spd.quad(BLOCKS, M, Linv, R_b))
         for k, R_k in enumerate(R):
-            outer, parent = i + 1 + k, gram.parents[i][k]
+            outer, parent = i + 1 + k, c.parents[i][k]
             blocks[outer] = _subtract(blocks[outer], parent, spd.product(BLOCKS, M, Linv, R_k, R_k))
             change = spd.product(BLOCKS, M, Linv, R_k, R_b)
             if cells is None:
@@ -126,10 +132,10 @@ def solve(done: Eliminated, lams: tuple[Array, ...], gram: Gram, right: tuple[Ar
         r_k -= lam_k'Σ R_k'M_i^-1 r_i      r_rest -= Λ_rest'Σ R_b'M_i^-1 r_i
         x_i  = M_i^-1 (r_i - R_b b_rest - Σ R_k b_k),    b = Λx
     """
-    s, cells = gram.structure, gram.cells
+    s, cells = gram.structure, gram.couplings.cells
     size, chain = s.rest_size, len(s.chain)
     r = [x[:, None] for x in right[:chain]]
-    dense = jnp.zeros((size, 1), gram.corner.dtype)
+    dense = jnp.zeros((size, 1), right[0].dtype)
     for i, step in enumerate(done.steps):
         x = spd.solve(BLOCKS, step.M, step.Linv, r[i])
         for k, (R_k, parent) in enumerate(zip(step.R, step.parents, strict=True)):
@@ -220,3 +226,92 @@ def _eliminate_cells(corner: Array, cells: Cells, s: Structure, N: Array, border
     each = jnp.sum(cells.values[:, None] * NB, axis=0).T
     side = jnp.zeros((size, border.shape[1]), corner.dtype).at[cells.column].add(each, mode=IN_BOUNDS)
     return corner - jnp.block([[rest, side], [side.T, below]])
+
+
+# ---------------------------------------------------------------- the solver
+@dataclass(frozen=True)
+class BlockElimination:
+    """See ``_base.Solver``; its couplings are ``Couplings``."""
+
+    name = "block elimination"
+    by_level = True
+
+    def design(self, a: Accumulator) -> dict[str, Any]:
+        return couplings.design(a)
+
+    def couplings(self, a: Accumulator, parts: dict[str, Any], residual: np.ndarray) -> Couplings:
+        return couplings.joined(parts, couplings.response(a, residual))
+
+    def of_rows(self, rows: Rows, W: tuple[Array, ...]) -> Couplings:
+        return couplings.of_rows(rows, W)
+
+    def with_response(self, gram: Gram, z: tuple[Array, ...], xy: Array, yy: Array, XX: Array | None = None) -> Gram:
+        chain, size, c = len(gram.structure.chain), gram.structure.rest_size, gram.couplings
+        borders = tuple(b.at[:, -1].set(x) for b, x in zip(c.borders, z[:chain], strict=True))
+        column = jnp.concatenate([*[x.T.ravel() for x in z[chain:]], xy, yy[None]])
+        corner = c.corner.at[:, -1].set(column).at[-1, :].set(column)
+        corner = corner if XX is None else corner.at[size:-1, size:-1].set(XX)
+        return replace(gram, couplings=replace(c, borders=borders, corner=corner))
+
+    def reduce(self, lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
+        return reduce(lams, gram)
+
+    def factorise(self, lams: tuple[Array, ...], gram: Gram, roots: Any = None) -> Eliminated:
+        return eliminate(lams, gram, roots)
+
+    def solve(self, done: Eliminated, lams: tuple[Array, ...], gram: Gram, right: tuple[Array, ...]) -> tuple:
+        return solve(done, lams, gram, right)
+
+    def level_matrices(self, done: Eliminated, gram: Gram) -> Array:
+        return done.steps[0].M
+
+    def explained(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
+        """d tr C* / dB = -2 NB."""
+        s, c, width = gram.structure, gram.couplings, gram.structure.p + 1
+
+        def trace(borders, corner):
+            return jnp.trace(reduce(lams, replace(gram, couplings=replace(c, borders=borders, corner=corner)))[1])
+
+        borders, corner = jax.grad(trace, argnums=(0, 1))(c.borders, c.corner)
+        NB = [jnp.moveaxis(-0.5 * b[:, -width:], -1, 0) for b in borders]
+        return [*NB, *s.split_rest(-0.5 * corner[: s.rest_size, s.rest_size :])]
+
+    def level_covariances(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
+        """d log|M| / dA = N."""
+        s, c = gram.structure, gram.couplings
+
+        def logdet(blocks, corner):
+            return reduce(lams, replace(gram, couplings=replace(c, blocks=blocks, corner=corner)))[0]
+
+        blocks, corner = jax.grad(logdet, argnums=(0, 1))(c.blocks, c.corner)
+        N = [jnp.moveaxis(b, -1, 0) for b in blocks]
+        return [*N, *(corner[inside[:, :, None], inside[:, None, :]] for inside in s.rest_places())]
+
+    def total(self, gram: Gram) -> Array:
+        size = gram.structure.rest_size
+        return gram.couplings.corner[size:, size:]
+
+    def level_counts(self, gram: Gram) -> list[int]:
+        return [*(A.shape[-1] for A in gram.couplings.blocks), *(count for count, _ in gram.structure.rest)]
+
+    def level_systems(self, gram: Gram) -> list[tuple[np.ndarray, np.ndarray]]:
+        c, s = gram.couplings, gram.structure
+        out = []
+        for A, border in zip(c.blocks, c.borders, strict=True):
+            out.append((np.moveaxis(np.asarray(A), -1, 0), np.moveaxis(np.asarray(border)[:, -s.p - 1 :], -1, 0)))
+        corner = np.asarray(c.corner)
+        for inside in s.rest_places():
+            out.append((corner[inside[:, :, None], inside[:, None, :]], corner[inside, s.rest_size :]))
+        return out
+
+    def diagonals(self, gram: Gram, xp: Any) -> list[tuple[Any, Any]]:
+        c, s, size = gram.couplings, gram.structure, gram.structure.rest_size
+        out, corner = [], xp.asarray(c.corner)
+        for A, border in zip(c.blocks, c.borders, strict=True):
+            A = xp.asarray(A)
+            out.append((xp.stack([A[k, k] for k in range(A.shape[0])]), xp.asarray(border)[:, -1]))
+        rest = zip(s.split_rest(xp.diagonal(corner)[:size]), s.split_rest(corner[:size, -1]), strict=True)
+        return [*out, *((square.T, cross.T) for square, cross in rest)]
+
+    def size(self, gram: Gram) -> int:
+        return gram.couplings.borders[0].size
