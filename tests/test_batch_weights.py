@@ -63,10 +63,59 @@ def test_a_lane_with_weights_is_its_own_single_fit(table, formula, family, more)
     np.testing.assert_allclose(batch.fixef[3], plain.fixef[0], atol=1e-6 * plain.bse.min())
 
 
-def test_weights_that_do_not_fit(table, sleep_reml):
+@pytest.fixture(scope="module")
+def amounts(table):
+    rng = np.random.default_rng(8)
+    school = table["g"] % 5
+    y = 2.0 + 0.5 * table["x"] + rng.normal(size=14)[table["g"]] + 0.6 * rng.normal(size=6)[table["h"]]
+    return table.assign(y=y + 0.8 * rng.normal(size=len(table)), school=school, t=rng.normal(size=len(table)))
+
+
+LINEAR = {
+    "slopes": ("y ~ x + (x | g)", {}),
+    "by ml": ("y ~ x + (1 | g)", {"reml": False}),
+    "crossed": ("y ~ x + offset(t) + (1 | g) + (1 | h)", {}),
+    "nested": ("y ~ 1 + (1 | school / g)", {}),
+    "structure": ("y ~ x + cs(0 + factor(h) | g)", {}),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_lane_with_weights_is_its_own_single_fit(amounts, name):
+    """Also with weights that differ a million times, and beside lanes whose weights are none."""
+    formula, more = LINEAR[name]
+    rng, n = np.random.default_rng(3), len(amounts)
+    model = mm.Model.from_formula(formula, amounts, **more)
+    Y = np.stack([model.design.y] + [model.design.y + 0.3 * rng.normal(size=n) for _ in range(5)])
+    W = rng.gamma(2.0, 0.5, (6, n))
+    W[1] = np.exp(rng.uniform(-7, 7, n))
+    W[4, 7], W[5, 9] = -1.0, np.inf
+    batch = mm.fit_many(model, Weighted(Y, W), batch=4, progress=False)
+    assert batch.status[4:].tolist() == [Status.INVALID] * 2 and np.isnan(batch.fixef[4:]).all()
+    for k in range(4):
+        single = mm.lmm(formula, amounts.assign(y=Y[k]), weights=W[k], **more)
+        assert batch.converged[k] and single.converged
+        assert batch.deviance[k] == pytest.approx(single.deviance, abs=1e-6)
+        np.testing.assert_allclose(batch.fixef[k], single.fixef, atol=1e-4 * single.bse.min(), rtol=0)
+        np.testing.assert_allclose(batch.bse[k], single.bse, rtol=1e-4)
+        assert batch.sigma[k] == pytest.approx(single.sigma, rel=1e-4)
+        sd = np.concatenate([x.to_numpy() for x in single.varcorr().sd.values()])
+        np.testing.assert_allclose(batch.varcorr_sd[k], sd, atol=2e-4 * single.sigma, rtol=1e-4)
+
+
+def test_weights_of_one_are_no_weights(amounts):
+    """To rounding the lanes without weights, and the same whatever stands beside them."""
+    model = mm.Model.from_formula("y ~ x + (1 | g) + (1 | h)", amounts)
+    Y = model.design.y + np.random.default_rng(0).normal(size=(5, len(amounts)))
+    plain = mm.fit_many(model, Y, progress=False)
+    one = mm.fit_many(model, Weighted(Y, np.ones(Y.shape)), progress=False)
+    np.testing.assert_allclose(one.deviance, plain.deviance, atol=1e-7)
+    np.testing.assert_allclose(one.fixef, plain.fixef, atol=1e-5 * plain.bse.min())
+    alone = mm.fit_many(model, Weighted(Y[2:3], np.ones((1, len(amounts)))), progress=False)
+    np.testing.assert_allclose(alone.fixef[0], one.fixef[2], atol=1e-8 * one.bse.min())
+
+
+def test_weights_that_do_not_fit(table):
     fit = mm.glmm("k ~ x + (1 | g)", table, "poisson")
     with pytest.raises(mm.DataError, match=r"weights of shape \(1, 3\) for responses of shape \(1, 230\)"):
         mm.fit_many(fit.model, Weighted(fit.model.design.y[None], np.ones((1, 3))), progress=False)
-    y = sleep_reml.model.design.y[None]
-    with pytest.raises(ValueError, match=r"lanes of this model may have .* of their own, not weights"):
-        mm.fit_many(sleep_reml, Weighted(y, np.ones_like(y)), progress=False)

@@ -26,7 +26,7 @@ LAYERS = (
     "diagnostics from_arrays batch.truth "
     "batch.responses batch.small batch.lanes batch.problem batch.schema batch.files "
     "batch.multiplicity batch.replicate batch.result batch.store batch.statistics batch.blocks batch.alike "
-    "batch.linear_lanes batch.linear_blocks batch.laplace_table batch.laplace_blocks batch.generalised_lanes "
+    "batch.linear_lanes batch.linear_weighted batch.linear_blocks batch.laplace_table batch.laplace_blocks batch.generalised_lanes "
     "batch.generalised_blocks batch.draw batch.direct batch.search batch.setup batch.interrupts batch.engine "
     "studies.intervals studies.resample studies.jackknife studies.bootstrap inference.confint fit model "
     "inference.compare inference studies.montecarlo studies.hypotheses "

@@ -6,6 +6,7 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,6 +105,25 @@ def nothing_linear(s: Any, like: Array) -> Any:
     return jnp.zeros((s.p, *like.shape), like.dtype), like * 0, jnp.zeros((s.p, s.p, *like.shape), like.dtype)
 
 
+def evaluate_lanes(theta: Array, data: Any, lane: Callable[[Any], Gram]) -> Value:
+    """The profiled deviance of each lane at theta (m, L), and its gradient; kept: beta, sigma² and M_X^-1."""
+
+    def one(t, own):
+        gram = lane(own)
+
+        def criterion(x):
+            at = profile(scaled_factors(x, gram), gram)
+            return at.deviance, at
+
+        (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)
+        s = gram.structure
+        df = gram.n_obs - (s.p if s.reml else 0)
+        return value, g, (at.beta + gram.beta0, at.pwrss / df, jnp.linalg.inv(at.M_X))
+
+    value, g, kept = jax.vmap(one, -1, -1)(theta, data)
+    return Value(value, g, None, kept)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["gram", "by", "harmless", "hessian", "alike"], meta_fields=[])
 @dataclass(frozen=True)
 class LinearLanes:
@@ -154,20 +174,7 @@ class LinearLanes:
         return jnp.broadcast_to(self.hessian[:, :, None], (*self.hessian.shape, theta.shape[-1]))
 
     def evaluate(self, theta: Array, data: Statistics, kept: Any) -> Value:
-        def one(t, own):
-            gram = gram_of(self.searched, own)
-
-            def criterion(x):
-                at = profile(scaled_factors(x, gram), gram)
-                return at.deviance, at
-
-            (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)
-            s = gram.structure
-            df = gram.n_obs - (s.p if s.reml else 0)
-            return value, g, (at.beta + own.beta0, at.pwrss / df, jnp.linalg.inv(at.M_X))
-
-        value, g, kept = jax.vmap(one, -1, -1)(theta, data)
-        return Value(value, g, None, kept)
+        return evaluate_lanes(theta, data, lambda own: gram_of(self.searched, own))
 
     def doubtful(self, s: Lanes) -> Array:
         return doubtful_linear(s, self.gram)

@@ -15,6 +15,7 @@ from jaxmm.batch.generalised_lanes import GeneralisedLanes
 from jaxmm.batch.laplace_table import can_have_table, make_table
 from jaxmm.batch.linear_blocks import LinearBlocks
 from jaxmm.batch.linear_lanes import LinearLanes
+from jaxmm.batch.linear_weighted import LinearWeighted, rows_for_weights
 from jaxmm.batch.problem import Problem
 from jaxmm.batch.statistics import response_map
 from jaxmm.batch.truth import as_start
@@ -64,7 +65,12 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
         return LinearLanes(gram, by, harmless, _first_hessian(theta, gram), find_alike(gram) if collapse else None)  # pyright: ignore
 
     closed: Candidates = [(LinearBlocks, lambda: LinearBlocks(gram, by, harmless, make_blocks(gram, collapse)))]  # pyright: ignore
-    return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes)]
+
+    def weighted() -> Any:
+        theta = moment_start(gram) if start is None else start
+        return LinearWeighted(gram, rows_for_weights(model), by, harmless, _first_hessian(theta, gram))  # pyright: ignore
+
+    return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearWeighted, weighted)]
 
 
 def _generalised(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:

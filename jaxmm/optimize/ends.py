@@ -28,7 +28,7 @@ class Status(enum.IntEnum):
             Status.CONVERGED: "converged",
             Status.MAX_ITERATIONS: "stopped at the iteration limit; raise control.max_iterations",
             Status.NOT_FINITE: "the deviance is not finite at the start: rescale the response, or give another start=",
-            Status.INVALID: "the response holds values that are not finite, or that the family cannot have",
+            Status.INVALID: "the response, or a weight of its own, is not finite or not what the family can have",
             Status.NO_VARIATION: "the response does not vary, or the fixed effects reproduce it exactly",
             Status.RUNAWAY: "the likelihood has no maximum: it rises as a coefficient of enormous SE goes to infinity",
             Status.STALLED: "no step lowers the deviance any further, yet the gradient is not zero",

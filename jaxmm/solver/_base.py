@@ -47,8 +47,9 @@ class Solver(Protocol):
         """All of a linear model, with a response (n,) less X_s beta0; ``parts`` are ``design``'s."""
         ...
 
-    def of_rows(self, rows: Rows, W: tuple[Array, ...]) -> Any:
-        """Z'WZ of a generalised model, in a program; W as in ``Rows.gram``."""
+    def of_rows(self, rows: Rows, W: tuple[Array, ...], columns: Array | None = None) -> Any:
+        """Z'WZ in a program; W as in ``Rows.gram``.  With the ``columns`` [X y] (p + 1, H, P) those of a linear
+        model."""
         ...
 
     def with_response(self, gram: Gram, z: tuple[Array, ...], xy: Array, yy: Array, XX: Array | None = None) -> Gram:

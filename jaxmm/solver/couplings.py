@@ -160,10 +160,11 @@ def _cells(a: Accumulator) -> dict[str, np.ndarray]:
 
 
 # ---------------------------------------------------------------- from rows, in a program
-def of_rows(rows: Rows, W: tuple[Array, ...]) -> Couplings:
-    """Z'WZ for working weights W (H, P) of the pairs of moving predictors."""
+def of_rows(rows: Rows, W: tuple[Array, ...], columns: Array | None = None) -> Couplings:
+    """Z'WZ for working weights W (H, P) of the pairs of moving predictors; with ``columns`` (c, H, P) of the first of
+    these [Z columns]'W[Z columns]."""
     s, dtype = rows.structure, W[0].dtype
-    chain, size = len(s.chain), s.rest_size
+    chain, size, k = len(s.chain), s.rest_size, 0 if columns is None else len(columns)
     blocks = tuple(_squares(rows, f, W) for f in range(chain))
     links = tuple(tuple(rows.collect(f, _products(rows, W, f, o)) for o in range(f + 1, chain)) for f in range(chain))
     tables = {
@@ -174,9 +175,10 @@ def of_rows(rows: Rows, W: tuple[Array, ...]) -> Couplings:
     borders = []
     for f in range(chain):
         wide = [_side(tables[f, chain + r]) for r in range(len(s.rest))] if (f, chain) in tables else []
+        wide += [] if columns is None else [rows.collect(f, rows.Z[f][:, None] * (columns * W[0])[None])]
         empty = jnp.zeros((s.chain[f], 0, rows.levels_of(f)), dtype)
         borders.append(jnp.concatenate(wide, axis=1) if wide else empty)
-    corner = jnp.zeros((size, size), dtype)
+    corner = jnp.zeros((size + k, size + k), dtype)
     for r, inside in enumerate(s.rest_places()):
         f = chain + r
         own = jnp.moveaxis(_squares(rows, f, W), -1, 0)
@@ -186,6 +188,14 @@ def of_rows(rows: Rows, W: tuple[Array, ...]) -> Couplings:
             at, to = inside[0, 0], s.rest_places()[other][0, 0]
             corner = jax.lax.dynamic_update_slice(corner, block, (at, to))
             corner = jax.lax.dynamic_update_slice(corner, block.T, (to, at))
+        if columns is not None:
+            own = rows.collect(f, rows.Z[f][:, None] * (columns * W[0])[None])
+            side = jnp.moveaxis(own, -1, 0).reshape(-1, k)
+            corner = jax.lax.dynamic_update_slice(corner, side, (inside[0, 0], size))
+            corner = jax.lax.dynamic_update_slice(corner, side.T, (size, inside[0, 0]))
+    if columns is not None:
+        square = jnp.tensordot(columns * W[0], columns, ((1, 2), (1, 2)))
+        corner = jax.lax.dynamic_update_slice(corner, square, (size, size))
     return Couplings(blocks, links, rows.parents, tuple(borders), _cell_values(rows, W), corner)
 
 

@@ -46,14 +46,18 @@ class Dense:
         columns = np.column_stack([parts, residual])
         return columns.T @ a.weighted(columns, slice(0, a.n))  # pyright: ignore
 
-    def of_rows(self, rows: Rows, W: tuple[Array, ...]) -> Array:
-        columns = []
+    def of_rows(self, rows: Rows, W: tuple[Array, ...], columns: Array | None = None) -> Array:
+        sides = []
         for f, J in enumerate(self.levels):
             indicators = rows.spread(f, jnp.eye(J, dtype=W[0].dtype))  # (J, H, P)
-            columns.append((indicators[:, None] * rows.Z[f][None]).reshape(-1, rows.y.size))
-        pairs = [[left @ (rows.between(W, f, o).ravel() * right).T for o, right in enumerate(columns)]
-                 for f, left in enumerate(columns)]  # fmt: skip
-        return jnp.block(pairs)
+            sides.append((indicators[:, None] * rows.Z[f][None]).reshape(-1, rows.y.size))
+        weights = [[rows.between(W, f, o).ravel() for o in range(len(sides))] for f in range(len(sides))]
+        if columns is not None:
+            sides.append(columns.reshape(len(columns), -1))
+            weights = [[W[0].ravel()] * len(sides)] * len(sides)
+        return jnp.block(
+            [[a @ (w * b).T for b, w in zip(sides, row, strict=True)] for a, row in zip(sides, weights, strict=True)]
+        )
 
     def with_response(self, gram: Gram, z: tuple[Array, ...], xy: Array, yy: Array, XX: Array | None = None) -> Gram:
         A = gram.couplings

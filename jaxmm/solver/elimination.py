@@ -242,8 +242,8 @@ class BlockElimination:
     def couplings(self, a: Accumulator, parts: dict[str, Any], residual: np.ndarray) -> Couplings:
         return couplings.joined(parts, couplings.response(a, residual))
 
-    def of_rows(self, rows: Rows, W: tuple[Array, ...]) -> Couplings:
-        return couplings.of_rows(rows, W)
+    def of_rows(self, rows: Rows, W: tuple[Array, ...], columns: Array | None = None) -> Couplings:
+        return couplings.of_rows(rows, W, columns)
 
     def with_response(self, gram: Gram, z: tuple[Array, ...], xy: Array, yy: Array, XX: Array | None = None) -> Gram:
         chain, size, c = len(gram.structure.chain), gram.structure.rest_size, gram.couplings
