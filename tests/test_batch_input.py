@@ -324,7 +324,7 @@ class Silent(ArrayResponses):
 
 
 def test_what_no_problem_accepts(sleep_reml, Y):
-    with pytest.raises(ValueError, match=r"may have copies, statistics, y of their own, not X: .*one by one"):
+    with pytest.raises(ValueError, match=r"may have copies, statistics, weights, y of their own, not X: .*one by one"):
         mm.fit_many(sleep_reml, Wide(Y), **QUIET)
     with pytest.raises(ValueError, match=r"Careless gives lanes X of their own: say so in Careless\.varies"):
         mm.fit_many(sleep_reml, Careless(Y), **QUIET)

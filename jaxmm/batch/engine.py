@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jaxmm._context import check_not_traced, computing
 from jaxmm.batch import interrupts
 from jaxmm.batch.direct import design_of
-from jaxmm.batch.responses import Responses, StreamResponses, Varying, as_responses, unfitted
+from jaxmm.batch.responses import Responses, Varying, as_responses, unfitted
 from jaxmm.batch.result import FitBatch, concatenate, no_fits
 from jaxmm.batch.schema import as_columns, names_of
 from jaxmm.batch.search import PartSearch
@@ -247,7 +247,7 @@ class _Job:
     def _tasks(self, store: Store | None, tick: Any) -> Iterator[tuple[Any, int, int, int]]:
         """(source, first replicate in it, how many, number of the first) of the parts of this process."""
         processes, me = jax.process_count(), jax.process_index()
-        if isinstance(self.source, StreamResponses):
+        if self.n is None:  # a stream: it gives its own parts
             number = 0
             have = store.done() if store else []
             for k, rows in enumerate(self.source.parts(self.part)):

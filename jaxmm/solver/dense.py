@@ -55,9 +55,8 @@ class Dense:
         if columns is not None:
             sides.append(columns.reshape(len(columns), -1))
             weights = [[W[0].ravel()] * len(sides)] * len(sides)
-        return jnp.block(
-            [[a @ (w * b).T for b, w in zip(sides, row, strict=True)] for a, row in zip(sides, weights, strict=True)]
-        )
+        pairs = zip(sides, weights, strict=True)
+        return jnp.block([[a @ (w * b).T for b, w in zip(sides, row, strict=True)] for a, row in pairs])
 
     def with_response(self, gram: Gram, z: tuple[Array, ...], xy: Array, yy: Array, XX: Array | None = None) -> Gram:
         A = gram.couplings
