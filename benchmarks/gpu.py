@@ -28,7 +28,7 @@ import throughput
 from libraries import jaxmm_ as library
 
 sys.path.insert(0, str(driver.HERE.parent))
-from jaxmm.batch.responses import Responses, Varying
+from jaxmm.sources.responses import Responses, Varying
 
 PROBE, MOST = 1 << 17, 1 << 23  # responses of the first calls, and of one call at most
 

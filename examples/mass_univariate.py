@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 import jaxmm as mm
-from jaxmm.batch.multiplicity import adjust
+from jaxmm.results.multiplicity import adjust
 
 OUTPUT = Path(__file__).parent / "output"
 SUBJECTS, TRIALS = 20, 12

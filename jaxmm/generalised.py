@@ -16,8 +16,8 @@ import pandas as pd
 
 from jaxmm import start_apart, start_glmm
 from jaxmm._compiled import Program
-from jaxmm.checks import check_glmm
 from jaxmm.design import Design, NewData
+from jaxmm.design.checks import check_glmm
 from jaxmm.estimate_glmm import GlmmEstimates, estimate_on_host, random_effects, value_only
 from jaxmm.families import Family
 from jaxmm.gram import Accumulator

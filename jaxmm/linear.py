@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._random import normals
-from jaxmm.checks import check_left, check_lmm
 from jaxmm.design import Design, NewData
+from jaxmm.design.checks import check_left, check_lmm
 from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble

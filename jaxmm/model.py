@@ -16,20 +16,20 @@ import numpy as np
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._warn import warn
-from jaxmm.batch.truth import as_start
 from jaxmm.describe import describe
 from jaxmm.design import build
+from jaxmm.design.formula import Terms, parse, parse_part
+from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.families import Family, ZeroInflated
 from jaxmm.families import get as get_family
 from jaxmm.fit import Fit
-from jaxmm.formula import Terms, parse, parse_part
-from jaxmm.from_arrays import Term, design_from_arrays
 from jaxmm.generalised import Generalised
 from jaxmm.layout import Parameters
 from jaxmm.likelihood import Likelihood
 from jaxmm.linear import Linear
 from jaxmm.optimize import Control, as_control
 from jaxmm.prepared import Prepared
+from jaxmm.sources.truth import as_start
 
 
 class Model(Prepared):

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .inference.wald import check_level, quantile
-from .links import Identity
-from .tables import check_group
+from jaxmm.inference.wald import check_level, quantile
+from jaxmm.links import Identity
+from jaxmm.tables import check_group
 
 _OWN, _BLUP, _POPULATION, _DATA = "#d55e00", "#0072b2", "#222222", "#8a8a8a"
 _INTERCEPT = "(Intercept)"

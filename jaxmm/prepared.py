@@ -13,9 +13,9 @@ from typing import Any, Self
 import jax
 
 from jaxmm._context import choose_device, computing
-from jaxmm._predictor import MEAN
-from jaxmm.checks import check_response
 from jaxmm.design import Design, RandomTerm
+from jaxmm.design.checks import check_response
+from jaxmm.design.predictor import MEAN
 from jaxmm.gram import Accumulator, Columns, Gram, change_columns
 from jaxmm.likelihood import Likelihood
 from jaxmm.plan import Plan, check_size, plan_of

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import _text
-from .tables import correlation, pairs, sample_cov
+from jaxmm import _text
+from jaxmm.tables import correlation, pairs, sample_cov
 
 
 @dataclass(frozen=True, eq=False)

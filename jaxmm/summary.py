@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import _text, coefficients
-from .inference import wald
-from .tables import VarCorr, pairs
+from jaxmm import _text, coefficients
+from jaxmm.inference import wald
+from jaxmm.tables import VarCorr, pairs
 
 _DIGITS = 4
 _MAX_CORRELATIONS = 20

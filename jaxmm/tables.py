@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from . import _text
+from jaxmm import _text
 
 _HEADERS = {"variance": "Variance", "sd": "Std.Dev."}
 

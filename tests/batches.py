@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import jaxmm as mm
-from jaxmm.batch.result import FitBatch
-from jaxmm.batch.schema import Names, names_of
+from jaxmm.results.result import FitBatch
+from jaxmm.results.schema import Names, names_of
 
 NAMES = Names(
     fixef=("(Intercept)", "Days", "β|x, y"),

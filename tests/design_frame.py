@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.design import Design, build
-from jaxmm.formula import parse
+from jaxmm.design.formula import parse
 
 
 def make(formula, data, **arguments) -> Design:

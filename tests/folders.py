@@ -4,7 +4,7 @@ from pathlib import Path
 
 from batches import random_batch
 
-from jaxmm.batch.store import Store
+from jaxmm.results.store import Store
 
 STUDY_A = {"formula": "y ~ x + (1 | g)", "key": [0, 1], "truth": {"beta": [1.0, 0.5], "sigma": 1.0}, "n": 100}
 DEAD = 2**22 + 12345  # above the largest process number of Linux

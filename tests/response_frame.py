@@ -7,8 +7,8 @@ import pandas as pd
 import jaxmm as mm
 from jaxmm import families
 from jaxmm.design import DataError, Design, build
-from jaxmm.formula import parse
-from jaxmm.from_arrays import design_from_arrays
+from jaxmm.design.formula import parse
+from jaxmm.design.from_arrays import design_from_arrays
 
 N = 12
 BINOMIAL, POISSON, GAMMA, BETA = (families.get(name) for name in ("binomial", "poisson", "gamma", "beta"))

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from design_frame import design_frame, make
 
-from jaxmm.checks import check_lmm
 from jaxmm.design import DataError
+from jaxmm.design.checks import check_lmm
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from response_frame import BINOMIAL, GAMMA, POISSON, N, make, response_frame, says
 
 from jaxmm.design import build
-from jaxmm.formula import parse
+from jaxmm.design.formula import parse
 
 
 @pytest.fixture

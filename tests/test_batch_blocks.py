@@ -9,15 +9,15 @@ from problems import PROBLEMS
 from scipy import stats
 
 import jaxmm as mm
-from jaxmm.batch import lanes
-from jaxmm.batch.blocks import block_data, can_have_blocks, evaluate, make_blocks
-from jaxmm.batch.direct import draw_statistics
-from jaxmm.batch.responses import Varying
 from jaxmm.batch.setup import make_problem
-from jaxmm.batch.statistics import response_map, statistics
 from jaxmm.covariance._base import gram_schmidt
 from jaxmm.estimate import derivatives
+from jaxmm.lanes import advance as lanes
+from jaxmm.lanes.closed_form import block_data, can_have_blocks, evaluate, make_blocks
+from jaxmm.lanes.statistics import response_map, statistics
 from jaxmm.optimize.region import newton_step
+from jaxmm.sources.direct import draw_statistics
+from jaxmm.sources.responses import Varying
 
 ONE_FACTOR = [name for name, p in PROBLEMS.items() if not p.rest and len(p.chain) == 1]
 

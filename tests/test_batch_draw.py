@@ -15,8 +15,8 @@ from scipy import stats
 
 import jaxmm as mm
 from jaxmm import _random
-from jaxmm.batch.draw import Generated, Simulated
-from jaxmm.batch.truth import as_truth
+from jaxmm.sources.draw import Generated, Simulated
+from jaxmm.sources.truth import as_truth
 
 KEY = jax.random.key(11)
 MANY = 20_000
@@ -199,7 +199,7 @@ def test_more_replicates_are_the_same_ones():
 OTHER_PROCESS = """
 import jax, numpy as np, pandas as pd
 import jaxmm as mm
-from jaxmm.batch.draw import Simulated
+from jaxmm.sources.draw import Simulated
 from jaxmm._context import computing
 key = jax.random.wrap_key_data(np.array([0, 11], np.uint32), impl="threefry2x32")
 table = pd.DataFrame({"y": np.linspace(0, 1, 7) ** 2, "g": list("aabbccc")})

@@ -14,10 +14,10 @@ import pytest
 
 import jaxmm as mm
 from jaxmm.batch import interrupts
-from jaxmm.batch.responses import ArrayResponses, Responses, Varying
 from jaxmm.batch.setup import scaled_start
-from jaxmm.batch.truth import as_truth
 from jaxmm.optimize import Status
+from jaxmm.sources.responses import ArrayResponses, Responses, Varying
+from jaxmm.sources.truth import as_truth
 from jaxmm.studies.power import power_curve
 
 KEY = jax.random.key(6)
@@ -339,7 +339,7 @@ def test_a_source_says_what_it_is(sleep_reml, Y):
         def identity(self):
             return {}
 
-    with pytest.raises(TypeError, match=r"Bare is no source of responses: .*subclass of jaxmm\.batch\.responses"):
+    with pytest.raises(TypeError, match=r"Bare is no source of responses: .*subclass of jaxmm\.sources"):
         mm.fit_many(sleep_reml, Bare(), **QUIET)
     for kind in (mm.Simulated, mm.Generated, mm.DirectlySimulated, ArrayResponses):
         assert Responses in kind.__mro__ and kind.varies <= set(Varying._fields)

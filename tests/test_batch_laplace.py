@@ -9,9 +9,9 @@ import pytest
 from helpers import quick_jit
 
 import jaxmm as mm
-from jaxmm.batch import laplace_table
-from jaxmm.batch.laplace_blocks import value_and_derivatives as closed_form
 from jaxmm.estimate_glmm import value_and_derivatives
+from jaxmm.lanes import laplace_table
+from jaxmm.lanes.laplace_blocks import value_and_derivatives as closed_form
 from jaxmm.objective.mode import zero_effects
 
 LANES = 3

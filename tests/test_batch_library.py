@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import jaxmm as mm
-from jaxmm.batch import search
+from jaxmm.batch import pool as search
 from jaxmm.batch.engine import _Job
-from jaxmm.batch.responses import ArrayResponses, Varying
+from jaxmm.sources.responses import ArrayResponses, Varying
 
 LANES = 3
 

@@ -9,8 +9,8 @@ import pytest
 from helpers import close
 
 import jaxmm as mm
-from jaxmm.batch.draw import Simulated
-from jaxmm.batch.truth import as_truth
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.truth import as_truth
 
 
 @cache

@@ -12,8 +12,8 @@ import pytest
 from batches import assert_same, random_batch
 from folders import DEAD, STUDY_A, contents, filled
 
-from jaxmm.batch import files
-from jaxmm.batch.store import Store, read_study
+from jaxmm.results import files
+from jaxmm.results.store import Store, read_study
 
 
 def test_leftovers_are_removed_when_nobody_writes_them(tmp_path):
@@ -74,7 +74,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
 def start(folder: Path, program: str, **values) -> subprocess.Popen:
     """A Python process with the folder as ``folder`` and the study as ``study``."""
     head = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(files.__file__).parents[2])]!r}\n"
-    head += "from batches import random_batch\nfrom jaxmm.batch.store import Store\n"
+    head += "from batches import random_batch\nfrom jaxmm.results.store import Store\n"
     head += "".join(f"{k} = {v!r}\n" for k, v in {"folder": str(folder), "study": STUDY_A, **values}.items())
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(program)],

@@ -8,11 +8,11 @@ import pytest
 from batches import NAMES, assert_same, batch_of, random_batch
 
 import jaxmm as mm
-from jaxmm.batch.files import write_arrays
-from jaxmm.batch.result import FitBatch
-from jaxmm.batch.schema import Names
-from jaxmm.batch.store import load
 from jaxmm.optimize import Status
+from jaxmm.results.files import write_arrays
+from jaxmm.results.result import FitBatch
+from jaxmm.results.schema import Names
+from jaxmm.results.store import load
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_round_trip_of_a_selection_and_of_nothing(tmp_path):
 
 
 def test_a_file_of_several_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxmm.batch.files.ROWS", 7)
+    monkeypatch.setattr("jaxmm.results.files.ROWS", 7)
     batch = random_batch(0, 50)
     batch.save(tmp_path / "a")
     assert_same(batch, load(tmp_path / "a"))
@@ -148,7 +148,7 @@ def test_a_file_from_before_the_statistic_had_a_name(tmp_path):
 
 def test_a_file_of_a_later_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr("jaxmm.batch.files.FORMAT", 99)
+        later.setattr("jaxmm.results.files.FORMAT", 99)
         random_batch(0, 5).save(tmp_path / "a")
     with pytest.raises(ValueError, match="update it"):
         load(tmp_path / "a")

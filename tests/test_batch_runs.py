@@ -21,8 +21,8 @@ import pytest
 
 import jaxmm as mm
 from jaxmm._context import computing
-from jaxmm.batch.responses import ArrayResponses, Varying
 from jaxmm.optimize import Status
+from jaxmm.sources.responses import ArrayResponses, Varying
 
 pytest.importorskip("pyarrow")
 WIDTH = 4

@@ -5,13 +5,13 @@ import pytest
 from batches import NAMES, assert_same, random_batch
 
 import jaxmm as mm
-from jaxmm.batch import schema
-from jaxmm.batch.files import write_arrays
-from jaxmm.batch.problem import Found
-from jaxmm.batch.result import FitBatch, concatenate, no_fits
-from jaxmm.batch.schema import Column, as_columns, names_of
-from jaxmm.batch.store import Store, load
+from jaxmm.lanes.problem import Found
 from jaxmm.optimize import Status
+from jaxmm.results import schema
+from jaxmm.results.files import write_arrays
+from jaxmm.results.result import FitBatch, concatenate, no_fits
+from jaxmm.results.schema import Column, as_columns, names_of
+from jaxmm.results.store import Store, load
 
 
 @pytest.fixture

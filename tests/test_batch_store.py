@@ -9,9 +9,9 @@ import pytest
 from batches import assert_same, random_batch
 from folders import DEAD, STUDY_A, contents, filled
 
-from jaxmm.batch import files
-from jaxmm.batch.result import concatenate
-from jaxmm.batch.store import STUDY, Store, load, plain, read_study
+from jaxmm.results import files
+from jaxmm.results.result import concatenate
+from jaxmm.results.store import STUDY, Store, load, plain, read_study
 
 
 # ---------------------------------------------------------------- reading back
@@ -197,7 +197,7 @@ def test_a_folder_of_a_later_format(tmp_path):
 
 def test_a_folder_of_another_version_continues_with_a_warning(tmp_path, monkeypatch):
     filled(tmp_path, (0, 10))
-    monkeypatch.setattr("jaxmm.batch.files.version", lambda: "9.9")
+    monkeypatch.setattr("jaxmm.results.files.version", lambda: "9.9")
     with pytest.warns(UserWarning, match=r"begun with jaxmm .*, and this is 9\.9"):
         assert Store(tmp_path, STUDY_A | {"n": 200}).done() == [(0, 10)]
     assert json.loads((tmp_path / STUDY).read_text())["version"] != "9.9"

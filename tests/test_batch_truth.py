@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
-from jaxmm.batch.truth import Truth, as_truth
+from jaxmm.sources.truth import Truth, as_truth
 
 RNG = np.random.default_rng(0)
 N = 240

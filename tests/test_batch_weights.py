@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
-from jaxmm.batch.responses import ArrayResponses, Varying
 from jaxmm.optimize import Status
+from jaxmm.sources.responses import ArrayResponses, Varying
 
 
 class Weighted(ArrayResponses):

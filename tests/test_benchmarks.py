@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
-from jaxmm.batch.truth import as_truth
+from jaxmm.sources.truth import as_truth
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = {path.stem for path in BENCHMARKS.glob("*.py")} | {"libraries"}

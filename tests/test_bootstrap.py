@@ -10,15 +10,15 @@ import pytest
 
 import jaxmm as mm
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.responses import ArrayResponses
-from jaxmm.batch.result import FitBatch
-from jaxmm.batch.store import load
 from jaxmm.optimize import Status
+from jaxmm.results.result import FitBatch
+from jaxmm.results.store import load
+from jaxmm.sources.resample import Case, outermost
+from jaxmm.sources.responses import ArrayResponses
 from jaxmm.studies import bootstrap as module
 from jaxmm.studies import intervals
 from jaxmm.studies.bootstrap import METHODS, Bootstrap, bootstrap, parameters
 from jaxmm.studies.jackknife import leave_out
-from jaxmm.studies.resample import Case, outermost
 
 KEY = jax.random.key(20)
 WIDTH = 64  # of short runs by default: long ones of the same width take their programs

@@ -9,12 +9,12 @@ from scipy.stats import chi2, norm, t
 
 import jaxmm as mm
 from jaxmm._random import normals_of, replicate_words, words
-from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.responses import Responses, Varying
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.resample import Residual
+from jaxmm.sources.responses import Responses, Varying
 from jaxmm.studies import intervals
 from jaxmm.studies.bootstrap import bootstrap
-from jaxmm.studies.resample import Residual
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from response_frame import BETA, BINOMIAL, GAMMA, POISSON, says
 
-from jaxmm.checks import check_glmm, check_lmm
 from jaxmm.design import build
-from jaxmm.formula import parse
+from jaxmm.design.checks import check_glmm, check_lmm
+from jaxmm.design.formula import parse
 
 N = 12
 

@@ -11,7 +11,7 @@ import pytest
 from design_frame import make
 
 import jaxmm as mm
-from jaxmm._columns import Table
+from jaxmm.design.columns import Table
 
 FIRST = 2**53
 SMALL, LARGE, HUGE = (

@@ -11,9 +11,9 @@ from scipy.optimize import minimize
 
 import jaxmm as mm
 from jaxmm import covariance
-from jaxmm.batch.truth import as_truth
 from jaxmm.covariance import STRUCTURES, Covariance
 from jaxmm.covariance._base import fill
+from jaxmm.sources.truth import as_truth
 
 EVERY = [(name, q) for name in STRUCTURES for q in (1, 2, 4)]
 NEW = ("homdiag", "cs", "homcs", "ar1", "hetar1")

@@ -19,19 +19,20 @@ from problems import PROBLEMS
 import jaxmm as mm
 from jaxmm import _pieces, estimate_glmm, generalised, start_glmm
 from jaxmm._compiled import Program
-from jaxmm.batch import search, setup
-from jaxmm.batch.direct import DirectlySimulated
-from jaxmm.batch.draw import Simulated
+from jaxmm.batch import pool as search
+from jaxmm.batch import setup
 from jaxmm.batch.engine import _Job
-from jaxmm.batch.generalised_blocks import GeneralisedBlocks
-from jaxmm.batch.generalised_lanes import GeneralisedLanes
-from jaxmm.batch.linear_blocks import LinearBlocks
-from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.responses import ArrayResponses, Varying
 from jaxmm.families import FAMILIES
+from jaxmm.lanes.generalised_blocks import GeneralisedBlocks
+from jaxmm.lanes.generalised_lanes import GeneralisedLanes
+from jaxmm.lanes.linear_blocks import LinearBlocks
+from jaxmm.lanes.linear_lanes import LinearLanes
 from jaxmm.objective.mode import zero_effects
 from jaxmm.solver.spd import UNROLLED
-from jaxmm.studies.resample import LeaveOneOut
+from jaxmm.sources.direct import DirectlySimulated
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.resample import LeaveOneOut
+from jaxmm.sources.responses import ArrayResponses, Varying
 
 estimate = importlib.import_module("jaxmm.estimate")  # the package has a function of this name
 LANES = 3

@@ -147,3 +147,13 @@ def test_every_example_says_what_it_answers_and_is_tested(name):
     text = (EXAMPLES / name).read_text()
     assert text.startswith('"""') and f"python examples/{name}" in text
     assert f"def test_{name.removesuffix('.py')}(" in Path(__file__).read_text()
+
+
+def test_zero_inflation(capsys):
+    run("zero_inflation.py", "--ponds", "40")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Zero inflation (logit), ~ mined + (1 | pond)") for line in lines)
+    truths = [line.split() for line in lines if line.endswith("s.e.")]
+    assert len(truths) == 4 and all(abs(float(row[4])) < 4 for row in truths)
+    shares = next(line.split() for line in lines if line.startswith("P(extra zero)"))
+    assert 0 < float(shares[2]) < float(shares[3]) < 1

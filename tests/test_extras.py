@@ -13,9 +13,9 @@ from scipy import special
 
 import jaxmm as mm
 from jaxmm._special import sigmoid
-from jaxmm.batch.draw import Simulated
-from jaxmm.batch.truth import as_truth
 from jaxmm.families.extras import Extra, Increasing, Interval, Positive
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.truth import as_truth
 
 MAPS = {
     "positive": (Positive(), [0.3, 7.0]),

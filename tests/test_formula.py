@@ -2,9 +2,10 @@
 
 import pytest
 
-from jaxmm import _syntax, _terms
 from jaxmm.covariance import STRUCTURES
-from jaxmm.formula import Bar, FormulaError, parse
+from jaxmm.design import syntax as _syntax
+from jaxmm.design import terms as _terms
+from jaxmm.design.formula import Bar, FormulaError, parse
 
 
 def bars(text):

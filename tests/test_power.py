@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 import jaxmm as mm
-from jaxmm.batch.result import FitBatch
-from jaxmm.batch.schema import blank, names_of
+from jaxmm.results.result import FitBatch
+from jaxmm.results.schema import blank, names_of
 from jaxmm.studies.designs import make_design, plan
 from jaxmm.studies.extending import extend_model
 from jaxmm.studies.hypotheses import WaldZ

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import close, quick_jit
 
-from jaxmm.batch.lanes import Value, advance, begin
+from jaxmm.lanes.advance import Value, advance, begin
 from jaxmm.optimize import RUNNING, Control, Objective, Status, is_better, is_lower, minimise, minimise_in_loop, region
 
 M, L = 3, 60

@@ -45,5 +45,5 @@ def test_every_module_has_a_place_in_the_map():
     top = {p.stem for p in (ROOT / "jaxmm").glob("*.py")} | {
         f"{p.parent.name}/" for p in (ROOT / "jaxmm").glob("*/*.py")
     }
-    small = {"__init__", "_types", "_text", "_warn", "_below", "_keywords", "_context", "_random"}
+    small = {"__init__", "_types", "_text", "_warn", "_keywords", "_context", "_random"}
     assert top - small == set(named) & (top - small)

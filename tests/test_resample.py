@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxmm.batch.responses import Varying
-from jaxmm.studies.resample import Case, LeaveOneOut, Residual, reflate
+from jaxmm.sources.resample import Case, LeaveOneOut, Residual, reflate
+from jaxmm.sources.responses import Varying
 
 KEY = jax.random.key(20)
 

@@ -9,9 +9,9 @@ import pytest
 from response_frame import BINOMIAL, GAMMA, POISSON, N, arrays, make, response_frame, says
 
 from jaxmm import datasets, families
-from jaxmm.checks import check_response
 from jaxmm.design import build
-from jaxmm.formula import parse
+from jaxmm.design.checks import check_response
+from jaxmm.design.formula import parse
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from helpers import close
 
 import jaxmm as mm
 from jaxmm.batch.setup import scaled_start
-from jaxmm.batch.truth import as_start, as_truth
 from jaxmm.estimate_glmm import first_guess
+from jaxmm.sources.truth import as_start, as_truth
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 SLEEP = {"fixef": [251.4, 10.5], "sd": {"Subject": [24.7, 5.9]}, "corr": {"Subject": 0.07}, "sigma": 25.6}

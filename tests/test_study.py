@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 import jaxmm as mm
-from jaxmm.batch import multiplicity
-from jaxmm.batch.draw import Simulated
-from jaxmm.batch.truth import as_truth
 from jaxmm.optimize import Status
+from jaxmm.results import multiplicity
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.truth import as_truth
 from jaxmm.studies import montecarlo
 from jaxmm.studies.designs import make_design, plan
 from jaxmm.studies.hypotheses import LikelihoodRatio, WaldZ, columns_of, without

@@ -111,7 +111,7 @@ def source(batch, model, n, seed):
     import jax
 
     import jaxmm as mm
-    from jaxmm.batch.truth import as_truth
+    from jaxmm.sources.truth import as_truth
 
     return getattr(mm, SOURCES[batch.kind])(model, as_truth(model, batch.truth), n, jax.random.key(seed))
 

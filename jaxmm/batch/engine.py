@@ -22,14 +22,14 @@ from jax.experimental import multihost_utils
 
 from jaxmm._context import check_not_traced, computing
 from jaxmm.batch import interrupts
-from jaxmm.batch.direct import design_of
-from jaxmm.batch.responses import Responses, Varying, as_responses, unfitted
-from jaxmm.batch.result import FitBatch, concatenate, no_fits
-from jaxmm.batch.schema import as_columns, names_of
-from jaxmm.batch.search import PartSearch
+from jaxmm.batch.pool import PartSearch
 from jaxmm.batch.setup import make_problem, scaled_start
-from jaxmm.batch.store import Store
 from jaxmm.optimize import Control, as_control
+from jaxmm.results.result import FitBatch, concatenate, no_fits
+from jaxmm.results.schema import as_columns, names_of
+from jaxmm.results.store import Store
+from jaxmm.sources.direct import design_of
+from jaxmm.sources.responses import Responses, Varying, as_responses, unfitted
 
 
 def fit_many(

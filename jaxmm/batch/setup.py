@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 
 from jaxmm._context import computing
-from jaxmm.batch.alike import find_alike
-from jaxmm.batch.blocks import can_have_blocks, make_blocks
-from jaxmm.batch.generalised_blocks import GeneralisedBlocks
-from jaxmm.batch.generalised_lanes import GeneralisedLanes
-from jaxmm.batch.laplace_table import can_have_table, make_table
-from jaxmm.batch.linear_blocks import LinearBlocks
-from jaxmm.batch.linear_lanes import LinearLanes
-from jaxmm.batch.linear_weighted import LinearWeighted, rows_for_weights
-from jaxmm.batch.problem import Problem
-from jaxmm.batch.statistics import response_map
-from jaxmm.batch.truth import as_start
 from jaxmm.estimate import rough_hessian
 from jaxmm.estimate_glmm import derivatives, guess_on_host
 from jaxmm.generalised import can_have_nodes
 from jaxmm.gram import Gram
+from jaxmm.lanes.closed_form import can_have_blocks, make_blocks
+from jaxmm.lanes.collapse import find_alike
+from jaxmm.lanes.generalised_blocks import GeneralisedBlocks
+from jaxmm.lanes.generalised_lanes import GeneralisedLanes
+from jaxmm.lanes.laplace_table import can_have_table, make_table
+from jaxmm.lanes.linear_blocks import LinearBlocks
+from jaxmm.lanes.linear_lanes import LinearLanes
+from jaxmm.lanes.linear_weighted import LinearWeighted, rows_for_weights
+from jaxmm.lanes.problem import Problem
+from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
 from jaxmm.rows import Rows
+from jaxmm.sources.truth import as_start
 from jaxmm.start import moment_start
 from jaxmm.start_given import scaled_psi, scaled_theta
 

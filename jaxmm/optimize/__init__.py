@@ -10,7 +10,7 @@ theta = 0 is always a stationary point, often a saddle: where the least eigenval
 search leaves along it.
 
 ``region`` holds the decisions, functions of arrays; three drivers take them: ``host``, one compiled evaluation at a
-time; ``loop``, a search as one compiled loop; and ``batch.lanes``, many searches in steps of a fixed cost.  ``ends``
+time; ``loop``, a search as one compiled loop; and ``lanes.advance``, many searches in steps of a fixed cost.  ``ends``
 holds settings and states, ``again`` the second search.
 """
 

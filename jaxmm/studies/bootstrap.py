@@ -22,16 +22,16 @@ from jaxmm import _text
 from jaxmm._keywords import known_keywords
 from jaxmm._random import check_key
 from jaxmm._warn import warn
-from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.result import FitBatch
-from jaxmm.batch.schema import cor_label, sd_label
 from jaxmm.fitted import Fitted
 from jaxmm.inference.wald import check_level
 from jaxmm.optimize import Status
+from jaxmm.results.result import FitBatch
+from jaxmm.results.schema import cor_label, sd_label
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.resample import Case, Residual
 from jaxmm.studies import intervals
 from jaxmm.studies.jackknife import leave_out
-from jaxmm.studies.resample import Case, Residual
 from jaxmm.tables import pairs
 
 Statistic = Callable[[Any], Any]

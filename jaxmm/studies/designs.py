@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._columns import DataError
-from jaxmm.formula import parse
+from jaxmm.design.columns import DataError
+from jaxmm.design.formula import parse
 from jaxmm.model import Model, choose_likelihood
 
 

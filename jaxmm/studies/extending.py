@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._columns import DataError
 from jaxmm.design import Design
+from jaxmm.design.columns import DataError
 from jaxmm.model import Model
 from jaxmm.studies.designs import as_pandas, check_size, rank_in_group
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxmm.batch.result import FitBatch
 from jaxmm.design import Design
 from jaxmm.inference import wald
 from jaxmm.inference.compare import likelihood_ratio
 from jaxmm.model import Model
+from jaxmm.results.result import FitBatch
 
 Columns = tuple[str, ...]
 

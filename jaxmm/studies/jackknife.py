@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.result import FitBatch
 from jaxmm.design import DataError, Design
+from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.fitted import Fitted
-from jaxmm.from_arrays import Term, design_from_arrays
 from jaxmm.prepared import Prepared
-from jaxmm.studies.resample import LeaveOneOut, outermost
+from jaxmm.results.result import FitBatch
+from jaxmm.sources.resample import LeaveOneOut, outermost
 
 
 def leave_out(fit: Fitted) -> FitBatch | Iterator[Fitted | None]:

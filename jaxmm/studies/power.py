@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxmm.batch.draw import Simulated
-from jaxmm.batch.responses import Responses, Varying, fingerprint, unfitted
-from jaxmm.batch.store import as_folder
-from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.model import Model
+from jaxmm.results.store import as_folder
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.responses import Responses, Varying, fingerprint, unfitted
+from jaxmm.sources.truth import Truth, as_truth
 from jaxmm.studies.curve import Point, PowerCurve
 from jaxmm.studies.extending import REPEATS, extend_model, first_levels
 from jaxmm.studies.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of

@@ -14,15 +14,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from jaxmm.batch.draw import Simulated
 from jaxmm.batch.engine import fit_many
-from jaxmm.batch.responses import Responses, unfitted
-from jaxmm.batch.result import FitBatch
-from jaxmm.batch.schema import blank, names_of
-from jaxmm.batch.store import as_folder
-from jaxmm.batch.truth import Truth, as_truth
 from jaxmm.inference.wald import check_level
 from jaxmm.model import Model
+from jaxmm.results.result import FitBatch
+from jaxmm.results.schema import blank, names_of
+from jaxmm.results.store import as_folder
+from jaxmm.sources.draw import Simulated
+from jaxmm.sources.responses import Responses, unfitted
+from jaxmm.sources.truth import Truth, as_truth
 from jaxmm.studies.hypotheses import Columns, Fits, LikelihoodRatio, Test, WaldZ, columns_of, without
 from jaxmm.studies.study_result import StudyResult
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._text import align
-from jaxmm.batch.result import FitBatch
+from jaxmm.results.result import FitBatch
 from jaxmm.studies.hypotheses import Columns, Fits
 from jaxmm.studies.montecarlo import accuracy, exact_interval, share
 

@@ -1,0 +1,237 @@
+"""All lanes of a part, L at a time: the loop on the host around the compiled programs.
+
+A worker searches L lanes at once.  A step of the search costs the same for all, so a lane that has ended gives its
+place to the next one of the pool at once, and no lane waits for the slowest.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._compiled import Program
+from jaxmm.design import DataError
+from jaxmm.lanes.advance import RUNNING, Lanes, advance, begin, choose
+from jaxmm.lanes.problem import Found
+from jaxmm.optimize import Control, Status, is_better
+from jaxmm.sources.responses import Responses, Varying, check_rows
+
+# Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
+# as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
+LIBRARY = threading.Lock()
+REFUSED = (Status.INVALID, Status.NO_VARIATION)  # which no search will change
+STEPS = 2  # of the search in one call of the program
+
+
+# ---------------------------------------------------------------- the compiled programs
+@partial(Program, static_argnums=(2,))
+def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[tuple[Lanes, Any], Any]:
+    """Lanes and data after some steps, and which lanes to search once more if they have ended."""
+    lanes, data = both
+
+    def step(_, lanes):
+        return advance(
+            lambda theta, kept: problem.evaluate(theta, data, kept),
+            lanes,
+            control,
+            problem.rows_of_theta,
+            problem.polished,
+            problem.steady,
+        )
+
+    lanes = jax.lax.fori_loop(0, STEPS, step, lanes)
+    return (lanes, data), problem.doubtful(lanes)
+
+
+@Program
+def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any]:
+    """The lanes of the mask (L,) at the start of a further search."""
+    lanes, data = both
+    theta, kept, number = problem.again(lanes)
+    bar = jnp.minimum(lanes.bar, jnp.where(lanes.status == Status.CONVERGED, lanes.value, jnp.inf))
+    fresh = begin(theta, problem.guess(theta), kept)
+    return choose(mask, fresh._replace(bar=bar, round=number), lanes), data
+
+
+@Program
+def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, Any]:
+    """Fresh lanes and their data, from what they have of their own, the lanes first; ``theta`` (m,) to start from, or
+    None; ``invalid`` (L,) or None says which responses the family cannot have."""
+    own, refused = own.each(lambda x: jnp.moveaxis(x, 0, -1)), None
+    if own.y is not None:
+        refused = problem.refuse(own)
+        if invalid is not None:
+            refused = jnp.where(invalid, Status.INVALID, refused)
+        own = own._replace(y=jnp.where(refused < 0, own.y, problem.harmless[:, None]))
+        if own.weights is not None:
+            own = own._replace(weights=jnp.where(refused < 0, own.weights, 1.0))
+    data = problem.data(own)
+    L = jax.tree.leaves(data)[0].shape[-1]
+    start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), L))
+    lanes = begin(start, problem.guess(start), problem.prepare(start, data))
+    if refused is not None:
+        lanes = lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32))
+    return lanes, data
+
+
+@Program
+def _refill(both: tuple[Lanes, Any], pool: tuple[Lanes, Any], at: Any) -> tuple[Lanes, Any]:
+    """The lanes ``at`` (L,) of the pool, where that is not negative, in the place of those that have ended."""
+    taken = jax.tree.map(lambda x: jnp.take(x, jnp.maximum(at, 0), axis=-1), pool)
+    return choose(at >= 0, taken, both)
+
+
+@Program
+def _found(problem: Any, outcome: Any) -> Found:
+    return problem.found(outcome)
+
+
+def _call(alone: bool, program: Any, *arguments: Any) -> Any:
+    """``alone``: it calls the library, and waits for all that do, here or in another thread's ``fit_many``."""
+    if not alone:
+        return program(*arguments)
+    with LIBRARY:
+        return jax.block_until_ready(program(*arguments))
+
+
+# ---------------------------------------------------------------- one part, on one device
+class PartSearch:
+    """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
+    them start, or None; ``check`` says which responses (L, n) are not the family's, None where none can be; ``tick`` is
+    told how many lanes have ended."""
+
+    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any):
+        self.problem, self.theta, self.width, self.control = problem, theta, width, control
+        self.check, self.tick = check, tick
+        self.bound: dict[Program, Any] = {}  # the shapes of all parts are the same
+
+    def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
+        if program not in self.bound:
+            self.bound[program] = program.bind(*arguments)
+        return _call(alone, self.bound[program], *arguments)
+
+    def run(self, source: Responses, first: int, size: int) -> tuple[Found, np.ndarray]:
+        """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
+        self.source, self.first, self.size, self.read = source, first, size, 0
+        self.waiting, self.count, self.results, self.before = [], 0, None, {}
+        both = self._next_pool()
+        index = self.index.copy()  # the replicate in each lane, -1 where there is none
+        self.index[:] = -1
+        spare = None  # a pool that is being handed out
+        while True:
+            both, doubtful = self._advance(both)
+            self.tick(0)  # which ends the search where it has been interrupted
+            status = np.asarray(both[0].status)
+            ended = (status != RUNNING) & (index >= 0)
+            again = ended & np.asarray(doubtful) & ~np.isin(status, REFUSED)
+            if ended.any():
+                self._record(both, ended, again, index)
+                index[ended & ~again] = -1
+            if again.any():
+                both = self._call(False, _again, self.problem, both, again)
+            while (empty := np.flatnonzero(index < 0)).size:
+                if spare is None or not (self.index >= 0).any():
+                    if self.read >= size:
+                        break
+                    spare = self._next_pool()
+                ready = np.flatnonzero(self.index >= 0)[: len(empty)]
+                at = np.full(self.width, -1, np.int32)
+                at[empty[: len(ready)]] = ready
+                both = self._call(False, _refill, both, spare, at)
+                index[empty[: len(ready)]] = self.index[ready]
+                self.index[ready] = -1
+            if not (index >= 0).any():
+                if self.count:
+                    self._work_out(self.count)
+                return self.results  # pyright: ignore
+
+    def _advance(self, both: tuple[Lanes, Any]) -> tuple[tuple[Lanes, Any], Any]:
+        return self._call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
+
+    def _next_pool(self) -> tuple[Lanes, Any]:
+        """The next L replicates as fresh lanes; ``index`` says which replicate each is."""
+        count = min(self.width, self.size - self.read)
+        asked = self.width if self.source.endless else count
+        first = self.first + self.read
+        self.index = np.where(np.arange(self.width) < count, np.arange(self.width) + self.read, -1)
+        self.read += count
+        own = self._block(first, asked)
+        invalid = None if self.check is None else self.check(own.y)
+        alone = "start" in self.problem.library and self.theta is None
+        return self._call(alone, _pool, self.problem, own, self.theta, invalid)
+
+    def _block(self, first: int, size: int) -> Varying:
+        own = _call(self.source.library, self.source.block, first, size)
+        given, kind = own.given(), type(self.source).__name__
+        if unknown := given - self.source.varies:
+            raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
+        if not given & {"y", "statistics"}:
+            raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
+        if "y" in given:
+            check_rows(own.y, len(self.problem.harmless))
+        for name in given & {"weights", "offset"}:
+            shape = np.shape(getattr(own, name))
+            if shape != np.shape(own.y):  # pyright: ignore
+                raise DataError(f"{name} of shape {shape} for responses of shape {np.shape(own.y)}")  # pyright: ignore
+        return own.each(lambda x: _filled(x, self.width))
+
+    def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
+        """Lanes that have ended join those before them; as soon as there are L, their results are worked out.
+
+        Those that are searched ``again`` are put aside, and come to the others with the better of their two ends.
+        """
+        lanes, data = both
+        ends = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration, lanes.value, lanes.status))
+
+        def best(lane: Any) -> Any:
+            own = jax.tree.map(lambda x: x[..., lane].copy(), ends)
+            before = self.before.pop(index[lane], None)
+            return own if before is None else _better(before, own)
+
+        for lane in np.flatnonzero(again):
+            self.before[index[lane]] = best(lane)
+        done = np.flatnonzero(ended & ~again)
+        chosen = jax.tree.map(lambda x: x[..., done], ends[:2])
+        for k, lane in enumerate(done):
+            if index[lane] in self.before:
+                for whole, x in zip(jax.tree.leaves(chosen), jax.tree.leaves(best(lane)[:2]), strict=True):
+                    whole[..., k] = x
+        self.waiting.append((index[done], chosen))
+        self.count += len(done)
+        self.tick(len(done))
+        while self.count >= self.width:
+            self._work_out(self.width)
+
+    def _work_out(self, count: int) -> None:
+        """The results of the first ``count`` of the lanes that wait."""
+        index = np.concatenate([i for i, _ in self.waiting])
+        both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
+        outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
+        found = self._call("found" in self.problem.library, _found, self.problem, outcome)
+        found = jax.tree.map(np.asarray, (found, iterations - 1))
+        if self.results is None:
+            self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)
+        for whole, x in zip(jax.tree.leaves(self.results), jax.tree.leaves(found), strict=True):
+            whole[..., index[:count]] = x[..., :count]
+        self.waiting = [(index[count:], jax.tree.map(lambda x: x[..., count:], both))]
+        self.count -= count
+
+
+def _better(first: Any, second: Any) -> Any:
+    """The better of two ends (outcome, iterations, value, status)."""
+    if is_better(*second[2:], *first[2:]):
+        return second[0], first[1] + second[1], *second[2:]
+    return first
+
+
+def _filled(x: Any, width: int) -> Any:
+    """x (k, ..) with copies of its last row up to ``width`` rows: one shape, one program."""
+    if len(x) == width:
+        return x
+    xp = np if isinstance(x, np.ndarray) else jnp
+    return xp.concatenate([x, xp.repeat(x[-1:], width - len(x), axis=0)])

@@ -1,0 +1,71 @@
+"""What a table's columns say about themselves that their user may not know: one sentence each, no error.
+
+a text or two among numbers     the column is a factor of as many levels as it has numbers
+large whole numbers as floats   neighbours were the same number before they came here
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+
+from jaxmm.design.columns import EXACT, Column, Table
+from jaxmm.design.syntax import Expr, Name, names
+from jaxmm.design.terms import TermList
+
+FEW, MANY = 0.1, 1 / 3  # shares of the rows: texts that are strays; at most, where the numbers are not a few codes
+CODES = 10  # distinct numbers below which they may be codes, of which some are texts
+
+
+def remarks(
+    table: Table, parts: Iterable[TermList], groups: Iterable[Sequence[Expr]], meant: Collection[str]
+) -> tuple[str, ...]:
+    """Of the variables of X and Z, and of the grouping factors; ``meant`` are columns known to be factors."""
+    variables = [v for part in parts for v in part.variables]
+    found = [stray_texts(table.column(v.name)) for v in variables if isinstance(v, Name) and v.name not in meant]
+    levels = [n for exprs in groups for e in exprs for n in names(e)]
+    levels += [n for v in variables if str(v).startswith(("factor(", "as.factor(", "ordered(")) for n in names(v)]
+    found += [lost_digits(table.column(n)) for n in levels if n in table]
+    return tuple(dict.fromkeys(text for text in found if text))
+
+
+def stray_texts(column: Column) -> str | None:
+    """A word about the few texts of a column whose other values are numbers, written as texts or not."""
+    if column.kind != "text" or not len(column.levels.labels):
+        return None
+    levels = column.levels
+    stray = np.array([not _is_number(label) for label in levels.labels])
+    rows = np.bincount(levels.codes[levels.codes >= 0], minlength=len(stray))
+    share, numbers = rows[stray].sum() / rows.sum(), int((~stray).sum())
+    if not 0 < share <= MANY or numbers < 2 or (share > FEW and numbers < CODES):
+        return None
+    texts = levels.labels[stray]
+    shown = ", ".join(repr(str(t)) for t in texts[:5]) + (", ..." if len(texts) > 5 else "")
+    count = int(rows[stray].sum())
+    return (
+        f"'{column.name}' is taken for a factor of {len(stray)} levels: {shown} (in {count} row{'s' * (count > 1)}) is "
+        f"no number, and all its other values are; convert it (pandas.to_numeric(..., errors='coerce') makes what is "
+        f"no number missing), or write factor({column.name}) if levels are meant"
+    )
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return bool(np.isfinite(float(label)))
+    except ValueError:
+        return False
+
+
+def lost_digits(column: Column) -> str | None:
+    """A word about whole numbers too large for floating point that are levels."""
+    if column.kind != "number" or column.values.dtype.kind != "f":
+        return None
+    sizes = np.abs(column.values[np.isfinite(column.values)])
+    if not len(sizes) or sizes.max() < EXACT:
+        return None
+    return (
+        f"'{column.name}' gives levels, and holds floating-point numbers of {sizes.max():.3g}: whole numbers from 2^53 "
+        "on that lie next to each other are one number there, so that levels may have merged; read the column as "
+        "integers or as text"
+    )

@@ -1,0 +1,190 @@
+"""A linear model of any structure, many responses: the profiled deviance and its gradient, lane by lane by ``vmap``.
+
+The Hessian would cost ten times as much as the gradient: it is learnt from the gradients, beginning with the expected
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmm._types import Array
+from jaxmm.design.checks import REPRODUCED
+from jaxmm.estimate import ZERO
+from jaxmm.gram import Gram
+from jaxmm.lanes.advance import LAST, Lanes, Value
+from jaxmm.lanes.collapse import Alike
+from jaxmm.lanes.problem import Found, original_theta
+from jaxmm.lanes.statistics import ResponseMap, Statistics, gram_of, statistics
+from jaxmm.objective.lmm import profile
+from jaxmm.objective.parameters import scaled_factors
+from jaxmm.optimize import Status
+from jaxmm.sources.responses import Varying
+from jaxmm.start import (
+    NEAR_ZERO,
+    SECOND_SD,
+    alike_theta,
+    has_few_levels,
+    independent_theta,
+    is_restricted,
+    moment_start,
+    on_boundary,
+)
+
+TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
+BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
+
+
+def refuse(y: Array, by: ResponseMap) -> Array:
+    """Responses (n, L) that are not finite, whose squares leave the range of numbers, or that have nothing for random
+    effects and error to explain: constant ones, whatever the offset, and those of ``checks.check_left``."""
+    e = y if by.offset is None else y - by.offset[:, None]
+    size = jnp.sum(e * e, axis=0)
+    left = e
+    for _ in range(2 if len(by.X) else 0):
+        left = left - by.X.T @ (by.project @ left)
+    status = jnp.where(jnp.sum(left * left, axis=0) <= REPRODUCED * size, Status.NO_VARIATION, -1)
+    lost = jnp.isinf(size) | ((size < TINY) & jnp.any(e != 0, axis=0))
+    status = jnp.where(lost, Status.NOT_FINITE, status)
+    status = jnp.where(jnp.all(y == y[0], axis=0), Status.NO_VARIATION, status)
+    return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
+
+
+def doubtful_linear(s: Lanes, gram: Gram) -> Array:
+    """(L,) as in ``estimate.estimate_on_host``."""
+    if not (has_few_levels(gram) or is_restricted(gram.structure)):
+        return jnp.zeros(s.status.shape, bool)
+    return (s.status != Status.NOT_FINITE) & (s.round < LAST)
+
+
+def further_linear(s: Lanes, gram: Gram) -> tuple[Array, Array]:
+    """theta (m, L) of the starts there, and the number of the search: with few levels from large effects where the
+    first has ended at the boundary, and then from small ones; at last, of a restricted structure, from effects that are
+    alike."""
+    few, restricted = has_few_levels(gram), is_restricted(gram.structure)
+    inside, small = (independent_theta(gram, sd, jnp)[:, None] for sd in (SECOND_SD, NEAR_ZERO))
+    large = (s.round == 0) & on_boundary(s.theta, gram, jnp)
+    theta, number = jnp.where(large, inside, small), jnp.where(large, 1, 2 if restricted else LAST)
+    if restricted:
+        at_last = (s.round == 2) | (not few)
+        theta, number = jnp.where(at_last, alike_theta(gram, jnp)[:, None], theta), jnp.where(at_last, LAST, number)
+    return theta.astype(s.theta.dtype), number.astype(s.round.dtype)
+
+
+def linear_outcome(s: Lanes) -> Any:
+    return s.theta, s.value, s.kept, s.status
+
+
+def linear_found(outcome: Any, gram: Gram) -> Found:
+    """From theta as to Z_s and what is kept: beta (with beta0), sigma² and M_X^-1."""
+    theta, value, (beta, sigma2, M_inverse), status = outcome
+    s = gram.structure
+    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), gram)
+    T_X = jnp.asarray(gram.T_X)
+    variance = jnp.einsum("ja,abl,jb->jl", T_X, M_inverse, T_X) if s.p else beta
+    sigma = jnp.sqrt(sigma2)
+    return Found(
+        beta=T_X @ beta,
+        bse=sigma * jnp.sqrt(variance),
+        theta=theta,
+        lams=tuple(sigma * lam for lam in lams),
+        phi=sigma2,
+        deviance=value,
+        status=status,
+    )
+
+
+def nothing_linear(s: Any, like: Array) -> Any:
+    """Beta, sigma² and M_X^-1 before the first evaluation; ``like`` (L,)."""
+    return jnp.zeros((s.p, *like.shape), like.dtype), like * 0, jnp.zeros((s.p, s.p, *like.shape), like.dtype)
+
+
+def evaluate_lanes(theta: Array, data: Any, lane: Callable[[Any], Gram]) -> Value:
+    """The profiled deviance of each lane at theta (m, L), and its gradient; kept: beta, sigma² and M_X^-1."""
+
+    def one(t, own):
+        gram = lane(own)
+
+        def criterion(x):
+            at = profile(scaled_factors(x, gram), gram)
+            return at.deviance, at
+
+        (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)
+        s = gram.structure
+        df = gram.n_obs - (s.p if s.reml else 0)
+        return value, g, (at.beta + gram.beta0, at.pwrss / df, jnp.linalg.inv(at.M_X))
+
+    value, g, kept = jax.vmap(one, -1, -1)(theta, data)
+    return Value(value, g, None, kept)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["gram", "by", "harmless", "hessian", "alike"], meta_fields=[])
+@dataclass(frozen=True)
+class LinearLanes:
+    """``gram`` of the model, whose response does not matter; ``hessian`` (m, m), the first guess; ``harmless`` (n,), a
+    response to stand where there is no usable one; ``alike`` the same with fewer levels, or None."""
+
+    gram: Gram
+    by: ResponseMap
+    harmless: Array
+    hessian: Array
+    alike: Alike | None
+    accepts = frozenset({"y", "copies"})
+    takes_any = True
+    library = frozenset({"start", "evaluate"})
+    polished = False
+    steady = 0.0
+
+    @property
+    def temporaries(self) -> int:
+        """Beside the levels, the dense part and what it is made of."""
+        s, gram = self.gram.structure, self.searched
+        own = s.p + s.rest_size + sum(q * J for q, J in zip(s.chain, s.solver.level_counts(gram), strict=False))
+        return BY_LEVEL + DENSE * s.rest_size**2 // own
+
+    @property
+    def rows_of_theta(self) -> list:
+        return self.gram.structure.variance_rows()
+
+    def data(self, own: Varying) -> Statistics:
+        made = statistics(own.y, self.by, own.copies)
+        return made if self.alike is None else made._replace(z=(self.alike.columns(made.z[0]), *made.z[1:]))
+
+    @property
+    def searched(self) -> Gram:
+        """What the search works with."""
+        return self.gram if self.alike is None else self.alike.gram
+
+    def refuse(self, own: Varying) -> Array:
+        return refuse(own.y, self.by)
+
+    def start(self, data: Statistics) -> Array:
+        return jax.vmap(lambda own: moment_start(gram_of(self.searched, own), jnp), -1, -1)(data)
+
+    def prepare(self, theta: Array, data: Statistics) -> Any:
+        return nothing_linear(self.gram.structure, data.yy)
+
+    def guess(self, theta: Array) -> Array:
+        return jnp.broadcast_to(self.hessian[:, :, None], (*self.hessian.shape, theta.shape[-1]))
+
+    def evaluate(self, theta: Array, data: Statistics, kept: Any) -> Value:
+        return evaluate_lanes(theta, data, lambda own: gram_of(self.searched, own))
+
+    def doubtful(self, s: Lanes) -> Array:
+        return doubtful_linear(s, self.gram)
+
+    def again(self, s: Lanes) -> tuple[Array, Any, Array]:
+        theta, number = further_linear(s, self.gram)
+        return theta, s.kept, number
+
+    def outcome(self, s: Lanes, data: Any) -> Any:
+        return linear_outcome(s)
+
+    def found(self, outcome: Any) -> Found:
+        return linear_found(outcome, self.gram)

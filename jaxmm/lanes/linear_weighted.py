@@ -1,0 +1,130 @@
+"""A linear model of any structure whose lanes have precision weights of their own: Var ε = σ²/w.
+
+With W_l = diag(w_l) of lane l the cross-products [Z X_s e]'W_l[Z X_s e] are its own, made once from the rows, where
+e = y - offset - X_s beta0 and beta0 = (X_s'W_l X_s)^-1 X_s'W_l (y - offset).  The changes of columns are shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+from jaxmm.gram import Gram
+from jaxmm.lanes import linear_lanes as common
+from jaxmm.lanes.advance import Lanes, Value
+from jaxmm.lanes.problem import Found
+from jaxmm.lanes.statistics import ResponseMap
+from jaxmm.optimize import Status
+from jaxmm.rows import Rows, make_rows
+from jaxmm.solver import spd
+from jaxmm.solver.spd import DENSE
+from jaxmm.sources.responses import Varying
+from jaxmm.start import moment_start
+
+
+class Weighed(NamedTuple):
+    """``couplings``: the numbers in them, without the indices that the lanes share; ``beta0`` (p, L), ``log_weights``
+    (L,) their sum."""
+
+    couplings: tuple[Array, ...]
+    beta0: Array
+    log_weights: Array
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["gram", "rows", "by", "harmless", "hessian"], meta_fields=[])
+@dataclass(frozen=True)
+class LinearWeighted:
+    """``gram`` and ``rows`` of the model, whose response and weights do not matter; the rest as of ``LinearLanes``."""
+
+    gram: Gram
+    rows: Rows
+    by: ResponseMap
+    harmless: Array
+    hessian: Array
+    accepts = frozenset({"y", "weights"})
+    takes_any = True
+    library = frozenset({"start", "evaluate"})
+    polished = False
+    steady = 0.0
+
+    @property
+    def temporaries(self) -> int:
+        return common.BY_LEVEL + common.DENSE
+
+    @property
+    def rows_of_theta(self) -> list:
+        return self.gram.structure.variance_rows()
+
+    def data(self, own: Varying) -> Weighed:
+        def one(y: Array, w: Array) -> Weighed:
+            rows, X = self.rows, self.rows.X
+            W = jnp.where(rows.weights > 0, w[rows.source], 0.0)  # what fills the pieces weighs nothing
+            e, beta0 = y[rows.source] - rows.offset, jnp.zeros(len(X), y.dtype)
+            if len(X):
+                XX = jnp.tensordot(X * W, X, ((1, 2), (1, 2)))
+                root = DENSE.factor(XX)
+                for _ in range(2):  # twice, so that a large mean leaves no rounding behind
+                    step = spd.solve(DENSE, XX, root, jnp.tensordot(X, W * e, 2)[:, None])[:, 0]
+                    beta0, e = beta0 + step, e - jnp.tensordot(step, X, 1)
+            log_weights = jnp.sum(jnp.where(W > 0, jnp.log(jnp.where(W > 0, W, 1.0)), 0.0))
+            return Weighed(_numbers(self._couplings(W, e)), beta0, log_weights)
+
+        return jax.vmap(one, -1, -1)(own.y, own.weights)
+
+    def _couplings(self, W: Array, e: Array) -> Any:
+        columns = jnp.concatenate([self.rows.X, e[None]])
+        return self.gram.structure.solver.of_rows(self.rows, (W,), columns)
+
+    def _gram(self, own: Weighed) -> Gram:
+        """Of one lane."""
+        leaves, tree = jax.tree.flatten(self._couplings(self.rows.weights, self.rows.y))
+        numbers = iter(own.couplings)
+        leaves = [next(numbers) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves]
+        couplings = jax.tree.unflatten(tree, leaves)
+        return replace(self.gram, couplings=couplings, beta0=own.beta0, sum_log_weights=own.log_weights)
+
+    def refuse(self, own: Varying) -> Array:
+        usable = jnp.all(jnp.isfinite(own.weights) & (own.weights > 0), axis=0)
+        return jnp.where(usable, common.refuse(own.y, self.by), Status.INVALID).astype(jnp.int32)
+
+    def start(self, data: Weighed) -> Array:
+        return jax.vmap(lambda own: moment_start(self._gram(own), jnp), -1, -1)(data)
+
+    def prepare(self, theta: Array, data: Weighed) -> Any:
+        return common.nothing_linear(self.gram.structure, data.log_weights)
+
+    def guess(self, theta: Array) -> Array:
+        return jnp.broadcast_to(self.hessian[:, :, None], (*self.hessian.shape, theta.shape[-1]))
+
+    def evaluate(self, theta: Array, data: Weighed, kept: Any) -> Value:
+        return common.evaluate_lanes(theta, data, self._gram)
+
+    def doubtful(self, s: Lanes) -> Array:
+        return common.doubtful_linear(s, self.gram)
+
+    def again(self, s: Lanes) -> tuple[Array, Any, Array]:
+        theta, number = common.further_linear(s, self.gram)
+        return theta, s.kept, number
+
+    def outcome(self, s: Lanes, data: Any) -> Any:
+        return common.linear_outcome(s)
+
+    def found(self, outcome: Any) -> Found:
+        return common.linear_found(outcome, self.gram)
+
+
+def _numbers(couplings: Any) -> tuple[Array, ...]:
+    return tuple(x for x in jax.tree.leaves(couplings) if jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def rows_for_weights(model: Any) -> Rows:
+    """The rows of a linear model, in the layout of a generalised one."""
+    d = model.design
+    offset = np.zeros(len(d.y)) if d.offset is None else d.offset
+    return make_rows(model.accumulator, model.likelihood.family, d.y, np.ones(len(d.y)), [offset], room=False)

@@ -1,0 +1,251 @@
+"""FitBatch: what many fits of one design gave, as arrays with a leading replicate axis."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from jaxmm import _text
+from jaxmm.inference import wald
+from jaxmm.optimize import Status
+from jaxmm.results import multiplicity
+from jaxmm.results.files import ArrayFile, write_arrays
+from jaxmm.results.replicate import Replicate
+from jaxmm.results.schema import Column, Names, blank, completed, schema
+
+_SHOWN = 12  # estimates in a printed batch
+
+
+@dataclass(frozen=True, eq=False)
+class FitBatch:
+    """Many fits of one design; every array has the replicates first.
+
+    Attributes:
+        names: of the columns.
+        columns: name -> array, of each column that ``schema.DECLARED`` has; each is an attribute too:
+        replicate: (n,) the number of each replicate, from 0.
+        fixef, bse: (n, p) estimates and standard errors of the fixed effects.
+        theta: (n, m) as ``Fit.theta``.
+        sigma: (n,) residual standard deviation, 1 where the family has none.
+        dispersion: (n,) φ, the first where there are several, NaN where the family has none.
+        family_params: (n, k) the family's other parameters, as ``Fit.family_params``; mostly there are none, k = 0.
+        loglik: (n,) restricted where the model is.
+        varcorr_sd: (n, s) standard deviations of the random effects; varcorr_corr: (n, c) their correlations.
+        is_singular: (n,) as ``Fit.is_singular``.
+        status: (n,) ``Status`` numbers. Where a fit failed every estimate is NaN.
+        iterations: (n,).
+    """
+
+    names: Names
+    columns: Mapping[str, np.ndarray]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> np.ndarray: ...
+
+    def __post_init__(self):
+        columns = completed(self.names, self.columns)
+        self.__dict__.update(columns, columns=columns)
+
+    def __len__(self) -> int:
+        return len(self.replicate)
+
+    @property
+    def converged(self) -> np.ndarray:
+        """(n,)."""
+        return self.status == Status.CONVERGED
+
+    @property
+    def deviance(self) -> np.ndarray:
+        """(n,) -2 log-likelihood."""
+        return -2 * self.loglik
+
+    @property
+    def zvalues(self) -> np.ndarray:
+        """(n, p) estimates over their standard errors."""
+        return wald.each(self.fixef, self.bse).statistic
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Name -> array, of every array."""
+        return dict(self.columns)
+
+    def with_columns(self, **arrays: np.ndarray) -> Self:
+        """The same with other arrays in the place of some."""
+        return replace(self, columns={**self.columns, **arrays})
+
+    def take(self, index: Any) -> Self:
+        """The replicates of an index or mask."""
+        return replace(self, columns={name: x[index] for name, x in self.columns.items()})
+
+    def __getitem__(self, k: int) -> Replicate:
+        """The replicate in row k; ``take`` for several."""
+        try:
+            k = operator.index(k)
+        except TypeError:
+            raise TypeError(f"a batch is indexed by one whole number, not {k!r}: use take() for several") from None
+        if not -len(self) <= k < len(self):
+            raise IndexError(f"there is no replicate {k}: the batch has {len(self)}")
+        return self._replicate(k % len(self))
+
+    def __iter__(self) -> Iterator[Replicate]:
+        return (self._replicate(k) for k in range(len(self)))
+
+    def _replicate(self, k: int) -> Replicate:
+        return Replicate(self.names, {name: x[k] for name, x in self.columns.items()})
+
+    # ------------------------------------------------------------ tables
+    def estimates(self) -> dict[str, np.ndarray]:
+        """Name in tables -> (n,) of what is estimated, without the standard errors."""
+        return self._tabled(lambda column: column.estimate)
+
+    def _tabled(self, wanted: Callable[[Column], bool]) -> dict[str, np.ndarray]:
+        columns = {name: column for name, column in schema(self.names).items() if wanted(column)}
+        return {label: x for name, c in columns.items() for label, x in c.tabled(self.columns[name]).items()}
+
+    def test_table(
+        self,
+        coef: str | Sequence[str] | None = None,
+        adjust: str | None = "fdr_bh",
+        labels: Sequence[Any] | None = None,
+    ) -> pd.DataFrame:
+        """A row per response and coefficient: ``estimate, se, z, p, p_adjusted, is_singular, status``.
+
+        The responses are many measurements on one design (voxels, genes, electrode by time). p is Wald's, two-sided and
+        normal; it is adjusted over the responses, for each coefficient by itself. A fit that did not converge has NaN
+        for p and is not counted.
+
+        Args:
+            coef: a coefficient or several; all where None.
+            adjust: how, see ``multiplicity.adjust``.
+            labels: (n,) of the responses; the column "response" has their numbers where None.
+
+        Raises:
+            KeyError: a coefficient that the model has not. ValueError: labels of another number than the responses.
+        """
+        names = list(self.names.fixef)
+        wanted = names if coef is None else [coef] if isinstance(coef, str) else list(coef)
+        for name in wanted:
+            if name not in names:
+                raise KeyError(f"there is no coefficient {name!r}; the model has {', '.join(map(repr, names))}")
+        if labels is not None and len(labels) != len(self):
+            raise ValueError(f"{len(labels)} labels for {len(self)} responses: give one for each")
+        status = np.array([s.name.lower() for s in Status])[np.asarray(self.status, int)]
+        z, _, p = wald.each(self.fixef, self.bse)
+        p = np.where(self.converged[:, None], p, np.nan)
+        parts = []
+        for name in wanted:
+            j = names.index(name)
+            part = {
+                "response": self.replicate if labels is None else labels,
+                "coef": name,
+                "estimate": self.fixef[:, j],
+                "se": self.bse[:, j],
+                "z": z[:, j],
+                "p": p[:, j],
+                "p_adjusted": multiplicity.adjust(p[:, j], adjust),
+                "is_singular": self.is_singular,
+                "status": status,
+            }
+            parts.append(pd.DataFrame(part))
+        return pd.concat(parts, ignore_index=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per replicate: estimates, standard errors (``se_…``), variance components, status."""
+        table = pd.DataFrame(self._tabled(lambda _: True))
+        table["status"] = [Status(int(s)).name.lower() for s in self.status]
+        table.insert(table.columns.get_loc("is_singular"), "converged", self.converged)  # pyright: ignore
+        return table
+
+    def summary(self) -> pd.DataFrame:
+        """Over the converged replicates: ``mean``, ``sd`` (divisor n - 1), and ``mean_se`` of the fixed effects.
+
+        A correlation counts where it exists: not where a standard deviation is estimated as zero.
+        """
+        rows = {}
+        for name, x in self.estimates().items():
+            x = x[self.converged]
+            x = x[~np.isnan(x)]
+            rows[name] = (x.mean() if len(x) else np.nan, x.std(ddof=1) if len(x) > 1 else np.nan, np.nan)
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", "mean_se"])
+        if np.any(self.converged):
+            table.iloc[: len(self.names.fixef), 2] = self.bse[self.converged].mean(axis=0)
+        return table
+
+    def __repr__(self) -> str:
+        n, counts = len(self), Counter(self.status.tolist())
+        criterion = "restricted" if self.names.reml else "maximum"
+        lines = [f"FitBatch of {n} replicate{'s' if n != 1 else ''}, by {criterion} likelihood"]
+        lines += [f"  {count} {Status(s).message}" for s, count in sorted(counts.items())]
+        lines += [f"  {np.sum(self.is_singular)} singular"]
+        table = self.summary()
+        shown = table.iloc[:_SHOWN]
+        if counts[Status.CONVERGED]:
+            cells = [_text.number_column(shown[c].to_numpy(), 4) for c in ("mean", "sd")]
+            rows = [("", "mean", "SD"), *zip(shown.index, *cells, strict=True)]
+            over = "" if counts[Status.CONVERGED] == n else " (of the converged)"
+            lines += ["", *_text.align(rows, [False, True, True], gap="  ")]
+            lines[-len(rows)] += over
+            lines += [f"... {len(table) - _SHOWN} more: summary()"] if len(table) > _SHOWN else []
+        return "\n".join(lines)
+
+    # ------------------------------------------------------------ files
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write everything to one Parquet file, exactly; ``jaxmm.load`` reads it.
+
+        The file is a plain table to other programs too, with a column for each number of a replicate. It appears
+        under its name whole or not at all.
+
+        Raises:
+            FileExistsError: there is a file, and ``overwrite`` is False.
+            FileNotFoundError: there is no such folder to put it into.
+            ImportError: pyarrow is not installed.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise IsADirectoryError(f"'{path}' is a folder: give the name of a file in it, as results.parquet")
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"'{path}' exists: choose another name, or overwrite=True to replace it")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder '{path.parent}' for '{path.name}': make it first")
+        self.write(path, overwrite)
+
+    def write(self, path: Path, overwrite: bool = True) -> None:
+        """As ``save``, without its questions."""
+        columns = schema(self.names)
+        arrays = {name: np.asarray(x, columns[name].kind) for name, x in self.columns.items()}
+        for name in [name for name, c in columns.items() if c.optional and c.labels == ()]:
+            del arrays[name]  # so that a file of what was there before is one as it was before
+        write_arrays(path, arrays, self.names.columns(), {"names": asdict(self.names)}, overwrite)
+
+    @classmethod
+    def of_file(cls, file: ArrayFile, arrays: dict[str, np.ndarray]) -> FitBatch:
+        """The arrays read, or to be read, from a file, with its names.
+
+        Raises:
+            ValueError: it is not a file of fits.
+        """
+        try:
+            return cls(Names.of_json(file.about["names"]), arrays)
+        except (KeyError, TypeError, ValueError):
+            other = f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there"
+            raise ValueError(other) from None
+
+
+def concatenate(parts: list[FitBatch]) -> FitBatch:
+    """Several as one, sorted by replicate."""
+    joined = {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns}
+    order = np.argsort(joined["replicate"], kind="stable")
+    return FitBatch(parts[0].names, {name: x[order] for name, x in joined.items()})
+
+
+def no_fits(names: Names) -> FitBatch:
+    """A batch without replicates."""
+    return FitBatch(names, blank(names, 0))

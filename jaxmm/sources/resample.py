@@ -1,0 +1,228 @@
+"""Responses of a fit's own data, resampled: its residuals and modes, or its groups.
+
+    Residual      y* = Xβ̂ + offset + Zu* + r*/√w      u* of the reflated modes, r* of the reflated residuals
+    Case          the response itself; level j of the outermost factor counts as often as it was drawn
+    LeaveOneOut   the response itself; replicate j is without level j
+
+Replicate k depends on the key and on k alone, to the bit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._compiled import Program
+from jaxmm._random import as_keys, check_key, replicate_words, words
+from jaxmm._types import Array
+from jaxmm.predict import linear_predictor, rows_used
+from jaxmm.sources.responses import Responses, Varying, fingerprint
+
+SINGULAR = 1e-8  # of an effect's variance: what is left of it, given the effects before it, is rounding
+
+
+# ---------------------------------------------------------------- reflation
+# With S = U'U/J the covariance of the centred modes and D = L_D L_D' that of the population (S is the smaller: modes
+# are shrunken), U* = U L_S^-T L_D' has the covariance D exactly (Carpenter, Goldstein & Rasbash 2003).  From U = QR,
+# L_S = R'/√J, so that U* = √J Q L_D'.  Where D is singular, an effect that the ones before it determine has no column
+# in L_D, and needs none in Q.
+def reflate(modes: np.ndarray, D: np.ndarray) -> np.ndarray:
+    """Modes (J, q) -> (J, q) with mean zero and covariance ``D`` (divisor J).
+
+    Raises:
+        ValueError: the modes do not vary in a direction in which D does.
+    """
+    L, free = singular_lower(D)
+    U = (modes - modes.mean(axis=0))[:, free]
+    if not U.shape[1]:
+        return np.zeros_like(modes)
+    scale = np.sqrt(np.mean(U**2, axis=0))
+    if len(U) <= U.shape[1] or np.any(scale == 0):
+        raise ValueError(f"{len(U)} levels do not vary in {U.shape[1]} directions, as the random effects do")
+    Q, R = np.linalg.qr(U / scale)
+    pivots = np.diag(R)
+    if np.any(np.abs(pivots) <= 1e-12 * np.sqrt(len(U))):
+        raise ValueError("the modes do not vary in all directions in which the random effects do")
+    return np.sqrt(len(U)) * (Q * np.sign(pivots)) @ L[:, free].T
+
+
+def singular_lower(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """L (q, q) lower triangular with LL' = D, and (q,) whether an effect varies given those before it; where it does
+    not, its column is zero."""
+    q = len(D)
+    L, free = np.zeros((q, q)), np.zeros(q, bool)
+    for k in range(q):
+        pivot = D[k, k] - L[k, :k] @ L[k, :k]
+        free[k] = pivot > SINGULAR * D[k, k]
+        if free[k]:
+            L[k, k] = np.sqrt(pivot)
+            L[k + 1 :, k] = (D[k + 1 :, k] - L[k + 1 :, :k] @ L[k, :k]) / L[k, k]
+    return L, free
+
+
+# ---------------------------------------------------------------- sources of responses
+class Residual(Responses):
+    """The residual bootstrap of a linear model (Carpenter, Goldstein & Rasbash 2003, Applied Statistics 52, 431-443).
+
+    The modes of each factor are centred and reflated to the covariance D̂, the residuals √w(y - Xβ̂ - Zû) to the
+    variance σ̂².  The levels of each factor draw from its modes with replacement, all effects of a level together; the
+    rows draw from the residuals.
+
+    Args:
+        fit: of a linear model.
+        n: replicates.
+        key: such as ``jax.random.key(0)``.
+
+    Raises:
+        ValueError: a generalised model, whose residuals have no common distribution; or modes that do not vary in a
+            direction in which the random effects do.
+    """
+
+    endless = True  # a block may go beyond n
+
+    def __init__(self, fit: Any, n: int, key: Any):
+        model = fit.model
+        if not model.likelihood.exact:
+            raise ValueError(
+                f"a residual bootstrap is for models of lmm, and this is a {model.likelihood.family.name} model of "
+                "glmm, whose residuals have distributions of their own: use kind='parametric' or kind='case'"
+            )
+        d, rows = model.design, rows_used(fit)
+        root = np.ones(len(d.y)) if d.weights is None else np.sqrt(d.weights)
+        residuals = root * (d.y - linear_predictor(fit, rows, {f.name for f in d.factors}))
+        residuals = residuals - residuals.mean()
+        size = np.sqrt(np.mean(residuals**2))
+        cov = fit.varcorr().cov
+        effects = []
+        for f, factor in enumerate(d.factors):
+            try:
+                effects.append(reflate(fit.modes[f], cov[factor.name].to_numpy()))
+            except ValueError as error:
+                raise ValueError(f"'{factor.name}': {error}; use kind='parametric'") from None
+        self.n, self._key, self.y = n, words(check_key(key)), d.y
+        self.effects, self.residuals = effects, residuals * (fit.sigma / size if size > 0 else 0.0)
+        Z = [np.hstack([t.Z for t in d.terms if t.factor == f]) for f in range(len(d.factors))]
+        self._arrays = (
+            linear_predictor(fit, rows, set()),
+            tuple((np.ascontiguousarray(z.T), f.codes, u) for z, f, u in zip(Z, d.factors, effects, strict=True)),
+            self.residuals,
+            1 / root,
+        )
+
+    def block(self, first: int, size: int) -> Varying:
+        with jax.enable_x64(True):
+            for_effects, for_rows = replicate_words(self._key, first, size)
+            return Varying(_residual(self._arrays, for_effects, for_rows))
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "responses": "residual bootstrap",
+            "n": self.n,
+            "key": [int(x) for x in self._key],
+            "y": fingerprint(self.y),
+        }
+
+
+@Program
+def _residual(arrays: Any, for_effects: Array, for_rows: Array) -> Array:
+    """(size, nobs), from two keys for each replicate."""
+    eta, factors, residuals, unit = arrays
+
+    def one(by_level: Array, by_row: Array) -> Array:
+        total = jnp.asarray(eta)
+        for own, (Z, codes, effects) in zip(jax.random.split(by_level, len(factors)), factors, strict=True):
+            drawn = jnp.asarray(effects)[_with_replacement(own, len(effects))]
+            total = total + sum(z * drawn[:, a][codes] for a, z in enumerate(Z))
+        return total + jnp.asarray(residuals)[_with_replacement(by_row, len(eta))] * unit
+
+    return jax.vmap(one)(as_keys(for_effects), as_keys(for_rows))
+
+
+class Case(Responses):
+    """The case bootstrap: as many levels of the outermost factor as there are, drawn with replacement.
+
+    The rows stay as they are, and ``Varying.copies`` (size, J) says how often each level counts; the levels of an inner
+    factor go with the outer one in which they lie, and each copy has its own random effects.
+
+    Args: as for ``Residual``, of any model.
+
+    Raises:
+        ValueError: crossed factors, none of which holds all of the others' levels.
+    """
+
+    endless = True
+    varies = frozenset({"y", "copies"})
+
+    def __init__(self, fit: Any, n: int, key: Any):
+        outer = outermost(fit.model)
+        if outer is None:
+            names = " and ".join(f"'{f.name}'" for f in fit.model.design.factors)
+            raise ValueError(
+                f"{names} are crossed, so that there are no independent groups to draw: use kind='parametric', or "
+                "kind='residual' for a linear model"
+            )
+        d = fit.model.design
+        self.n, self._key, self.y = n, words(check_key(key)), d.y
+        self.levels = len(d.factors[outer].levels)
+
+    def block(self, first: int, size: int) -> Varying:
+        with jax.enable_x64(True):
+            for_levels, _ = replicate_words(self._key, first, size)
+            return Varying(jnp.broadcast_to(self.y, (size, len(self.y))), copies=_copies(for_levels, self.levels))
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "responses": "case bootstrap",
+            "n": self.n,
+            "key": [int(x) for x in self._key],
+            "y": fingerprint(self.y),
+        }
+
+
+@partial(Program, static_argnums=(1,))
+def _copies(data: Array, levels: int) -> Array:
+    """(size, levels) float64, from a key for each replicate."""
+
+    def one(key: Array) -> Array:
+        return jnp.zeros(levels).at[_with_replacement(key, levels)].add(1.0)
+
+    return jax.vmap(one)(as_keys(data))
+
+
+class LeaveOneOut(Responses):
+    """The fit's response without each level of the outermost factor in turn, as ``copies`` of 0 and 1.
+
+    Args:
+        fit: of a model whose factors are nested in each other, or has one.
+    """
+
+    varies = frozenset({"y", "copies"})
+
+    def __init__(self, fit: Any):
+        outer = outermost(fit.model)
+        assert outer is not None
+        self.y = fit.model.design.y
+        self.n = len(fit.model.design.factors[outer].levels)
+
+    def block(self, first: int, size: int) -> Varying:
+        copies = np.ones((size, self.n))
+        copies[np.arange(size), first + np.arange(size)] = 0.0
+        return Varying(np.broadcast_to(self.y, (size, len(self.y))), copies=copies)
+
+    def identity(self) -> dict[str, Any]:
+        return {"responses": "leave one out", "n": self.n, "y": fingerprint(self.y)}
+
+
+def outermost(model: Any) -> int | None:
+    """The factor of the design in whose levels all other factors' levels lie; None if there is none."""
+    plan = model.elimination
+    return None if plan.rest else plan.chain[-1]
+
+
+def _with_replacement(key: Array, size: int) -> Array:
+    """As many of 0 .. size - 1."""
+    return jax.random.randint(key, (size,), 0, size, jnp.int32)
