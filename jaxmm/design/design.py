@@ -1,50 +1,27 @@
-"""Terms + a table -> Design: the arrays of a mixed model, and what is needed to make them for new rows.
+"""Design: the arrays of a mixed model, and what is needed to make them for new rows.
 
     y (n,), trials (n,), X (n, p), per random-effects term Z (n, q) with the codes of its grouping factor,
     weights (n,), offset (n,)
 
-The n rows are those with nothing missing in any column of the model, with a weight above zero and, where there are
-trials, with a trial; levels and contrasts come from these rows alone, knots, centres and polynomials from all rows in
-which their own columns are there. Z is never expanded over
-levels: the row i of a term touches the q effects of level `codes[i]`. Columns, names and their order are those of R's
-`model.matrix`; aliased columns of X are dropped as R's `qr` drops them.
+Z is never expanded over levels: the row i of a term touches the q effects of level `codes[i]`. `building.build` makes
+it of formulas and a table, `from_arrays` of arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxmm.design import syntax as _syntax
-from jaxmm.design import terms as _terms
 from jaxmm.design.columns import DataError, Table
-from jaxmm.design.formula import Terms
 from jaxmm.design.grouping import Grouping
-from jaxmm.design.inputs import (
-    Frame,
-    argument_offset,
-    check_contrasts,
-    complete_rows,
-    counted_rows,
-    dot_columns,
-    formula_offset,
-    model_columns,
-    new_offset,
-    row_offset,
-    row_weights,
-)
-from jaxmm.design.modelmatrix import ModelMatrix, fit_matrix, independent_columns
-from jaxmm.design.predictor import MEAN, Bars, Factor, Predictor, RandomTerm, constant, fit_predictor
-from jaxmm.design.remarks import remarks
-from jaxmm.design.response import Response, any_trial, check_spelling, other_rows, read_response
-from jaxmm.design.syntax import Expr, FormulaError
-from jaxmm.families import Family
-
-__all__ = ["DataError", "Design", "Factor", "NewData", "RandomTerm", "build"]
+from jaxmm.design.inputs import Frame, formula_offset, new_offset
+from jaxmm.design.modelmatrix import ModelMatrix
+from jaxmm.design.predictor import MEAN, Factor, Predictor, RandomTerm
+from jaxmm.design.syntax import Expr
 
 
 @dataclass(frozen=True)
@@ -162,7 +139,7 @@ class Design:
         if offset is not None:
             total = total + new_offset(offset, frame, n)
         further = tuple(p.rows(frame, n, spec.memory) for p in self.further)
-        return _new_data(self, frame, X, total, further, table.index, needed)
+        return new_data(self, frame, X, total, further, table.index, needed)
 
     def _needed(self, need_groups: bool | Collection[str]) -> set[str]:
         names = [f.name for f in self.factors]
@@ -174,165 +151,7 @@ class Design:
         return set(need_groups)
 
 
-def build(
-    terms: Terms,
-    data: Any,
-    *,
-    further: Mapping[str, Terms | None] | None = None,
-    family: Family | None = None,
-    weights: Any = None,
-    offset: Any = None,
-    contrasts: Mapping[str, str] | None = None,
-    missing: Literal["drop", "raise"] = "drop",
-) -> Design:
-    """The design of a formula on a table.
-
-    Args:
-        terms: from `formula.parse`.
-        further: parameters after the mean that have a predictor: their formulas, None for "~ 1".
-        data: a pandas, polars or pyarrow table, or a mapping of columns. Only the model's columns are looked
-        at.
-        family: what the response must be; None for a linear mixed model, which takes any numbers.
-        weights, offset: a column's name, or an array (N,) over the rows of `data`. The weights of a proportion are
-        its trials.
-        contrasts: column -> "treatment", "sum", "helmert" or "poly"; they hold in X and in Z.
-        missing: what to do with a missing value in a column of the model.
-
-    Raises:
-        DataError: the data cannot be used; the message names column, row and remedy.
-        FormulaError: the formula has no bar, or '.' where no column is left.
-    """
-    if missing not in ("drop", "raise"):
-        raise DataError(f"missing must be 'drop' or 'raise', not {missing!r}")
-    further = further or {}
-    written = {name: part for name, part in further.items() if part is not None}
-    if not terms.bars and not any(part.bars for part in written.values()):
-        raise DataError(
-            f"'{terms.text}' has no random-effects term: add one such as (1 | group); "
-            "for an ordinary regression use statsmodels"
-        )
-    check_spelling(terms.response, family)
-    table = Table(data)
-    if len(table) == 0:
-        raise DataError("the table has no rows")
-    fixed = {MEAN: _terms.expand(terms.fixed, dot=dot_columns(terms, table, weights, offset), text=terms.text)}
-    fixed |= {name: _expanded(part) for name, part in written.items()}
-    bars = [(name, part.text, b) for name, part in {MEAN: terms, **written}.items() for b in part.bars]
-    left = [_terms.expand(_syntax.read(b.left), text=text) for _, text, b in bars]
-    parts = [*fixed.values(), *left]
-    for part in parts:
-        if any(str(v) == str(terms.response) for v in part.variables):
-            raise DataError(f"the response '{terms.response}' stands on the right of '~' too: leave it out there")
-    group_exprs = [tuple(_syntax.read(g) for g in b.group) for _, _, b in bars]
-    coding = check_contrasts(contrasts, parts, table)
-
-    offsets = [expr for part in (terms, *written.values()) for expr in part.offsets]
-    sources = model_columns(terms.response, table, parts, offsets, group_exprs, weights, offset)
-    used = complete_rows(sources, len(table), missing)
-    weight_values = row_weights(weights, table, used)
-    index = table.index if used is None else table.index[used]
-    kept = np.ones(len(index), dtype=bool) if weight_values is None else weight_values > 0
-    if not kept.any():
-        raise DataError("all weights are zero: no row is left")
-    some = any_trial(terms.response, Frame(table, used, ""), len(index))
-    if some is not None:
-        kept = kept & some
-        if not kept.any():
-            raise DataError(f"no row has a trial: '{terms.response}' is zero of zero in each that counts")
-    rows = counted_rows(used, kept, len(table))
-    labels = index if kept.all() else index[kept]
-    n = len(labels)
-    frame = Frame(table, rows, "")
-
-    memory: dict[str, Any] = {}
-    response = read_response(
-        terms.response, frame, memory, family, None if weight_values is None else weight_values[kept], labels
-    )
-    if response.weights_are_trials:
-        weight_values = None
-    X, matrix = fit_matrix(fixed[MEAN], frame, n, memory, coding, labels)
-    kept_columns = independent_columns(X)
-    names = np.array(matrix.columns, dtype=object)
-    dropped = tuple(np.delete(names, kept_columns))
-    if len(kept_columns) >= n:
-        raise DataError(
-            f"X has {X.shape[1]} columns and the data have {n} rows: there is nothing left to estimate "
-            f"{'the residual variance' if family is None else 'a variance'} from; {_widest(matrix)}use fewer terms or "
-            "more rows"
-        )
-    if dropped:
-        X = np.ascontiguousarray(X[:, kept_columns])
-
-    others = tuple(
-        constant(name, n) if part is None else fit_predictor(name, part, fixed[name], frame, memory, coding, labels)
-        for name, part in further.items()
-    )
-    random = Bars.none()
-    for (name, _, bar), part, exprs in zip(bars, left, group_exprs, strict=True):
-        random.add(bar, part, exprs, name, frame, memory, coding, labels)
-    spec = Spec(
-        matrix=matrix,
-        kept_columns=kept_columns,
-        offsets=terms.offsets,
-        offset_column=offset if isinstance(offset, str) else None,
-        offset_array=offset is not None and not isinstance(offset, str),
-        bars=tuple(random.matrices),
-        groupings=tuple(random.groupings),
-        memory=memory,
-    )
-    design = Design(
-        formula=terms.text,
-        response=str(terms.response),
-        y=response.y,
-        X=X,
-        columns=tuple(names[kept_columns]),
-        dropped=dropped,
-        factors=tuple(random.factors),
-        terms=tuple(random.terms),
-        weights=None if weight_values is None else weight_values[kept],
-        offset=row_offset(terms.offsets, offset, frame, memory, labels),
-        index=index,
-        kept=kept,
-        held_out=None,
-        n_missing=len(table) - len(index),
-        y_all=response.y,
-        weights_all=weight_values,
-        spec=spec,
-        trials=response.trials,
-        trials_all=response.trials,
-        success=None if response.levels is None else response.levels[1],
-        remarks=remarks(table, parts, group_exprs, coding),
-        further=others,
-    )
-    return design if kept.all() else _with_held_out(design, terms, table, used, offset, family, response)
-
-
-def _expanded(part: Terms) -> _terms.TermList:
-    """The fixed part of a further parameter.
-
-    Raises:
-        FormulaError: '.', which stands for the columns of the mean alone; or nothing on the right.
-    """
-    if "." in _syntax.names(part.fixed):
-        raise FormulaError("'.' stands for columns in the formula of the mean only: name them here", part.text, 0)
-    fixed = _terms.expand(part.fixed, text=part.text)
-    if not fixed.terms and not fixed.intercept:
-        raise FormulaError("this formula leaves nothing: leave the argument out, or write '~ 1'", part.text, 0)
-    return fixed
-
-
-def _widest(matrix: ModelMatrix) -> str:
-    """A word about a factor of many levels: mostly it is numbers that were read as text."""
-    wide = max(matrix.variables, key=lambda v: 0 if v.labels is None else len(v.labels), default=None)
-    if wide is None or wide.labels is None or len(wide.labels) < 10:
-        return ""
-    return (
-        f"'{wide.expr}' is a factor of {len(wide.labels)} levels (such as {str(wide.labels[0])!r}): if these are "
-        "numbers, convert the column (pandas.to_numeric), or let it be a grouping factor; else "
-    )
-
-
-def _new_data(
+def new_data(
     design: Design,
     frame: Frame,
     X: np.ndarray,
@@ -364,38 +183,3 @@ def _new_data(
         for term, matrix in zip(design.terms, spec.bars, strict=True)
     )
     return NewData(X, Z, tuple(codes), offset, index, new_levels, further)  # pyright: ignore
-
-
-def _with_held_out(
-    design: Design,
-    terms: Terms,
-    table: Table,
-    used: np.ndarray | None,
-    offset: Any,
-    family: Family | None,
-    response: Response,
-) -> Design:
-    """The same design with the rows that do not count evaluated: they still get a fitted value."""
-    spec = design.spec
-    out = ~design.kept
-    rows = np.flatnonzero(used)[out] if used is not None else np.flatnonzero(out)
-    frame = Frame(table, rows, "")
-    index = design.index[out]
-    n = len(index)
-    X = spec.matrix.rows(frame, n, spec.memory, unseen="nan")[:, spec.kept_columns]
-    total = formula_offset(spec.offsets, frame, spec.memory, n)
-    if offset is not None:
-        total = total + argument_offset(offset, frame)
-    further = tuple(p.rows(frame, n, spec.memory, unseen="nan") for p in design.further)
-    new = _new_data(design, frame, X, total, further, index, {f.name for f in design.factors}, "nan")
-    y, trials = other_rows(terms.response, frame, spec.memory, family, response, n)
-    y_all, trials_all = _over_all(design.kept, design.y, y), None
-    if design.trials is not None and trials is not None:
-        trials_all = _over_all(design.kept, design.trials, trials)
-    return replace(design, held_out=new, y_all=y_all, trials_all=trials_all)
-
-
-def _over_all(kept: np.ndarray, counted: np.ndarray, others: np.ndarray) -> np.ndarray:
-    values = np.empty(len(kept))
-    values[kept], values[~kept] = counted, others
-    return values

@@ -73,35 +73,7 @@ def design_from_arrays(
             f"names repeats {next(c for c in columns if columns.count(c) > 1)!r}: each column needs its own"
         )
     for k, term in enumerate(terms):
-        if not isinstance(term, Term):
-            raise TypeError(f"term {k} must be a jaxmm.Term(Z, codes), not {type(term).__name__}")
-        Z = numbers(f"Z of term {k}", term.Z)
-        Z = Z[:, None] if Z.ndim == 1 else Z
-        codes = np.asarray(term.codes)
-        if Z.shape[0] != n or codes.shape != (n,):
-            raise DataError(f"term {k}: Z {Z.shape} and codes {codes.shape} must have {n} rows")
-        check_finite_array(f"Z of term {k}", Z)
-        if pd.isna(codes).any():
-            raise DataError(f"codes of term {k} are missing in row {int(np.flatnonzero(pd.isna(codes))[0])} (from 0)")
-        labels, codes = np.unique(codes, return_inverse=True)
-        name = term.name or f"g{k}"
-        known = next((i for i, f in enumerate(factors) if f.name == name), None)
-        if known is None:
-            factors.append(Factor(name, labels.astype(str).astype(object), codes.astype(np.int32)))
-            known = len(factors) - 1
-        elif not np.array_equal(factors[known].codes, codes):
-            raise DataError(f"two terms are called {name!r} but have different codes: give them different names")
-        before = sum(len(t.effects) for t in random if t.factor == known)
-        given = term.effects if term.effects is not None else [f"z{before + j}" for j in range(Z.shape[1])]
-        effects = tuple(given)
-        if len(effects) != Z.shape[1]:
-            raise DataError(f"term {k}: effects has {len(effects)} names for {Z.shape[1]} columns of Z")
-        at = None if term.at is None else numbers(f"at of term {k}", term.at)
-        if at is not None:
-            check_finite_array(f"at of term {k}", at)
-        structure = covariance.get(term.kind, Z.shape[1])
-        _check_structure(k, structure, Z, at)
-        random.append(RandomTerm(known, effects, Z, structure, at))
+        random.append(_random_term(k, term, n, factors, random))
     for label, values in (("y", y), ("X", X), ("weights", weights), ("offset", offset)):
         if values is not None:
             check_finite_array(label, numbers(label, values))
@@ -122,6 +94,39 @@ def design_from_arrays(
         trials=trials, trials_all=trials,
         further=() if family is None else tuple(constant(p.name, n) for p in family.further),
     )  # fmt: skip
+
+
+def _random_term(k: int, term: Term, n: int, factors: list[Factor], random: list[RandomTerm]) -> RandomTerm:
+    """Term k of a model of n rows, checked; its factor joins ``factors`` where no term before has had it."""
+    if not isinstance(term, Term):
+        raise TypeError(f"term {k} must be a jaxmm.Term(Z, codes), not {type(term).__name__}")
+    Z = numbers(f"Z of term {k}", term.Z)
+    Z = Z[:, None] if Z.ndim == 1 else Z
+    codes = np.asarray(term.codes)
+    if Z.shape[0] != n or codes.shape != (n,):
+        raise DataError(f"term {k}: Z {Z.shape} and codes {codes.shape} must have {n} rows")
+    check_finite_array(f"Z of term {k}", Z)
+    if pd.isna(codes).any():
+        raise DataError(f"codes of term {k} are missing in row {int(np.flatnonzero(pd.isna(codes))[0])} (from 0)")
+    labels, codes = np.unique(codes, return_inverse=True)
+    name = term.name or f"g{k}"
+    known = next((i for i, f in enumerate(factors) if f.name == name), None)
+    if known is None:
+        factors.append(Factor(name, labels.astype(str).astype(object), codes.astype(np.int32)))
+        known = len(factors) - 1
+    elif not np.array_equal(factors[known].codes, codes):
+        raise DataError(f"two terms are called {name!r} but have different codes: give them different names")
+    before = sum(len(t.effects) for t in random if t.factor == known)
+    given = term.effects if term.effects is not None else [f"z{before + j}" for j in range(Z.shape[1])]
+    effects = tuple(given)
+    if len(effects) != Z.shape[1]:
+        raise DataError(f"term {k}: effects has {len(effects)} names for {Z.shape[1]} columns of Z")
+    at = None if term.at is None else numbers(f"at of term {k}", term.at)
+    if at is not None:
+        check_finite_array(f"at of term {k}", at)
+    structure = covariance.get(term.kind, Z.shape[1])
+    _check_structure(k, structure, Z, at)
+    return RandomTerm(known, effects, Z, structure, at)
 
 
 def _check_structure(k: int, structure: Covariance, Z: np.ndarray, at: np.ndarray | None) -> None:

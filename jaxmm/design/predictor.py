@@ -51,7 +51,7 @@ class RandomTerm:
 
 @dataclass(frozen=True)
 class Predictor:
-    """The fixed part of a further parameter: X (n, p) with the names `columns`, the aliased ones named in `dropped`;
+    """The fixed part of a parameter: X (n, p) with the names `columns`, the aliased ones named in `dropped`;
     offset (n,) or None. `matrix`, `kept_columns` and `offsets` make the same for new rows; matrix is None without a
     formula.
     """
@@ -91,17 +91,18 @@ def fit_predictor(
     memory: dict[str, Any],
     coding: dict[str, str],
     labels: pd.Index,
+    offset: Any = None,
 ) -> Predictor:
-    """The fixed part of a further parameter on the fit's rows, `labels`; as many columns as are independent."""
+    """The fixed part of a parameter on the fit's rows, `labels`; as many columns as are independent. `offset` is an
+    argument beside those of the formula: a column's name, or an array over the whole table."""
     n = len(labels)
     X, matrix = fit_matrix(fixed, frame, n, memory, coding, labels)
     kept = independent_columns(X)
     names = np.array(matrix.columns, dtype=object)
-    offset = row_offset(terms.offsets, None, frame, memory, labels)
-    return Predictor(
-        name, terms.text, np.ascontiguousarray(X[:, kept]), tuple(names[kept]), tuple(np.delete(names, kept)), offset,
-        matrix, kept, terms.offsets,
-    )  # fmt: skip
+    total = row_offset(terms.offsets, offset, frame, memory, labels)
+    X = X if len(kept) == len(names) else np.ascontiguousarray(X[:, kept])
+    dropped = tuple(np.delete(names, kept))
+    return Predictor(name, terms.text, X, tuple(names[kept]), dropped, total, matrix, kept, terms.offsets)
 
 
 # ---------------------------------------------------------------- bars

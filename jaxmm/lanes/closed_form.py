@@ -140,24 +140,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     K, whiten, rank = K[first], whiten[first], there.sum(axis=1)[first]
     B = whiten @ ZX
     J = len(A)
-    rows, counts, others, members = [], [], [], []
-    for k in range(pattern.max() + 1):
-        inside = np.flatnonzero(pattern == k)
-        flat = B[inside].reshape(len(inside), -1)
-        U, size, _ = np.linalg.svd(flat, full_matrices=False)
-        keep = U[:, size > RANK * max(size.max(initial=0.0), 1e-300)].T if p else U[:, :0].T
-        if not len(keep):
-            keep = np.zeros((1, len(inside)))
-        if len(inside) - len(keep) < A.shape[1]:  # too few would be left for their cross-product to be worth it
-            keep = np.eye(len(inside))
-        for i, row in enumerate(keep):
-            full = np.zeros(J)
-            full[inside] = row
-            rows.append(full)
-            counts.append(len(inside) if i == 0 else 0)
-            left = len(inside) - int(np.any(keep, axis=1).sum())
-            others.append(left if i == 0 else 0)
-            members.append(np.isin(np.arange(J), inside) * float(i == 0 and left > 0))
+    rows, counts, others, members = _rotation(B, pattern, A.shape[1])
     collapsed = collapse and len(rows) <= GAIN * J
     XX = np.asarray(gram.total)[:p, :p] - np.einsum("jap,jak->pk", B, B)
     v, U = np.linalg.eigh(XX)
@@ -192,6 +175,31 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
         moments=moment_equations(A, np.ones(J), float(gram.n_obs), s, gram.inputs),
     )
     return jax.device_put(Blocks(**shared, structure=s, cells=cells_of_factor(gram)))
+
+
+def _rotation(B: np.ndarray, pattern: np.ndarray, q: int) -> tuple[list, list, list, list]:
+    """Of the levels of each pattern as many rows (J,) as their B (q, p) span, and how many levels stand behind each row
+    that begins a pattern, how many of them it leaves for a cross-product, and which: zero in the other rows."""
+    rows, counts, others, members = [], [], [], []
+    J = len(B)
+    for k in range(pattern.max() + 1):
+        inside = np.flatnonzero(pattern == k)
+        flat = B[inside].reshape(len(inside), -1)
+        U, size, _ = np.linalg.svd(flat, full_matrices=False)
+        keep = U[:, size > RANK * max(size.max(initial=0.0), 1e-300)].T if B.shape[2] else U[:, :0].T
+        if not len(keep):
+            keep = np.zeros((1, len(inside)))
+        if len(inside) - len(keep) < q:  # too few would be left for their cross-product to be worth it
+            keep = np.eye(len(inside))
+        for i, row in enumerate(keep):
+            full = np.zeros(J)
+            full[inside] = row
+            rows.append(full)
+            counts.append(len(inside) if i == 0 else 0)
+            left = len(inside) - int(np.any(keep, axis=1).sum())
+            others.append(left if i == 0 else 0)
+            members.append(np.isin(np.arange(J), inside) * float(i == 0 and left > 0))
+    return rows, counts, others, members
 
 
 def patterns(A: np.ndarray) -> np.ndarray:

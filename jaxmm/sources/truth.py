@@ -18,6 +18,7 @@ from jaxmm.covariance import free
 from jaxmm.fitted import Fitted
 from jaxmm.layout import Parameters
 from jaxmm.prepared import Prepared
+from jaxmm.sources.given import check_names, listed, matrix, number, vector
 from jaxmm.tables import correlation
 
 ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion", "zero_inflation", "family_params")
@@ -93,16 +94,16 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
     if isinstance(truth, Fitted):
         return _of_fit(model, truth)
     if not isinstance(truth, Mapping):
-        raise TypeError(f"truth must be a Fit, or a mapping with {_names(ACCEPTED)}; not {truth!r}")
-    _check_names("truth", truth, ACCEPTED)
+        raise TypeError(f"truth must be a Fit, or a mapping with {listed(ACCEPTED)}; not {truth!r}")
+    check_names("truth", truth, ACCEPTED)
     d = model.design
     sides = {"fixef": d.columns} | {GIVEN_AS.get(p.name, p.name): p.columns for p in d.further}
     if "zero_inflation" in truth and "zero_inflation" not in sides:
         raise ValueError("the model has no zero inflation: leave 'zero_inflation' out of truth")
     for name, needed in (sides | {"sd": _effects(model)}).items():
         if needed and name not in truth:
-            raise ValueError(f"truth lacks {name!r}, of {_names(needed)}")
-    beta = np.concatenate([_vector(name, "column", truth.get(name, ()), columns) for name, columns in sides.items()])
+            raise ValueError(f"truth lacks {name!r}, of {listed(needed)}")
+    beta = np.concatenate([vector(name, "column", truth.get(name, ()), columns) for name, columns in sides.items()])
     sigma, phi = _scale(model, truth)
     lams = _factors(model, truth["sd"], truth.get("corr"))
     _check_structures(model, lams)
@@ -117,12 +118,12 @@ def _extras(family: Any, given: Any) -> tuple[np.ndarray, ...]:
             raise ValueError(f"the {family.name} family has no further parameters: leave 'family_params' out of truth")
         return ()
     if given is None:
-        raise ValueError(f"truth lacks 'family_params', of {_names(labels)}")
-    values = dict(zip(labels, _vector("family_params", "parameter", given, tuple(labels)), strict=True))
+        raise ValueError(f"truth lacks 'family_params', of {listed(labels)}")
+    values = dict(zip(labels, vector("family_params", "parameter", given, tuple(labels)), strict=True))
     own = [np.array([values[label] for label in e.labels]) for e in family.extras]
     for e, x in zip(family.extras, own, strict=True):
         if not np.all(np.isfinite(e.map.raw(x))):
-            raise ValueError(f"family_params: {_names(e.labels)} cannot be {x.tolist()}")
+            raise ValueError(f"family_params: {listed(e.labels)} cannot be {x.tolist()}")
     return tuple(x[0] if len(x) == 1 else x for x in own)
 
 
@@ -187,7 +188,7 @@ def _theta(start: Any, num_theta: int) -> np.ndarray:
     if array.shape != (num_theta,) or not np.all(np.isfinite(array)):
         raise ValueError(
             f"start must be {num_theta} finite number{'s' if num_theta > 1 else ''}, the covariance factor "
-            f"as in fit.theta; got {start!r}; a Fit, a Truth, or a mapping with {_names(ACCEPTED)} will do too"
+            f"as in fit.theta; got {start!r}; a Fit, a Truth, or a mapping with {listed(ACCEPTED)} will do too"
         )
     return array
 
@@ -197,7 +198,7 @@ def _of_fit(model: Prepared, fit: Fitted) -> Truth:
     d, theirs = model.design, fit.model.design
     other = None
     if d.coefficients != theirs.coefficients:
-        other = f"its fixed effects are {_names(theirs.coefficients)}, the model's {_names(d.coefficients)}"
+        other = f"its fixed effects are {listed(theirs.coefficients)}, the model's {listed(d.coefficients)}"
     elif _effects(model) != _effects(fit.model):
         other = f"its random effects are {_effects(fit.model)}, the model's {_effects(model)}"
     elif repr(fit.family) != repr(model.likelihood.family):
@@ -216,7 +217,7 @@ def _checked(model: Prepared, truth: Truth) -> Truth:
     beta = np.asarray(truth.beta, float)
     lams = tuple(np.asarray(lam, float) for lam in truth.lams)
     if beta.shape != (len(model.design.coefficients),):
-        raise ValueError(f"truth has beta of shape {beta.shape}; the columns are {_names(model.design.coefficients)}")
+        raise ValueError(f"truth has beta of shape {beta.shape}; the columns are {listed(model.design.coefficients)}")
     effects = _effects(model)
     shapes = [lam.shape for lam in lams]
     if shapes != [(len(names), len(names)) for names in effects.values()]:
@@ -254,7 +255,7 @@ def _scale(model: Prepared, truth: Mapping[str, Any]) -> tuple[float, float]:
         raise ValueError(f"truth lacks {what}")
     if len(given) == 2:
         raise ValueError("truth has both 'sigma' and 'dispersion', its square: give one of them")
-    value = _number(given[0], truth[given[0]])
+    value = number(given[0], truth[given[0]])
     if value < 0 or (value == 0 and not model.likelihood.precisions):
         raise ValueError(f"{given[0]} must be positive, not {value:g}")
     if not family.has_scale:
@@ -272,13 +273,13 @@ def _factors(model: Prepared, sd: Any, corr: Any) -> tuple[np.ndarray, ...]:
     corr = {} if corr is None else corr
     if not isinstance(corr, Mapping):
         raise ValueError(f"corr must be a mapping grouping factor -> correlations of {effects}; not {corr!r}")
-    _check_names("sd", sd, effects, "grouping factor")
-    _check_names("corr", corr, effects, "grouping factor")
+    check_names("sd", sd, effects, "grouping factor")
+    check_names("corr", corr, effects, "grouping factor")
     lams = []
     for (group, names), has in zip(effects.items(), _correlated(model), strict=True):
         if group not in sd:
-            raise ValueError(f"sd lacks the grouping factor {group!r}, with the effects {_names(names)}")
-        sds = _vector(f"sd of {group!r}", "effect", sd[group], names)
+            raise ValueError(f"sd lacks the grouping factor {group!r}, with the effects {listed(names)}")
+        sds = vector(f"sd of {group!r}", "effect", sd[group], names)
         if np.any(sds < 0):
             i = int(np.argmin(sds))
             raise ValueError(f"sd of {group!r}: the standard deviation of {names[i]!r} is negative, {sds[i]:g}")
@@ -295,18 +296,18 @@ def _correlations(group: str, given: Any, names: tuple[str, ...], sds: np.ndarra
     if isinstance(given, Mapping):
         for pair, value in given.items():
             if not isinstance(pair, tuple) or len(pair) != 2 or not set(pair) <= set(names) or pair[0] == pair[1]:
-                raise ValueError(f"{what}: {pair!r} is no pair of two effects of {_names(names)}")
+                raise ValueError(f"{what}: {pair!r} is no pair of two effects of {listed(names)}")
             i, k = map(names.index, pair)
-            value = _number(what, value)
+            value = number(what, value)
             if R[i, k] not in (0.0, value):
                 raise ValueError(f"{what}: two values for {pair!r}")
             R[i, k] = R[k, i] = value
     elif np.ndim(given) == 0:
         if q != 2:
-            raise ValueError(f"{what}: a number is for two effects, and there are {_names(names)}: give a matrix")
-        R[0, 1] = R[1, 0] = _number(what, given)
+            raise ValueError(f"{what}: a number is for two effects, and there are {listed(names)}: give a matrix")
+        R[0, 1] = R[1, 0] = number(what, given)
     else:
-        R = _matrix(what, given, names)
+        R = matrix(what, given, names)
         nothing = (sds[:, None] == 0) | (sds[None, :] == 0)  # as VarCorr.corr has them: not a number
         R = np.where(nothing & np.isnan(R), np.eye(q), R)
         if not np.all(np.isfinite(R)):
@@ -355,61 +356,3 @@ def _correlated(model: Prepared) -> list[np.ndarray]:
 
 def _no_correlation(group: str, a: str, b: str) -> str:
     return f"the model has no correlation of {a!r} and {b!r} within {group!r}: leave it out of corr, or write one term"
-
-
-def _vector(what: str, kind: str, given: Any, names: tuple[str, ...]) -> np.ndarray:
-    """One finite number for each name."""
-    if hasattr(given, "to_dict") and hasattr(given, "index"):
-        given = given.to_dict()
-    if isinstance(given, Mapping):
-        _check_names(what, given, names, kind)
-        lacking = [name for name in names if name not in given]
-        if lacking:
-            raise ValueError(f"{what} lacks {_names(lacking)}; it needs {_names(names)}")
-        given = [given[name] for name in names]
-    values = _numbers(what, given)
-    if values.ndim == 0 and len(names) == 1:
-        values = values[None]
-    if values.shape != (len(names),):
-        got = "one number" if values.ndim == 0 else f"an array of shape {values.shape}"
-        raise ValueError(f"{what} must be {len(names)} numbers, of {_names(names)}; got {got}")
-    if not np.all(np.isfinite(values)):
-        i = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"{what}: the number of {names[i]!r} is {values[i]}, and must be finite")
-    return values
-
-
-def _matrix(what: str, given: Any, names: tuple[str, ...]) -> np.ndarray:
-    """(q, q); a labelled table by its labels."""
-    if hasattr(given, "loc"):
-        if set(given.index) != set(names) or set(given.columns) != set(names):
-            raise ValueError(f"{what} must have the rows and columns {_names(names)}")
-        given = given.loc[list(names), list(names)]
-    values = _numbers(what, given)
-    if values.shape != (len(names), len(names)):
-        raise ValueError(f"{what} must be a matrix of {_names(names)}; got shape {values.shape}")
-    return values
-
-
-def _number(what: str, given: Any) -> float:
-    value = _numbers(what, given)
-    if value.ndim or not np.isfinite(value):
-        raise ValueError(f"{what} must be a finite number, not {given!r}")
-    return float(value)
-
-
-def _numbers(what: str, given: Any) -> np.ndarray:
-    try:
-        return np.asarray(given, float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} must be numbers, not {given!r}") from None
-
-
-def _check_names(what: str, given: Any, accepted: Any, kind: str = "key") -> None:
-    unknown = [name for name in given if name not in accepted]
-    if unknown:
-        raise ValueError(f"{what} has no {kind} {unknown[0]!r}; accepted: {_names(accepted)}")
-
-
-def _names(names: Any) -> str:
-    return ", ".join(map(repr, names)) or "none"
