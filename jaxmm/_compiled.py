@@ -2,8 +2,8 @@
 
 A compiled program takes memory of its own and up to several hundred of the memory maps that a process may have (65,530
 on Linux), and JAX keeps all that a jitted function was ever compiled for.  Here each combination of shapes and static
-arguments is a jitted function of its own: the store holds ``MOST`` of them, and what it drops is freed as soon as
-nobody else works with it.
+arguments is a jitted function of its own: the store holds ``costs.PROGRAMS_KEPT`` of them, and what it drops is freed
+as soon as nobody else works with it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-MOST = 64  # programs kept: a fit needs 1 to 5, a batch 3 to 6, and each takes up to 30 MB and 400 maps
-DROPPED = 16  # programs after which what they leave behind is collected: it takes 0.1 s
-SMALL = 4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
+from jaxmm import costs
+
 # one piece of code for each program, not optimised: ready in a third of the time, in a fifth of the maps
 QUICK = {
     "xla_backend_optimization_level": 0,
@@ -60,7 +59,7 @@ class _Store:
                     self.dropped += 1
             else:
                 self.kept.move_to_end(key)
-            many = self.dropped >= DROPPED
+            many = self.dropped >= costs.PROGRAMS_DROPPED
             self.dropped = 0 if many else self.dropped
         if many:
             give_back()
@@ -71,7 +70,7 @@ class _Store:
             self.kept.clear()
 
 
-STORE = _Store(MOST)
+STORE = _Store(costs.PROGRAMS_KEPT)
 
 
 @cache
@@ -107,7 +106,7 @@ class Program:
         static = tuple(args[i] for i in sorted(self.static))
         leaves, tree = jax.tree.flatten([x for i, x in enumerate(args) if i not in self.static])
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "dtype") else type(x) for x in leaves)
-        quick = self.size is not None and self.size(*args) < SMALL
+        quick = self.size is not None and self.size(*args) < costs.SMALL_PROGRAM
         return STORE.get((self, quick, static, tree, shapes), lambda: self._jitted(quick))
 
     def __call__(self, *args: Any) -> Any:
@@ -122,15 +121,11 @@ class Program:
         return jax.jit(own, static_argnums=tuple(self.static), compiler_options=options or None)
 
 
-LONG = 1 << 16  # numbers from which padding costs more than a program
-SHORT = 256  # numbers up to which all functions of rows share one program
-
-
 def bucket(n: int) -> int:
     """A length of at least n, so that arrays of nearly one length share their programs: at most a quarter more, or an
     eighth of what is not small."""
-    step = 1 << max(5, n.bit_length() - (3 if n < SMALL else 4))
-    return n if n > LONG else -(-n // step) * step
+    step = 1 << max(5, n.bit_length() - (3 if n < costs.SMALL_PROGRAM else 4))
+    return n if n > costs.LONG_ROWS else -(-n // step) * step
 
 
 def filled(x: np.ndarray, length: int, value: float) -> np.ndarray:
@@ -153,5 +148,5 @@ class Elementwise:
         """``shared``: what all elements have in common; the function takes it after the object."""
         values = np.broadcast_arrays(*[np.asarray(x, float) for x in arrays])
         shape, size = values[0].shape, values[0].size
-        flat = [filled(x.ravel(), bucket(max(size, SHORT)), x.flat[-1] if size else 1.0) for x in values]
+        flat = [filled(x.ravel(), bucket(max(size, costs.SHORT_ROWS)), x.flat[-1] if size else 1.0) for x in values]
         return np.asarray(self.program(of, *shared, *flat))[:size].reshape(shape)

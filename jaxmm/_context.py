@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jaxmm import costs
 from jaxmm.structure import Structure
 
 try:  # there is no public context manager for this setting
     from jax._src.config import persistent_cache_min_compile_time_secs as _min_compile_time
 except ImportError:  # pragma: no cover
     _min_compile_time = None
-
-GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
 
 
 @contextmanager
@@ -50,7 +49,7 @@ def choose_device(wanted: Any, structure: Structure) -> Any:
     if isinstance(wanted, jax.Device):
         return wanted
     if wanted == "auto":
-        wanted = "default" if structure.rest_size >= GPU_REST else "cpu"
+        wanted = "default" if structure.rest_size >= costs.GPU_REST else "cpu"
     if wanted == "default":
         return jax.local_devices()[0]
     if wanted not in ("cpu", "gpu", "tpu"):

@@ -22,6 +22,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxmm import costs
 from jaxmm._types import Array
 
 sum_p, repeat_p, pick_p = Primitive("sum_pieces"), Primitive("repeat_pieces"), Primitive("pick")
@@ -45,14 +46,11 @@ def hold(x: Array) -> Array:
     return hold_p.bind(x)  # pyright: ignore
 
 
-HELD = 4096  # rows below which computing again is cheaper
-
-
 def apart(f, x):
     """f(x), arrays of the shape of x (one array, or several alike), compiled apart from what uses them; not to be
     differentiated."""
     leaf = jax.tree.leaves(x)[0]
-    if leaf.size < HELD:
+    if leaf.size < costs.HELD_ROWS:
         return f(x)
     first = leaf.ravel()[0]
     always = (first == first) | jnp.isnan(first)  # which the compiler cannot know

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
@@ -110,9 +111,6 @@ def objective(gram: Gram) -> Objective:
     return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if dear else None)
 
 
-ROUGH_LEVELS = 1000  # of each factor are looked at
-
-
 def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     """Expected Hessian of the deviance as if each factor were alone, from some of its levels; on the host.
 
@@ -124,7 +122,7 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
-        some = A[:: max(1, len(A) // ROUGH_LEVELS)]
+        some = A[:: max(1, len(A) // costs.ROUGH_LEVELS)]
         lam = term.covariance.lam(theta[own], at)
         moves = term.covariance.derivative(theta[own], at)
         H_j = some @ np.linalg.inv(np.eye(len(lam)) + lam @ lam.T @ some)
@@ -137,7 +135,7 @@ def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
     work = s.solver.size(gram) * s.num_theta
-    return s.rest_size > 300 or work > 500_000
+    return s.rest_size > costs.DEAR_REST or work > costs.DEAR_WORK
 
 
 @Program

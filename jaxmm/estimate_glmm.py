@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.estimate import ZERO, covariance_of_effects, no_tangent
@@ -147,16 +148,13 @@ def objective(rows: Rows, n_agq: int) -> Objective:
         keep(value := float(value), mode)
         return value, np.asarray(g), np.asarray(H), mode
 
-    return Objective(gradient, hessian, dear=rows.structure.rest_size > DEAR_REST)
-
-
-DEAR_REST = 300  # the order of the dense part from which on a Hessian is dear
+    return Objective(gradient, hessian, dear=rows.structure.rest_size > costs.DEAR_REST)
 
 
 def is_large(rows: Rows) -> bool:
     """Whether the columns of a Hessian together would take too much memory."""
     s = rows.structure
-    return (rows.y.size + s.rest_size**2) * (s.p + s.num_theta) > 2_000_000
+    return (rows.y.size + s.rest_size**2) * (s.p + s.num_theta) > costs.HESSIAN_AT_ONCE
 
 
 def _random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:

@@ -22,11 +22,10 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.covariance import Closed
 from jaxmm.structure import Elimination, Grouping, Structure
-
-CHUNK = 1 << 18  # rows in flight: a few of its columns fit the second-level cache
 
 
 @partial(
@@ -78,7 +77,7 @@ class Columns:
     T: np.ndarray
 
     def rows(self, at: slice) -> np.ndarray:
-        if len(self.A) <= CHUNK:
+        if len(self.A) <= costs.CHUNK_ROWS:
             return self._whole[at]
         return self._changed(at)
 
@@ -98,7 +97,7 @@ class Columns:
 
 
 def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+    return (slice(start, min(start + costs.CHUNK_ROWS, n)) for start in range(0, n, costs.CHUNK_ROWS))
 
 
 def change_columns(A: np.ndarray, change: Closed) -> Columns:

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import block_diag
 
-from jaxmm._compiled import SMALL, bucket
+from jaxmm import costs
+from jaxmm._compiled import bucket
 from jaxmm._pieces import pick, repeat_pieces, sum_pieces
 from jaxmm._types import Array
 from jaxmm.cells import Cells, cell_pairs
@@ -215,8 +216,6 @@ class Rows:
 
 
 # ---------------------------------------------------------------- making them, on the host
-FEW_PIECES = 256  # so many at least, for a long inner axis
-PIECE = 0.5  # what the scatter of one piece costs, in rows
 
 
 def choose_height(counts: np.ndarray) -> int:
@@ -224,13 +223,13 @@ def choose_height(counts: np.ndarray) -> int:
     n, most = int(counts.sum()), int(counts.max(initial=1))
     if most * len(counts) <= 1.2 * n + 64 and (len(counts) >= 64 or n <= 4096):
         return most
-    heights = [h for h in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if h == 1 or n >= h * FEW_PIECES]
+    heights = [h for h in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if h == 1 or n >= h * costs.FEW_PIECES]
     if len(counts) >= 64:
         heights.append(most)
 
     def cost(h: int) -> float:
         pieces = int(np.sum(-(-counts // h)))
-        return h * pieces + (0.0 if h == most else PIECE * pieces)
+        return h * pieces + (0.0 if h == most else costs.PIECE_ROWS * pieces)
 
     return min(heights, key=cost)
 
@@ -279,7 +278,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: b
     small designs that differ in their rows, or in which levels of crossed factors meet, have arrays of equal shapes.
     """
     a, s = accumulator, accumulator.structure
-    room = room and a.n < SMALL
+    room = room and a.n < costs.SMALL_PROGRAM
     places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None)
     real = places >= 0
     shape = places.shape

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._context import computing
 from jaxmm._random import check_key, normals, replicate_keys
 from jaxmm.design import DataError, NewData
 from jaxmm.fitted import Fitted
 from jaxmm.predict import linear_predictors, rows_used
-
-BLOCK = 2**14  # numbers in a block of replicates
 
 
 def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any, offset: Any) -> np.ndarray:
@@ -43,7 +42,7 @@ def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any,
     counts = [len(f.levels) + len(rows.new_levels.get(f.name, [])) for f in d.factors]
     widths = [b.shape[1] for b in fit.modes]
     sizes = [J * q for J, q in zip(counts, widths, strict=True)] if re == "new" else []
-    together = max(1, BLOCK // max(1, len(rows.X), sum(sizes)))
+    together = max(1, costs.SIMULATED_AT_ONCE // max(1, len(rows.X), sum(sizes)))
 
     def block(first: int) -> np.ndarray:
         with computing(fit.model.device):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmm import costs
 from jaxmm.covariance import Covariance
 
 
@@ -181,11 +182,8 @@ def analyse(groupings: list[Grouping]) -> Elimination:
                 best = chain
     rest = tuple(f for f in order if f not in best)
     pairs, dense = _coupling_cost(groupings, best, rest)
-    sparse = pairs * PAIR_NS < dense * DENSE_NS
+    sparse = pairs * costs.PAIR_NS < dense * costs.DENSE_NS
     return Elimination(best, rest, parents, sparse, pairs if sparse else 0)
-
-
-PAIR_NS, DENSE_NS = 6.0, 1 / 40  # measured on 2 cores: a scattered pair, a flop of a dense product
 
 
 def _coupling_cost(groupings: list[Grouping], chain: tuple[int, ...], rest: tuple[int, ...]) -> tuple[int, float]:

@@ -17,7 +17,7 @@ from helpers import model, replanned
 from problems import PROBLEMS
 
 import jaxmm as mm
-from jaxmm import _pieces, estimate_glmm, generalised, start_glmm
+from jaxmm import _pieces, costs, estimate_glmm, generalised, start_glmm
 from jaxmm._compiled import Program
 from jaxmm.batch import pool as search
 from jaxmm.batch import setup
@@ -28,7 +28,6 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
 from jaxmm.objective.mode import zero_effects
-from jaxmm.solver.spd import UNROLLED
 from jaxmm.sources.direct import DirectlySimulated
 from jaxmm.sources.draw import Simulated
 from jaxmm.sources.resample import LeaveOneOut
@@ -97,7 +96,7 @@ def batch_models() -> dict[str, mm.Model]:
     """Models whose lanes are searched in different ways, by what is special about each."""
     rng = np.random.default_rng(0)
     g, h = np.repeat(np.arange(6), 8), np.tile(np.arange(8), 6)
-    wide = np.column_stack([np.ones(48), rng.normal(size=(48, UNROLLED + 2))])
+    wide = np.column_stack([np.ones(48), rng.normal(size=(48, costs.UNROLLED_ROOT + 2))])
     X, y, counts = wide[:, :2], rng.normal(size=48), rng.poisson(2.0, 48) + 0.0
     one, slopes, five = (mm.Term(wide[:, :q], g, "g") for q in (1, 2, 5))
     inner, crossed = mm.Term(wide[:, 0], g * 2 + h % 2, "h"), mm.Term(wide[:, 0], h, "h")
@@ -271,9 +270,9 @@ def test_steps_of_one_factor_call_no_matrix_library(platform):
     """Closed forms, and quadrature, work entry by entry on vectors over levels and lanes: a library would go matrix by
     matrix, and on a CPU two programs that call it at once may wait for each other for ever.
 
-    The one exception is a linear model with more than ``UNROLLED`` columns of X: the Cholesky factor of X'V^-1 X is not
-    written out then, but the library's, of which ``LinearBlocks.library`` tells.  Products of matrices do not count:
-    how they are made is the compiler's choice.
+    The one exception is a linear model with more than ``costs.UNROLLED_ROOT`` columns of X: the Cholesky factor of
+    X'V^-1 X is not written out then, but the library's, of which ``LinearBlocks.library`` tells.  Products of matrices
+    do not count: how they are made is the compiler's choice.
     """
     calling = set()
     for name in CLOSED:
@@ -296,6 +295,6 @@ def test_a_library_call_is_seen():
 
 
 def test_what_is_held_on_a_cpu_only():
-    x = np.ones(_pieces.HELD)
+    x = np.ones(costs.HELD_ROWS)
     branches = {p: "stablehlo.case" in lowered(Program(_pieces.hold), x, platform=p)[0] for p in ("cpu", "cuda")}
     assert branches == {"cpu": True, "cuda": False}

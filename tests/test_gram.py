@@ -9,7 +9,7 @@ from helpers import close, derivatives, derivatives_of, model, model_of, oracle_
 from problems import PROBLEMS
 
 import jaxmm as mm
-from jaxmm import gram
+from jaxmm import costs, gram
 from jaxmm.gram import change_columns
 
 ALL = slice(None)
@@ -126,7 +126,7 @@ def test_designs_in_which_other_cells_occur_share_their_shapes(family):
 @pytest.mark.parametrize("name", ["chain and two crossed, cells", "weights and offset"])
 def test_chunks_of_rows_add_up(name, monkeypatch):
     whole = model(name).arrays
-    monkeypatch.setattr(gram, "CHUNK", 7)
+    monkeypatch.setattr(costs, "CHUNK_ROWS", 7)
     pieces = model_of(PROBLEMS[name]).arrays
     for field in dataclasses.fields(gram.Gram):
         if field.name not in ("parents", "structure"):

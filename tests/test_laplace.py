@@ -16,7 +16,7 @@ from helpers import central, close, quick_jit
 from scipy import optimize, special, stats
 
 import jaxmm as mm
-from jaxmm import _pieces
+from jaxmm import costs
 from jaxmm.families import FAMILIES
 from jaxmm.links import LINKS, Link
 from jaxmm.objective import mode as mode_module
@@ -133,7 +133,7 @@ def test_every_structure(family, link, structure):
 def test_many_rows(structure, order, monkeypatch):
     """From some number of rows on, what each row has is computed apart and kept; that changes nothing."""
     c, (value, gradient, hessian, _) = case("poisson", "log", structure), exact("poisson", "log", structure)
-    monkeypatch.setattr(_pieces, "HELD", 1)
+    monkeypatch.setattr(costs, "HELD_ROWS", 1)
     program = quick_jit(lambda psi, rows: _derivatives.__wrapped__(psi, rows, 0, ("log",), order))
     actual = program(c.psi, c.rows())
     np.testing.assert_allclose(actual[0], value, rtol=1e-12)

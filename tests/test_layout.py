@@ -10,7 +10,7 @@ import jaxmm
 ROOT = Path(jaxmm.__file__).parent
 
 LAYERS = (
-    "_types _compiled _keywords _warn "
+    "_types costs _compiled _keywords _warn "
     "_special _normal links families.extras families._base families.gaussian families.poisson families.binomial "
     "families.gamma families.inverse_gaussian families.nbinom2 families.nbinom1 families.beta families.betabinomial "
     "families.zero_inflated families covariance._base covariance.us covariance.diag covariance.homdiag "

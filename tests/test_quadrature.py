@@ -11,6 +11,7 @@ from helpers import central, close, quick_jit
 from scipy import special
 from test_laplace import LOG_DENSITY, MEAN, point_of
 
+from jaxmm import costs
 from jaxmm.families import FAMILIES
 from jaxmm.objective import quadrature
 from jaxmm.objective.mode import find_mode, zero_effects
@@ -157,7 +158,7 @@ def test_node_after_node(monkeypatch):
     c = case("poisson", "log", "slopes")
     rows = c.rows()
     at_once = compiled(c.psi, rows, 4), *derivatives(c.psi, rows, 4)
-    monkeypatch.setattr(quadrature, "AT_ONCE", 10)
+    monkeypatch.setattr(costs, "NODES_AT_ONCE", 10)
     one_by_one = quick_jit(lambda psi, rows: (value(psi, rows, 4), *derivatives.__wrapped__(psi, rows, 4)))
     for a, b in zip(at_once, one_by_one(c.psi, rows), strict=True):
         close(b, a, 1e-12)

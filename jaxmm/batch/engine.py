@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmm import costs
 from jaxmm._context import check_not_traced, computing
 from jaxmm.batch import interrupts
 from jaxmm.batch.pool import PartSearch
@@ -87,13 +88,7 @@ def fit_many(
     return job.run(out, progress, collect)
 
 
-WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # of a batch on a CPU: few, since each is compiled
-FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
-CACHE = 1 << 22  # bytes that the data of a batch should fit in
-TABLE = 1 << 24  # bytes that its responses may take, once
-POOLS = 32  # of L lanes in a part: the last lanes of a part search alone
 HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
-ACCELERATOR = 1 << 16  # lanes on an accelerator, if its memory allows
 
 
 class _RunEndedError(Exception):
@@ -148,21 +143,22 @@ class _Job:
     def _width_on_cpu(self, workers: int) -> int:
         each = self._bytes() * self.problem.temporaries
         rows = 8 * len(self.model.design.y)
-        fits = [w for w in WIDTHS if w * each <= CACHE and w * rows <= TABLE] or [WIDTHS[0]]
-        wanted = fits[-1] if self.n is None else max(-(-self.n // (FILLINGS * workers)), 64)
+        widths, most = costs.BATCH_WIDTHS, (costs.CACHE_BYTES, costs.RESPONSE_BYTES)
+        fits = [w for w in widths if w * each <= most[0] and w * rows <= most[1]] or [widths[0]]
+        wanted = fits[-1] if self.n is None else max(-(-self.n // (costs.FILLINGS * workers)), 64)
         return next((w for w in fits if w >= wanted), fits[-1])
 
     def _width_on_accelerator(self) -> int:
         stats = self.devices[0].memory_stats() or {}
         room = stats.get("bytes_limit", 1 << 34) // 64
         most = 1 << max(6, int(np.log2(max(room // (self._bytes() * self.problem.temporaries), 1))))
-        wanted = ACCELERATOR if self.n is None else 1 << max(6, int(np.ceil(np.log2(max(self.n, 1)))))
-        return min(most, ACCELERATOR, wanted)
+        wanted = costs.ACCELERATOR_LANES if self.n is None else 1 << max(6, int(np.ceil(np.log2(max(self.n, 1)))))
+        return min(most, costs.ACCELERATOR_LANES, wanted)
 
     @cached_property
     def part(self) -> int:
         """Replicates in a part, the same in all processes, however many cores each has."""
-        most = POOLS * self.width
+        most = costs.POOLS_IN_PART * self.width
         share = most if self.n is None else -(-self.n // (self.workers * jax.process_count()))
         own = max(1, min(most, share))
         return own if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.asarray(own)))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm.design import DataError
 from jaxmm.lanes.advance import RUNNING, Lanes, advance, begin, choose
@@ -25,7 +26,6 @@ from jaxmm.sources.responses import Responses, Varying, check_rows
 # as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
 LIBRARY = threading.Lock()
 REFUSED = (Status.INVALID, Status.NO_VARIATION)  # which no search will change
-STEPS = 2  # of the search in one call of the program
 
 
 # ---------------------------------------------------------------- the compiled programs
@@ -44,7 +44,7 @@ def _steps(problem: Any, both: tuple[Lanes, Any], control: Control) -> tuple[tup
             problem.steady,
         )
 
-    lanes = jax.lax.fori_loop(0, STEPS, step, lanes)
+    lanes = jax.lax.fori_loop(0, costs.POOL_STEPS, step, lanes)
     return (lanes, data), problem.doubtful(lanes)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.optimize import region
 from jaxmm.optimize.again import LOWER, ROUGH
@@ -22,7 +23,6 @@ from jaxmm.optimize.ends import RUNNING, Control
 from jaxmm.optimize.region import NEGATIVE, PATIENCE, SETTLED
 
 LAST = 9  # the number of a search after which there is none
-UNROLLED = 5  # parameters up to which a sweep of rotations is written out
 SWEEPS = 6  # of rotations: they converge quadratically
 POLISH = 1e2  # times the tolerance from which one step with the exact Hessian leads to rounding
 NEARER = 1e-2  # of the tolerance, where the last step is one with a Hessian that was learnt
@@ -72,7 +72,7 @@ def eigh(H: Array) -> tuple[Array, Array]:
     eye = jnp.broadcast_to(jnp.eye(m, dtype=H.dtype)[:, :, None], H.shape)
     if m == 1:
         return H[0], eye
-    sweep = _unrolled_sweep if m <= UNROLLED else _looped_sweep
+    sweep = _unrolled_sweep if m <= costs.UNROLLED_SWEEP else _looped_sweep
     A, Q = jax.lax.fori_loop(0, 1 if m == 2 else SWEEPS, lambda _, both: sweep(*both), (H, eye))
     w = jnp.stack([A[k, k] for k in range(m)])
     order = jnp.argsort(w, axis=0)

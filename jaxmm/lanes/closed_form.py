@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes.advance import Value
@@ -41,11 +42,8 @@ from jaxmm.solver.spd import BLOCKS
 from jaxmm.start import Moments, level_weights, moment_equations
 from jaxmm.structure import Structure
 
-MAX_EFFECTS, MAX_COLUMNS, MAX_REML = 4, 12, 16  # q, p, and pq by REML, above which the graph is too long to compile
-MAX_ENTRIES = 10  # of λ: with 16 it takes half a minute and 0.8 GB
 SAME = 1e-11  # relative difference of cross-products that are the same
 RANK = 1e-10  # relative size of a direction of A_j or of the X of a pattern that is not there
-GAIN = 0.7  # share of the levels that must be left for a collapse to be worth its sums
 
 
 @partial(
@@ -114,13 +112,13 @@ class BlockData:
 
 def can_have_blocks(s: Structure) -> bool:
     """Whether the closed form applies: one factor, few effects, few columns."""
-    if not s.solver.by_level or s.num_factors != 1 or s.chain[0] > MAX_EFFECTS or s.p > MAX_COLUMNS:
+    if not s.solver.by_level or s.num_factors != 1 or s.chain[0] > costs.CLOSED_EFFECTS or s.p > costs.CLOSED_COLUMNS:
         return False
     # λ is written out by entries: those that are θ, or where θ is no entry all of them
     entries = (t.covariance.num_params if t.covariance.free_form else t.covariance.q**2 for t in s.terms)
-    if sum(entries) > MAX_ENTRIES:
+    if sum(entries) > costs.CLOSED_ENTRIES:
         return False
-    return not s.reml or s.p * s.chain[0] <= MAX_REML
+    return not s.reml or s.p * s.chain[0] <= costs.CLOSED_REML
 
 
 def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
@@ -141,7 +139,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     B = whiten @ ZX
     J = len(A)
     rows, counts, others, members = _rotation(B, pattern, A.shape[1])
-    collapsed = collapse and len(rows) <= GAIN * J
+    collapsed = collapse and len(rows) <= costs.COLLAPSED_SHARE * J
     XX = np.asarray(gram.total)[:p, :p] - np.einsum("jap,jak->pk", B, B)
     v, U = np.linalg.eigh(XX)
     left = v > RANK * float(gram.n_obs)  # the columns have unit mean square

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.lanes.closed_form import GAIN, patterns
+from jaxmm.lanes.closed_form import patterns
 from jaxmm.lanes.entrywise import cholesky
 
 
@@ -62,7 +63,7 @@ def find_alike(gram: Gram) -> Alike | None:
     sizes = np.bincount(pattern)
     large = np.flatnonzero(sizes > q + 1)
     single = np.flatnonzero(~np.isin(pattern, large))
-    if len(single) + len(large) * (1 + q) > GAIN * J:
+    if len(single) + len(large) * (1 + q) > costs.COLLAPSED_SHARE * J:
         return None
     place = np.concatenate([single, [np.flatnonzero(pattern == k)[0] for k in large]]).astype(int)
     n, count = sizes[large].astype(float), sizes[large] - q

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.estimate import ZERO
 from jaxmm.estimate_glmm import (
@@ -28,7 +29,6 @@ from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
 from jaxmm.optimize.region import NEGATIVE
 from jaxmm.rows import Rows
-from jaxmm.solver.spd import UNROLLED
 from jaxmm.sources.responses import Varying
 from jaxmm.start_glmm import begins_again, further_start
 
@@ -66,7 +66,7 @@ class GeneralisedLanes:
 
     @property
     def library(self) -> frozenset[str]:
-        large = bool(self.rows.structure.rest) or max(self.rows.structure.chain) > UNROLLED
+        large = bool(self.rows.structure.rest) or max(self.rows.structure.chain) > costs.UNROLLED_ROOT
         return frozenset({"start", "evaluate", "found"} if large else {"start", "found"})
 
     @property

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.lanes.entrywise import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.layout import Layout
@@ -22,9 +23,6 @@ from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, clipped, pull_inside,
 from jaxmm.objective.parameters import factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure
-
-MAX_EFFECTS = 4  # q above which the graph is too long to compile
-MAX_PRODUCTS = 1 << 24  # numbers in the products of the columns, above which they take too much memory
 
 
 @jax.tree_util.register_dataclass
@@ -88,11 +86,11 @@ def can_have_table(rows: Rows) -> bool:
     of λ free."""
     s = rows.structure
     one = s.num_factors == 1 and len(s.predictors.names) == 1
-    if not one or rows.main.level is not None or s.chain[0] > MAX_EFFECTS:
+    if not one or rows.main.level is not None or s.chain[0] > costs.TABLE_EFFECTS:
         return False
     q, r = s.chain[0], s.p + s.chain[0]
     columns = (q + len(lower_pairs(q))) * (r + 1) + s.p + len(lower_pairs(s.p))
-    return columns * rows.weights.size <= MAX_PRODUCTS and cells_of_factor(rows) is not None
+    return columns * rows.weights.size <= costs.TABLE_PRODUCTS and cells_of_factor(rows) is not None
 
 
 def make_table(rows: Rows) -> Table:

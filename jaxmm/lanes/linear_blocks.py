@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes.advance import Lanes, Value, eigh
@@ -24,7 +25,6 @@ from jaxmm.lanes.linear_lanes import (
 )
 from jaxmm.lanes.problem import Found
 from jaxmm.lanes.statistics import ResponseMap, statistics
-from jaxmm.solver.spd import UNROLLED
 from jaxmm.sources.responses import Varying
 from jaxmm.start import LARGEST_SD, LEAST_SD, error_variance
 
@@ -46,7 +46,7 @@ class LinearBlocks:
 
     @property
     def library(self) -> frozenset[str]:
-        large = self.gram.structure.p > UNROLLED
+        large = self.gram.structure.p > costs.UNROLLED_ROOT
         return frozenset({"start", "evaluate"} if large else ())
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.design.checks import REPRODUCED
 from jaxmm.estimate import ZERO
@@ -38,7 +39,6 @@ from jaxmm.start import (
 )
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
-BY_LEVEL, DENSE = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an evaluation has at hand
 
 
 def refuse(y: Array, by: ResponseMap) -> Array:
@@ -146,7 +146,7 @@ class LinearLanes:
         """Beside the levels, the dense part and what it is made of."""
         s, gram = self.gram.structure, self.searched
         own = s.p + s.rest_size + sum(q * J for q, J in zip(s.chain, s.solver.level_counts(gram), strict=False))
-        return BY_LEVEL + DENSE * s.rest_size**2 // own
+        return costs.LANE_TEMPORARIES + costs.DENSE_TEMPORARIES * s.rest_size**2 // own
 
     @property
     def rows_of_theta(self) -> list:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes import linear_lanes as common
@@ -55,7 +56,7 @@ class LinearWeighted:
 
     @property
     def temporaries(self) -> int:
-        return common.BY_LEVEL + common.DENSE
+        return costs.LANE_TEMPORARIES + costs.DENSE_TEMPORARIES
 
     @property
     def rows_of_theta(self) -> list:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.objective.density import expand, log_density, term
 from jaxmm.objective.laplace import at_mode, laplace
@@ -25,7 +26,6 @@ from jaxmm.rows import Rows
 from jaxmm.solver.spd import BLOCKS
 
 MAX_EFFECTS = 3
-AT_ONCE = 2_000_000  # rows times nodes evaluated together; beyond, node after node
 
 
 @cache
@@ -60,7 +60,7 @@ def neg2_loglik(point: Point, rows: Rows, found: tuple[Array, ...], n_agq: int, 
             density = log_density(etas, point.log_phi, rows)
         return log_w_k + rows.main.collect(rows.weights * density) - 0.5 * jnp.sum(u * u, axis=0)
 
-    if len(z) * rows.y.size <= AT_ONCE:
+    if len(z) * rows.y.size <= costs.NODES_AT_ONCE:
         each = jax.vmap(lambda z_k, w_k: node(z_k, w_k, order is not None))(z, log_w)
     else:  # through the family's formulas: a loop forgets, in second derivatives, what ``term`` stands for
         each = jax.lax.map(lambda k: node(k[0], k[1], False), (z, log_w))

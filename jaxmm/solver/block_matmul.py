@@ -13,9 +13,8 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxmm import costs
 from jaxmm._types import Array
-
-UNROLLED = 128  # the longest inner axis that is
 
 block_matmul_p = Primitive("block_matmul")
 
@@ -26,7 +25,7 @@ def block_matmul(A: Array, B: Array) -> Array:
 
 
 def _product(A: Array, B: Array) -> Array:
-    if A.shape[1] == 0 or A.shape[1] > UNROLLED:  # along a wide border: too many operations to compile
+    if A.shape[1] == 0 or A.shape[1] > costs.UNROLLED_PRODUCT:  # along a wide border: too many operations to compile
         return jnp.sum(A[:, :, None] * B[None], axis=1)
     out = A[:, 0, None] * B[None, 0]
     for k in range(1, A.shape[1]):

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.solver.block_matmul import block_matmul
 
@@ -50,7 +51,6 @@ class Algebra:
 
 
 # ---------------------------------------------------------------- small blocks, levels last
-UNROLLED = 6  # the largest q whose Cholesky is written out entry by entry: the graph grows with q³
 
 
 def _block_transpose(A: Array) -> Array:
@@ -66,7 +66,7 @@ def _block_tdot(A: Array, B: Array) -> Array:
 def _block_inverse_root(M: Array) -> Array:
     """Cholesky and inversion of its factor entry by entry, each entry a vector over the levels."""
     q = M.shape[0]
-    if q > UNROLLED:
+    if q > costs.UNROLLED_ROOT:
         factor = jnp.linalg.cholesky(jnp.moveaxis(M, -1, 0))
         eye = jnp.broadcast_to(jnp.eye(q, dtype=M.dtype), factor.shape)
         return jnp.moveaxis(jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True), 0, -1)
@@ -107,7 +107,6 @@ BLOCKS = Algebra(
 
 
 # ---------------------------------------------------------------- one dense matrix
-LEAF = 96  # below it the library's Cholesky, which stays on one thread there
 
 
 def _dense_inverse_root(M: Array) -> Array:
@@ -118,7 +117,7 @@ def _dense_inverse_root(M: Array) -> Array:
     idle machine, and many times faster on a busy one, where the threads of that library wait for each other.
     """
     n = M.shape[-1]
-    if n <= LEAF:
+    if n <= costs.CHOLESKY_LEAF:
         L = jnp.linalg.cholesky(M, symmetrize_input=False)
         return jax.lax.linalg.triangular_solve(L, jnp.eye(n, dtype=M.dtype), left_side=True, lower=True)
     h = n // 2

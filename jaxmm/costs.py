@@ -1,0 +1,51 @@
+"""What things cost, where one way of computing takes over from another: measured, and the first to look at on another
+machine.  None of these changes a result beyond rounding.
+
+Measured on 2 cores of a server CPU, jaxlib 0.10; ``benchmarks/NOTES.md`` has the runs.
+"""
+
+# ---------------------------------------------------------------- programs
+SMALL_PROGRAM = (
+    4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
+)
+PROGRAMS_KEPT = 64  # a fit needs 1 to 5, a batch 3 to 6, and each takes up to 30 MB and 400 maps
+PROGRAMS_DROPPED = 16  # programs after which what they leave behind is collected: it takes 0.1 s
+LONG_ROWS = 1 << 16  # numbers from which padding costs more than a program
+SHORT_ROWS = 256  # numbers up to which all functions of rows share one program
+UNROLLED_ROOT = 6  # the largest q whose Cholesky is written out entry by entry: the graph grows with q³
+UNROLLED_PRODUCT = 128  # the longest inner axis of a product of blocks that is written out
+UNROLLED_SWEEP = 5  # parameters up to which a sweep of rotations is written out
+
+# ---------------------------------------------------------------- rows and levels
+CHUNK_ROWS = 1 << 18  # rows in flight on the host: a few of their columns fit the second-level cache
+HELD_ROWS = 4096  # rows below which computing again is cheaper than keeping (above: 10 ms for 62 ms of half a million)
+FEW_PIECES = 256  # pieces of rows, so many at least, for a long inner axis
+PIECE_ROWS = 0.5  # what the scatter of one piece costs, in rows
+SIMULATED_AT_ONCE = 2**14  # numbers in a block of replicates of one fit
+ROUGH_LEVELS = 1000  # of each factor are looked at for an expected Hessian
+
+# ---------------------------------------------------------------- dense parts
+PAIR_NS, DENSE_NS = 6.0, 1 / 40  # a scattered pair of cells, a flop of a dense product
+CHOLESKY_LEAF = 96  # below it the library's Cholesky, which stays on one thread there
+DEAR_REST = 300  # the order of the dense part from which on a Hessian is worth learning from gradients
+DEAR_WORK = 500_000  # numbers in the largest coupling times parameters, likewise
+HESSIAN_AT_ONCE = 2_000_000  # numbers times parameters up to which a Hessian's columns are computed together
+NODES_AT_ONCE = 2_000_000  # rows times quadrature nodes evaluated together; beyond, node after node
+GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
+
+# ---------------------------------------------------------------- lanes
+CLOSED_EFFECTS, CLOSED_COLUMNS, CLOSED_REML = 4, 12, 16  # q, p, and pq by REML, above which the closed form of a linear
+# model is too long to compile
+CLOSED_ENTRIES = 10  # of λ in it: with 16 it takes half a minute and 0.8 GB
+COLLAPSED_SHARE = 0.7  # of the levels that must be left for a collapse of equal ones to be worth its sums
+TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
+TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
+LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
+# evaluation has at hand
+POOL_STEPS = 2  # of the search in one call of a program
+BATCH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # lanes on a CPU: few widths, since each is compiled
+FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
+CACHE_BYTES = 1 << 22  # that the data of a batch should fit in
+RESPONSE_BYTES = 1 << 24  # that its responses may take, once
+POOLS_IN_PART = 32  # times the lanes: the last lanes of a part search alone
+ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows
