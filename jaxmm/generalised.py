@@ -213,8 +213,10 @@ class Generalised:
             spread = table["se"] > np.maximum(10 * np.abs(table["estimate"]), 1.0)
             names = [f"{name} ({value:.3g})" for name, value in table["estimate"][spread].items()]
             who = ", ".join(names) or "a combination of the coefficients"
+            zeros = spread.index[spread].str.startswith("zi~")
+            what = "no extra zeros, or nothing but them, in some rows" if len(zeros) and zeros.all() else "separation"
             out.append(
-                f"separation: {who} run{'s' if len(names) < 2 else ''} away, for the likelihood rises on and on in "
+                f"{what}: {who} run{'s' if len(names) < 2 else ''} away, for the likelihood rises on and on in "
                 "that direction; estimate and standard error mean nothing there"
             )
         design, link = fit.model.design, self.family.link

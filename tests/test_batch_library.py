@@ -40,15 +40,22 @@ def lowered(program, *arguments):
     return program.bind(*arguments).lower(*arguments)
 
 
+class Weighted(ArrayResponses):
+    varies = frozenset({"y", "weights"})
+
+
+@pytest.mark.parametrize("source", [ArrayResponses, Weighted])
 @pytest.mark.parametrize(("name", "model"), models().items())
-def test_who_calls_the_library(name, model):
+def test_who_calls_the_library(name, model, source):
     Y = np.tile(model.design.y, (LANES, 1))
+    own = Varying(Y, weights=np.ones(Y.shape) if source is Weighted else None)
     for start in (None, np.ones(model.structure.num_theta)):
-        job = _Job(model, ArrayResponses(Y), start, LANES, mm.Control(), True)
+        job = _Job(model, source(Y), start, LANES, mm.Control(), True)
         said = job.problem.library
         with jax.enable_x64(True):
-            arguments = (job.problem, Varying(Y), job.start, None)
-            assert not calls(lowered(search._pool, *arguments)) or ("start" in said and start is None)
+            arguments = (job.problem, own, job.start, None)
+            calling = calls(lowered(search._pool, *arguments))
+            assert not calling or "data" in said or ("start" in said and start is None)
             both = jax.eval_shape(search._pool, *arguments)
             assert not calls(lowered(search._steps, job.problem, both, job.control)) or "evaluate" in said
             outcome = jax.eval_shape(lambda both, job=job: job.problem.outcome(*both), both)

@@ -396,6 +396,9 @@ def test_no_extra_zeros_in_the_data():
     fit = mm.glmm("y ~ x + (1 | pond)", data, "poisson", zero_inflation="~ 1")
     assert plain.deviance - 4 < fit.deviance < plain.deviance + 1e-6
     assert fit.predict(scale="zero").max() < 0.05
+    assert fit.converged or any(r.startswith("no extra zeros, or nothing but them") for r in fit.remarks)
+    everywhere = mm.glmm("frogs ~ x + (1 | pond)", ponds(), "nbinom1", zero_inflation="~ x * bad")
+    assert everywhere.converged or everywhere.remarks
 
 
 def test_a_fit_is_the_same_from_another_start_and_after_pickling():

@@ -162,7 +162,8 @@ class PartSearch:
         self.read += count
         own = self._block(first, asked)
         invalid = None if self.check is None else self.check(own.y)
-        alone = "start" in self.problem.library and self.theta is None
+        called = self.problem.library
+        alone = "data" in called or ("start" in called and self.theta is None)
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> Varying:

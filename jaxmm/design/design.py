@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.design.columns import DataError, Table
-from jaxmm.design.grouping import Grouping
+from jaxmm.design.grouping import SeenFactor
 from jaxmm.design.inputs import Frame, formula_offset, new_offset
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Factor, Predictor, RandomTerm
@@ -53,7 +53,7 @@ class Spec:
     offset_column: str | None
     offset_array: bool
     bars: tuple[ModelMatrix, ...]
-    groupings: tuple[Grouping, ...]
+    groupings: tuple[SeenFactor, ...]
     memory: dict[str, Any]
 
 

@@ -16,7 +16,7 @@ from jaxmm.design.transforms import evaluate
 
 
 @dataclass(frozen=True)
-class Grouping:
+class SeenFactor:
     """A grouping factor as the fit saw it.
 
     parts: the labels of each column's levels; keys (J,) sorted int64, the mixed-radix number of each level's
@@ -57,13 +57,13 @@ class Grouping:
         return codes, [str(label) for label in labels], missing
 
 
-def fit_grouping(name: str, exprs: Sequence[Expr], frame) -> tuple[Grouping, np.ndarray]:
+def fit_grouping(name: str, exprs: Sequence[Expr], frame) -> tuple[SeenFactor, np.ndarray]:
     """The factor of the fit's rows (nothing missing) and its codes (n,) int32."""
     values = [_levels(e, frame).used() for e in exprs]
     parts = tuple(v.labels for v in values)
     if len(values) == 1:
         codes = values[0].codes.astype(np.int32, copy=False)
-        return Grouping(name, tuple(exprs), parts, np.arange(len(parts[0])), parts[0]), codes
+        return SeenFactor(name, tuple(exprs), parts, np.arange(len(parts[0])), parts[0]), codes
     if float(np.prod([float(len(p)) for p in parts])) > 2.0**62:
         raise DataError(f"the grouping factor '{name}' crosses too many levels; make its column first")
     keys = _keys([v.codes for v in values], parts)
@@ -78,7 +78,7 @@ def fit_grouping(name: str, exprs: Sequence[Expr], frame) -> tuple[Grouping, np.
         rest = rest // len(labels)
     columns = digits[::-1]
     texts = np.array([":".join(combination) for combination in zip(*columns, strict=True)], dtype=object)
-    return Grouping(name, tuple(exprs), parts, uniques, texts), rank[found]
+    return SeenFactor(name, tuple(exprs), parts, uniques, texts), rank[found]
 
 
 def _keys(codes: Sequence[np.ndarray], parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -18,7 +18,7 @@ from jaxmm.covariance import Covariance
 from jaxmm.design import terms as _terms
 from jaxmm.design.columns import DataError
 from jaxmm.design.formula import Bar, Terms
-from jaxmm.design.grouping import Grouping, fit_grouping
+from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.inputs import Frame, formula_offset, row_offset
 from jaxmm.design.modelmatrix import ModelMatrix, fit_matrix, independent_columns
 from jaxmm.design.syntax import Expr
@@ -112,7 +112,7 @@ class Bars:
     share a factor. `matrices` of the terms and `groupings` of the factors make the same for new rows."""
 
     factors: list[Factor]
-    groupings: list[Grouping]
+    groupings: list[SeenFactor]
     terms: list[RandomTerm]
     matrices: list[ModelMatrix]
     places: dict[tuple[str, ...], int]

@@ -14,7 +14,7 @@ from jaxmm.lanes import generalised_lanes as common
 from jaxmm.lanes.advance import LAST, Lanes, Value
 from jaxmm.lanes.generalised_lanes import RowData
 from jaxmm.lanes.laplace_blocks import value_and_derivatives
-from jaxmm.lanes.laplace_table import Kept, Own, Table, modes_from_zero
+from jaxmm.lanes.laplace_table import Kept, Own, RowTable, modes_from_zero
 from jaxmm.lanes.problem import Found
 from jaxmm.optimize import STEADY
 from jaxmm.rows import Rows
@@ -28,7 +28,7 @@ class GeneralisedBlocks:
     """``rows`` of the model, whose response does not matter, and the same rows as a ``table``."""
 
     rows: Rows
-    table: Table
+    table: RowTable
     harmless: Array
     accepts = frozenset({"y", "copies"})
     takes_any = False

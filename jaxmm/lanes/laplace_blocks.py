@@ -31,7 +31,7 @@ from jaxmm.lanes.entrywise import lower_pairs, unpacked
 from jaxmm.lanes.laplace_table import (
     Kept,
     Own,
-    Table,
+    RowTable,
     factor,
     find_modes,
     linear_predictor,
@@ -71,7 +71,7 @@ class _Rows(NamedTuple):
     """Derivatives of log p at the rows, (J, H, L), and their sums over the rows of levels."""
 
     C: Expansion
-    table: Table
+    table: RowTable
     space: _Space
 
     def d(self, by_eta: int, *by_phi: int) -> Array:
@@ -192,7 +192,7 @@ def _moves(at: _Level, space: _Space) -> tuple[Array, Array]:
     return u_i, hold(_apply(lam, u_i) + own)
 
 
-def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: Table) -> Value:
+def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: RowTable) -> Value:
     """-2 log-likelihood (L,) at psi (k, L), its gradient and Hessian; the modes from where ``kept`` predicts them."""
     P, copies = t.products, own.copies
     beta, theta, log_phi = t.layout.split(psi)

@@ -18,7 +18,7 @@ from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.lanes.entrywise import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.layout import Layout
-from jaxmm.objective.density import Terms, two_derivatives
+from jaxmm.objective.density import RowTerms, two_derivatives
 from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, clipped, pull_inside, safe_level, search
 from jaxmm.objective.parameters import factors
 from jaxmm.rows import Rows
@@ -47,7 +47,7 @@ class Products:
     meta_fields=["structure", "layout", "family", "cells"],
 )
 @dataclass(frozen=True)
-class Table:
+class RowTable:
     """What all lanes share of the rows: ``X`` (p, J, H), ``Z`` (q, J, H) in the scaled columns, the others (J, H); rows
     of weight zero fill the shorter levels.  ``cells``: the entry (row, column) of λ that each element of theta is."""
 
@@ -93,7 +93,7 @@ def can_have_table(rows: Rows) -> bool:
     return columns * rows.weights.size <= costs.TABLE_PRODUCTS and cells_of_factor(rows) is not None
 
 
-def make_table(rows: Rows) -> Table:
+def make_table(rows: Rows) -> RowTable:
     """From the rows of a model, on the host."""
     X, Z = (np.swapaxes(np.asarray(a), 1, 2) for a in (rows.X, rows.Z[0]))
     w, offset, trials = (np.broadcast_to(a, rows.weights.shape).T for a in (rows.weights, rows.offset, rows.trials))
@@ -107,7 +107,7 @@ def make_table(rows: Rows) -> Table:
     by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
     products = Products(*by_level, product(X), product(xx))  # pyright: ignore
     cells = cells_of_factor(rows)
-    return Table(X, Z, offset, trials, products, rows.structure, rows.layout, rows.family, cells)  # pyright: ignore
+    return RowTable(X, Z, offset, trials, products, rows.structure, rows.layout, rows.family, cells)  # pyright: ignore
 
 
 # ---------------------------------------------------------------- the modes
@@ -122,7 +122,7 @@ def factor(theta: Array, s: Structure) -> Matrix:
     return [list(row) for row in lam]
 
 
-def linear_predictor(beta: Array, u: Array, lam: Matrix, t: Table) -> Array:
+def linear_predictor(beta: Array, u: Array, lam: Matrix, t: RowTable) -> Array:
     """(J, H, L)."""
     q = len(lam)
     eta = t.offset[..., None]
@@ -131,7 +131,7 @@ def linear_predictor(beta: Array, u: Array, lam: Matrix, t: Table) -> Array:
     return eta + sum(t.Z[a][..., None] * dot(lam[a], [u[:, c] for c in range(q)])[:, None] for a in range(q))
 
 
-def log_density(eta: Array, log_phi: Array, y: Array, t: Table) -> Array:
+def log_density(eta: Array, log_phi: Array, y: Array, t: RowTable) -> Array:
     """Of each row (J, H, L), unweighted, without the constant part."""
     phi, extras = t.family.constants(log_phi)
     return t.family.density(y, eta, phi, t.trials[..., None], *extras)
@@ -143,7 +143,7 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
     return invert([[S[a][b] + (1.0 if a == b else 0.0) for b in range(len(S))] for a in range(len(S))])
 
 
-def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
+def find_modes(psi: Array, y: Array, start: Array, t: RowTable) -> Array:
     """û (J, q, L) of every level and lane from ``start``; a level in a lane is a part."""
     q = len(t.Z)
     beta, theta, log_phi = t.layout.split(psi)
@@ -152,13 +152,13 @@ def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
     has_edge = t.family.has_edge
     level = safe_level(y, weights, t.trials[..., None], t.family) if has_edge else None
 
-    def evaluate(u: Array) -> tuple[Array, tuple[Array, Terms]]:
+    def evaluate(u: Array) -> tuple[Array, tuple[Array, RowTerms]]:
         eta = linear_predictor(beta, u, lam, t)
         log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
         h = jnp.sum(u * u, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
-        return h, (eta, Terms(log_p, (d1,), (-d2,)))
+        return h, (eta, RowTerms(log_p, (d1,), (-d2,)))
 
-    def step(u: Array, at: tuple[Array, Terms], seeking: Array | None, clip: Array) -> tuple[Array, Array]:
+    def step(u: Array, at: tuple[Array, RowTerms], seeking: Array | None, clip: Array) -> tuple[Array, Array]:
         (eta, now), prior = at, u
         if level is not None and seeking is not None:
             now, prior = pull_inside(now, eta, level, seeking[:, None]), jnp.where(seeking[:, None], 0.0, u)
@@ -176,7 +176,7 @@ def find_modes(psi: Array, y: Array, start: Array, t: Table) -> Array:
     return search(Newton(evaluate, step, where), start, infinite, has_edge, TOLERANCE, SLACK).u
 
 
-def modes_from_zero(psi: Array, y: Array, t: Table) -> Kept:
+def modes_from_zero(psi: Array, y: Array, t: RowTable) -> Kept:
     """The modes at psi (k, L), of which is not known how they move."""
     zero = jnp.zeros((len(y), len(t.Z), y.shape[-1]), y.dtype)
     return Kept(psi, find_modes(psi, y, zero, t), jnp.zeros((*zero.shape[:2], *psi.shape), y.dtype))

@@ -50,7 +50,7 @@ class LinearWeighted:
     hessian: Array
     accepts = frozenset({"y", "weights"})
     takes_any = True
-    library = frozenset({"start", "evaluate"})
+    library = frozenset({"data", "start", "evaluate"})
     polished = False
     steady = 0.0
 

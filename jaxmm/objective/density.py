@@ -36,7 +36,7 @@ Index = tuple[int, ...]  # orders by each eta and by each log phi
 Expansion = dict[Index, Array]
 
 
-class Terms(NamedTuple):
+class RowTerms(NamedTuple):
     """Per row (H, P): weighted log density, its derivative by each moving eta, and minus the second ones, by the pairs
     of ``pairs_of`` these."""
 
@@ -73,7 +73,7 @@ def two_derivatives(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array
     return value, d1, d2
 
 
-def terms(etas: Etas, log_phi: Array, rows: Rows) -> Terms:
+def terms(etas: Etas, log_phi: Array, rows: Rows) -> RowTerms:
     """By forward mode through the family."""
     moving = rows.structure.predictors.moving
     if len(moving) == 1:
@@ -81,17 +81,17 @@ def terms(etas: Etas, log_phi: Array, rows: Rows) -> Terms:
         value, d1, d2 = two_derivatives(
             lambda e: log_density((*etas[:at], e, *etas[at + 1 :]), log_phi, rows), etas[at]
         )
-        return Terms(rows.weights * value, (rows.weights * d1,), (-rows.weights * d2,))
+        return RowTerms(rows.weights * value, (rows.weights * d1,), (-rows.weights * d2,))
     C = expansion(partial(log_density, rows=rows), etas, log_phi, 2, 2, moving)
     return _terms(C.__getitem__, len(etas) + len(log_phi), rows)
 
 
-def expanded_terms(etas: Etas, log_phi: Array, rows: Rows, C: Expansion) -> Terms:
+def expanded_terms(etas: Etas, log_phi: Array, rows: Rows, C: Expansion) -> RowTerms:
     """The same from an expansion at this very point."""
     return _terms(lambda index: term(index, etas, log_phi, C), len(etas) + len(log_phi), rows)
 
 
-def _terms(at: Callable[[Index], Array], count: int, rows: Rows) -> Terms:
+def _terms(at: Callable[[Index], Array], count: int, rows: Rows) -> RowTerms:
     """From the derivatives of the log density by ``count`` things."""
     moving, w = rows.structure.predictors.moving, rows.weights
 
@@ -99,7 +99,7 @@ def _terms(at: Callable[[Index], Array], count: int, rows: Rows) -> Terms:
         return at(tuple(by.count(place) for place in range(count)))
 
     second = [derivative(moving[a], moving[b]) for a, b in pairs_of(len(moving))]
-    return Terms(w * derivative(), tuple(w * derivative(a) for a in moving), tuple(-w * x for x in second))
+    return RowTerms(w * derivative(), tuple(w * derivative(a) for a in moving), tuple(-w * x for x in second))
 
 
 def expand(etas: Etas, log_phi: Array, rows: Rows, order: int, least: int = 2) -> Expansion:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.layout import Parameters
-from jaxmm.objective.density import Expansion, Terms, expand
+from jaxmm.objective.density import Expansion, RowTerms, expand
 from jaxmm.objective.mode import (
     Known,
     Point,
@@ -44,7 +44,7 @@ class AtMode(NamedTuple):
     """The model at its conditional mode, differentiable in the point and in the rows."""
 
     u: tuple[Array, ...]
-    terms: Terms
+    terms: RowTerms
     gram: Gram
     done: Factorised
 

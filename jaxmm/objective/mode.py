@@ -29,7 +29,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxmm._pieces import apart
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.density import Etas, Expansion, Terms, expanded_terms, pairs_of, terms
+from jaxmm.objective.density import Etas, Expansion, RowTerms, expanded_terms, pairs_of, terms
 from jaxmm.rows import Rows
 from jaxmm.solver import Factorised, factorise, solve
 
@@ -117,7 +117,7 @@ def safe_level(y: Array, weights: Array, trials: Array, family: Any) -> Array:
     return family.link.link(jnp.clip(mean, *family.mean_range))
 
 
-def pull_inside(t: Terms, eta: Array, level: Array, seeking: Array) -> Terms:
+def pull_inside(t: RowTerms, eta: Array, level: Array, seeking: Array) -> RowTerms:
     """The terms where, in parts that are ``seeking`` (by row), rows without density are drawn to ``level`` of the first
     moving predictor, whose ``eta`` that is, and the others let go."""
     k = PULL / jnp.maximum(level * level, 1e-300)
@@ -126,7 +126,7 @@ def pull_inside(t: Terms, eta: Array, level: Array, seeking: Array) -> Terms:
     def instead(first: Any, x: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(jnp.where(seeking, jnp.where(lost, 0.0 if i else first, 0.0), v) for i, v in enumerate(x))
 
-    return Terms(t.log_density, instead(k * (level - eta), t.score), instead(k, t.W))
+    return RowTerms(t.log_density, instead(k * (level - eta), t.score), instead(k, t.W))
 
 
 def clipped(W: tuple[Array, ...], clip: Array, count: int) -> tuple[Array, ...]:
@@ -222,9 +222,9 @@ def find_mode(point: Point, rows: Rows, start: tuple[Array, ...]) -> Mode:
     has_edge = rows.family.has_edge and moving[0] == 0
     level = safe_level(rows.y, rows.weights, rows.trials, rows.family) if has_edge else None
 
-    def evaluate(u: tuple[Array, ...]) -> tuple[Array, tuple[Array, Terms]]:
+    def evaluate(u: tuple[Array, ...]) -> tuple[Array, tuple[Array, RowTerms]]:
         etas = linear_predictors(fixed, effects(point.lams, u), rows)
-        t: Terms = apart(lambda e: terms(e, point.log_phi, rows), etas)
+        t: RowTerms = apart(lambda e: terms(e, point.log_phi, rows), etas)
         return parts.dot(u, u) - 2 * parts.of_rows(t.log_density), (etas[0], t)
 
     def step(u, at, seeking, clip):
@@ -253,7 +253,7 @@ class Known(NamedTuple):
     expansion: Expansion | None
 
 
-def terms_at(etas: Etas, point: Point, rows: Rows, expansion: Expansion | None) -> Terms:
+def terms_at(etas: Etas, point: Point, rows: Rows, expansion: Expansion | None) -> RowTerms:
     if expansion is None:
         return terms(etas, point.log_phi, rows)
     return expanded_terms(etas, point.log_phi, rows, expansion)
