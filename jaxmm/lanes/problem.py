@@ -42,8 +42,8 @@ class Problem(Protocol):
     all that varies.  ``takes_any``: whether any finite response can be fitted, so that the family need not be asked.
     ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta``, ``polished`` and ``steady`` are
     those of ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation has at hand.
-    ``library``: which of "data", "start", "evaluate" and "found" call the library's routines for many matrices: two such
-    programs at once wait for each other for ever on a CPU (``search.LIBRARY``).  Where it is "evaluate", one worker
+    ``library``: which of "data", "start", "evaluate" and "found" call the library's routines for many matrices: two
+    such programs at once wait for each other for ever on a CPU (``pool.LIBRARY``).  Where it is "evaluate", one worker
     must do, whose batches XLA spreads over the cores.
     """
 

@@ -45,7 +45,7 @@ class Responses(Protocol):
 
     ``n`` is the number of replicates.  ``varies``: what its blocks hold, names of ``Varying``.  ``endless``: whether a
     block may go beyond n.  ``trusted``: whether every response is one of the family's, so that nobody need look.
-    ``library``: whether ``block`` calls the library's matrix routines (``search.LIBRARY``).
+    ``library``: whether ``block`` calls the library's matrix routines (``pool.LIBRARY``).
     """
 
     n: int
