@@ -10,7 +10,7 @@ import pytest
 from helpers import close, oracle_deviance, quick_jit
 
 import jaxmm as mm
-from jaxmm.optimize import Control, Objective, Status, as_control, minimise, minimise_in_loop, region
+from jaxmm.optimize import Control, Objective, Status, as_control, minimise, minimise_in_loop, region, search_again
 
 
 @dataclass(frozen=True)
@@ -240,3 +240,28 @@ def test_a_value_with_noise(dear):
     assert all(s.status == Status.CONVERGED and s.iterations < 60 for s in told)
     assert max(ROSENBROCK.value(s.theta) for s in told) < 4 * noise
     assert any(s.status != Status.CONVERGED for s in untold)
+
+
+def test_luck_is_no_lower_minimum():
+    """A second search that comes to the same minimum is not taken for a better one because its value fell lower; one
+    that comes to another minimum is."""
+    noise, rng = 1e-2, np.random.default_rng(0)
+
+    def hessian(x):  # minima at -1 and, lower by 0.2, near 1
+        value = 4 * (x[0] ** 2 - 1) ** 2 - 0.1 * x[0] + noise * rng.uniform(-1, 1)
+        return value, 16 * x * (x**2 - 1) - 0.1, np.array([[48 * x[0] ** 2 - 16]]), None
+
+    def gradient(x):
+        value, g, _, aux = hessian(x)
+        return value, g, aux
+
+    def searched(known, start):
+        objective, control = Objective(gradient, hessian, noise=known), Control(max_iterations=60)
+        found = minimise(objective, np.array([-1.2]), control)
+        return [found, search_again(objective, found, np.array([start]), control)]
+
+    same = [searched(noise, -0.7) for _ in range(20)]
+    assert all(again is found for found, again in same)
+    assert any(again is not found for found, again in (searched(0.0, -0.7) for _ in range(20)))
+    lower = [searched(noise, 0.8)[1] for _ in range(20)]
+    assert all(s.status == Status.CONVERGED and s.theta[0] > 0.9 for s in lower)

@@ -32,11 +32,12 @@ def roughly(control: Control) -> Control:
 
 
 def search_again(objective: Objective, found: Search, start: np.ndarray, control: Control) -> Search:
-    """The better of ``found`` and of a search from ``start``, which is made to its end only where it leads lower."""
+    """The better of ``found`` and of a search from ``start``, which is made to its end only where it leads lower, by
+    more than what both values may be wrong by."""
     other = minimise(objective, start, roughly(control))
-    if not is_lower(other.value, found.value):
+    if not is_lower(other.value, found.value - 2 * objective.noise):
         return found
     other = minimise(objective, other.theta, control)
-    if not is_better(other.value, other.status, found.value, found.status):
+    if not is_better(other.value + 2 * objective.noise, other.status, found.value, found.status):
         return found
     return other._replace(iterations=found.iterations + other.iterations)

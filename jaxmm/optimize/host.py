@@ -93,7 +93,7 @@ def _leave_saddle(objective: Objective, at: _At, direction: np.ndarray) -> _At |
     """A lower point along a direction of negative curvature: close enough there is one."""
     for length in KICK * 0.25 ** np.arange(8):
         trial = _exact(objective, at.theta + length * direction)
-        if trial.value < at.value:
+        if trial.value < at.value - 2 * objective.noise:
             return trial
     return None
 
@@ -164,13 +164,13 @@ def _quasi_newton(objective: Objective, theta: np.ndarray, control: Control) -> 
             move = -g
         for _ in range(30):
             trial_value, trial_g, _ = objective.gradient(theta + move)
-            if trial_value <= value + 1e-4 * (move @ g):
+            if trial_value <= value + 1e-4 * (move @ g) + 2 * objective.noise:
                 break
             move = 0.5 * move
         else:
             return theta
         gain = value - trial_value
         theta, value, g = theta + move, trial_value, trial_g
-        if gain < 1e-3:
+        if gain < max(1e-3, 2 * objective.noise):
             break
     return theta
