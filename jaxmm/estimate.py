@@ -1,9 +1,9 @@
 """Arrays -> Estimates: the search, and what is read off at its end.
 
-Everything is a derivative of ``solver.reduce``.  With B = Z'W[X y] and A = Z'WZ,
+With N and B of ``solver``,
 
-    modes       b = NB (-beta, 1),                        NB = -½ d tr C* / dB     (the BLUPs)
-    covariance  Var(b | y, beta, theta) = sigma² N_jj,    N_jj = d log|M| / dA_jj
+    modes       b = NB (-beta, 1)                         (the BLUPs)
+    covariance  Var(b | y, beta, theta) = sigma² N_jj
 
 in the columns Z_s, carried back by b = T b_s.
 """
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm import costs
+from jaxmm import costs, solver
 from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
@@ -118,7 +118,7 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     """
     s = gram.structure
     H = np.zeros((len(theta), len(theta)))
-    diagonal_blocks = [A for A, _ in s.solver.level_systems(gram)]
+    diagonal_blocks = [A for A, _ in solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
@@ -144,13 +144,13 @@ def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
 
     The modes are NB (-beta_s, 1): what of the residual the random effects take up.
     """
-    NB = gram.structure.solver.explained(scaled_factors(theta, gram), gram)
+    NB = solver.explained(scaled_factors(theta, gram), gram)
     return tuple(jnp.einsum("ab,jbr->jar", T, x) for T, x in zip(gram.T, NB, strict=True))
 
 
 def covariance_of_effects(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """N_jj, the covariance of the effects of each level given the data, beta and theta, over sigma²: (J, q, q)."""
-    N = gram.structure.solver.level_covariances(scaled_factors(theta, gram), gram)
+    N = solver.level_covariances(scaled_factors(theta, gram), gram)
     return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
 
 

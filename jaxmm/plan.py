@@ -47,7 +47,9 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What it comes to: "blocks", "nested chain" or "Schur complement"."""
+        """What it comes to: "blocks", "nested chain", "Schur complement"; where there are no blocks, ``how``."""
+        if not self.chain:
+            return self.parts[0].how
         if self.rest:
             return "Schur complement"
         return "nested chain" if len(self.chain) > 1 else "blocks"
@@ -67,13 +69,20 @@ class Plan:
         return f"{value:,.3g} GB"
 
     def __str__(self) -> str:
-        nested = " inside ".join(part.factor for part in self.chain)
-        size = sum(part.size for part in self.chain)
+        if not self.chain:
+            factors, size = " + ".join(part.factor for part in self.parts), _size(self.parts)
+            return f"all at once   {factors}: {self.name}, {size:,} effects"
+        nested, size = " inside ".join(part.factor for part in self.chain), _size(self.chain)
         lines = [f"eliminated first   {nested}: {BLOCK}, {size:,} effects"]
         if self.rest:
-            rest, size = " + ".join(part.factor for part in self.rest), sum(part.size for part in self.rest)
+            rest, size = " + ".join(part.factor for part in self.rest), _size(self.rest)
             lines.append(f"then by Cholesky   {rest}: {DENSE} {size:,} x {size:,}; coupling as {self.coupling}")
         return "\n".join(lines)
+
+
+def _size(parts: tuple[Part, ...]) -> int:
+    """The effects of all their levels."""
+    return sum(part.size for part in parts)
 
 
 def plan_of(s: Structure, elimination: Elimination, groups: list[Grouping]) -> Plan:
@@ -103,9 +112,10 @@ def check_size(plan: Plan) -> None:
     except (ValueError, OSError, AttributeError):  # pragma: no cover
         return
     if need > have:
-        rest, size = ", ".join(repr(part.factor) for part in plan.rest), sum(part.size for part in plan.rest)
+        rest, size = ", ".join(repr(part.factor) for part in plan.rest), _size(plan.rest)
+        crossed = "crossed " if plan.chain else ""
         raise MemoryError(
-            f"the crossed factors {rest} leave a dense part of {size:,} x {size:,}, which with its derivatives takes "
+            f"the {crossed}factors {rest} leave a dense part of {size:,} x {size:,}, which with its derivatives takes "
             f"about {need / 2**30:,.0f} GiB; this machine has {have / 2**30:,.0f} GiB. Use a coarser factor or fewer "
             "effects per level"
         )

@@ -18,7 +18,7 @@ from jaxmm.design.checks import check_response
 from jaxmm.design.predictor import MEAN
 from jaxmm.gram import Accumulator, Columns, Gram, change_columns
 from jaxmm.likelihood import Likelihood
-from jaxmm.plan import Plan, check_size, plan_of
+from jaxmm.plan import Plan, check_size
 from jaxmm.rows import Rows
 from jaxmm.solver import BlockElimination, Solver
 from jaxmm.structure import Elimination, Grouping, Predictors, Structure, TermLayout, analyse
@@ -106,6 +106,7 @@ class Prepared(ABC):
     def with_solver(self, solver: Solver) -> Self:
         """The same model, whose M another solver factors."""
         other = self._copy(structure=replace(self.structure, solver=solver))
+        check_size(other.plan)
         for name in ("accumulator", "parts"):
             vars(other).pop(name, None)
         return other
@@ -117,7 +118,7 @@ class Prepared(ABC):
     @property
     def plan(self) -> Plan:
         """How each grouping factor is eliminated, and what that takes; print it."""
-        return plan_of(self.structure, self.elimination, self.groupings)
+        return self.structure.solver.plan(self.structure, self.elimination, self.groupings)
 
     @property
     def solver(self) -> str:

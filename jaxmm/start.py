@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmm import solver
 from jaxmm.gram import Gram
 from jaxmm.structure import Structure, TermLayout
 
@@ -130,7 +131,7 @@ def alike_theta(arrays: Any, xp: Any = np) -> Any:
 def has_few_levels(gram: Gram) -> bool:
     """Whether a factor has so few levels that its covariance may well be estimated in two ways."""
     s = gram.structure
-    levels = s.solver.level_counts(gram)
+    levels = solver.level_counts(gram)
     parameters = np.zeros(s.num_factors)
     for term in s.terms:
         parameters[term.position] += term.covariance.num_params
@@ -145,7 +146,7 @@ def moment_start(gram: Gram, xp: Any = np) -> Any:
     search would be stuck.
     """
     s, n = gram.structure, xp.asarray(gram.n_obs)
-    pairs = s.solver.diagonals(gram, xp)
+    pairs = solver.diagonals(gram, xp)
     total = xp.maximum(xp.asarray(gram.total)[-1, -1] / n, 1e-30)
     copies = () if gram.copies is None else gram.copies
     variances = []
@@ -172,10 +173,7 @@ def level_start(gram: Gram) -> np.ndarray | None:
     """
     s, n = gram.structure, float(gram.n_obs)
     total = float(np.asarray(gram.total)[-1, -1])
-    joint = [
-        not any(t.position == f and _whole(t, q) for t in s.terms)
-        for f, q in enumerate([*s.chain, *(q for _, q in s.rest)])
-    ]
+    joint = [not any(t.position == f and _whole(t, q) for t in s.terms) for f, q in enumerate(s.widths)]
     if not any(joint):
         return None
     theta, found = moment_start(gram), False
@@ -208,4 +206,4 @@ def _whole(term: TermLayout, q: int) -> bool:
 
 def level_systems(gram: Gram) -> list[tuple[np.ndarray, np.ndarray]]:
     """Z_j'WZ_j (J, q, q) and Z_j'We (J, q) of each factor, in elimination order."""
-    return [(A, B[..., -1]) for A, B in gram.structure.solver.level_systems(gram)]
+    return [(A, B[..., -1]) for A, B in solver.level_systems(gram)]

@@ -100,6 +100,11 @@ class Structure:
     def num_factors(self) -> int:
         return len(self.chain) + len(self.rest)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """q of each factor in elimination order."""
+        return (*self.chain, *(q for _, q in self.rest))
+
     def rest_places(self) -> list[np.ndarray]:
         """Where each factor of the rest has its effects among the columns of the dense part: (levels, q) each."""
         starts = np.cumsum([0] + [levels * q for levels, q in self.rest])

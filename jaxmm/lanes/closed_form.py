@@ -38,6 +38,7 @@ from jaxmm.lanes.advance import Value
 from jaxmm.lanes.entrywise import Matrix, cells_of_factor, cholesky, dot, invert, times, transpose
 from jaxmm.lanes.statistics import Statistics
 from jaxmm.objective.parameters import scaled_factors
+from jaxmm.solver import level_systems
 from jaxmm.solver.spd import BLOCKS
 from jaxmm.start import Moments, level_weights, moment_equations
 from jaxmm.structure import Structure
@@ -124,7 +125,7 @@ def can_have_blocks(s: Structure) -> bool:
 def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     """From the arrays of a model, on the host; call it with x64 enabled."""
     s, p = gram.structure, gram.structure.p
-    ((A, columns),) = s.solver.level_systems(gram)
+    ((A, columns),) = level_systems(gram)
     ZX = columns[..., :p]
     w, V = np.linalg.eigh(A)
     w, V = w[:, ::-1], V[:, :, ::-1]  # directions that are not there come last

@@ -24,6 +24,7 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes.closed_form import patterns
 from jaxmm.lanes.entrywise import cholesky
+from jaxmm.solver import level_systems
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["gram", "combine", "members", "sizes"], meta_fields=[])
@@ -53,10 +54,10 @@ class Alike:
 def find_alike(gram: Gram) -> Alike | None:
     """None where there are too few alike to be worth it; on the host, with x64 enabled."""
     s = gram.structure
-    c = gram.couplings
-    if not s.solver.by_level or len(s.chain) != 1 or c.cells is not None or not s.rest:
+    border = s.solver.border(gram)
+    if border is None:
         return None
-    A, border = np.asarray(c.blocks[0]), np.asarray(c.borders[0])
+    A, border = np.moveaxis(level_systems(gram)[0][0], 0, -1), np.asarray(border)
     q, J = A.shape[1], A.shape[2]
     flat = np.concatenate([A.reshape(-1, J), border[:, :-1].reshape(-1, J)]).T
     pattern = patterns(flat)
@@ -73,10 +74,10 @@ def find_alike(gram: Gram) -> Alike | None:
     extra = np.repeat(place[len(single) :], q)
     nothing = np.zeros((*border.shape[:2], len(extra)))
     copies = np.concatenate([np.ones(len(single)), count, np.ones(len(extra))])
-    fewer = replace(
-        c,
-        blocks=(np.concatenate([A[..., place], A[..., extra]], axis=-1),),
-        borders=(np.concatenate([border[..., place] * scale, nothing], axis=-1),),
+    fewer = s.solver.with_levels(
+        gram,
+        np.concatenate([A[..., place], A[..., extra]], axis=-1),
+        np.concatenate([border[..., place] * scale, nothing], axis=-1),
     )
     smaller = replace(gram, couplings=fewer, copies=(copies,))  # pyright: ignore
     return jax.device_put(Alike(smaller, combine, members, n))  # pyright: ignore

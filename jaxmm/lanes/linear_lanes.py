@@ -26,6 +26,7 @@ from jaxmm.lanes.statistics import ResponseMap, Statistics, gram_of, statistics
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Status
+from jaxmm.solver import level_counts
 from jaxmm.sources.responses import Varying
 from jaxmm.start import (
     NEAR_ZERO,
@@ -145,7 +146,7 @@ class LinearLanes:
     def temporaries(self) -> int:
         """Beside the levels, the dense part and what it is made of."""
         s, gram = self.gram.structure, self.searched
-        own = s.p + s.rest_size + sum(q * J for q, J in zip(s.chain, s.solver.level_counts(gram), strict=False))
+        own = s.p + s.rest_size + sum(q * J for q, J in zip(s.chain, level_counts(gram), strict=False))
         return costs.LANE_TEMPORARIES + costs.DENSE_TEMPORARIES * s.rest_size**2 // own
 
     @property

@@ -1,11 +1,14 @@
 """What a solver is: a way to factor M = Λ'Z'WZΛ + I, and the cross-products that it keeps for that.
 
 A solver is static and hashable; it stands in ``Structure.solver`` and owns ``Gram.couplings``, a pytree that nobody
-else looks into.  Everything that the library wants of them is a method here: the criterion and its derivatives of a
-linear model, Newton's step and log|M| of a generalised one, what starts and standard errors read.
+else looks into.  Its methods are what cannot be derived:
 
+    levels      where the couplings have  A_j = Z_j'WZ_j  and  B_j = Z_j'W[X y]
     reduce      log|M|  and  C* = [X y]'V^-1[X y],   V = ZΛΛ'Z' + W^-1          differentiable, to any order
     factorise   the same for Z alone, kept for ``solve`` and for the derivatives at the same point
+
+The rest is the same for all, in ``solver``: modes and covariances of the effects are derivatives of ``reduce`` by what
+``levels`` reads.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Gram
+from jaxmm.plan import Plan
 from jaxmm.rows import Rows
+from jaxmm.structure import Elimination, Grouping, Structure
 
 Lams = tuple[Array, ...]  # λ (q, q) of each grouping factor in elimination order, as to Z_s
 
@@ -71,31 +76,30 @@ class Solver(Protocol):
         """M (q, q, J) of each level, where there is one factor."""
         ...
 
-    def explained(self, lams: Lams, gram: Gram) -> list[Array]:
-        """NB = ΛM^-1Λ'Z'W[X y] of each factor, (J, q, p + 1)."""
-        ...
-
-    def level_covariances(self, lams: Lams, gram: Gram) -> list[Array]:
-        """The blocks of N = ΛM^-1Λ' of each level of each factor, (J, q, q)."""
-        ...
-
     # ------------------------------------------------------------ what is read off
     def total(self, gram: Gram) -> Array:
         """[X y]'W[X y], (p + 1, p + 1)."""
         ...
 
-    def level_counts(self, gram: Gram) -> list[int]:
-        """J of each factor."""
-        ...
-
-    def level_systems(self, gram: Gram) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Z_j'WZ_j (J, q, q) and Z_j'W[X y] (J, q, p + 1) of each factor; on the host."""
-        ...
-
-    def diagonals(self, gram: Gram, xp: Any) -> list[tuple[Any, Any]]:
-        """The diagonal of Z'WZ, and Z'Wy, of each factor: (q, J) both; ``xp`` is numpy or jax.numpy."""
+    def levels(self, gram: Gram) -> list[tuple[Array, Array]]:
+        """A_j (q, q, J) and B_j (q, p + 1, J) of each factor, picked from the couplings, of which nothing but those is
+        asked: of their derivatives it picks those by A_j and B_j."""
         ...
 
     def size(self, gram: Gram) -> int:
         """Numbers in the largest coupling."""
+        ...
+
+    def plan(self, s: Structure, elimination: Elimination, groups: list[Grouping]) -> Plan:
+        """What it does with each grouping factor, and the numbers that it keeps; before there are arrays."""
+        ...
+
+    # ------------------------------------------------------------ levels that are alike, ``lanes.collapse``
+    def border(self, gram: Gram) -> Array | None:
+        """Z'W[Z_rest X y] (q, r, J) of a factor whose levels meet in others' alone, those in a dense rest; None where
+        there is no such factor, or the solver does not hold it so."""
+        ...
+
+    def with_levels(self, gram: Gram, A: Any, border: Any) -> Any:
+        """The couplings with other levels of that factor: A_j (q, q, J) and their border."""
         ...

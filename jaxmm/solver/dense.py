@@ -14,7 +14,9 @@ from jax.scipy.linalg import block_diag
 
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Gram
+from jaxmm.plan import DENSE, Part, Plan
 from jaxmm.rows import Rows
+from jaxmm.structure import Elimination, Grouping, Structure
 
 
 class Written(NamedTuple):
@@ -27,10 +29,11 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Dense:
-    """See ``_base.Solver``; its couplings are A, whose rows are those of Z level by level, factor by factor, then X and
-    y.  Levels that stand for several (``Gram.copies``) it does not know."""
+    """See ``_base.Solver``; ``counts`` are the levels of each factor.  Its couplings are A, whose rows are those of Z
+    level by level, factor by factor, then X and y.  Levels that stand for several (``Gram.copies``) it does not know.
+    """
 
-    levels: tuple[int, ...]
+    counts: tuple[int, ...]
     name = "dense"
     by_level = False
 
@@ -48,7 +51,7 @@ class Dense:
 
     def of_rows(self, rows: Rows, W: tuple[Array, ...], columns: Array | None = None) -> Array:
         sides = []
-        for f, J in enumerate(self.levels):
+        for f, J in enumerate(self.counts):
             indicators = rows.spread(f, jnp.eye(J, dtype=W[0].dtype))  # (J, H, P)
             sides.append((indicators[:, None] * rows.Z[f][None]).reshape(-1, rows.y.size))
         weights = [[rows.between(W, f, o).ravel() for o in range(len(sides))] for f in range(len(sides))]
@@ -67,21 +70,21 @@ class Dense:
         return replace(gram, couplings=A)
 
     # ------------------------------------------------------------ what is wanted of them
-    def _parts(self, lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array, Array]:
+    def parts(self, lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array, Array]:
         """Λ (Q, Q), M and [A B] with B = Z'W[X y]."""
         assert gram.copies is None, "the dense solver has one copy of each level"
-        L = block_diag(*(jnp.kron(jnp.eye(J, dtype=lam.dtype), lam) for J, lam in zip(self.levels, lams, strict=True)))
+        L = block_diag(*(jnp.kron(jnp.eye(J, dtype=lam.dtype), lam) for J, lam in zip(self.counts, lams, strict=True)))
         A = gram.couplings
         M = L.T @ A[: len(L), : len(L)] @ L + jnp.eye(len(L), dtype=A.dtype)
         return L, M, A[: len(L)]
 
     def reduce(self, lams: tuple[Array, ...], gram: Gram) -> tuple[Array, Array]:
-        L, M, half = self._parts(lams, gram)
+        L, M, half = self.parts(lams, gram)
         B = L.T @ half[:, len(L) :]
         return jnp.linalg.slogdet(M)[1], gram.couplings[len(L) :, len(L) :] - B.T @ jnp.linalg.solve(M, B)
 
     def factorise(self, lams: tuple[Array, ...], gram: Gram, roots: Any = None) -> Written:
-        M = self._parts(lams, gram)[1]
+        M = self.parts(lams, gram)[1]
         return Written(M, jnp.linalg.slogdet(M)[1])
 
     def solve(self, done: Written, lams: tuple[Array, ...], gram: Gram, right: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -89,59 +92,43 @@ class Dense:
         return tuple(x.T for x in self._split(flat, lams))
 
     def level_matrices(self, done: Written, gram: Gram) -> Array:
-        (J,) = self.levels
+        (J,) = self.counts
         return jnp.einsum("jajb->abj", done.M.reshape(J, len(done.M) // J, J, -1))
-
-    def explained(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
-        L, M, half = self._parts(lams, gram)
-        return self._split(L @ jnp.linalg.solve(M, L.T @ half[:, len(L) :]), lams)
-
-    def level_covariances(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
-        L, M, _ = self._parts(lams, gram)
-        N, out, at = L @ jnp.linalg.solve(M, L.T), [], 0
-        for J, lam in zip(self.levels, lams, strict=True):
-            own = N[at : at + J * len(lam), at : at + J * len(lam)].reshape(J, len(lam), J, len(lam))
-            out.append(jnp.einsum("jajb->jab", own))
-            at += J * len(lam)
-        return out
 
     def _split(self, flat: Array, lams: tuple[Array, ...]) -> list[Array]:
         """(Q, ..) -> (J, q, ..) of each factor."""
-        ends = np.cumsum([J * len(lam) for J, lam in zip(self.levels, lams, strict=True)])[:-1]
+        ends = np.cumsum([J * len(lam) for J, lam in zip(self.counts, lams, strict=True)])[:-1]
         parts = jnp.split(flat, ends)
-        return [x.reshape(J, -1, *flat.shape[1:]) for J, x in zip(self.levels, parts, strict=True)]
+        return [x.reshape(J, -1, *flat.shape[1:]) for J, x in zip(self.counts, parts, strict=True)]
 
     # ------------------------------------------------------------ what is read off
     def total(self, gram: Gram) -> Array:
         size = gram.structure.p + 1
         return gram.couplings[-size:, -size:]
 
-    def level_counts(self, gram: Gram) -> list[int]:
-        return list(self.levels)
-
-    def level_systems(self, gram: Gram) -> list[tuple[np.ndarray, np.ndarray]]:
-        A, out, at = np.asarray(gram.couplings), [], 0
-        for J, q in zip(self.levels, _widths(gram), strict=True):
+    def levels(self, gram: Gram) -> list[tuple[Array, Array]]:
+        A, widths = gram.couplings, gram.structure.widths
+        sizes = [J * q for J, q in zip(self.counts, widths, strict=True)]
+        out, at = [], 0
+        for J, q in zip(self.counts, widths, strict=True):
             inside = at + np.arange(J * q).reshape(J, q)
-            out.append((A[inside[:, :, None], inside[:, None, :]], A[inside, -gram.structure.p - 1 :]))
-            at += J * q
-        return out
-
-    def diagonals(self, gram: Gram, xp: Any) -> list[tuple[Any, Any]]:
-        A, out, at = xp.asarray(gram.couplings), [], 0
-        for J, q in zip(self.levels, _widths(gram), strict=True):
-            inside = slice(at, at + J * q)
-            out.append((xp.diagonal(A)[inside].reshape(J, q).T, A[inside, -1].reshape(J, q).T))
+            own, border = A[inside[:, :, None], inside[:, None, :]], A[inside, sum(sizes) :]
+            out.append((own.transpose(1, 2, 0), border.transpose(1, 2, 0)))
             at += J * q
         return out
 
     def size(self, gram: Gram) -> int:
         return gram.couplings.size
 
+    def plan(self, s: Structure, elimination: Elimination, groups: list[Grouping]) -> Plan:
+        parts = tuple(Part(groups[f].name, DENSE, groups[f].levels, groups[f].q) for f in elimination.order)
+        return Plan(parts, None, (sum(part.size for part in parts) + s.p + 1) ** 2)
 
-def _widths(gram: Gram) -> list[int]:
-    """q of each factor in elimination order."""
-    return [*gram.structure.chain, *(q for _, q in gram.structure.rest)]
+    def border(self, gram: Gram) -> None:
+        return None
+
+    def with_levels(self, gram: Gram, A: Any, border: Any) -> Any:
+        raise NotImplementedError("there is no border")
 
 
 def _spread(Z: np.ndarray, codes: np.ndarray, levels: int) -> np.ndarray:

@@ -4,7 +4,7 @@ With N = ΛM^-1Λ', M = Λ'AΛ + I, one function gives
 
     log|M|   and   C* = C - B'NB = [X y]'V^-1[X y]        V = ZΛΛ'Z' + W^-1
 
-and everything else is a derivative of it, taken by the caller: the covariance of the effects given the data is
+and everything else is a derivative of it (``solver``): the covariance of the effects given the data is
 N = d log|M| / dA, their modes are -½ d C*/dB at the residual, and so for every structure at once.
 
 Eliminating chain factor i, with R_k = lam_i'(link to outer factor k) and R_b = lam_i'border_i:
@@ -21,18 +21,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.cells import Cells
 from jaxmm.gram import Accumulator, Gram
+from jaxmm.plan import Plan, plan_of
 from jaxmm.rows import Rows
 from jaxmm.solver import couplings, spd
 from jaxmm.solver.couplings import Couplings
 from jaxmm.solver.spd import BLOCKS, DENSE
-from jaxmm.structure import Structure
+from jaxmm.structure import Elimination, Grouping, Structure
 
 IN_BOUNDS = "promise_in_bounds"  # the indices are ours: no masks, no checks
 
@@ -265,53 +265,28 @@ class BlockElimination:
     def level_matrices(self, done: Eliminated, gram: Gram) -> Array:
         return done.steps[0].M
 
-    def explained(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
-        """d tr C* / dB = -2 NB."""
-        s, c, width = gram.structure, gram.couplings, gram.structure.p + 1
-
-        def trace(borders, corner):
-            return jnp.trace(reduce(lams, replace(gram, couplings=replace(c, borders=borders, corner=corner)))[1])
-
-        borders, corner = jax.grad(trace, argnums=(0, 1))(c.borders, c.corner)
-        NB = [jnp.moveaxis(-0.5 * b[:, -width:], -1, 0) for b in borders]
-        return [*NB, *s.split_rest(-0.5 * corner[: s.rest_size, s.rest_size :])]
-
-    def level_covariances(self, lams: tuple[Array, ...], gram: Gram) -> list[Array]:
-        """d log|M| / dA = N."""
-        s, c = gram.structure, gram.couplings
-
-        def logdet(blocks, corner):
-            return reduce(lams, replace(gram, couplings=replace(c, blocks=blocks, corner=corner)))[0]
-
-        blocks, corner = jax.grad(logdet, argnums=(0, 1))(c.blocks, c.corner)
-        N = [jnp.moveaxis(b, -1, 0) for b in blocks]
-        return [*N, *(corner[inside[:, :, None], inside[:, None, :]] for inside in s.rest_places())]
-
     def total(self, gram: Gram) -> Array:
         size = gram.structure.rest_size
         return gram.couplings.corner[size:, size:]
 
-    def level_counts(self, gram: Gram) -> list[int]:
-        return [*(A.shape[-1] for A in gram.couplings.blocks), *(count for count, _ in gram.structure.rest)]
-
-    def level_systems(self, gram: Gram) -> list[tuple[np.ndarray, np.ndarray]]:
-        c, s = gram.couplings, gram.structure
-        out = []
-        for A, border in zip(c.blocks, c.borders, strict=True):
-            out.append((np.moveaxis(np.asarray(A), -1, 0), np.moveaxis(np.asarray(border)[:, -s.p - 1 :], -1, 0)))
-        corner = np.asarray(c.corner)
-        for inside in s.rest_places():
-            out.append((corner[inside[:, :, None], inside[:, None, :]], corner[inside, s.rest_size :]))
-        return out
-
-    def diagonals(self, gram: Gram, xp: Any) -> list[tuple[Any, Any]]:
+    def levels(self, gram: Gram) -> list[tuple[Array, Array]]:
         c, s, size = gram.couplings, gram.structure, gram.structure.rest_size
-        out, corner = [], xp.asarray(c.corner)
-        for A, border in zip(c.blocks, c.borders, strict=True):
-            A = xp.asarray(A)
-            out.append((xp.stack([A[k, k] for k in range(A.shape[0])]), xp.asarray(border)[:, -1]))
-        rest = zip(s.split_rest(xp.diagonal(corner)[:size]), s.split_rest(corner[:size, -1]), strict=True)
-        return [*out, *((square.T, cross.T) for square, cross in rest)]
+        wide = [0 if i == 0 and c.cells is not None else size for i in range(len(s.chain))]
+        chain = [(A, border[:, at:]) for A, border, at in zip(c.blocks, c.borders, wide, strict=True)]
+        places = s.rest_places()
+        own = [c.corner[inside[:, :, None], inside[:, None, :]].transpose(1, 2, 0) for inside in places]
+        side = [c.corner[inside, size:].transpose(1, 2, 0) for inside in places]
+        return [*chain, *zip(own, side, strict=True)]
 
     def size(self, gram: Gram) -> int:
         return gram.couplings.borders[0].size
+
+    def plan(self, s: Structure, elimination: Elimination, groups: list[Grouping]) -> Plan:
+        return plan_of(s, elimination, groups)
+
+    def border(self, gram: Gram) -> Array | None:
+        c, s = gram.couplings, gram.structure
+        return c.borders[0] if len(s.chain) == 1 and s.rest and c.cells is None else None
+
+    def with_levels(self, gram: Gram, A: Any, border: Any) -> Couplings:
+        return replace(gram.couplings, blocks=(A,), borders=(border,))
