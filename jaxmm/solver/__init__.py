@@ -1,13 +1,12 @@
 """Systems in M = Λ'Z'WZΛ + I.
 
-``_base.Solver`` is what a solver does; the functions here ask the one that a model's structure has, and derive from its
-``reduce``, with B = Z'W[X y] and A = Z'WZ,
+``_base.Solver`` is what a solver does.  The functions here ask the one that a model's structure has, and derive from
+its ``reduce``, with A = Z'WZ and B = Z'W[X y],
 
-    NB = -½ d tr C* / dB  (the modes)        N_jj = d log|M| / dA_jj  (their covariances)        N = ΛM^-1Λ'
+    NB = -½ d tr C* / dB        N_jj = d log|M| / dA_jj        N = ΛM^-1Λ'
 
-  ``elimination``
-serves any mixture of nested and crossed factors; ``dense``, M written out, is the oracle of the tests.  ``spd`` holds
-the differentiable pieces.
+of which modes and covariances of the effects are made.  ``elimination`` serves any mixture of nested and crossed
+factors; ``dense``, M written out, is the oracle of the tests.  ``spd`` holds the differentiable pieces.
 """
 
 from __future__ import annotations
