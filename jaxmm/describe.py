@@ -24,7 +24,8 @@ def describe(model: Prepared) -> str:
         f"  formula   {d.formula}",
         f"  rows      {len(d.y):,} used" + (f", {d.n_missing:,} dropped for missing values" if d.n_missing else ""),
         *_about_response(d),
-        f"  X         {s.p} columns" + (f", aliased and dropped: {', '.join(d.dropped)}" if d.dropped else ""),
+        f"  X         {_columns(d.columns, d.dropped)}",
+        *(f"  X of {p.name:<6} {_columns(p.columns, p.dropped)}, {p.formula}" for p in d.further),
         "  terms",
     ]
     for t in (t for t, _ in model.theta_terms()):
@@ -39,6 +40,11 @@ def describe(model: Prepared) -> str:
     lines.append(f"  solver    {plan.name}; arrays {plan.memory}; {parameters}")
     lines.append(f"  device    {model.device.platform}:{model.device.id}, float64")
     return "\n".join(lines)
+
+
+def _columns(names: tuple[str, ...], dropped: tuple[str, ...]) -> str:
+    own = f"{len(names)} column{'s' if len(names) != 1 else ''}"
+    return own + (f", aliased and dropped: {', '.join(dropped)}" if dropped else "")
 
 
 def _about_response(d: Design) -> list[str]:

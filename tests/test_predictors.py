@@ -290,6 +290,7 @@ def test_effects_of_each_predictor():
     tidy = fit.tidy()
     spread = tidy[tidy["effect"] == "ran_pars"].set_index("group")
     assert dict(spread["component"]) == {"pond": "mu", "zi~pond": "zi"}
+    assert "  X of zi     2 columns, ~ bad + (1 | pond)\n" in repr(fit.model)
     assert "zi~pond" in str(fit.summary()) and "zi~pond" in str(fit.shrinkage()) and "zi~pond" in repr(fit.model)
 
 
