@@ -2,7 +2,7 @@
 
     max over β, log φ of  Σ w log p(y | η_0 .. η_m, φ),      η = Xβ + offset
 
-by L-BFGS from the GLM of the mean and constants for the other parameters; effects of one size each.  The columns are
+by BFGS from the GLM of the mean and constants for the other parameters; effects of one size each.  The columns are
 orthogonal and of unit size (``gram``), so that few steps suffice; it is a start.
 """
 
@@ -26,7 +26,7 @@ from jaxmm.start import independent_theta
 from jaxmm.start_glmm import Data, fit_glm
 
 FIRST_SD = 0.5  # of every effect
-STEPS = 60
+STEPS, NEAR = 60, 1e-5  # of BFGS; slope of the log likelihood, for each row, from which the search itself goes on
 
 
 @partial(Program, static_argnums=(0, 1))
@@ -64,13 +64,15 @@ def start(family: Any, data: Data, rows: Rows, offsets: list[Any], accumulator: 
         "weights": filled(data.weights, length, 0.0),
     }
 
+    x = np.concatenate([*begin, log_phi])
+    program = _value_and_slope.bind(family, of, x, arrays)
+
     def criterion(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = _value_and_slope(family, of, x, arrays)
+        value, slope = program(family, of, x, arrays)
         usable = np.isfinite(value) and np.all(np.isfinite(slope))
         return (float(value), np.array(slope)) if usable else (1e300, np.zeros(len(x)))
 
-    x = np.concatenate([*begin, log_phi])
-    found = minimize(criterion, x, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
+    found = minimize(criterion, x, jac=True, method="BFGS", options={"maxiter": STEPS, "gtol": NEAR * len(data.y)}).x
     beta, log_phi = np.split(found if np.all(np.isfinite(found)) else x, [rows.structure.p])
     theta = np.asarray(independent_theta(rows, FIRST_SD, np))
     return rows.layout.join(Parameters(beta, theta, log_phi))  # pyright: ignore
