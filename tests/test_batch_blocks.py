@@ -195,7 +195,7 @@ def test_subjects_who_see_the_same_items_are_replaced_by_a_few(reml):
     with jax.enable_x64(True):
         collapsed, plain = (make_problem(model, None, collapse, frozenset({"y"})) for collapse in (True, False))
         assert collapsed.alike is not None and plain.alike is None
-        assert collapsed.searched.blocks[0].shape[-1] == 1 + 2 * 3
+        assert collapsed.searched.couplings.blocks[0].shape[-1] == 1 + 2 * 3
         Y = jnp.asarray(rng.normal(size=(len(c), 4)))
         start = plain.start(plain.data(Varying(Y)))
         np.testing.assert_allclose(collapsed.start(collapsed.data(Varying(Y))), start, rtol=1e-10)
