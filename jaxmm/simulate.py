@@ -1,6 +1,6 @@
 """New responses from a fitted model: y | b from its family at Xβ + Zb, with b ~ N(0, D) drawn anew, or at its modes.
 
-Replicate k depends on the key and on k alone (``fold_in``), whatever the number of replicates.  They are drawn in
+Replicate k depends on the key and on k alone, whatever the number of replicates.  They are drawn in
 blocks of one size, so that one program serves every number of them.
 """
 

@@ -1,6 +1,6 @@
 """fit_many: one design, many responses, as one program.
 
-The replicates are cut into parts, the parts into pools of L lanes (``search``).  Each lane's arithmetic is its own:
+The replicates are cut into parts, the parts into pools of L lanes (``pool``).  Each lane's arithmetic is its own:
 what it finds does not depend on its neighbours, nor on L.  There is a worker for each core, or for each accelerator;
 several processes (``jax.distributed``) share the parts among them.  Where there is a folder, each part is written to
 it as soon as it is done, and what is there is not done again.

@@ -3,7 +3,7 @@
     parse("y ~ x + offset(log(t)) + (1 + x | school/class)")
 
 takes the bars and the offsets out of the sum on the right and leaves the fixed part, an expression whose
-terms `_terms.expand` finds once the columns are known (`.` needs them). A bar `(left | group)` is one
+terms `terms.expand` finds once the columns are known (`.` needs them). A bar `(left | group)` is one
 random-effects term; `(left | a/b)` becomes `(left | b:a)` and `(left | a)`, in this order and with lme4's
 names: `a/b/c` gives the factors `c:(b:a)`, `b:a` and `a`. `(left || group)` is the covariance structure
 "diag": every column of the model matrix of `left` gets a variance of its own and no correlation, also the

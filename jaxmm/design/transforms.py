@@ -9,7 +9,7 @@ polynomials. (R remembers fewer of them: `I(x - mean(x))` is centred anew at pre
 It learns from every row of the table in which its own columns are there, as R's model frame does: also from rows that
 another column's missing value, or a weight of zero, takes out of the fit.
 
-The functions themselves are in `_functions`.
+The functions themselves are in `functions`.
 """
 
 import inspect

@@ -76,7 +76,7 @@ class Blocks:
     collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
     A_j, ``root`` (p, p) a root of ``within`` with a column of zeros for each direction that is not there, and ``df`` n
     less the ranks of Z and of X beside it: for ``direct``; ``weigh`` (q, q, R) and
-    ``moments`` are for the start; ``cells`` as of ``small.cells_of_factor``.
+    ``moments`` are for the start; ``cells`` as of ``entrywise.cells_of_factor``.
     """
 
     K: Array

@@ -1,4 +1,4 @@
-"""A linear model with one grouping factor, many responses: Newton's method with the closed forms of ``blocks``."""
+"""A linear model with one grouping factor, many responses: Newton's method with the closed forms of ``closed_form``."""
 
 from __future__ import annotations
 

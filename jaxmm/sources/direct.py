@@ -1,6 +1,6 @@
 """Simulated Gaussian responses without the responses: what a fit needs of y is drawn at once.
 
-In the whitened columns of ``blocks``, y = Xβ + Zb + e with b ~ N(0, D), e ~ N(0, σ²) has, apart from Xβ,
+In the whitened columns of ``lanes.closed_form``, y = Xβ + Zb + e with b ~ N(0, D), e ~ N(0, σ²) has, apart from Xβ,
 
     level        B_y ~ N(0, K'DK + σ²P),  P the identity on the directions that the level has
     pattern      R of its other ν levels ~ Wishart(K'DK + σ²P, ν)        (Bartlett 1933: F A A'F', A triangular)

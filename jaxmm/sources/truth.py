@@ -1,6 +1,7 @@
 """The parameters that responses are drawn from: a fit's, or stated ones.
 
-    {"fixef", "sd", "corr", "sigma" | "dispersion"}  ->  β (p,);  per grouping factor λ (q, q), D = λλ';  σ, φ
+    {"fixef", "sd", "corr", "sigma" | "dispersion", "zero_inflation", "family_params"}
+        ->  β (p,) of every predictor;  per grouping factor λ (q, q), D = λλ';  σ, φ
 
 D_f = diag(sd) R diag(sd) is the covariance of the q effects of a level, in the units of η whatever the likelihood; a
 standard deviation of zero, or a correlation of one, is as good as any other.

@@ -46,8 +46,8 @@ class PowerCurve:
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row per size and test: the sizes, ``nobs``, ``test``, ``coef``, ``truth``, ``power`` with its error and
-        exact interval, ``smooth`` (the curve there; see ``batch.smallest``), ``n`` p-values, the share of fits that are
-        ``singular`` and ``not_converged``."""
+        exact interval, ``smooth`` (the curve there; see ``studies.smallest``), ``n`` p-values, the share of fits that
+        are ``singular`` and ``not_converged``."""
         smooth = {}
         for group in self._groups():
             curve = group.curve(self.alpha)
@@ -80,7 +80,7 @@ class PowerCurve:
     def smallest(self) -> pd.DataFrame:
         """A row per test, and per combination of the other factors' sizes: the smallest ``size`` of the first factor
         that reaches the target, its interval ``lower`` to ``upper``, ``by`` what it was found (see
-        ``batch.smallest``), and a ``note`` where there is none."""
+        ``studies.smallest``), and a ``note`` where there is none."""
         rows = []
         for group in self._groups():
             rejected = group.rejected(self.alpha)
