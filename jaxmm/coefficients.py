@@ -13,6 +13,7 @@ import pandas as pd
 from jaxmm.design import Design
 from jaxmm.families import Family
 from jaxmm.inference import wald
+from jaxmm.inference.ddf import Reference
 
 ALL = "all"
 
@@ -48,18 +49,17 @@ def vcov(design: Design, estimates: Any, component: str) -> pd.DataFrame:
     return pd.DataFrame(np.asarray(estimates.vcov)[at, at], labels, labels)
 
 
-def coef_table(design: Design, estimates: Any, component: str, ddf: str, given: Any) -> pd.DataFrame:
+def coef_table(design: Design, reference: Reference, component: str, given: Any) -> pd.DataFrame:
     """See ``Fit.coef_table``."""
     at = place(design, component)
-    if ddf != "asymptotic":
-        raise NotImplementedError(f"ddf={ddf!r} is not available yet: only 'asymptotic', which takes z for normal")
-    V = np.asarray(estimates.vcov)[at, at] if given is None else np.asarray(given, float)
-    estimate = np.asarray(estimates.beta)[at]
+    L = np.eye(len(reference.beta))[at]
+    estimate = reference.beta[at]
+    V = reference.vcov[at, at] if given is None else np.asarray(given, float)
     if V.shape != (len(estimate), len(estimate)):
         raise ValueError(f"vcov must be a matrix ({len(estimate)}, {len(estimate)}), not of shape {V.shape}")
-    se = np.sqrt(np.maximum(np.diag(V), 0.0))
-    tested = wald.each(estimate, se)
-    columns = {"estimate": estimate, "se": se, "df": np.inf, "statistic": tested.statistic, "p": tested.p}
+    se, df = np.sqrt(np.maximum(np.diag(V), 0.0)), reference.df(L)
+    tested = wald.each(estimate, se, df)
+    columns = {"estimate": estimate, "se": se, "df": df, "statistic": tested.statistic, "p": tested.p}
     return pd.DataFrame(columns, names(design, component))
 
 

@@ -14,7 +14,9 @@ import pandas as pd
 from jaxmm import coefficients
 from jaxmm._context import computing
 from jaxmm.covariance import free
+from jaxmm.inference import ddf as ddf_methods
 from jaxmm.inference import wald
+from jaxmm.inference.ddf import Reference
 from jaxmm.likelihood import Effects
 from jaxmm.optimize import Control, Status
 from jaxmm.prepared import Prepared
@@ -53,8 +55,9 @@ class Fitted:
 
     @property
     def pvalues(self) -> pd.Series:
-        """Two-sided p-values of ``tvalues`` from the **normal** distribution, named so; too small in small samples."""
-        return self._labelled(wald.each(self.fixef, self.bse).p, "p_normal")
+        """Two-sided p-values, those of ``coef_table()``: of a linear model by t with Satterthwaite's degrees of
+        freedom, of a generalised one by the normal distribution, which takes standard errors for known."""
+        return self._labelled(self.coef_table()["p"], "p")
 
     def vcov(self, component: str = "mu") -> pd.DataFrame:
         """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters.
@@ -64,19 +67,30 @@ class Fitted:
         """
         return coefficients.vcov(self.model.design, self.estimates, component)
 
-    def coef_table(self, ddf: str = "asymptotic", component: str = "mu", vcov: Any = None) -> pd.DataFrame:
+    def reference(self, ddf: str | None = None) -> Reference:
+        """What tests of the coefficients are made with: their covariance, which the method may adjust, and degrees of
+        freedom; an ``inference.ddf.Reference``, computed once.  ``ddf`` as in ``coef_table``."""
+        known = self.__dict__.setdefault("_references", {})
+        if ddf not in known:
+            known[ddf] = ddf_methods.reference(self.model, self.estimates, ddf)
+        return known[ddf]
+
+    def coef_table(self, ddf: str | None = None, component: str = "mu", vcov: Any = None) -> pd.DataFrame:
         """The coefficients of one predictor: ``estimate``, ``se``, ``df``, ``statistic``, ``p``, a row each.
 
         Args:
-            ddf: degrees of freedom; "asymptotic", the normal distribution, is all there is in this version.
+            ddf: degrees of freedom. Of a linear model "satterthwaite" (the default), "kenward-roger" (standard errors
+                change too), "kenward-roger-linear", "between-within", "residual" or "asymptotic", the normal
+                distribution; of a generalised one "asymptotic" (the default), "between-within" or "residual". See
+                ``inference.ddf``.
             component: "mu", the mean; "zi", the log-odds of an extra zero (``zero_inflation=``); "phi", log φ
                 (``dispersion=``); a further parameter of the family; or "all".
             vcov: a covariance matrix (k, k) in the place of the fit's.
 
         Raises:
-            ValueError: a component that the model has not, or a matrix of another shape.
+            ValueError: a component or a ddf that the model has not, or a matrix of another shape.
         """
-        return coefficients.coef_table(self.model.design, self.estimates, component, ddf, vcov)
+        return coefficients.coef_table(self.model.design, self.reference(ddf), component, vcov)
 
     @property
     def theta(self) -> np.ndarray:

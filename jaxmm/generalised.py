@@ -50,6 +50,7 @@ class Generalised:
     n_agq: int | str = 1
     reml = False
     precisions = False  # whether weights divide the variance of a response
+    ddf = ("asymptotic", "between-within", "residual")
     exact = False  # whether VarCorr is the sum of its two parts exactly
 
     def __post_init__(self):

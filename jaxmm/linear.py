@@ -30,6 +30,7 @@ class Linear:
     reml: bool = True
     family = Gaussian()
     precisions = True  # whether weights divide the variance of a response
+    ddf = ("satterthwaite", "kenward-roger", "kenward-roger-linear", "between-within", "residual", "asymptotic")
     exact = True  # whether VarCorr is the sum of its two parts exactly
 
     def title(self, e: Estimates) -> str:

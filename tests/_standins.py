@@ -90,7 +90,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
     }
     fit = SimpleNamespace(**(attributes | changes))
 
-    def coef_table(component="mu"):
+    def coef_table(ddf=None, component="mu"):
         each = wald.each(fit.fixef, fit.bse)
         columns = {"estimate": fit.fixef, "se": fit.bse, "df": np.inf, "statistic": each.statistic, "p": each.p}
         return pd.DataFrame(columns, fit.fixef.index)

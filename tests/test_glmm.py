@@ -59,7 +59,7 @@ def test_fixed_effects(name, fit):
     np.testing.assert_array_equal(V, V.T)
     assert np.linalg.eigvalsh(V).min() > 0
     close(fit.bse, np.sqrt(np.diag(V)), 1e-12)
-    assert fit.tvalues.name == "z" and fit.pvalues.name == "p_normal"
+    assert fit.tvalues.name == "z" and fit.pvalues.name == "p"
     close(fit.tvalues, fit.fixef / fit.bse, 1e-12)
     close(fit.pvalues, 2 * stats.norm.sf(np.abs(fit.tvalues)), 1e-12)
     pd.testing.assert_frame_equal(fit.cov_params(), V)

@@ -235,12 +235,13 @@ def test_fits_batches_and_studies_have_the_same_test(sleep_reml):
     np.testing.assert_array_equal(table["p"].to_numpy().reshape(2, 2), p.T)
     by_column = WaldZ().p_values(Fits(sleep_reml.model, batch, None, {}))
     np.testing.assert_array_equal(np.stack([*by_column.values()], 1), p)
-    for fit in (one, sleep_reml):
-        found = wald.each(fit.fixef, fit.bse)
+    for fit, df, name in ((one, np.inf, "p_normal"), (sleep_reml, sleep_reml.coef_table()["df"], "p")):
+        found = wald.each(fit.fixef, fit.bse, df)
         pd.testing.assert_series_equal(fit.tvalues, pd.Series(found.statistic, fit.fixef.index, name="t"))
-        pd.testing.assert_series_equal(fit.pvalues, pd.Series(found.p, fit.fixef.index, name="p_normal"))
+        pd.testing.assert_series_equal(fit.pvalues, pd.Series(found.p, fit.fixef.index, name=name))
     together = wald.together(np.eye(2)[1], sleep_reml.fixef, sleep_reml.vcov())
-    np.testing.assert_allclose(together.p, sleep_reml.pvalues["Days"], rtol=1e-10)
+    np.testing.assert_allclose(together.p, sleep_reml.coef_table("asymptotic")["p"]["Days"], rtol=1e-10)
+    np.testing.assert_allclose(wald.ratio(together.statistic, 1, 17.0), sleep_reml.pvalues["Days"], rtol=1e-6)
     frame = sleep_reml.tidy(conf_level=0.9)[:2]
     np.testing.assert_array_equal(frame["statistic"], sleep_reml.tvalues)
     np.testing.assert_array_equal(frame[["conf_low", "conf_high"]], sleep_reml.confint(level=0.9))

@@ -279,7 +279,7 @@ def test_tables_of_every_predictor(name):
     assert fit.dispersion is None or "phi" not in names
     with pytest.raises(ValueError, match="component must be one of 'mu'"):
         fit.coef_table(component="nu")
-    with pytest.raises(NotImplementedError, match="only 'asymptotic'"):
+    with pytest.raises(ValueError, match="is for linear mixed models"):
         fit.coef_table(ddf="satterthwaite")
 
 

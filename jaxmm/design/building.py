@@ -140,6 +140,7 @@ def build(
     spec = Spec(
         mean.matrix, mean.kept_columns, terms.offsets, offset if isinstance(offset, str) else None,
         offset is not None and not isinstance(offset, str), tuple(random.matrices), tuple(random.groupings), memory,
+        mean.aliases,
     )  # fmt: skip
     design = Design(
         formula=terms.text,

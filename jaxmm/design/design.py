@@ -45,7 +45,7 @@ class NewData:
 
 @dataclass(frozen=True)
 class Spec:
-    """What the fit remembers for new rows."""
+    """What the fit remembers for new rows; `aliases` (k, d): the columns left out of X are the kept ones times it."""
 
     matrix: ModelMatrix
     kept_columns: np.ndarray
@@ -55,6 +55,7 @@ class Spec:
     bars: tuple[ModelMatrix, ...]
     groupings: tuple[SeenFactor, ...]
     memory: dict[str, Any]
+    aliases: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,18 @@ class Design:
     def coefficients(self) -> tuple[str, ...]:
         """The names of all coefficients: "x" of the mean, "zi~x" of the zeros."""
         return (*self.columns, *(f"{p.name}~{column}" for p in self.further for column in p.columns))
+
+    @property
+    def fixed_terms(self) -> dict[str, tuple[str, ...]]:
+        """The terms of the mean's fixed part, without the intercept, and the columns of X that each has; of a model
+        from arrays every column is a term."""
+        if self.spec is None:
+            return {name: (name,) for name in self.columns if name != "(Intercept)"}
+        kept = set(self.columns)
+        return {
+            name: tuple(c for c in columns if c in kept)
+            for name, columns in self.spec.matrix.columns_of_terms().items()
+        }
 
     @property
     def observed(self) -> np.ndarray:

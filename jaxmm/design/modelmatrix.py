@@ -47,6 +47,15 @@ class ModelMatrix:
     terms: tuple[tuple[tuple[int, Coding | None], ...], ...]
     columns: tuple[str, ...]
 
+    def columns_of_terms(self) -> dict[str, tuple[str, ...]]:
+        """The label of each term, and its columns; the intercept is none."""
+        out, at = {}, int(self.intercept)
+        for term in self.terms:
+            count = int(np.prod([len(c.names if c else self.variables[k].names) for k, c in term]))
+            out[":".join(str(self.variables[k].expr) for k, _ in term)] = self.columns[at : at + count]
+            at += count
+        return out
+
     def rows(self, frame: Frame, n: int, memory: dict[str, Any], *, unseen: str = "error") -> np.ndarray:
         """The matrix (n, p) of other rows; NaN in the rows with a missing value.
 

@@ -53,7 +53,7 @@ class RandomTerm:
 class Predictor:
     """The fixed part of a parameter: X (n, p) with the names `columns`, the aliased ones named in `dropped`;
     offset (n,) or None. `matrix`, `kept_columns` and `offsets` make the same for new rows; matrix is None without a
-    formula.
+    formula. `aliases` (k, d): the dropped columns are the kept ones times it.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Predictor:
     matrix: ModelMatrix | None = None
     kept_columns: np.ndarray | None = None
     offsets: tuple[Expr, ...] = ()
+    aliases: np.ndarray | None = None
 
     def rows(self, frame: Frame, n: int, memory: dict[str, Any], *, unseen: str = "error") -> tuple[np.ndarray, ...]:
         """X (n, p) and the offset (n,) of other rows."""
@@ -100,9 +101,12 @@ def fit_predictor(
     kept = independent_columns(X)
     names = np.array(matrix.columns, dtype=object)
     total = row_offset(terms.offsets, offset, frame, memory, labels)
-    X = X if len(kept) == len(names) else np.ascontiguousarray(X[:, kept])
+    aliases = None
+    if len(kept) < len(names):
+        whole, X = X, np.ascontiguousarray(X[:, kept])
+        aliases = np.linalg.lstsq(X, np.delete(whole, kept, axis=1), rcond=None)[0]
     dropped = tuple(np.delete(names, kept))
-    return Predictor(name, terms.text, X, tuple(names[kept]), dropped, total, matrix, kept, terms.offsets)
+    return Predictor(name, terms.text, X, tuple(names[kept]), dropped, total, matrix, kept, terms.offsets, aliases)
 
 
 # ---------------------------------------------------------------- bars

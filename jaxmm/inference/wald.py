@@ -3,12 +3,14 @@
 With V (p, p) the covariance of the estimates β̂ (p,), and a row l of L (k, p),
 
     variances   l V l' = se²
-    each        z = l β̂ / se,      p = 2 Φ(-|z|)             a row by itself
-    together    χ² = z' S⁻¹ z,     p = P(χ²_k > χ²)          k rows at once; S (k, k) the correlations of Lβ̂
-    interval    l β̂ ± q se,        q = Φ⁻¹(½ + level / 2)
+    each        t = l β̂ / se,      p = 2 T_df(-|t|)            a row by itself; df = ∞ is the normal distribution
+    together    χ² = z' S⁻¹ z,     p = P(χ²_k > χ²)            k rows at once; S (k, k) the correlations of Lβ̂
+    ratio       F = χ² / k,        p = P(F_k,df > F)
+    interval    l β̂ ± q se,        q = T_df⁻¹(½ + level / 2)
 
-z and S have no units, so neither do the tests.  V is taken for known: with few levels p is too small and the interval
-too short.  What cannot be tested (no estimate; a standard error of zero, or not a number) is NaN and no error.
+z and S have no units, so neither do the tests.  With df = ∞ V is taken for known: with few levels p is too small and
+the interval too short; ``ddf`` has degrees of freedom.  What cannot be tested (no estimate; a standard error of zero,
+or not a number) is NaN and no error.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc, ndtr, ndtri
+from scipy.special import chdtrc, fdtrc, stdtr, stdtrit
 
 ROUNDING = 1e-12  # of a correlation matrix's eigenvalues, or a matrix's singular values: none is left below it
 
@@ -34,18 +36,25 @@ def variances(L: Any, vcov: Any) -> np.ndarray:
     return np.einsum("...kp,...pq,...kq->...k", L, vcov, L)
 
 
-def each(estimate: Any, se: Any) -> Tested:
-    """Each of ``estimate`` by itself, against zero: z and its two-sided p from the normal distribution."""
+def each(estimate: Any, se: Any, df: Any = np.inf) -> Tested:
+    """Each of ``estimate`` by itself, against zero: t and its two-sided p, by the normal distribution without df."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        z = np.asarray(estimate, float) / np.asarray(se, float)
-    return Tested(z, 1, 2 * ndtr(-np.abs(z)))
+        t = np.asarray(estimate, float) / np.asarray(se, float)
+    return Tested(t, 1, 2 * stdtr(df, -np.abs(t)))
 
 
-def together(L: Any, estimate: Any, vcov: Any) -> Tested:
-    """Lβ = 0, all rows at once: χ² (..) and its p, of ``estimate`` (.., p) with ``vcov`` (.., p, p).
+def ratio(chisq: Any, k: int, df: Any) -> np.ndarray:
+    """p of F = χ² / k with k and ``df`` degrees of freedom."""
+    F, df = np.asarray(chisq, float) / k, np.asarray(df, float)
+    return np.where(np.isinf(df), chdtrc(k, chisq), fdtrc(k, np.where(np.isinf(df), 1.0, df), F))
+
+
+def together(L: Any, estimate: Any, vcov: Any, value: Any = 0.0) -> Tested:
+    """Lβ = value, all rows at once: χ² (..) and its p, of ``estimate`` (.., p) with ``vcov`` (.., p, p).
 
     Args:
         L: (k, p), a row per restriction; one row may be (p,).
+        value: (k,), what Lβ is compared with.
 
     Raises:
         ValueError: rows that do not fit the estimates, or of which one follows from the others.
@@ -60,7 +69,7 @@ def together(L: Any, estimate: Any, vcov: Any) -> Tested:
     with np.errstate(invalid="ignore", divide="ignore"):
         V = L @ vcov @ L.T
         se = np.sqrt(np.diagonal(V, axis1=-2, axis2=-1))
-        z, S = (estimate @ L.T) / se, V / (se[..., :, None] * se[..., None, :])
+        z, S = (estimate @ L.T - value) / se, V / (se[..., :, None] * se[..., None, :])
     known = np.all(np.isfinite(z), axis=-1) & np.all(np.isfinite(S), axis=(-2, -1))
     w, Q = np.linalg.eigh(np.where(known[..., None, None], S, np.eye(k)))
     known &= w[..., 0] > ROUNDING
@@ -80,12 +89,12 @@ def check_level(level: float, name: str = "level", example: str = "0.95 for a 95
     return float(level)
 
 
-def quantile(level: float) -> float:
-    """q such that ± q holds the share ``level`` of a standard normal distribution."""
-    return float(ndtri(0.5 + check_level(level) / 2))
+def quantile(level: float, df: Any = np.inf) -> Any:
+    """q such that ± q holds the share ``level`` of a t distribution, without df of a normal one."""
+    return stdtrit(df, 0.5 + check_level(level) / 2)
 
 
-def interval(estimate: Any, se: Any, level: float) -> tuple[Any, Any]:
+def interval(estimate: Any, se: Any, level: float, df: Any = np.inf) -> tuple[Any, Any]:
     """Lower and upper ends, as ``estimate`` (an array or a Series) is."""
-    half = quantile(level) * se
+    half = quantile(level, df) * se
     return estimate - half, estimate + half

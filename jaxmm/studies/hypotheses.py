@@ -90,25 +90,11 @@ def columns_of(design: Design, name: str | Sequence[str]) -> Columns:
         return tuple(dict.fromkeys(c for one in name for c in columns_of(design, one)))
     if name in design.columns:
         return (name,)
-    terms = _terms(design)
-    if terms.get(name):
-        return terms[name]
+    if design.spec is not None and design.fixed_terms.get(name):
+        return design.fixed_terms[name]
     raise KeyError(
         f"there is no coefficient and no term {name!r}; the model has {', '.join(map(repr, design.columns))}"
     )
-
-
-def _terms(design: Design) -> dict[str, Columns]:
-    """Term -> its columns of X; nothing for a model from arrays."""
-    if design.spec is None:
-        return {}
-    matrix, out, at = design.spec.matrix, {}, int(design.spec.matrix.intercept)
-    for term in matrix.terms:
-        count = int(np.prod([len(c.names if c else matrix.variables[k].names) for k, c in term]))
-        names = matrix.columns[at : at + count]
-        at += count
-        out[":".join(str(matrix.variables[k].expr) for k, _ in term)] = tuple(n for n in names if n in design.columns)
-    return out
 
 
 def without(model: Model, columns: Columns) -> Model:
@@ -122,7 +108,7 @@ def without(model: Model, columns: Columns) -> Model:
         columns_of(d, name)
     left = np.array([j for j, name in enumerate(d.columns) if name not in columns], int)
     held_out = None if d.held_out is None else replace(d.held_out, X=d.held_out.X[:, left])
-    spec: Any = d.spec and replace(d.spec, kept_columns=d.spec.kept_columns[left])
+    spec: Any = d.spec and replace(d.spec, kept_columns=d.spec.kept_columns[left], aliases=None)
     design = replace(
         d,
         formula=f"{d.formula}, without {', '.join(columns)}",

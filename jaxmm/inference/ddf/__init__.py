@@ -1,0 +1,70 @@
+"""Degrees of freedom of tests of fixed effects, by the name of the method: prepared model, estimates → ``Reference``.
+
+A method of one's own is a function with an entry in ``METHODS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxmm.inference.ddf._base import Denominator as Denominator
+from jaxmm.inference.ddf._base import Reference as Reference
+from jaxmm.inference.ddf.constant import Constant as Constant
+from jaxmm.inference.ddf.constant import asymptotic, between_within, residual
+from jaxmm.inference.ddf.kenward_roger import kenward_roger, kenward_roger_linear
+from jaxmm.inference.ddf.satterthwaite import satterthwaite
+
+METHODS: dict[str, Callable[[Any, Any], Reference]] = {
+    "satterthwaite": satterthwaite,
+    "kenward-roger": kenward_roger,
+    "kenward-roger-linear": kenward_roger_linear,
+    "between-within": between_within,
+    "residual": residual,
+    "asymptotic": asymptotic,
+}
+
+
+def reference(model: Any, estimates: Any, ddf: str | None = None) -> Reference:
+    """What tests of a fit's coefficients are made with; ``ddf`` None is the default of its kind of model.
+
+    Raises:
+        ValueError: a method that there is not, or that does not hold for the model.
+    """
+    accepted = model.likelihood.ddf
+    name = accepted[0] if ddf is None else ddf.lower() if isinstance(ddf, str) else ddf
+    if name in accepted:
+        return METHODS[name](model, estimates)
+    shown = ", ".join(map(repr, accepted))
+    if name in METHODS:
+        raise ValueError(f"ddf={ddf!r} is for linear mixed models; this one takes {shown}")
+    raise ValueError(f"ddf must be one of {shown}, not {ddf!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class WithCovariance:
+    """Another covariance matrix of β̂ (p, p); degrees of freedom as ``method`` has them for its own."""
+
+    method: Reference
+    vcov: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def beta(self) -> np.ndarray:
+        return self.method.beta
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.method.notes
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        return self.method.df(L)
+
+    def denominator(self, L: np.ndarray) -> Denominator:
+        return self.method.denominator(L)

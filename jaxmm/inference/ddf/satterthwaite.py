@@ -1,0 +1,105 @@
+"""Satterthwaite's degrees of freedom: twice the squared mean of a variance over the variance of its estimate.
+
+With θ̂ the variance parameters and σ̂² = r²(θ) / n_r profiled out, V(θ) = σ̂² (X'V⁻¹X)⁻¹ is the covariance of β̂.  The
+profiled deviance has the Hessian H at θ̂; the information of (θ, log σ²) in blocks gives, for f = l V l',
+
+    Var(log f̂) = 2 d'H⁻¹d + 2 / n_r,    d = ∂ log f / ∂θ,        df = 2 / Var(log f̂) = 1 / (d'H⁻¹d + 1 / n_r)
+
+(Giesbrecht & Burns 1985, Biometrics 41; Fai & Cornelius 1996, J. Stat. Comput. Simul. 54: k rows at once, each of the
+k independent directions of L V L' having its own ν, so that F has 2E / (E − k) with E = Σ ν / (ν − 2), all ν > 2).  H
+is the search's own and ∂V/∂θ exact; it does not matter in what coordinates θ is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._compiled import Program
+from jaxmm._context import computing
+from jaxmm._types import Array
+from jaxmm.gram import Gram
+from jaxmm.inference.ddf._base import Denominator
+from jaxmm.inference.wald import variances
+from jaxmm.objective.lmm import profile
+from jaxmm.objective.parameters import scaled_factors
+
+FLAT = 1e-9  # of the largest eigenvalue of H: a direction in which the likelihood does not tell θ
+ALIKE = 1e-8  # relative: degrees of freedom that are equal
+NAN = "Satterthwaite's degrees of freedom are NaN: the derivatives at the estimates are not finite"
+CURVED = (
+    "the likelihood curves the wrong way at the estimates of the variances: Satterthwaite's degrees of freedom leave "
+    "that direction out"
+)
+
+
+@partial(Program, size=lambda theta, gram: gram.structure.solver.size(gram))
+def _slopes(theta: Array, gram: Gram) -> tuple[Array, Array, Array]:
+    """M_X, and by each element of theta its derivative (m, p, p) and that of log r² (m,)."""
+
+    def at(t):
+        found = profile(scaled_factors(t, gram), gram)
+        return found.M_X, jnp.log(found.pwrss)
+
+    (M_X, _), push = jax.linearize(at, theta)
+    return M_X, *jax.lax.map(push, jnp.eye(len(theta), dtype=theta.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Satterthwaite:
+    """``moves`` (m, p, p) the derivatives of ``vcov`` by θ; ``inverse`` (m, m) that of H; ``residual`` n_r."""
+
+    beta: np.ndarray
+    vcov: np.ndarray
+    moves: np.ndarray
+    inverse: np.ndarray
+    residual: float
+    notes: tuple[str, ...] = ()
+    name = "satterthwaite"
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        f = variances(L, self.vcov)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            d = np.einsum("kp,mpr,kr->km", L, self.moves, L) / f[:, None]
+            return 1 / (np.einsum("km,mn,kn->k", d, self.inverse, d) + 1 / self.residual)
+
+    def denominator(self, L: np.ndarray) -> Denominator:
+        if len(L) == 1:
+            return Denominator(1.0, float(self.df(L)[0]))
+        V = L @ self.vcov @ L.T
+        if not np.all(np.isfinite(V)):
+            return Denominator(1.0, np.nan)
+        unit = np.sqrt(np.diag(V))  # the directions do not depend on the units of the rows
+        nu = self.df(np.linalg.eigh(V / np.outer(unit, unit))[1].T @ (L / unit[:, None]))
+        if np.ptp(nu) <= ALIKE * np.max(nu):
+            return Denominator(1.0, float(np.mean(nu)))
+        if np.any(nu <= 2):
+            return Denominator(1.0, 2.0)
+        E = np.sum(nu / (nu - 2))
+        return Denominator(1.0, float(2 * E / (E - len(nu))))
+
+
+def satterthwaite(model: Any, estimates: Any) -> Satterthwaite:
+    """Of a linear model, by REML or ML."""
+    e, gram = estimates, model.arrays
+    beta, vcov, m = np.asarray(e.beta), np.asarray(e.vcov), len(e.theta_scaled)
+    residual = float(np.asarray(gram.n_obs)) - (len(beta) if model.reml else 0)
+    if not len(beta):
+        return Satterthwaite(beta, vcov, np.zeros((m, 0, 0)), np.zeros((m, m)), residual)
+    with computing(model.device):
+        M_X, moved, log_r2 = (np.asarray(x) for x in _slopes(e.theta_scaled, gram))
+    if not (np.all(np.isfinite(moved)) and np.all(np.isfinite(e.hessian))):
+        return Satterthwaite(beta, vcov, np.full((m, *vcov.shape), np.nan), np.eye(m), residual, (NAN,))
+    half = np.linalg.solve(M_X, np.asarray(gram.T_X).T)  # σ² T M_X⁻¹ T' is vcov
+    moves = log_r2[:, None, None] * vcov - float(e.sigma) ** 2 * half.T @ moved @ half
+    w, Q = np.linalg.eigh(np.asarray(e.hessian))
+    least = FLAT * max(np.max(np.abs(w), initial=0.0), np.finfo(float).tiny)
+    told = w > least
+    inverse = (Q[:, told] / w[told]) @ Q[:, told].T
+    notes = (CURVED,) if np.any(w < -least) else ()
+    return Satterthwaite(beta, vcov, moves, inverse, residual, notes)
