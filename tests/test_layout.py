@@ -9,35 +9,7 @@ import jaxmm
 
 ROOT = Path(jaxmm.__file__).parent
 
-LAYERS = (
-    "_types costs _compiled _keywords _warn "
-    "_special _normal links families.extras families._base families.gaussian families.poisson families.binomial "
-    "families.gamma families.inverse_gaussian families.nbinom2 families.nbinom1 families.beta families.betabinomial "
-    "families.zero_inflated families covariance._base covariance.us covariance.diag covariance.homdiag "
-    "covariance.homcs covariance.cs covariance.ar1 covariance.hetar1 covariance "
-    "design.syntax design.terms design.columns design.splines design.functions design.transforms design.formula "
-    "design.contrasts design.modelmatrix design.remarks design.grouping design.inputs design.predictor "
-    "design.response design.design design.building design design.checks design.from_arrays "
-    "structure layout plan _context _random _pieces gram cells rows solver._base "
-    "solver.block_matmul solver.spd solver.couplings solver.elimination solver solver.dense "
-    "objective.parameters objective.lmm "
-    "objective.density objective.mode objective.laplace objective.quadrature objective optimize.ends optimize.region "
-    "optimize.host optimize.loop optimize.again optimize start estimate "
-    "start_glmm start_apart estimate_glmm start_given programs inference.wald _text tables "
-    "shrinkage likelihood prepared inference.ddf._base inference.ddf.constant inference.ddf.satterthwaite "
-    "inference.ddf.kenward_roger inference.ddf coefficients summary fitted predict residuals simulate "
-    "inference.marginal linear generalised describe "
-    "diagnostics sources.responses sources sources.given sources.truth "
-    "lanes.entrywise lanes.advance lanes.problem lanes.statistics lanes.closed_form lanes.collapse "
-    "lanes.linear_lanes lanes.linear_weighted lanes.linear_blocks lanes.laplace_table lanes.laplace_blocks "
-    "lanes.generalised_lanes lanes.generalised_blocks lanes "
-    "results.schema results.files results.multiplicity results.replicate results.result results.store results "
-    "sources.draw sources.direct sources.resample batch.pool batch.setup batch.interrupts batch.engine "
-    "studies.intervals studies.jackknife studies.bootstrap inference.confint fit model "
-    "inference.compare inference studies.montecarlo studies.hypotheses "
-    "studies.study_result studies.study studies.designs studies.extending studies.smallest studies.curve studies.power "
-    "studies batch plots datasets"
-).split()
+LAYERS = Path(__file__).with_name("layers.txt").read_text().split()
 
 # function-level imports: what is optional or slow to import, and is needed by few
 HEAVY = ("narwhals", "matplotlib", "scipy", "polars", "pyarrow", "formulaic", "tqdm")
