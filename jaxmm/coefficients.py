@@ -49,15 +49,12 @@ def vcov(design: Design, estimates: Any, component: str) -> pd.DataFrame:
     return pd.DataFrame(np.asarray(estimates.vcov)[at, at], labels, labels)
 
 
-def coef_table(design: Design, reference: Reference, component: str, given: Any) -> pd.DataFrame:
+def coef_table(design: Design, reference: Reference, component: str) -> pd.DataFrame:
     """See ``Fit.coef_table``."""
     at = place(design, component)
     L = np.eye(len(reference.beta))[at]
     estimate = reference.beta[at]
-    V = reference.vcov[at, at] if given is None else np.asarray(given, float)
-    if V.shape != (len(estimate), len(estimate)):
-        raise ValueError(f"vcov must be a matrix ({len(estimate)}, {len(estimate)}), not of shape {V.shape}")
-    se, df = np.sqrt(np.maximum(np.diag(V), 0.0)), reference.df(L)
+    se, df = np.sqrt(np.maximum(np.diag(reference.vcov[at, at]), 0.0)), reference.df(L)
     tested = wald.each(estimate, se, df)
     columns = {"estimate": estimate, "se": se, "df": df, "statistic": tested.statistic, "p": tested.p}
     return pd.DataFrame(columns, names(design, component))

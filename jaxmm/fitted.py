@@ -67,13 +67,13 @@ class Fitted:
         """
         return coefficients.vcov(self.model.design, self.estimates, component)
 
-    def reference(self, ddf: str | None = None) -> Reference:
+    def reference(self, ddf: str | None = None, vcov: Any = None) -> Reference:
         """What tests of the coefficients are made with: their covariance, which the method may adjust, and degrees of
-        freedom; an ``inference.ddf.Reference``, computed once.  ``ddf`` as in ``coef_table``."""
+        freedom; an ``inference.ddf.Reference``, computed once.  ``ddf`` and ``vcov`` as in ``coef_table``."""
         known = self.__dict__.setdefault("_references", {})
         if ddf not in known:
             known[ddf] = ddf_methods.reference(self.model, self.estimates, ddf)
-        return known[ddf]
+        return known[ddf] if vcov is None else ddf_methods.with_covariance(known[ddf], vcov)
 
     def coef_table(self, ddf: str | None = None, component: str = "mu", vcov: Any = None) -> pd.DataFrame:
         """The coefficients of one predictor: ``estimate``, ``se``, ``df``, ``statistic``, ``p``, a row each.
@@ -85,12 +85,12 @@ class Fitted:
                 ``inference.ddf``.
             component: "mu", the mean; "zi", the log-odds of an extra zero (``zero_inflation=``); "phi", log φ
                 (``dispersion=``); a further parameter of the family; or "all".
-            vcov: a covariance matrix (k, k) in the place of the fit's.
+            vcov: a covariance matrix in the place of the fit's: of all coefficients, or of those of the mean.
 
         Raises:
             ValueError: a component or a ddf that the model has not, or a matrix of another shape.
         """
-        return coefficients.coef_table(self.model.design, self.reference(ddf), component, vcov)
+        return coefficients.coef_table(self.model.design, self.reference(ddf, vcov), component)
 
     @property
     def theta(self) -> np.ndarray:

@@ -206,3 +206,15 @@ def test_what_cannot_be_had(sleep_ml, sleep_reml):
         crossed.coef_table("between-within")
     assert crossed.reference() is crossed.reference() and crossed.reference().name == "satterthwaite"
     assert set(ddf.METHODS) == set(crossed.model.likelihood.ddf)
+
+
+def test_a_covariance_of_ones_own(sleep_reml):
+    """It takes the place of the fit's; degrees of freedom stay."""
+    V = 4 * sleep_reml.vcov()
+    table, usual = sleep_reml.coef_table(vcov=V), sleep_reml.coef_table()
+    np.testing.assert_allclose(table["se"], 2 * usual["se"])
+    np.testing.assert_array_equal(table["df"], usual["df"])
+    with pytest.raises(ValueError, match=r"vcov must be a matrix \(2, 2\), not of shape \(3, 3\)"):
+        sleep_reml.coef_table(vcov=np.eye(3))
+    with pytest.raises(ValueError, match="must be a symmetric matrix"):
+        sleep_reml.coef_table(vcov=[[1.0, 0.5], [0.0, 1.0]])

@@ -44,6 +44,23 @@ def reference(model: Any, estimates: Any, ddf: str | None = None) -> Reference:
     raise ValueError(f"ddf must be one of {shown}, not {ddf!r}")
 
 
+def with_covariance(method: Reference, vcov: Any) -> Reference:
+    """The same with another covariance: a matrix of all coefficients (p, p), or of the first ones, those of the mean;
+    the others keep theirs.
+
+    Raises:
+        ValueError: a matrix of another shape, or one that is not symmetric.
+    """
+    V, whole = np.asarray(vcov, float), np.array(method.vcov)
+    k = len(V) if V.ndim == 2 else -1
+    if not (V.ndim == 2 and V.shape == (k, k) and 0 < k <= len(whole)):
+        raise ValueError(f"vcov must be a matrix ({len(whole)}, {len(whole)}), not of shape {V.shape}")
+    if not np.allclose(V, V.T, rtol=1e-8, atol=0, equal_nan=True):
+        raise ValueError("vcov must be a symmetric matrix")
+    whole[:k, :k] = V
+    return WithCovariance(method, whole)
+
+
 @dataclass(frozen=True, eq=False)
 class WithCovariance:
     """Another covariance matrix of β̂ (p, p); degrees of freedom as ``method`` has them for its own."""
