@@ -44,6 +44,7 @@ PREDICTING = {
     "nsim": "the number of draws is n=",
     "n_sims": "the number of draws is n=",
     "se_fit": "interval='confidence'",
+    "df": "ddf='satterthwaite' or 'asymptotic'",
     "sample_new_levels": "new_levels='sample'",
 }
 SIMULATING = {

@@ -13,7 +13,8 @@ from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, joint
-from jaxmm.inference.prediction import Interval, predictions
+from jaxmm.inference.interval import Interval
+from jaxmm.inference.prediction import predictions
 from jaxmm.predict import Asked, fitted_values
 from jaxmm.residuals import residuals
 from jaxmm.studies.bootstrap import Bootstrap, bootstrap
@@ -95,6 +96,7 @@ class Fit(Fitted):
         new_levels: str = "error",
         interval: str | None = None,
         level: float = 0.95,
+        ddf: str | None = None,
         uncertain: str | Collection[str] | None = None,
         key: Any = None,
         n: int | None = None,
@@ -112,7 +114,10 @@ class Fit(Fitted):
                 ``re="population"`` every level is a new one.
             interval: "confidence" of the mean, or "prediction" of a new response: a frame with ``predicted``,
                 ``lower`` and ``upper``, and in ``attrs`` and under it what they are.
-            level: the share of an interval, by normal quantiles, which are too small where there are few levels.
+            level: the share of an interval.
+            ddf: its degrees of freedom in a linear model: "satterthwaite" (the default), of the whole variance; or
+                "asymptotic", normal quantiles, the default of a generalised model; or, where β̂ alone is uncertain, any
+                method of ``coef_table``.
             uncertain: what an interval counts, of "fixed" (β̂), "random" (the levels' effects, given the data where they
                 have any), "variances" (estimates of variances and dispersion) and "residual" (a new response): all but
                 "variances" unless given. The rest is taken for known. See ``inference.prediction``.
@@ -127,7 +132,7 @@ class Fit(Fitted):
             TypeError: no key for a simulation.
         """
         asked = Asked(newdata, re, offset, new_levels)
-        return predictions(self, asked, scale, Interval(interval, level, uncertain, weights, key, n))
+        return predictions(self, asked, scale, Interval(interval, level, uncertain, weights, key, n, ddf))
 
     def joint_vcov(
         self, levels: Mapping[str, Any] | None = None, *, uncertain: str | Collection[str] = ("fixed", "random")

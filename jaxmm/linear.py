@@ -139,7 +139,7 @@ class Linear:
         return joint.linear_factored(arrays, e)
 
     def response_interval(self, e: Estimates, ahead: Ahead, level: float, draws: Any) -> np.ndarray:
-        """(m, 2) of new responses, in closed form.
+        """(m, 3) of new responses, in closed form, and their degrees of freedom.
 
         Raises:
             ValueError: a key or a number of draws.

@@ -230,10 +230,10 @@ def point(fit: Fitted, rows: NewData, factors: set[str], averaged: bool, scale: 
     return link_of(fit, mean) if scale == "link" else mean
 
 
-def from_link(fit: Fitted, scale: str, value: np.ndarray, se: np.ndarray, level: float) -> np.ndarray:
-    """(m, 3) a prediction and its normal interval, made on the link scale and carried back: it stays inside the
-    range."""
-    columns = np.stack([value, *wald.interval(value, se, level)], axis=1)
+def from_link(fit: Fitted, scale: str, value: np.ndarray, se: np.ndarray, level: float, df: Any = np.inf) -> np.ndarray:
+    """(m, 3) a prediction and its interval, by t or normal, made on the link scale and carried back: it stays inside
+    the range."""
+    columns = np.stack([value, *wald.interval(value, se, level, df)], axis=1)
     if scale == "link":
         return columns
     with computing(fit.model.device):

@@ -1,12 +1,14 @@
 """Intervals of predictions, and the joint covariance of β̂ and b̂, beside Henderson's matrix written out."""
 
+import json
 from functools import cache
+from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import close, says
+from helpers import central, close, says
 from scipy import special
 
 import jaxmm as mm
@@ -14,6 +16,8 @@ from jaxmm import DataError
 
 KEY = jax.random.key(4)
 Q = special.ndtri(0.975)
+NORMAL = {"ddf": "asymptotic"}
+REFERENCE = json.loads((Path(__file__).parent / "reference" / "predictions.json").read_text())
 
 
 @cache
@@ -114,12 +118,12 @@ def test_intervals_of_the_fits_own_levels(name):
     d = fit.model.design
     A = np.hstack([d.X, expanded(fit)])
     variance = np.einsum("na,ab,nb->n", A, C, A)
-    frame = fit.predict(interval="confidence")
+    frame = fit.predict(interval="confidence", **NORMAL)
     np.testing.assert_array_equal(frame["predicted"], fit.predict())
     close(frame["upper"] - frame["predicted"], Q * np.sqrt(variance), 1e-9)
     close(frame["predicted"] - frame["lower"], Q * np.sqrt(variance), 1e-9)
     w = 1.0 if d.weights is None else d.weights
-    frame = fit.predict(interval="prediction", level=0.8)
+    frame = fit.predict(interval="prediction", **NORMAL, level=0.8)
     close((frame["upper"] - frame["lower"]) / 2, special.ndtri(0.9) * np.sqrt(variance + fit.scale / w), 1e-9)
 
 
@@ -141,19 +145,19 @@ def test_rows_with_old_and_new_levels():
     old = np.einsum("na,ab,nb->n", a, C, a)
     added = np.array([0, x[1] @ D["g"] @ x[1], x[2] @ D["g"] @ x[2] + D["h"].iloc[0, 0]])
     for new_levels, extra in {"population": 0.0, "sample": added}.items():
-        frame = fit.predict(new, new_levels=new_levels, interval="confidence")
+        frame = fit.predict(new, new_levels=new_levels, interval="confidence", **NORMAL)
         close(frame["upper"] - frame["predicted"], Q * np.sqrt(old + extra), 1e-9)
         w = np.array([2.0, 1.0, 0.5])
-        frame = fit.predict(new, new_levels=new_levels, interval="prediction", weights=w)
+        frame = fit.predict(new, new_levels=new_levels, interval="prediction", **NORMAL, weights=w)
         close(frame["upper"] - frame["predicted"], Q * np.sqrt(old + extra + fit.scale / w), 1e-9)
         np.testing.assert_array_equal(frame["predicted"], fit.predict(new, new_levels="population"))
     # one factor's effects alone; a part held
-    frame = fit.predict(new[:1].drop(columns="g"), re=["h"], interval="confidence")
+    frame = fit.predict(new[:1].drop(columns="g"), re=["h"], interval="confidence", **NORMAL)
     a[0, 2 + 2 * g3 : 4 + 2 * g3] = 0
     close(frame["upper"] - frame["predicted"], Q * np.sqrt(a[:1] @ C @ a[0]), 1e-9)
-    fixed = fit.predict(new[:1], interval="confidence", uncertain="fixed")
+    fixed = fit.predict(new[:1], interval="confidence", **NORMAL, uncertain="fixed")
     close(fixed["upper"] - fixed["predicted"], Q * np.sqrt(x[0] @ fit.vcov() @ x[0])[None], 1e-9)
-    given = fit.predict(new[:1].assign(x=0.0), re=["h"], interval="confidence", uncertain=["random"])
+    given = fit.predict(new[:1].assign(x=0.0), re=["h"], interval="confidence", **NORMAL, uncertain=["random"])
     close(given["upper"] - given["predicted"], Q * fit.ranef().cond_sd["h"].to_numpy()[[h2], 0], 1e-9)
 
 
@@ -165,20 +169,20 @@ def test_responses_of_a_new_level_need_no_level():
     between = sum(float(v.iloc[0, 0]) for v in fit.varcorr().cov.values())
     mean = np.einsum("na,ab,nb->n", x, fit.vcov(), x)
     close(fit.predict(new, re="marginal"), x @ fit.fixef + new["o"], 1e-12)
-    for frame in (fit.predict(new, re=re, interval="confidence") for re in ("marginal", "population")):
+    for frame in (fit.predict(new, re=re, interval="confidence", **NORMAL) for re in ("marginal", "population")):
         close(frame["upper"] - frame["predicted"], Q * np.sqrt(mean), 1e-9)
         assert frame.attrs["uncertain"] == ("fixed",)
     whole = [
-        fit.predict(new, re="marginal", interval="prediction", weights=2.0),
-        fit.predict(new, re="population", new_levels="sample", interval="prediction", weights=2.0),
+        fit.predict(new, re="marginal", interval="prediction", **NORMAL, weights=2.0),
+        fit.predict(new, re="population", new_levels="sample", interval="prediction", **NORMAL, weights=2.0),
     ]
     for frame in whole:
         close(frame["upper"] - frame["predicted"], Q * np.sqrt(mean + between + fit.scale / 2), 1e-9)
         assert frame.attrs["uncertain"] == ("fixed", "random", "residual") and list(frame.index) == ["a", "b"]
-    typical = fit.predict(new, re="population", interval="prediction", weights=2.0)
+    typical = fit.predict(new, re="population", interval="prediction", **NORMAL, weights=2.0)
     close(typical["upper"] - typical["predicted"], Q * np.sqrt(mean + fit.scale / 2), 1e-9)
     assert "b = 0" in repr(typical) and "b = 0" not in repr(whole[0])
-    own = fit.predict(re="marginal", interval="confidence")
+    own = fit.predict(re="marginal", interval="confidence", **NORMAL)
     assert len(own) == 140 and (own["upper"] > own["lower"]).all()
 
 
@@ -195,10 +199,135 @@ def test_errors_of_the_variances():
     h = 1e-5 * fit.theta[0]
     slope = (predictor(fit.theta[0] + h) - predictor(fit.theta[0] - h)) / (2 * h) * fit.theta[0] / e.theta_scaled[0]
     wide, narrow = (
-        ((lambda f: (f["upper"] - f["predicted"]) / Q)(fit.predict(interval="confidence", uncertain=u)) ** 2)
+        ((lambda f: (f["upper"] - f["predicted"]) / Q)(fit.predict(interval="confidence", **NORMAL, uncertain=u)) ** 2)
         for u in (("fixed", "random", "variances"), None)
     )
     close(wide - narrow, slope**2 * 2 / e.hessian[0, 0], 1e-6)
+
+
+# ---------------------------------------------------------------- degrees of freedom
+def theta_of(fit: mm.Fit) -> np.ndarray:
+    """θ in the order of the design's terms, where it is a lower triangle each."""
+    places = {id(t): at for (t, _), at in zip(fit._term_layouts(), fit.model.structure.slices(), strict=True)}
+    return np.concatenate([fit.theta[places[id(t)]] for t in fit.model.design.terms])
+
+
+def at_theta(fit: mm.Fit, theta: np.ndarray):
+    """The profiled deviance, and the dense parts at θ with σ² profiled: D of a level by factor, Var [β̂ - β; b̂ - b]."""
+    d, Z, at, D, lams = fit.model.design, expanded(fit), 0, [], []
+    for f, factor in enumerate(d.factors):
+        q = sum(t.Z.shape[1] for t in d.terms if t.factor == f)
+        lam = np.zeros((q, q))
+        lam.T[np.triu_indices(q)] = theta[at : at + q * (q + 1) // 2]
+        at += q * (q + 1) // 2
+        D.append(lam @ lam.T)
+        lams.append(np.kron(np.eye(len(factor.levels)), lam))
+    L, ends = np.zeros((Z.shape[1],) * 2), np.cumsum([0] + [len(x) for x in lams])
+    for k, x in zip(ends, lams, strict=False):
+        L[k : k + len(x), k : k + len(x)] = x
+    w = np.ones(len(d.y)) if d.weights is None else d.weights
+    y, both, p = d.y if d.offset is None else d.y - d.offset, np.hstack([d.X, Z]), d.X.shape[1]
+    C, left, inner = (both.T * w) @ both, len(y) - p, np.linalg.inv(L)
+    C[p:, p:] += inner.T @ inner
+    joined, right = np.linalg.inv(C), both.T @ (w * y)
+    s2 = (y @ (w * y) - right @ joined @ right) / left
+    deviance = np.linalg.slogdet(C)[1] - 2 * np.linalg.slogdet(inner)[1] + left * np.log(s2)
+    return deviance, [s2 * x for x in D], s2 * joined, s2
+
+
+def degrees(fit: mm.Fit, variance) -> np.ndarray:
+    """Satterthwaite's for ``variance(θ)`` (m,), by differences of dense algebra."""
+    theta = theta_of(fit)
+    H = central(lambda t: central(lambda s: at_theta(fit, s)[0], t, 1e-3), theta, 1e-3)
+    d = central(lambda t: np.log(variance(t)), theta, 1e-3)
+    left = fit.nobs - len(fit.fixef)
+    return 1 / (np.einsum("kn,kl,ln->n", d, np.linalg.inv(H), d) + 1 / left)
+
+
+def t_of(frame: pd.DataFrame, se) -> np.ndarray:
+    """The quantile that an interval was made with."""
+    return ((frame["upper"] - frame["lower"]) / 2 / se).to_numpy()
+
+
+@pytest.mark.parametrize("name", ["slopes", "crossed"])
+def test_degrees_of_freedom_of_the_whole_variance(name):
+    """Old levels, one new and one old, all new: of a mean, and with the response's own variance."""
+    fit, d = fitted(name), fitted(name).model.design
+    new = table()[:12].copy()
+    new.loc[4:7, "g"], new.loc[6:9, "h"] = "who", 77
+    rows = d.evaluate(new, offset=None)
+    w = 1.0 if d.weights is None else new["w"].to_numpy()
+
+    def variance(theta, noise):
+        _, D, C, s2 = at_theta(fit, theta)
+        A, added, at = np.zeros((len(new), len(C))), s2 / w * noise, 2
+        A[:, :2] = rows.X
+        for f, factor in enumerate(d.factors):
+            Z = np.hstack([z for z, t in zip(rows.Z, d.terms, strict=True) if t.factor == f])
+            old = rows.codes[f] < len(factor.levels)
+            added = added + np.where(old, 0.0, np.einsum("na,ab,nb->n", Z, D[f], Z))
+            for k in np.flatnonzero(old):
+                own = at + rows.codes[f][k] * Z.shape[1]
+                A[k, own : own + Z.shape[1]] = Z[k]
+            at += len(factor.levels) * Z.shape[1]
+        return np.einsum("na,ab,nb->n", A, C, A) + added
+
+    for kind, weights, noise in (("confidence", None, 0.0), ("prediction", w, 1.0)):
+        frame = fit.predict(new, new_levels="sample", interval=kind, weights=weights)
+        df = degrees(fit, lambda t, noise=noise: variance(t, noise))
+        se = np.sqrt(variance(theta_of(fit), noise))
+        close(t_of(frame, se), special.stdtrit(df, 0.975), 1e-6)
+        assert "satterthwaite" in repr(frame) and f"{df.min():.3g} to {df.max():.3g} degrees" in repr(frame)
+
+
+def test_degrees_of_freedom_of_a_balanced_design():
+    """Of a new response in a new level: v = c₁ MSB + c₂ MSE, the textbook's Satterthwaite."""
+    J, n, rng = 6, 5, np.random.default_rng(2)
+    g = np.repeat(np.arange(J), n)
+    data = pd.DataFrame({"g": g, "y": 2 * rng.normal(size=J)[g] + rng.normal(size=J * n)})
+    fit = mm.lmm("y ~ 1 + (1 | g)", data)
+    means = data.groupby("g")["y"].mean()
+    msb, mse = n * means.var(), np.sum((data["y"] - means.loc[g].to_numpy()) ** 2) / (J * (n - 1))
+    c = np.array([(1 + 1 / J) / n, 1 - 1 / n])
+    v = c @ [msb, mse]
+    df = v**2 / (c**2 @ [msb**2 / (J - 1), mse**2 / (J * (n - 1))])
+    for options in ({"re": "marginal"}, {"new_levels": "sample"}):
+        frame = fit.predict(pd.DataFrame({"g": ["new"]}), interval="prediction", **options)
+        close(
+            frame[["lower", "upper"]],
+            means.mean() + special.stdtrit(df, 0.975) * np.sqrt(v) * np.array([[-1, 1]]),
+            1e-6,
+        )
+    frame = fit.predict(data[:1], re="population", interval="confidence")
+    close(t_of(frame, np.sqrt(msb / J / n)), [special.stdtrit(J - 1, 0.975)], 1e-6)
+
+
+def test_methods_of_degrees_of_freedom():
+    """Of what β̂ says alone every method of the table of coefficients; else Satterthwaite's or none."""
+    fit = fitted("crossed")
+    new = table()[:3]
+    X = fit.model.design.X[:3]
+    for ddf in ("satterthwaite", "kenward-roger", "residual"):
+        reference = fit.reference(ddf)
+        frame = fit.predict(new, re="population", interval="confidence", ddf=ddf)
+        se = np.sqrt(np.einsum("na,ab,nb->n", X, reference.vcov, X))
+        close(t_of(frame, se), special.stdtrit(reference.df(X), 0.975), 1e-9)
+    own = fit.predict(new, interval="confidence", uncertain="fixed", ddf="residual")
+    close(t_of(own, np.sqrt(np.einsum("na,ab,nb->n", X, fit.vcov(), X))), special.stdtrit([138] * 3, 0.975), 1e-9)
+    with says(ValueError, "ddf='kenward-roger' is of the coefficients alone", "'satterthwaite' or 'asymptotic'"):
+        fit.predict(new, interval="confidence", ddf="kenward-roger")
+    with says(ValueError, "ddf must be one of 'satterthwaite'", "not 'exact'"):
+        fit.predict(new, interval="confidence", ddf="exact")
+    with says(ValueError, "ddf= is for intervals"):
+        fit.predict(new, ddf="residual")
+    poisson = counts("one")
+    with says(ValueError, "ddf='satterthwaite' is for linear mixed models"):
+        poisson.predict(interval="confidence", ddf="satterthwaite")
+    wide, narrow = (
+        poisson.predict(new, scale="link", re="population", interval="confidence", ddf=ddf)
+        for ddf in ("residual", None)
+    )
+    close(t_of(wide, 1.0) / t_of(narrow, 1.0), special.stdtrit([138] * 3, 0.975) / Q, 1e-9)
 
 
 def test_levels_of_rows_that_do_not_count():
@@ -206,11 +335,11 @@ def test_levels_of_rows_that_do_not_count():
     data = table().assign(w=lambda d: np.where(d["g"] == "g4", 0.0, d["w"]))
     fit = mm.lmm("y ~ x + (1 | g)", data, weights="w")
     out = (data["g"] == "g4").to_numpy()
-    frame = fit.predict(interval="confidence")
+    frame = fit.predict(interval="confidence", **NORMAL)
     assert frame.loc[out, "lower"].isna().all() and frame.loc[~out].notna().all().all()
-    sampled = fit.predict(interval="prediction", new_levels="sample")
+    sampled = fit.predict(interval="prediction", **NORMAL, new_levels="sample")
     assert np.isinf(sampled.loc[out, "upper"]).all() and np.isfinite(sampled[~out]).all().all()
-    assert fit.predict(interval="confidence", new_levels="sample").notna().all().all()
+    assert fit.predict(interval="confidence", **NORMAL, new_levels="sample").notna().all().all()
 
 
 # ---------------------------------------------------------------- generalised models
@@ -293,7 +422,7 @@ def test_simulated_responses(new_levels):
     new = table()[:40] if new_levels == "error" else table()[:40].assign(g="who", h="who")
     eta = fit.predict(new, scale="link", new_levels="population")
     link = fit.predict(new, scale="link", interval="confidence", new_levels=new_levels)
-    v = ((link["upper"] - link["predicted"]) / Q) ** 2
+    v = ((link["upper"] - link["predicted"]).to_numpy() / Q) ** 2
     frame = fit.predict(new, interval="prediction", new_levels=new_levels, key=KEY, n=n, level=0.9)
     error = 4 * np.sqrt(0.05 * 0.95 / n)
     for below in tails(fit, frame, eta, v):
@@ -364,6 +493,26 @@ def test_dispersion_formulas(name):
     assert (phi["lower"] < phi["upper"]).all()
 
 
+@pytest.mark.parametrize("case", REFERENCE, ids=lambda c: c["formula"])
+def test_standard_errors_as_in_r(case):
+    """Everything uncertain, at old and new levels and at b = 0."""
+    data = mm.datasets.load(case["data"])
+    data = data[np.arange(1, len(data) + 1) % {"sleepstudy": 7, "penicillin": 5, "grouseticks": 3}[case["data"]] != 0]
+    groups = [c for c in ("Subject", "plate", "sample", "BROOD", "LOCATION") if c in data]
+    data = data.astype(dict.fromkeys(groups, str))
+    if case["family"] == "gaussian":
+        fit = mm.lmm(case["formula"], data, reml=False)
+    else:
+        fit = mm.glmm(case["formula"], data.assign(height=(data["HEIGHT"] - 460) / 50), case["family"])
+    options = {"scale": "link", "interval": "confidence", **NORMAL}
+    whole, new = ("fixed", "random", "variances"), pd.DataFrame(case["new"])
+    frame = fit.predict(new, new_levels="sample", uncertain=whole, **options)
+    close(frame["predicted"], case["fit"], 1e-5)
+    np.testing.assert_allclose((frame["upper"] - frame["predicted"]) / Q, case["se"], rtol=1e-4)
+    zero = fit.predict(new, re="population", uncertain=("fixed", "variances"), **options)
+    np.testing.assert_allclose((zero["upper"] - zero["predicted"]) / Q, case["se_at_zero"], rtol=1e-4)
+
+
 # ---------------------------------------------------------------- what is printed, and misuse
 def test_what_is_uncertain_is_said():
     frame = fitted("slopes").predict(interval="confidence", uncertain=["random", "fixed"])
@@ -371,10 +520,11 @@ def test_what_is_uncertain_is_said():
         "interval": "confidence", "level": 0.95, "uncertain": ("fixed", "random"), "note": frame.attrs["note"],
     }  # fmt: skip
     note = (
-        "95 % confidence intervals, normal quantiles. Uncertain: fixed effects, effects of the levels (given the "
+        "degrees of freedom (satterthwaite). Uncertain: fixed effects, effects of the levels (given the "
         "data). Held: variances and constants of the family."
     )
     assert repr(frame).endswith(note) and note in frame._repr_html_()
+    assert "95 % confidence intervals, quantiles of t, " in repr(frame)
     assert repr(frame[["lower"]].head(2)).count("\n") >= 2
     drawn = counts("one").predict(interval="prediction", key=KEY, n=200, re="marginal")
     assert "200 draws" in repr(drawn) and "those of new levels" in repr(drawn)

@@ -20,7 +20,7 @@ N of two levels of different factors is had by solving in M for the columns of t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -178,22 +178,34 @@ def _solved(done: Any, lams: tuple[Array, ...], gram: Gram, right: tuple[Array, 
     return jax.vmap(lambda r: solver.solve(done, lams, gram, r))(right)
 
 
-def columns(fit: Fitted, at: Factored, f: int, levels: np.ndarray) -> Iterator[tuple[slice, list[np.ndarray]]]:
-    """s²N between ``levels`` of factor ``f`` and every effect, some levels at a time: which of them, and of each factor
-    an array (levels, q_f, q, J); factors in elimination order."""
-    counts = [len(fit.model.design.factors[k].levels) for k in fit.model.elimination.order]
-    q, total = len(at.roots[f]), sum(J * len(root) for J, root in zip(counts, at.roots, strict=True))
-    most = max(1, costs.COLUMNS_AT_ONCE // (q * total))
+def level_blocks(fit: Fitted) -> list[int]:
+    """J of each factor, in elimination order."""
+    return [len(fit.model.design.factors[k].levels) for k in fit.model.elimination.order]
+
+
+def some_levels(levels: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray, int]]:
+    """``levels`` in parts, of which one level takes ``size`` numbers: their places, themselves, and the length of all
+    parts, filled up."""
+    most = max(1, costs.COLUMNS_AT_ONCE // size)
     together = min(most, 1 << max(0, int(len(levels) - 1).bit_length()))
     for first in range(0, len(levels), together):
         own = levels[first : first + together]
-        right = [np.zeros((together, q, len(root), J)) for J, root in zip(counts, at.roots, strict=True)]
+        yield slice(first, first + len(own)), own, together
+
+
+def columns(fit: Fitted, at: Factored, f: int, levels: np.ndarray) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """s²N between ``levels`` of factor ``f`` and every effect, some levels at a time: which of them, and of each factor
+    an array (levels, q_f, q, J); factors in elimination order."""
+    shapes = [(len(root), J) for J, root in zip(level_blocks(fit), at.roots, strict=True)]
+    q = shapes[f][0]
+    for inside, own, together in some_levels(levels, q * sum(a * J for a, J in shapes)):
+        right = [np.zeros((together, q, *shape)) for shape in shapes]
         right[f][np.arange(len(own)), :, :, own] = at.roots[f]
         flat = tuple(x.reshape(together * q, *x.shape[2:]) for x in right)
         with computing(fit.model.device):
             x = [np.asarray(part) for part in _solved(at.done, at.lams, at.gram, flat)]
         yield (
-            slice(first, first + len(own)),
+            inside,
             [
                 at.scale * np.einsum("ab,cbj->caj", root, part).reshape(together, q, *part.shape[1:])
                 for root, part in zip(at.roots, x, strict=True)
@@ -254,27 +266,33 @@ def covariances(fit: Fitted, rows: NewData, effects_at: list[Touched], uncertain
         root = np.sqrt(model.likelihood.effects_scale(fit.estimates)) * fit.factor_lam(f)
         new = np.sum((t.Z @ root) ** 2, axis=1) if sampled else 0.0
         out[:, t.predictor, t.predictor] += np.where(t.known, given, new)
-    _add_pairs(out, fit, effects_at)
+
+    def blocks(f: int, levels: np.ndarray):
+        return columns(fit, factored_of(fit), f, levels)
+
+    for both, a, b, value in pair_terms(effects_at, blocks):
+        out[both, a.predictor, b.predictor] += value
+        out[both, b.predictor, a.predictor] += value
     return out
 
 
-def _add_pairs(out: np.ndarray, fit: Fitted, effects_at: list[Touched]) -> None:
-    """z_f'(s²N_fg) z_g of each pair of factors whose levels the fit has: the factors with few levels are solved for."""
+def pair_terms(
+    effects_at: list[Touched], blocks: Callable[[int, np.ndarray], Iterator[tuple[slice, list[np.ndarray]]]]
+) -> Iterator[tuple[np.ndarray, Touched, Touched, np.ndarray]]:
+    """z_f'N_fg z_g (k, ..) of each pair of factors, at the rows where the fit has the levels of both: these k rows, the
+    two, the values.  The factors with few levels are solved for: ``blocks(place, levels)`` as ``columns``."""
     order = sorted(effects_at, key=lambda t: len(np.unique(t.codes[t.known])))
-    if not any(np.any(a.known & b.known) for i, a in enumerate(order) for b in order[:i]):
-        return
-    factored = factored_of(fit)
-    for i, a in enumerate(order[:-1]):
+    for i, a in enumerate(order):
+        others = [b for b in order[i + 1 :] if np.any(a.known & b.known)]
         some = np.flatnonzero(a.known)
         levels, place = np.unique(a.codes[some], return_inverse=True)
-        for at, N in columns(fit, factored, a.place, levels):
+        for at, N in blocks(a.place, levels) if others else ():
             inside = (place >= at.start) & (place < at.stop)
-            for b in order[i + 1 :]:
-                both = some[inside & b.known[some]]
-                own = place[inside & b.known[some]] - at.start
-                value = np.einsum("na,nab,nb->n", a.Z[both], N[b.place][own, :, :, b.codes[both]], b.Z[both])
-                out[both, a.predictor, b.predictor] += value
-                out[both, b.predictor, a.predictor] += value
+            for b in others:
+                here = inside & b.known[some]
+                both, own = some[here], place[here] - at.start
+                found = N[b.place][own, :, :, b.codes[both]]
+                yield both, a, b, np.einsum("na,nab...,nb->n...", a.Z[both], found, b.Z[both])
 
 
 def factored_of(fit: Fitted) -> Factored:

@@ -4,15 +4,15 @@
     prediction   of a new y:   the middle share of  y | ζ ~ F,  ζ ~ N(ζ̂, Σ)        see ``inference.predictive``
 
 ζ are the linear predictors of a row, Σ the covariance of their errors (``inference.joint``), f the slopes of g(mean) by
-them, q a normal quantile.  What is held uncertain is named: β̂ ("fixed"); the effects b ("random"), given the data where
-the fit has seen the level, and of the population of levels where it has not and levels are sampled; the estimates of
-variances and of the family's constants ("variances"); the response itself ("residual").  All else is taken for known.
+them, q a quantile of t in a linear model (``inference.joint_df``) and else a normal one.  What is held uncertain is
+named: β̂ ("fixed"); the effects b ("random"), given the data where the fit has seen the level, and of the population of
+levels where it has not and levels are sampled; the estimates of variances and of the family's constants ("variances");
+the response itself ("residual").  All else is taken for known.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,33 +27,23 @@ from jaxmm._random import check_key
 from jaxmm._types import Array
 from jaxmm.design import NewData
 from jaxmm.fitted import Fitted
-from jaxmm.inference import wald
-from jaxmm.inference.joint import PARTS, check_uncertain, covariances, touched
+from jaxmm.inference import joint_df, wald
+from jaxmm.inference.interval import DRAWS, Interval, Of, check_interval, checked, described, is_constant
+from jaxmm.inference.joint import covariances, touched
 from jaxmm.inference.predictive import Ahead
 from jaxmm.predict import (
-    SCALES,
     Asked,
     Etas,
-    check_scale,
     factors_asked,
     from_link,
     linear_predictors,
     link_for,
     new_rows,
-    on_all_rows,
     point,
     predict,
+    rows_used,
 )
 from jaxmm.simulate import new_weights
-
-DRAWS = 1000  # of each row's response
-NEW_LEVELS = ("error", "population", "sample")
-WORDS = {
-    "fixed": "fixed effects",
-    "random": "effects of the levels",
-    "variances": "variances and constants of the family",
-    "residual": "the response",
-}
 
 
 class Predictions(pd.DataFrame):
@@ -67,203 +57,85 @@ class Predictions(pd.DataFrame):
         return f"{page}<p>{self.attrs['note']}</p>" if page and "note" in self.attrs else page
 
 
-class Interval(NamedTuple):
-    """``kind`` "confidence" or "prediction", ``level``, what is ``uncertain`` (None: the default of the kind), the
-    ``weights`` of new responses, and the ``key`` and ``n`` of their draws."""
-
-    kind: str | None
-    level: float = 0.95
-    uncertain: Any = None
-    weights: Any = None
-    key: Any = None
-    n: int | None = None
-
-
-# ---------------------------------------------------------------- what is asked for
-def check_interval(asked: Asked, interval: Interval, scale: str) -> None:
-    """Raises ValueError or TypeError for what does not go together."""
-    wald.check_level(interval.level)
-    if interval.kind not in (None, "confidence", "prediction"):
-        raise ValueError(f"interval must be None, 'confidence' or 'prediction', not {interval.kind!r}")
-    if asked.new_levels not in NEW_LEVELS:
-        raise ValueError(f"new_levels must be {_listed(NEW_LEVELS)}, not {asked.new_levels!r}")
-    if interval.kind is None and asked.new_levels == "sample":
-        raise ValueError(
-            "new_levels='sample' is for intervals: without interval= pass new_levels='population' for b = 0 at a new "
-            "level, or re='marginal' for the mean over all levels"
-        )
-    if interval.kind is None and interval.uncertain is not None:
-        raise ValueError("uncertain= says what an interval counts: pass interval='confidence' or 'prediction' with it")
-    given = {"weights": interval.weights, "key": interval.key, "n": interval.n}
-    for name, value in given.items() if interval.kind != "prediction" else ():
-        if value is not None:
-            raise ValueError(f"{name}= is for interval='prediction': leave it out")
-    if interval.kind == "prediction" and scale != "response":
-        raise ValueError(f"interval='prediction' is of a response: scale must be 'response', not {scale!r}")
-    n = interval.n
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
-        raise ValueError(f"n must be a positive number of draws, not {n!r}")
-    if n is not None and interval.key is None:
-        raise TypeError("n= is the number of draws, which need a key, such as key=jax.random.key(0)")
-    if asked.newdata is None and interval.weights is not None:
-        raise ValueError("weights= is for new data: the rows of the fit have their own")
-
-
-def _listed(names: Collection[str]) -> str:
-    *most, last = map(repr, names)
-    return f"{', '.join(most)} or {last}"
-
-
-class Levels(NamedTuple):
-    """Whose effects count in an interval: ``factors``, all their levels new or not, and new ones ``sampled`` from the
-    population or at b = 0."""
-
-    factors: set[str]
-    all_new: bool
-    sampled: bool
-
-
-def levels_meant(fit: Fitted, asked: Asked, kind: str | None) -> Levels:
-    """A mean over the levels has no effects in it; a response has those of its level, in every kind of mean but that
-    at b = 0."""
-    everyone = {f.name for f in fit.model.design.factors}
-    sampled = asked.new_levels == "sample"
-    if asked.averaged:
-        return Levels(everyone if kind == "prediction" else set(), True, kind == "prediction")
-    factors = factors_asked(fit, asked.re)
-    if isinstance(asked.re, str) and asked.re == "population":
-        return Levels(everyone if sampled else set(), True, sampled)
-    return Levels(factors, False, sampled)
-
-
-def is_constant(fit: Fitted, scale: str) -> bool:
-    """Whether it is a constant of the family, which all rows share."""
-    return scale == "dispersion" and "phi" not in fit.model.design.predictors
-
-
-def what_is_uncertain(fit: Fitted, asked: Asked, interval: Interval, levels: Levels, scale: str) -> tuple[str, ...]:
-    """``uncertain``, or the default.
-
-    Raises:
-        ValueError: what the interval cannot count.
-    """
-    response = interval.kind == "prediction"
-    only = None  # what alone can be counted
-    if is_constant(fit, scale):
-        only = ("variances",)
-    elif asked.averaged and not response:
-        only = fit.model.likelihood.averaged_over
-    if interval.uncertain is None:
-        default = only or (("fixed", "random") if levels.factors else ("fixed",))
-        return (*default, "residual") if response else default
-    found = check_uncertain(interval.uncertain, (*PARTS, "residual"))
-    if ("residual" in found) != response:
-        raise ValueError(
-            "uncertain: interval='prediction' counts 'residual', the response itself, and interval='confidence' does "
-            f"not; got {found} with interval={interval.kind!r}"
-        )
-    if only and found != only:
-        raise ValueError(f"uncertain: this interval counts {only} and can count nothing else; got {found}")
-    if "random" in found and not levels.factors:
-        raise ValueError(
-            f"uncertain has 'random', but re={asked.re!r} has no effects in it, b = 0: new_levels='sample' counts them"
-        )
-    return found
-
-
-def described(asked: Asked, interval: Interval, levels: Levels, uncertain: tuple[str, ...]) -> str:
-    """The note under a table."""
-    said = [WORDS[part] for part in uncertain]
-    if "random" in uncertain:
-        at = uncertain.index("random")
-        given, new = "given the data", "those of new levels by their variance"
-        said[at] += f" ({new if levels.all_new else given + ', ' + new if levels.sampled else given})"
-    held = [WORDS[part] for part in (*PARTS, "residual") if part not in uncertain]
-    if interval.kind == "confidence":
-        held.remove(WORDS["residual"])
-    if not levels.factors:
-        held = [x for x in held if x != WORDS["random"]]
-        held += [] if asked.averaged else ["b = 0"]
-    elif not levels.sampled:
-        held += ["b = 0 at new levels"] if asked.new_levels == "population" else []
-    how = "normal quantiles" if interval.key is None else f"{interval.n or DRAWS} draws"
-    return (
-        f"{100 * interval.level:g} % {interval.kind} intervals, {how}. Uncertain: {', '.join(said)}. "
-        f"Held: {', '.join(held) or 'nothing'}."
-    )
-
-
-# ---------------------------------------------------------------- the door
 def predictions(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> pd.Series | pd.DataFrame:
     """See ``Fit.predict``."""
     check_interval(asked, interval, scale)
     if interval.kind is None:
         return predict(fit, asked, scale)
-    check_scale(fit, scale)
-    levels = levels_meant(fit, asked, interval.kind)
-    uncertain = what_is_uncertain(fit, asked, interval, levels, scale)
-    everyone = {f.name for f in fit.model.design.factors}
+    of = checked(fit, asked, scale, interval)
+    levels, everyone = of.levels, {f.name for f in fit.model.design.factors}
     rows = new_rows(fit, asked, everyone if asked.averaged else levels.factors, not (asked.averaged or levels.all_new))
-    of = Of(fit, asked, scale, interval, levels, uncertain)
+    rows = every_row(fit) if rows is None else rows
     values = (_responses if interval.kind == "prediction" else _means)(of, rows)
-    index = fit.model.design.index if rows is None else rows.index
-    out = Predictions(values, index, ["predicted", "lower", "upper"])
-    note = described(asked, interval, levels, uncertain)
-    out.attrs = {"interval": interval.kind, "level": float(interval.level), "uncertain": uncertain, "note": note}
+    out = Predictions(values[:, :3], rows.index, ["predicted", "lower", "upper"])
+    note = described(of, values[:, 3] if values.shape[1] > 3 else None)
+    out.attrs = {"interval": interval.kind, "level": float(interval.level), "uncertain": of.uncertain, "note": note}
     return out
 
 
-class Of(NamedTuple):
-    """What is asked for, checked."""
+def every_row(fit: Fitted) -> NewData:
+    """All rows used, those of weight zero too, in the data's order."""
+    d = fit.model.design
+    own, other = rows_used(fit), d.held_out
+    if other is None:
+        return own
 
-    fit: Fitted
-    asked: Asked
-    scale: str
-    interval: Interval
-    levels: Levels
-    uncertain: tuple[str, ...]
+    def both(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        out = np.empty((len(d.index), *a.shape[1:]), a.dtype)
+        out[d.kept], out[~d.kept] = a, b
+        return out
 
+    def each(a: tuple, b: tuple) -> tuple:
+        return tuple(both(x, y) for x, y in zip(a, b, strict=True))
 
-def _over(of: Of, rows: NewData | None, value: Callable[[NewData], np.ndarray]) -> np.ndarray:
-    return on_all_rows(of.fit, value) if rows is None else value(rows)
-
-
-def _means(of: Of, rows: NewData | None) -> np.ndarray:
-    """(m, 3) means and their intervals."""
-    fit, asked, scale = of.fit, of.asked, of.scale
-    plain = asked.averaged or is_constant(fit, scale) or (not of.levels.factors and of.uncertain == ("fixed",))
-
-    def value(rows: NewData) -> np.ndarray:
-        if plain:
-            found = fit.model.likelihood.mean_on_link(fit, rows, scale, asked.averaged)
-        else:
-            found = on_link(fit, scale, *_predictors(of, rows))
-        return from_link(fit, scale, *found, of.interval.level)
-
-    return _over(of, rows, value)
+    further = tuple(each(a, b) for a, b in zip(own.further, other.further, strict=True))
+    sides = both(own.X, other.X), each(own.Z, other.Z), each(own.codes, other.codes), both(own.offset, other.offset)
+    return NewData(*sides, d.index, {}, further)
 
 
-def _responses(of: Of, rows: NewData | None) -> np.ndarray:
-    """(m, 3) means, and intervals of a response to each."""
-    fit, interval = of.fit, of.interval
-    names = list(fit.model.design.predictors)
+def _means(of: Of, rows: NewData) -> np.ndarray:
+    """(m, 4) means, their intervals, degrees of freedom."""
+    fit, asked, scale, fixed = of.fit, of.asked, of.scale, of.uncertain == ("fixed",)
+    df: Any = np.inf
+    if fixed and of.component:
+        center, se, df = _of_beta(of, of.component, rows)
+    elif asked.averaged or is_constant(fit, scale) or (fixed and not of.levels.factors):
+        center, se = fit.model.likelihood.mean_on_link(fit, rows, scale, asked.averaged)
+    else:
+        etas, covariance, degrees = _predictors(of, rows)
+        center, se = on_link(of, etas, covariance)
+        df = degrees(0.0)
+    df = np.where(se == 0, np.inf, df)
+    return np.column_stack([from_link(fit, scale, center, se, of.interval.level, df), df])
+
+
+def _of_beta(of: Of, component: str, rows: NewData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One predictor of the rows, the standard error that β̂ gives it, and degrees of freedom."""
+    fit, levels = of.fit, of.levels
+    d, reference = fit.model.design, fit.reference(of.ddf)
+    L = np.zeros((len(rows.X), len(reference.beta)))
+    L[:, d.predictors[component]] = _sides(fit, rows)[component]
+    eta = linear_predictors(fit, rows, set() if levels.all_new else levels.factors)[component]
+    return eta, np.sqrt(wald.variances(L, reference.vcov)), reference.df(L)
+
+
+def _sides(fit: Fitted, rows: NewData) -> dict[str, np.ndarray]:
+    """X of each predictor."""
+    return dict(zip(fit.model.design.predictors, (rows.X, *(X for X, _ in rows.further)), strict=True))
+
+
+def _responses(of: Of, rows: NewData) -> np.ndarray:
+    """(m, 3) means, and intervals of a response to each; degrees of freedom after these where it is not simulated."""
+    fit, interval, newdata = of.fit, of.interval, of.asked.newdata
     factors = set() if of.asked.averaged else factors_asked(fit, of.asked.re)
-
-    def value(rows: NewData) -> np.ndarray:
-        etas, covariance = _predictors(of, rows)
-        mean = point(fit, rows, factors, of.asked.averaged, "response")
-        return np.column_stack([mean, *etas.values(), covariance.reshape(len(mean), -1)])
-
-    found = _over(of, rows, value)
-    m, K = len(found), len(names)
-    size = math.isqrt(found.shape[1] - 1 - K)
-    etas = dict(zip(names, found[:, 1 : 1 + K].T, strict=True))
-    given = new_weights(fit, of.asked.newdata, interval.weights, m) if rows is not None else own_weights(fit)
-    ahead = Ahead(etas, found[:, 1 + K :].reshape(m, size, size), *given)
+    etas, covariance, degrees = _predictors(of, rows)
+    mean = point(fit, rows, factors, of.asked.averaged, "response")
+    given = own_weights(fit) if newdata is None else new_weights(fit, newdata, interval.weights, len(mean))
     draws = None if interval.key is None else (check_key(interval.key), int(interval.n or DRAWS))
     with computing(fit.model.device):
-        ends = fit.model.likelihood.response_interval(fit.estimates, ahead, interval.level, draws)
-    return np.column_stack([found[:, 0], ends])
+        ahead = Ahead(etas, covariance, *given, degrees)
+        found = fit.model.likelihood.response_interval(fit.estimates, ahead, interval.level, draws)
+    return np.column_stack([mean, found])
 
 
 def own_weights(fit: Fitted) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -272,17 +144,24 @@ def own_weights(fit: Fitted) -> tuple[np.ndarray | None, np.ndarray | None]:
     return (d.weights_all if fit.model.likelihood.precisions else None), d.trials_all
 
 
-def _predictors(of: Of, rows: NewData) -> tuple[Etas, np.ndarray]:
-    """The linear predictors of rows, and the covariance of their errors; NaN where a level of the fit's own rows, held
-    out of it, has no mode and nothing was said of such."""
-    fit, levels = of.fit, of.levels
+def _predictors(of: Of, rows: NewData) -> tuple[Etas, np.ndarray, Callable[[Any], np.ndarray]]:
+    """The linear predictors of rows, the covariance of their errors, and degrees of freedom for a variance of the
+    response beside them; NaN where a level of the fit's own rows, held out of it, has no mode and nothing was said of
+    such."""
+    fit, levels, uncertain = of.fit, of.levels, of.uncertain
     factors = set() if levels.all_new else levels.factors
     at = touched(fit, rows, levels.factors, levels.all_new)
-    covariance = covariances(fit, rows, at, of.uncertain, levels.sampled)
+    covariance = covariances(fit, rows, at, uncertain, levels.sampled)
+    degrees: Callable[[Any], Any] = lambda noise: np.full(len(covariance), np.inf)  # noqa: E731
+    if of.ddf == "satterthwaite":
+        known = [part for part in uncertain if part != "variances"]
+        own = covariance if len(known) == len(uncertain) else covariances(fit, rows, at, known, levels.sampled)
+        moves = joint_df.moving(fit, rows, at, known, levels.sampled, own[:, 0, 0])
+        degrees = partial(joint_df.satterthwaite, fit, moves)
     if of.asked.new_levels == "error" and not levels.all_new:
         for t in at:
             covariance[~t.known] = np.nan
-    return linear_predictors(fit, rows, factors), covariance
+    return linear_predictors(fit, rows, factors), covariance, degrees
 
 
 # ---------------------------------------------------------------- by the delta method
@@ -313,16 +192,16 @@ def _slopes(of: Target, etas: Array, raw: Array) -> tuple[Array, Array]:
     return found, jnp.stack(each)
 
 
-def on_link(fit: Fitted, scale: str, etas: Etas, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What ``scale`` means on its link (m,), and its standard error."""
-    names, family, component = list(etas), fit.family, SCALES[scale] or "mu"
-    if component in names and not (scale == "response" and family.further):
-        k = names.index(component)
-        return etas[component], np.sqrt(covariance[:, k, k])
+def on_link(of: Of, etas: Etas, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the scale means on its link (m,), and its standard error."""
+    fit, scale, names = of.fit, of.scale, list(etas)
+    if of.component:
+        k = names.index(of.component)
+        return etas[of.component], np.sqrt(covariance[:, k, k])
     m, raw = len(covariance), np.asarray(fit.estimates.log_phi)
     padded = np.resize(np.arange(m), bucket(m)) if m else np.arange(0)
     with computing(fit.model.device):
-        target = Target(family, tuple(names), scale, link_for(fit, scale))
+        target = Target(fit.family, tuple(names), scale, link_for(fit, scale))
         both = np.stack(list(etas.values()))[:, padded], np.repeat(raw[:, None], len(padded), axis=1)
         value, slopes = (np.asarray(x)[..., :m] for x in _slopes(target, *both))
     slopes = slopes[: covariance.shape[1]]

@@ -4,7 +4,7 @@
 
 of which an interval holds the middle share ``level``.  A normal response has it in closed form,
 
-    η̂ ± q √(Σ + σ²/w),       q = Φ^-1(½ + level / 2)
+    η̂ ± q √(Σ + σ²/w),       q = T_df^-1(½ + level / 2)
 
 another by ``n`` draws of ζ and of y given ζ: the smallest values that the shares (1 ∓ level)/2 of the draws do not
 exceed, so that an interval of counts holds at least its share.  The Monte-Carlo error of a share p is √(p(1 - p)/n).
@@ -14,6 +14,7 @@ Row i has keys of its own, and its draws depend on the key and on i alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,20 +31,22 @@ from jaxmm.inference import wald
 
 class Ahead(NamedTuple):
     """What is known of new responses: the predictors ``etas`` (m,) by name, ``covariance`` (m, K + c, K + c) of their
-    errors and of those of the constants, and ``weights`` or ``trials`` (m,), None where all are one."""
+    errors and of those of the constants, and ``weights`` or ``trials`` (m,), None where all are one; ``df``, degrees of
+    freedom (m,) for a variance of the response itself."""
 
     etas: dict[str, np.ndarray]
     covariance: np.ndarray
     weights: np.ndarray | None
     trials: np.ndarray | None
+    df: Callable[[Any], np.ndarray]
 
 
 def normal_interval(ahead: Ahead, sigma2: float, level: float) -> np.ndarray:
-    """(m, 2) of a normal response with variance σ²/w."""
+    """(m, 3) of a normal response with variance σ²/w: the ends and the degrees of freedom."""
     with np.errstate(divide="ignore"):
         noise = sigma2 if ahead.weights is None else sigma2 / ahead.weights
-    se = np.sqrt(ahead.covariance[:, 0, 0] + noise)
-    return np.stack(wald.interval(ahead.etas["mu"], se, level), axis=1)
+    se, df = np.sqrt(ahead.covariance[:, 0, 0] + noise), ahead.df(noise)
+    return np.stack([*wald.interval(ahead.etas["mu"], se, level, df), df], axis=1)
 
 
 def one_response(family: Family, names: tuple[str, ...], key, etas, phi, trials, extras):
