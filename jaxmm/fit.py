@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from jaxmm import diagnostics, shrinkage, simulate, summary
+from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.fitted import Fitted
@@ -163,9 +163,14 @@ class Fit(Fitted):
         """lme4's summary: method, counts, variance components, fixed effects, flags."""
         return summary.summary(self)
 
-    def tidy(self, conf_level: float | None = None) -> pd.DataFrame:
-        """One row per fixed effect and variance parameter, as broom.mixed."""
-        return summary.tidy(self, conf_level)
+    @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
+    def tidy(self, conf_level: float | None = None, *, effects: str | None = None) -> pd.DataFrame:
+        """One row per parameter, as broom.mixed: ``estimate``, ``std_error``, ``statistic``.
+
+        ``effects``: "fixed", "ran_pars" (SDs, correlations, σ, with their errors) or "dispersion"; all by default, the
+        errors of the variance parameters left out unless ``conf_level`` asks for intervals. See ``jaxmm.tidy``.
+        """
+        return tidy.tidy(self, effects, conf_level)
 
     def glance(self) -> pd.DataFrame:
         """One row for the whole fit."""

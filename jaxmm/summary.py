@@ -1,4 +1,4 @@
-"""A fit -> what is printed of it: `summary` (text), `tidy`, `glance`, `augment` (data frames).
+"""A fit -> what is printed of it: `summary` (text), `glance`, `augment` (data frames); `tidy` has a module of its own.
 
 The layout of the text is that of lme4's summary. t values stand without p: they need degrees of freedom.
 """
@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text, coefficients
-from jaxmm.inference import wald
-from jaxmm.tables import VarCorr, pairs
+from jaxmm.tables import VarCorr
 
 _DIGITS = 4
 _MAX_CORRELATIONS = 20
@@ -126,46 +125,6 @@ def _fixed_table(fit: Any, component: str) -> pd.DataFrame:
     if statistic == "z":
         table["Pr(>|z|)"] = found["p"]
     return pd.DataFrame(table, index=found.index)
-
-
-def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
-    """One row per parameter: effect ("fixed", "ran_pars", "dispersion"), component, group, term, estimate, std_error,
-    statistic.
-
-    ``component`` is the parameter whose predictor it belongs to: "mu" the mean, "zi" the log-odds of an extra zero,
-    "phi" log φ (φ itself where it is one number).
-
-    Args:
-        conf_level: adds the columns conf_low and conf_high, normal intervals of this level.
-    """
-    if conf_level is not None:
-        wald.check_level(conf_level, "conf_level")
-    rows: list[tuple] = []
-    for component in fit.model.design.predictors:
-        table = fit.coef_table(component=component)
-        columns = (table[name].to_numpy() for name in ("estimate", "se", "statistic"))
-        rows += [("fixed", component, None, *row) for row in zip(table.index, *columns, strict=True)]
-    varcorr = fit.varcorr()
-    feeds = {f.name: f.predictor for f in fit.model.design.factors}
-    for block in varcorr.blocks:
-        sd, corr, estimated, names = block.sd(), block.corr(), block.estimated, block.effects
-        for k in range(len(names)):
-            own = ("ran_pars", feeds[block.group], block.group)
-            rows.append((*own, f"sd__{names[k]}", sd[k], np.nan, np.nan))
-            rows += [
-                (*own, f"cor__{names[k]}.{names[l]}", corr[l, k], np.nan, np.nan)
-                for first, l in pairs(len(names))
-                if first == k and estimated[l, k]
-            ]
-    if varcorr.sigma is not None:
-        rows.append(("ran_pars", "mu", "Residual", "sd__Observation", varcorr.sigma, np.nan, np.nan))
-    if _has_dispersion(fit):
-        rows.append(("dispersion", "phi", None, "phi", fit.dispersion, np.nan, np.nan))
-    rows += [("dispersion", name, None, name, value, np.nan, np.nan) for name, value in fit.family_params.items()]
-    frame = pd.DataFrame(rows, columns=["effect", "component", "group", "term", "estimate", "std_error", "statistic"])
-    if conf_level is not None:
-        frame["conf_low"], frame["conf_high"] = wald.interval(frame["estimate"], frame["std_error"], conf_level)
-    return frame
 
 
 def glance(fit: Any) -> pd.DataFrame:

@@ -9,8 +9,9 @@ import pytest
 from _standins import sleepstudy_fit
 
 from jaxmm import _text
-from jaxmm.summary import augment, glance, summary, tidy
+from jaxmm.summary import augment, glance, summary
 from jaxmm.tables import Block, RandomEffects, VarCorr, correlation, sample_cov
+from jaxmm.tidy import tidy
 
 # print(VarCorr(fit)), lme4: Reaction ~ Days + (Days | Subject), sleepstudy
 SLEEPSTUDY = """\
@@ -266,7 +267,7 @@ def test_tidy():
     ]
     assert frame["effect"].tolist() == ["fixed"] * 2 + ["ran_pars"] * 4
     assert frame["estimate"].to_numpy()[2:] == pytest.approx([24.740658, 0.065551, 5.922138, 25.591796], rel=1e-5)
-    wide = tidy(sleepstudy_fit(), conf_level=0.9)
+    wide = tidy(sleepstudy_fit(), "fixed", conf_level=0.9)
     half = (wide["conf_high"] - wide["conf_low"])[0] / 2
     assert half == pytest.approx(1.6448536 * wide["std_error"][0])
     with pytest.raises(ValueError, match="conf_level must lie between 0 and 1"):
