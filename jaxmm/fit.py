@@ -48,8 +48,10 @@ class Fit(Fitted):
 
     def accuracy(self) -> str | None:
         """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors."""
-        with computing(self.model.device):
-            return self.model.likelihood.accuracy(self)
+        if "_accuracy" not in self.__dict__:  # once: printing computes nothing
+            with computing(self.model.device):
+                self.__dict__["_accuracy"] = self.model.likelihood.accuracy(self)
+        return self.__dict__["_accuracy"]
 
     def shrinkage(self) -> shrinkage.Shrinkage:
         """VarCorr beside the spread of the BLUPs, and why they differ."""
@@ -160,12 +162,12 @@ class Fit(Fitted):
     conf_int = confint
 
     def summary(self) -> summary.Summary:
-        """lme4's summary: method, counts, variance components, fixed effects, flags."""
+        """lmerTest's summary: method, counts, variance components, fixed effects with df and p, flags."""
         return summary.summary(self)
 
     @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
     def tidy(self, conf_level: float | None = None, *, effects: str | None = None) -> pd.DataFrame:
-        """One row per parameter, as broom.mixed: ``estimate``, ``std_error``, ``statistic``.
+        """One row per parameter, as broom.mixed: ``estimate``, ``std_error``, ``statistic``, ``df``, ``p_value``.
 
         ``effects``: "fixed", "ran_pars" (SDs, correlations, σ, with their errors) or "dispersion"; all by default, the
         errors of the variance parameters left out unless ``conf_level`` asks for intervals. See ``jaxmm.tidy``.

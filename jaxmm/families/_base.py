@@ -154,26 +154,6 @@ class Family:
 
     # ------------------------------------------------------------ derived
     @property
-    def spreads(self) -> dict[str, Any]:
-        """Name -> function of (mu, phi, extras ..) for the variance of one response about its mean on the scale of eta,
-        the "distribution-specific variance" of Nakagawa, Johnson & Schielzeth (2017, J. R. Soc. Interface 14).
-
-        Of one trial where there are any: "latent" first, where the link has a latent variable. Else those of
-        ``Link.spreads`` with the family's own variance.
-        """
-        latent = self.link.latent_variance if self.has_trials else None
-        found: dict[str, Any] = {} if latent is None else {"latent": lambda mu, phi, *extras: jnp.full_like(mu, latent)}
-
-        def of_variance(spread: Any) -> Any:
-            def value(mu, phi, *extras):
-                scale = jnp.asarray(phi) if self.has_scale else 1.0
-                return spread(mu, scale * self.variance(mu, phi, 1.0, *extras))
-
-            return value
-
-        return found | {name: of_variance(spread) for name, spread in self.link.spreads.items()}
-
-    @property
     def num_extras(self) -> int:
         """How many numbers ``extras`` are."""
         return sum(len(e.start) for e in self.extras)
