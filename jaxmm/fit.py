@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from jaxmm import diagnostics, shrinkage, simulate, summary
+from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.fitted import Fitted
@@ -51,8 +51,10 @@ class Fit(Fitted):
 
     def accuracy(self) -> str | None:
         """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors."""
-        with computing(self.model.device):
-            return self.model.likelihood.accuracy(self)
+        if "_accuracy" not in self.__dict__:  # once: printing computes nothing
+            with computing(self.model.device):
+                self.__dict__["_accuracy"] = self.model.likelihood.accuracy(self)
+        return self.__dict__["_accuracy"]
 
     def shrinkage(self) -> shrinkage.Shrinkage:
         """VarCorr beside the spread of the BLUPs, and why they differ."""
@@ -196,12 +198,17 @@ class Fit(Fitted):
         return term_tests(self.model.design, reference, type, chisq)
 
     def summary(self) -> summary.Summary:
-        """lme4's summary: method, counts, variance components, fixed effects, flags."""
+        """lmerTest's summary: method, counts, variance components, fixed effects with df and p, flags."""
         return summary.summary(self)
 
-    def tidy(self, conf_level: float | None = None) -> pd.DataFrame:
-        """One row per fixed effect and variance parameter, as broom.mixed."""
-        return summary.tidy(self, conf_level)
+    @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
+    def tidy(self, conf_level: float | None = None, *, effects: str | None = None) -> pd.DataFrame:
+        """One row per parameter, as broom.mixed: ``estimate``, ``std_error``, ``statistic``, ``df``, ``p_value``.
+
+        ``effects``: "fixed", "ran_pars" (SDs, correlations, σ, with their errors) or "dispersion"; all by default, the
+        errors of the variance parameters left out unless ``conf_level`` asks for intervals. See ``jaxmm.tidy``.
+        """
+        return tidy.tidy(self, effects, conf_level)
 
     def glance(self) -> pd.DataFrame:
         """One row for the whole fit."""
