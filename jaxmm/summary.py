@@ -279,7 +279,7 @@ def _fixed_cells(fixed: pd.DataFrame) -> list[list[str]]:
     rows = [[str(name), texts[2 * i], texts[2 * i + 1], t[i]] for i, name in enumerate(fixed.index)]
     for p in fixed.columns[3:]:
         for row, value in zip(rows, fixed[p], strict=True):
-            row.append("<2e-16" if value < 2e-16 else f"{value:.3g}")
+            row.append(_text.p_value(value))
     return [["", *fixed.columns], *rows]
 
 
