@@ -253,6 +253,8 @@ def _notes(fit: Any) -> tuple[str, ...]:
     if not fit.converged:
         notes.append(f"not converged: {fit.diagnostics.status_message}")
     notes.extend(fit.remarks)
+    few = wald.few_levels(fit.n_groups) if fit.model.likelihood.statistic == "z" else None
+    notes.extend([few] if few else [])
     accuracy = fit.accuracy()
     if accuracy is not None:
         notes.append(accuracy)

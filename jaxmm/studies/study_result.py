@@ -23,7 +23,8 @@ class StudyResult:
     """What ``study`` found; every ``…_mc`` is the Monte-Carlo standard error of the column before it.
 
     ``recovery``, ``tests`` and ``rates`` are tables; ``batch`` has the fits themselves, ``null_batches`` those of the
-    null models by their missing columns, ``to_frame()`` one row per replicate.
+    null models by their missing columns, ``to_frame()`` one row per replicate; ``notes`` what the tests say of
+    themselves.
     """
 
     formula: str
@@ -35,6 +36,7 @@ class StudyResult:
     statistics: Mapping[str, Callable[[FitBatch], Any]]
     level: float
     alpha: float
+    notes: tuple[str, ...] = ()
 
     @property
     def batch(self) -> FitBatch:
@@ -134,7 +136,7 @@ class StudyResult:
         ]
         if self.fits.by_ml is not None and self.fits.by_ml is not self.batch:
             lines.append("likelihood ratios compare fits by maximum likelihood, all else here is by REML")
-        return "\n".join([*lines, "", *rate_lines(self.rates)])
+        return "\n".join([*lines, *self.notes, "", *rate_lines(self.rates)])
 
 
 def _parameters(batch: FitBatch, statistics: Mapping[str, Callable[[FitBatch], Any]]) -> dict[str, np.ndarray]:
