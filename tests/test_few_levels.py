@@ -40,6 +40,7 @@ def test_power_says_so(sleepstudy):
     fit = mm.lmm("Reaction ~ Days + (1 | Subject)", sleepstudy)
     curve = mm.power_curve(fit, along={"Subject": [6, 8, 12]}, n=20, key=jax.random.key(0), test="Days", progress=False)
     assert "at Subject = 6 (and at 1 more of the sizes): z tests" in repr(curve)
+    assert max(map(len, repr(curve).splitlines())) <= 130
     assert curve.points[2].notes == ()
     few = fit.model.design
     assert len(few.factors[0].levels) == 18

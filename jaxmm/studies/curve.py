@@ -13,7 +13,7 @@ import pandas as pd
 from jaxmm._text import align
 from jaxmm.studies.hypotheses import Columns
 from jaxmm.studies.smallest import Size, fit_curve, smallest_size
-from jaxmm.studies.study_result import with_error
+from jaxmm.studies.study_result import note_lines, with_error
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -142,7 +142,7 @@ class PowerCurve:
             return []
         where = ", ".join(f"{name} = {size}" for name, size in noted[0].sizes.items())
         more = f" (and at {len(noted) - 1} more of the sizes)" if len(noted) > 1 else ""
-        return [f"at {where}{more}: {note}" for note in noted[0].notes]
+        return note_lines([f"at {where}{more}: {note}" for note in noted[0].notes])
 
     def plot(self, ax: Any = None) -> Any:
         """The power over the sizes of the first factor with exact intervals, the smooth curves, the target, and the

@@ -23,7 +23,7 @@ from jaxmm.studies.curve import Point, PowerCurve
 from jaxmm.studies.extending import REPEATS, extend_model, first_levels
 from jaxmm.studies.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
 from jaxmm.studies.study import Run, check_settings, examine, truth_of
-from jaxmm.studies.study_result import StudyResult, power_lines, rate_lines
+from jaxmm.studies.study_result import StudyResult, note_lines, power_lines, rate_lines
 
 METHODS = ("wald", "lrt")
 
@@ -56,7 +56,7 @@ class Power:
                 f"{s.kind}; value ± its Monte-Carlo standard error",
                 "",
                 *power_lines(self.table, s.alpha, s.level),
-                *s.notes,
+                *note_lines(s.notes),
                 "",
                 *rate_lines(self.rates),
             ]
