@@ -98,11 +98,12 @@ def outside(r: np.ndarray, n: int) -> np.ndarray:
 
 
 def spread(values: np.ndarray) -> np.ndarray:
-    """(k,) Σ_i (x_ki - m_i)² / v_i of responses (k, m), over their rows' means and variances; rows without variance
-    say nothing."""
-    v = values.var(axis=0)
-    real = v > 0
-    return np.sum((values[:, real] - values[:, real].mean(axis=0)) ** 2 / v[real], axis=1)
+    """(k,) Σ_i (x_ki - m_i)² of responses (k, m) about the means of their rows.
+
+    Not over the rows' variances, as Pearson's: of rare counts that has so long a tail that overdispersion is not seen
+    (of 180 counts of mean 0.6 with φ = 3 in 8 % of data sets instead of 48 %).
+    """
+    return np.sum((values - values.mean(axis=0)) ** 2, axis=1)
 
 
 def quartile_counts(r: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:

@@ -121,9 +121,10 @@ class SimulatedResiduals:
         return ResidualTest(name, "D", float(D[0]), simulated_p(D[0], D[1:]), m, self._by_simulation)
 
     def test_dispersion(self, alternative: str = "two-sided") -> ResidualTest:
-        """Σ (y - mean)² / variance, over what it is in the simulations, whose means and variances are meant.
+        """Σ (y - mean)² over what it is in the simulations, each about the means of all: above 1 is overdispersion.
 
-        Above 1 is overdispersion. Given the modes the observed sum is divided by n - edf instead of n. A family with a
+        Given the modes, which have taken their part of it, the observed sum is divided by 1 - edf / n first: without
+        that the test of counts in small groups rejects a true model in a quarter of data sets. A family with a
         dispersion of its own (a linear model's σ, φ) has fitted it, so that the ratio is near 1 whatever the data.
         """
         m, name, symbol = len(self.observed), "dispersion", "ratio"
