@@ -135,7 +135,7 @@ def test_overdispersion_is_seen():
     fit = mm.glmm("much ~ x + (1 | g)", data(), "poisson")
     sr = fit.simulated_residuals(100, key=KEY)
     assert sr.test_dispersion().p == 2 / 101 and sr.test_dispersion("greater").p == 1 / 101
-    assert sr.test_dispersion().statistic > 1.5 and sr.test_outliers().p < 1e-3
+    assert sr.test_dispersion().statistic > 1.5 and sr.test_outliers().statistic > 2 / 101
     assert fitted("nbinom2").simulated_residuals(100, key=KEY).test_dispersion().p > 0.05
 
 
@@ -229,7 +229,7 @@ def test_picture():
     line = next(line for line in axes[0].get_lines() if line.get_label() == "rows")
     assert line.get_ydata() == pytest.approx(np.sort(sr.residuals))
     assert "much" in axes[1].get_xlabel()
-    with says(ValueError, "axes must be two"):
+    with says(ValueError, "axes must be 2"):
         sr.plot(axes[0])
     plt.close("all")
 

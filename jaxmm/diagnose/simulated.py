@@ -3,10 +3,10 @@
     conditional   y* | b̂    at the modes of the levels at hand: what the rows do given their levels
     new           y*         with effects drawn anew: the whole model, and rows of a level have them in common
 
-Given the modes the residuals are a little less spread than uniform, since the modes were fitted to the same rows: by the
-share edf / n of the rows' freedom (``effective``).  Tests of ``re="conditional"`` are then conservative where that share
-is small or rows are few, and too quick to reject where many rows have few rows a level; those of ``"new"`` compare with
-simulated responses that have the same dependence.
+Given the modes the residuals are a little less spread than uniform, since the modes were fitted to the same rows: by
+the share edf / n of the rows' freedom (``effective``).  Tests of ``re="conditional"`` are then conservative where that
+share is small or rows are few, and too quick to reject where many rows have few rows a level; those of ``"new"``
+compare with simulated responses that have the same dependence.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ class SimulatedResiduals:
         m, n, name, symbol = len(self.observed), len(self.simulations), "outliers", "share"
         if self.independent:
             count = int(residual_tests.outside(self.residuals.to_numpy(), n))
-            p, how = residual_tests.binomial_p(count, m, 2 / (n + 1), alternative), f"binomial, {2 / (n + 1):.2g} expected"
+            p = residual_tests.binomial_p(count, m, 2 / (n + 1), alternative)
+            how = f"binomial, {2 / (n + 1):.2g} expected"
         else:
             counts = residual_tests.outside(self.transforms, n)
             count, p, how = int(counts[0]), simulated_p(counts[0], counts[1:], alternative), self._by_simulation
