@@ -11,6 +11,7 @@ import pandas as pd
 from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
+from jaxmm.diagnose import simulated
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, wald
 from jaxmm.inference.anova import TermTests, term_tests
@@ -140,6 +141,21 @@ class Fit(Fitted):
         new rows. Counts of successes where the response has trials.
         """
         return simulate.simulate(self, n, key, newdata, re, weights, offset)
+
+    # ------------------------------------------------------------ what may be wrong
+    @known_keywords(SIMULATING)
+    def simulated_residuals(self, n: int = 250, *, key: Any, re: str = "conditional") -> simulated.SimulatedResiduals:
+        """Randomised quantile residuals: the place of each response among ``n`` that the fit would give, in (0, 1).
+
+        Args:
+            key: such as ``jax.random.key(0)``; it alone decides the simulations and how ties are broken.
+            re: "conditional", given the fitted effects of the levels at hand (the default of DHARMa since 0.5), or
+                "new", with effects drawn anew (its default before). See ``diagnose.simulated`` on what each finds.
+
+        Print it for its tests: uniformity, dispersion, outliers, zeros, quantiles; ``test_by(column)``,
+        ``test_autocorrelation(column)``; ``plot()``.
+        """
+        return simulated.simulated_residuals(self, n, key, re)
 
     # ------------------------------------------------------------ fits again
     def refit(self, y: Any) -> Self:

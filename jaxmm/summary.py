@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text, coefficients
+from jaxmm.inference import wald
 from jaxmm.tables import VarCorr
 
 _DIGITS = 4
@@ -217,6 +218,8 @@ def _notes(fit: Any) -> tuple[str, ...]:
         notes.append(f"degrees of freedom: {reference.name.title()}")
     notes.extend(reference.notes)
     notes.extend(fit.remarks)
+    few = wald.few_levels(fit.n_groups) if fit.model.likelihood.statistic == "z" else None
+    notes.extend([few] if few else [])
     accuracy = fit.accuracy()
     if accuracy is not None:
         notes.append(accuracy)

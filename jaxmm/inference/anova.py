@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm._text import p_value
 from jaxmm.design import Design
 from jaxmm.inference.ddf import Reference
-from jaxmm.inference.hypothesis import NOT_ESTIMABLE, joint, p_text
+from jaxmm.inference.hypothesis import NOT_ESTIMABLE, joint
 from jaxmm.inference.terms import rows_of_terms
 
 ROMAN = {1: "I", 2: "II", 3: "III"}
@@ -23,12 +24,12 @@ class TermTests(pd.DataFrame):
         return pd.DataFrame  # a selection of it is a table like any other
 
     def __repr__(self) -> str:
-        texts = self.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_text})
+        texts = self.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value})
         return "\n".join([self.attrs["heading"], texts, *self.attrs["notes"]])
 
     def _repr_html_(self) -> str:
         below = "".join(f"<p>{note}</p>" for note in self.attrs["notes"])
-        table = self.to_html(float_format=lambda x: f"{x:.5g}", formatters={"p": p_text}, border=0)
+        table = self.to_html(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value}, border=0)
         return f"<p>{self.attrs['heading']}</p>{table}{below}"
 
 

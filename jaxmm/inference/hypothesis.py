@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm._text import p_value
 from jaxmm.inference import wald
 from jaxmm.inference.ddf import Reference
 from jaxmm.inference.restrictions import Restrictions
@@ -41,16 +42,11 @@ class LinearTest:
         named = "z" if np.isinf(self.frame["df"]).all() else "t"
         shown = self.frame.rename(columns={"statistic": named})
         if np.isinf(self.den_df):
-            joint = f"chi-squared = {self.chisq:.5g} on {self.num_df} df, p = {p_text(self.p)}"
+            joint = f"chi-squared = {self.chisq:.5g} on {self.num_df} df, p = {p_value(self.p)}"
         else:
-            joint = f"F = {self.F:.5g} on {self.num_df} and {self.den_df:.5g} df, p = {p_text(self.p)}"
-        texts = shown.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_text})
+            joint = f"F = {self.F:.5g} on {self.num_df} and {self.den_df:.5g} df, p = {p_value(self.p)}"
+        texts = shown.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value})
         return "\n".join([f"Test of linear hypotheses ({self.method})", texts, "", joint, *self.notes])
-
-
-def p_text(p: float) -> str:
-    """A p-value as it is printed: never zero."""
-    return "<1e-16" if p < 1e-16 else f"{p:.4g}"
 
 
 def joint(L: np.ndarray, value: Any, reference: Reference) -> tuple[float, float, float]:
