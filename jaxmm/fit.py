@@ -8,13 +8,17 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from jaxmm import diagnostics, shrinkage, simulate, summary
+from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
+from jaxmm.diagnose import simulated
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, joint
+from jaxmm.inference.anova import TermTests, term_tests
+from jaxmm.inference.hypothesis import LinearTest, linear_test
 from jaxmm.inference.interval import Interval
 from jaxmm.inference.prediction import predictions
+from jaxmm.inference.restrictions import restrictions
 from jaxmm.predict import Asked, fitted_values
 from jaxmm.residuals import residuals
 from jaxmm.studies.bootstrap import Bootstrap, bootstrap
@@ -50,8 +54,10 @@ class Fit(Fitted):
 
     def accuracy(self) -> str | None:
         """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors."""
-        with computing(self.model.device):
-            return self.model.likelihood.accuracy(self)
+        if "_accuracy" not in self.__dict__:  # once: printing computes nothing
+            with computing(self.model.device):
+                self.__dict__["_accuracy"] = self.model.likelihood.accuracy(self)
+        return self.__dict__["_accuracy"]
 
     def shrinkage(self) -> shrinkage.Shrinkage:
         """VarCorr beside the spread of the BLUPs, and why they differ."""
@@ -168,6 +174,21 @@ class Fit(Fitted):
         """
         return simulate.simulate(self, n, key, newdata, re, weights, offset)
 
+    # ------------------------------------------------------------ what may be wrong
+    @known_keywords(SIMULATING)
+    def simulated_residuals(self, n: int = 250, *, key: Any, re: str = "conditional") -> simulated.SimulatedResiduals:
+        """Randomised quantile residuals: the place of each response among ``n`` that the fit would give, in (0, 1).
+
+        Args:
+            key: such as ``jax.random.key(0)``; it alone decides the simulations and how ties are broken.
+            re: "conditional", given the fitted effects of the levels at hand (the default of DHARMa since 0.5), or
+                "new", with effects drawn anew (its default before). See ``diagnose.simulated`` on what each finds.
+
+        Print it for its tests: uniformity, dispersion, outliers, zeros, quantiles; ``test_by(column)``,
+        ``test_autocorrelation(column)``; ``plot()``.
+        """
+        return simulated.simulated_residuals(self, n, key, re)
+
     # ------------------------------------------------------------ fits again
     def refit(self, y: Any) -> Self:
         """The same model with another response (nobs,); nothing is compiled again."""
@@ -191,13 +212,51 @@ class Fit(Fitted):
 
     conf_int = confint
 
+    def test(self, L: Any, ddf: str | None = None, vcov: Any = None) -> LinearTest:
+        """Test Lβ = value: t of each row, F of all together; z and χ² in a generalised model.
+
+        Args:
+            L: "Days = 0", "a - b", "2*a + b = 3", the name of a term, a mapping of names to numbers, a list of these,
+                or numbers (k, p), a row per restriction.
+            ddf, vcov: as in ``coef_table``.
+
+        Raises:
+            ValueError: names or numbers that do not fit the coefficients, or rows of which one follows from others.
+
+        Example:
+            >>> fit.test("Days = 10").p
+        """
+        reference = self.reference(ddf, vcov)
+        return linear_test(restrictions(L, self.model.design), reference)
+
+    def anova(self, type: int = 3, ddf: str | None = None, vcov: Any = None) -> TermTests:
+        """A table with an F test of each term of the formula: ``F``, ``num_df``, ``den_df``, ``p``; of a generalised
+        model ``chisq``, ``df``, ``p``, unless ``ddf`` counts degrees of freedom.
+
+        Args:
+            type: 1, each term after those before it; 2, after all that do not contain it; 3, averaged with equal
+                weights over the levels of other factors. None depends on how factors are coded (``inference.terms``).
+            ddf, vcov: as in ``coef_table``.
+
+        Raises:
+            ValueError: another type, or a ddf that the model has not.
+        """
+        reference = self.reference(ddf, vcov)
+        chisq = reference.name == "asymptotic" == self.model.likelihood.ddf[0]
+        return term_tests(self.model.design, reference, type, chisq)
+
     def summary(self) -> summary.Summary:
-        """lme4's summary: method, counts, variance components, fixed effects, flags."""
+        """lmerTest's summary: method, counts, variance components, fixed effects with df and p, flags."""
         return summary.summary(self)
 
-    def tidy(self, conf_level: float | None = None) -> pd.DataFrame:
-        """One row per fixed effect and variance parameter, as broom.mixed."""
-        return summary.tidy(self, conf_level)
+    @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
+    def tidy(self, conf_level: float | None = None, *, effects: str | None = None) -> pd.DataFrame:
+        """One row per parameter, as broom.mixed: ``estimate``, ``std_error``, ``statistic``, ``df``, ``p_value``.
+
+        ``effects``: "fixed", "ran_pars" (SDs, correlations, σ, with their errors) or "dispersion"; all by default, the
+        errors of the variance parameters left out unless ``conf_level`` asks for intervals. See ``jaxmm.tidy``.
+        """
+        return tidy.tidy(self, effects, conf_level)
 
     def glance(self) -> pd.DataFrame:
         """One row for the whole fit."""

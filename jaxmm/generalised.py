@@ -23,7 +23,7 @@ from jaxmm.families import Family
 from jaxmm.gram import Accumulator
 from jaxmm.inference import joint, marginal, wald
 from jaxmm.inference.predictive import Ahead, one_response, simulated_interval
-from jaxmm.likelihood import Effects
+from jaxmm.likelihood import Curvature, Effects
 from jaxmm.objective.quadrature import MAX_EFFECTS
 from jaxmm.optimize import Control, Status
 from jaxmm.predict import SCALES, linear_predictors
@@ -179,6 +179,16 @@ class Generalised:
 
     def effects_scale(self, e: GlmmEstimates) -> float:
         return 1.0
+
+    def curvature(self, arrays: Rows, e: GlmmEstimates) -> Curvature:
+        """Of the likelihood at its best β, the Schur complement of β's block."""
+        layout, H = arrays.layout, np.asarray(e.hessian)
+        _, theta, log_phi = layout.split(np.asarray(e.psi))
+        p = layout.at("theta").start
+        own, mixed = H[p:, p:], H[:p, p:]
+        if p and np.all(np.isfinite(H)):
+            own = own - mixed.T @ np.linalg.pinv(H[:p, :p], hermitian=True) @ mixed
+        return Curvature(np.asarray(theta), np.asarray(log_phi), own, relative=False)
 
     def effects(self, arrays: Rows, e: GlmmEstimates) -> Effects:
         """Modes and the covariances of the effects given the data and all parameters (inverse curvature)."""

@@ -29,6 +29,20 @@ class Effects:
     prediction: list[np.ndarray]
 
 
+@dataclass(frozen=True)
+class Curvature:
+    """The Hessian of -2 log-likelihood by the parameters of the variances, β profiled or integrated out.
+
+    ``theta`` (m,) as to Z_s and ``log_phi`` (k,), log σ² in a linear model, where the search ended; ``hessian`` (m + k,
+    m + k) by both there; ``relative``: whether D is φ λλ'.
+    """
+
+    theta: np.ndarray
+    log_phi: np.ndarray
+    hessian: np.ndarray
+    relative: bool
+
+
 class Likelihood(Protocol):
     """The protocol.  ``estimate`` returns at least beta, theta, vcov, deviance and how the search ended; its ``start``
     is ``Parameters`` in the data's columns, where beta may be None and log_phi empty, or None."""
@@ -67,6 +81,7 @@ class Likelihood(Protocol):
     def bind(self, design: Design) -> Likelihood: ...
     def sigma(self, e: Any) -> float: ...
     def effects_scale(self, e: Any) -> float: ...
+    def curvature(self, arrays: Any, e: Any) -> Curvature: ...
     def effects(self, arrays: Any, e: Any) -> Effects: ...
     def marginal_coef(self, fit: Any) -> pd.DataFrame: ...
     def marginal_mean(self, fit: Any, rows: NewData, scale: str) -> np.ndarray: ...

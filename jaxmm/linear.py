@@ -12,12 +12,12 @@ import pandas as pd
 from jaxmm._random import normals
 from jaxmm.design import Design, NewData
 from jaxmm.design.checks import check_left, check_lmm
-from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained
+from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained, joint_hessian
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
 from jaxmm.inference import joint, wald
 from jaxmm.inference.predictive import Ahead, normal_interval
-from jaxmm.likelihood import Effects
+from jaxmm.likelihood import Curvature, Effects
 from jaxmm.optimize import Control
 from jaxmm.start_given import raised_theta
 
@@ -95,6 +95,11 @@ class Linear:
 
     def effects_scale(self, e: Estimates) -> float:
         return self.dispersion(e)
+
+    def curvature(self, arrays: Gram, e: Estimates) -> Curvature:
+        """Restricted by REML, else of the likelihood at its best β."""
+        log_sigma2 = np.array([2 * np.log(float(e.sigma))])
+        return Curvature(np.asarray(e.theta_scaled), log_sigma2, joint_hessian(e, arrays), relative=True)
 
     def effects(self, arrays: Gram, e: Estimates) -> Effects:
         """Modes and conditional covariances per factor in elimination order; by REML what beta's own error adds."""

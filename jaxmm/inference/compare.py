@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtrc
 
+from jaxmm._text import p_value
 from jaxmm.families import Family
 from jaxmm.fit import Fit
 from jaxmm.inference.wald import Tested
@@ -36,11 +37,14 @@ class Comparison:
 
     def __repr__(self) -> str:
         lines = list(self.notes) + [f"{name}: {formula}" for name, formula in self.formulas.items()]
-        return "\n".join([*lines, self.table.to_string(na_rep="", float_format=lambda x: f"{x:.5g}")])
+        return "\n".join([*lines, self._shown().to_string(na_rep="", float_format=lambda x: f"{x:.5g}")])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{n}</p>" for n in self.notes)
-        return notes + self.table.to_html(na_rep="", float_format=lambda x: f"{x:.5g}")
+        return notes + self._shown().to_html(na_rep="", float_format=lambda x: f"{x:.5g}")
+
+    def _shown(self) -> pd.DataFrame:
+        return self.table.assign(p=["" if np.isnan(p) else p_value(p, 5) for p in self.table["p"]])
 
 
 def anova(*fits: Fit) -> Comparison:

@@ -17,8 +17,9 @@ def confint(fit: Fitted, method: str, level: float, key: Any, n: int | None) -> 
     """Confidence intervals of β of a fit: ``lower`` and ``upper``, indexed as ``fixef``.
 
     Args:
-        method: "wald"; or "bootstrap", the percentiles of ``n`` parametric replicates (1,999 by default) drawn with
-            ``key``: ``bootstrap`` has the other kinds, intervals and parameters. "profile" is not available yet.
+        method: "wald", by t with the degrees of freedom of ``coef_table()``; or "bootstrap", the percentiles of ``n``
+            parametric replicates (1,999 by default) drawn with ``key``: ``bootstrap`` has the other kinds, intervals
+            and parameters. "profile" is not available yet.
 
     Raises:
         ValueError: another method, a level outside (0, 1), or what the method has no use of.
@@ -33,7 +34,7 @@ def confint(fit: Fitted, method: str, level: float, key: Any, n: int | None) -> 
 def _wald(fit: Fitted, level: float, key: Any, n: int | None) -> pd.DataFrame:
     if key is not None or n is not None:
         raise ValueError("key= and n= are for method='bootstrap': a Wald interval draws nothing")
-    lower, upper = wald.interval(fit.fixef, fit.bse, level)
+    lower, upper = wald.interval(fit.fixef, fit.bse, level, fit.coef_table()["df"])
     return pd.DataFrame({"lower": lower, "upper": upper})
 
 
