@@ -206,10 +206,13 @@ class Fitted:
             found = self.model.likelihood.effects(arrays, self.estimates)
         return Effects(*(self._by_design(x) for x in (found.modes, found.conditional, found.prediction)))
 
-    @property
+    @cached_property
     def modes(self) -> list[np.ndarray]:
         """Conditional modes per factor of the design, (J, q)."""
-        return self.effects.modes
+        if "effects" in self.__dict__:
+            return self.effects.modes
+        with computing(self.model.device):
+            return self._by_design(self.model.likelihood.modes(self.model.arrays, self.estimates))
 
     def ranef(self) -> RandomEffects:
         """Conditional modes (BLUPs) per grouping factor: levels × effects."""

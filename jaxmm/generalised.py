@@ -188,6 +188,10 @@ class Generalised:
             own = own - mixed.T @ np.linalg.pinv(H[:p, :p], hermitian=True) @ mixed
         return Curvature(np.asarray(theta), np.asarray(log_phi), own, relative=False)
 
+    def modes(self, arrays: Rows, e: GlmmEstimates) -> list[np.ndarray]:
+        """Those of ``effects``."""
+        return self.effects(arrays, e).modes
+
     def effects(self, arrays: Rows, e: GlmmEstimates) -> Effects:
         """Modes and the covariances of the effects given the data and all parameters (inverse curvature)."""
         modes, cond = random_effects(e.psi, arrays, e.u)

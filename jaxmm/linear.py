@@ -99,10 +99,14 @@ class Linear:
         log_sigma2 = np.array([2 * np.log(float(e.sigma))])
         return Curvature(np.asarray(e.theta_scaled), log_sigma2, joint_hessian(e, arrays), relative=True)
 
+    def modes(self, arrays: Gram, e: Estimates) -> list[np.ndarray]:
+        """Per factor in elimination order (J, q); a program of its own, the covariances' takes as long to compile."""
+        weights = np.append(-np.asarray(e.beta_scaled), 1.0)
+        return [np.asarray(x) @ weights for x in explained(e.theta_scaled, arrays)]
+
     def effects(self, arrays: Gram, e: Estimates) -> Effects:
         """Modes and conditional covariances per factor in elimination order; by REML what beta's own error adds."""
         NB = [np.asarray(x) for x in explained(e.theta_scaled, arrays)]
-        weights = np.append(-np.asarray(e.beta_scaled), 1.0)
         cond = [self.dispersion(e) * np.asarray(x) for x in conditional_covariance(e.theta_scaled, arrays)]
         prediction = cond
         if self.reml and arrays.structure.p:
@@ -112,7 +116,7 @@ class Linear:
                 c + np.einsum("jap,pk,jbk->jab", x[:, :, :-1], vcov, x[:, :, :-1])
                 for c, x in zip(cond, NB, strict=True)
             ]
-        return Effects([x @ weights for x in NB], cond, prediction)
+        return Effects(self.modes(arrays, e), cond, prediction)
 
     def marginal_coef(self, fit: Any) -> pd.DataFrame:
         """β̂: with an identity link what holds for a subject holds on average."""
