@@ -22,6 +22,7 @@ from jaxmm.estimate_glmm import GlmmEstimates, estimate_on_host, random_effects,
 from jaxmm.families import Family
 from jaxmm.gram import Accumulator
 from jaxmm.inference import marginal, wald
+from jaxmm.inference.robust import scores
 from jaxmm.likelihood import Curvature, Effects
 from jaxmm.objective.quadrature import MAX_EFFECTS
 from jaxmm.optimize import Control, Status
@@ -51,6 +52,7 @@ class Generalised:
     reml = False
     precisions = False  # whether weights divide the variance of a response
     ddf = ("asymptotic", "between-within", "residual")
+    sandwiches = scores.KINDS
     exact = False  # whether VarCorr is the sum of its two parts exactly
 
     def __post_init__(self):
@@ -274,6 +276,9 @@ class Generalised:
             f"{loglik:.2f}, {abs(change):.2g} {'lower' if change > 0 else 'higher'}"
             + (f"; fit with n_agq={nodes} to see what that does to the estimates" if abs(change) > POOR else "")
         )
+
+    def robust(self, model: Any, e: GlmmEstimates, kind: str, clusters: Any) -> Any:
+        return scores.robust(model, e, kind, clusters)
 
     def draw(
         self, keys: jax.Array, etas: dict[str, np.ndarray], e: GlmmEstimates, weights: Any, trials: Any

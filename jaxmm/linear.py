@@ -16,6 +16,7 @@ from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, 
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
 from jaxmm.inference import wald
+from jaxmm.inference.robust import linear as sandwich
 from jaxmm.likelihood import Curvature, Effects
 from jaxmm.optimize import Control
 from jaxmm.start_given import raised_theta
@@ -31,6 +32,7 @@ class Linear:
     family = Gaussian()
     precisions = True  # whether weights divide the variance of a response
     ddf = ("satterthwaite", "kenward-roger", "kenward-roger-linear", "between-within", "residual", "asymptotic")
+    sandwiches = sandwich.KINDS
     exact = True  # whether VarCorr is the sum of its two parts exactly
 
     def title(self, e: Estimates) -> str:
@@ -150,6 +152,9 @@ class Linear:
     def accuracy(self, fit: Any) -> str | None:
         """The likelihood is exact."""
         return None
+
+    def robust(self, model: Any, e: Estimates, kind: str, clusters: Any) -> sandwich.Robust:
+        return sandwich.robust(model, e, kind, clusters)
 
     def draw(self, keys: jax.Array, etas: dict[str, np.ndarray], e: Estimates, weights: Any, trials: Any) -> np.ndarray:
         """Responses (n, m) at the linear predictor (n, m), one key for each."""
