@@ -11,7 +11,7 @@ import pandas as pd
 from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
-from jaxmm.diagnose import simulated
+from jaxmm.diagnose import check, components, finding, multistart, pictures, simulated
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, joint
 from jaxmm.inference.anova import TermTests, term_tests
@@ -271,3 +271,45 @@ class Fit(Fitted):
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
+
+    # ------------------------------------------------------------ what may be wrong
+    def check(self, *, key: Any = None) -> finding.Check:
+        """What is the matter with the fit, and what to do about each: print it.
+
+        Looks into convergence, separation, singular covariances, flat directions, levels, collinear terms, and whether
+        residuals and random effects are distributed as the model says: of counts by simulation, with ``key``
+        (``jax.random.key(0)`` where None). A sequence of ``Finding`` with ``severity``, ``text``, ``advice``; ``ok``
+        where there is nothing but notes. See ``diagnose.check``.
+
+        >>> print(mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy).check())
+        """
+        return check.check(self, key)
+
+    def re_pca(self) -> components.RePCA:
+        """Principal components of each factor's random effects: how many dimensions the data ask for.
+
+        By factor ``sd``, ``proportion``, ``loadings``; ``to_frame()`` has standard deviations over σ too, which are
+        what lme4's ``rePCA`` gives. See ``diagnose.components``.
+        """
+        return components.re_pca(self)
+
+    @known_keywords({"seed": "key=jax.random.key(seed)"})
+    def multistart(self, n: int = 20, *, key: Any, batch: int | None = None) -> multistart.Multistart:
+        """The same search from ``n`` random starts as one batch: whether there is a better optimum.
+
+        ``key``: such as ``jax.random.key(0)``; start k depends on it and on k alone. ``batch`` as in ``fit_many``.
+        ``frame`` has a row per start: log-likelihood, distance from this fit, whether it converged; ``better`` says
+        whether one is better, and ``fit`` is the better one. See ``diagnose.multistart`` on how starts are drawn.
+
+        Raises:
+            ValueError: no positive ``n``; a model by ``n_agq="auto"``, which batches cannot have.
+        """
+        return multistart.multistart(self, n, key, batch)
+
+    def plot_residuals(self, axes: Any = None) -> np.ndarray:
+        """Residuals against fitted values and, of a linear model, their normal Q-Q plot; see ``jaxmm.plots``.
+
+        ``axes``: as many to draw into. Returns them, an array. ``simulated_residuals(key=...).plot()`` serves every
+        family alike; ``jaxmm.plots.qq_ranef(fit)`` has the random effects.
+        """
+        return pictures.plot_residuals(self, axes)

@@ -23,6 +23,7 @@ from jaxmm.families import Family
 from jaxmm.gram import Accumulator
 from jaxmm.inference import joint, marginal, wald
 from jaxmm.inference.predictive import Ahead, one_response, simulated_interval
+from jaxmm.inference.robust import scores
 from jaxmm.likelihood import Curvature, Effects
 from jaxmm.objective.quadrature import MAX_EFFECTS
 from jaxmm.optimize import Control, Status
@@ -53,6 +54,7 @@ class Generalised:
     precisions = False  # whether weights divide the variance of a response
     ddf = ("asymptotic", "between-within", "residual")
     averaged_over = ("fixed", "variances")  # whose errors the interval of a mean over the levels has
+    sandwiches = scores.KINDS
     exact = False  # whether VarCorr is the sum of its two parts exactly
 
     def __post_init__(self):
@@ -190,6 +192,10 @@ class Generalised:
             own = own - mixed.T @ np.linalg.pinv(H[:p, :p], hermitian=True) @ mixed
         return Curvature(np.asarray(theta), np.asarray(log_phi), own, relative=False)
 
+    def modes(self, arrays: Rows, e: GlmmEstimates) -> list[np.ndarray]:
+        """Those of ``effects``."""
+        return self.effects(arrays, e).modes
+
     def effects(self, arrays: Rows, e: GlmmEstimates) -> Effects:
         """Modes and the covariances of the effects given the data and all parameters (inverse curvature)."""
         modes, cond = random_effects(e.psi, arrays, e.u)
@@ -300,6 +306,9 @@ class Generalised:
             f"{loglik:.2f}, {abs(change):.2g} {'lower' if change > 0 else 'higher'}"
             + (f"; fit with n_agq={nodes} to see what that does to the estimates" if abs(change) > POOR else "")
         )
+
+    def robust(self, model: Any, e: GlmmEstimates, kind: str, clusters: Any) -> Any:
+        return scores.robust(model, e, kind, clusters)
 
     def draw(
         self, keys: jax.Array, etas: dict[str, np.ndarray], e: GlmmEstimates, weights: Any, trials: Any

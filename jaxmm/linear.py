@@ -17,6 +17,7 @@ from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
 from jaxmm.inference import joint, wald
 from jaxmm.inference.predictive import Ahead, normal_interval
+from jaxmm.inference.robust import linear as sandwich
 from jaxmm.likelihood import Curvature, Effects
 from jaxmm.optimize import Control
 from jaxmm.start_given import raised_theta
@@ -33,6 +34,7 @@ class Linear:
     precisions = True  # whether weights divide the variance of a response
     ddf = ("satterthwaite", "kenward-roger", "kenward-roger-linear", "between-within", "residual", "asymptotic")
     averaged_over = ("fixed",)  # whose errors the interval of a mean over the levels has
+    sandwiches = sandwich.KINDS
     exact = True  # whether VarCorr is the sum of its two parts exactly
 
     def title(self, e: Estimates) -> str:
@@ -101,10 +103,14 @@ class Linear:
         log_sigma2 = np.array([2 * np.log(float(e.sigma))])
         return Curvature(np.asarray(e.theta_scaled), log_sigma2, joint_hessian(e, arrays), relative=True)
 
+    def modes(self, arrays: Gram, e: Estimates) -> list[np.ndarray]:
+        """Per factor in elimination order (J, q); a program of its own, the covariances' takes as long to compile."""
+        weights = np.append(-np.asarray(e.beta_scaled), 1.0)
+        return [np.asarray(x) @ weights for x in explained(e.theta_scaled, arrays)]
+
     def effects(self, arrays: Gram, e: Estimates) -> Effects:
         """Modes and conditional covariances per factor in elimination order; by REML what beta's own error adds."""
         NB = [np.asarray(x) for x in explained(e.theta_scaled, arrays)]
-        weights = np.append(-np.asarray(e.beta_scaled), 1.0)
         cond = [self.dispersion(e) * np.asarray(x) for x in conditional_covariance(e.theta_scaled, arrays)]
         prediction = cond
         if self.reml and arrays.structure.p:
@@ -114,7 +120,7 @@ class Linear:
                 c + np.einsum("jap,pk,jbk->jab", x[:, :, :-1], vcov, x[:, :, :-1])
                 for c, x in zip(cond, NB, strict=True)
             ]
-        return Effects([x @ weights for x in NB], cond, prediction)
+        return Effects(self.modes(arrays, e), cond, prediction)
 
     def marginal_coef(self, fit: Any) -> pd.DataFrame:
         """β̂: with an identity link what holds for a subject holds on average."""
@@ -166,6 +172,9 @@ class Linear:
     def accuracy(self, fit: Any) -> str | None:
         """The likelihood is exact."""
         return None
+
+    def robust(self, model: Any, e: Estimates, kind: str, clusters: Any) -> sandwich.Robust:
+        return sandwich.robust(model, e, kind, clusters)
 
     def draw(self, keys: jax.Array, etas: dict[str, np.ndarray], e: Estimates, weights: Any, trials: Any) -> np.ndarray:
         """Responses (n, m) at the linear predictor (n, m), one key for each."""

@@ -1,4 +1,5 @@
-"""Pictures of a fit: `caterpillar`, `shrinkage`, `shrinkage_arrows`. They need matplotlib (jaxmm[plot]).
+"""Pictures of a fit: `caterpillar`, `shrinkage`, `shrinkage_arrows`; `residuals`, `qq`, `qq_ranef` of `diagnose`.
+They need matplotlib (jaxmm[plot]).
 
 For a factor with the effects (Intercept) and x, level j has three lines over x:
 
@@ -19,6 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm.diagnose.pictures import qq as qq
+from jaxmm.diagnose.pictures import qq_ranef as qq_ranef
+from jaxmm.diagnose.pictures import residuals as residuals
 from jaxmm.inference.wald import check_level, quantile
 from jaxmm.links import Identity
 from jaxmm.tables import check_group

@@ -28,7 +28,7 @@ def model(kind: str) -> mm.Model:
 
 def test_new_responses_of_linear_models():
     """Exact shares given each fit: y of the level 3 is N(1 + x/2 + b₃, 1), of a new one N(1 + x/2, 1 + τ²); τ = 1."""
-    n, rng = 1500, np.random.default_rng(3)
+    n, rng = 800, np.random.default_rng(3)
     held = {"satterthwaite": np.zeros((n, 2)), "asymptotic": np.zeros((n, 2))}
     mean_held = np.zeros(n)
     for k in range(n):
@@ -43,7 +43,7 @@ def test_new_responses_of_linear_models():
         mean_held[k] = of_mean[1] <= center[0] <= of_mean[2]
     for ddf, out in held.items():
         share, error = out.mean(axis=0), out.std(axis=0) / np.sqrt(n)
-        assert np.all(error < 0.004)
+        assert np.all(error < 0.005)
         if ddf == "satterthwaite":
             assert np.all(np.abs(share - LEVEL) < 4 * error + 0.005)
         else:
@@ -53,7 +53,7 @@ def test_new_responses_of_linear_models():
 
 def test_new_counts():
     """Poisson counts, from 24 levels: no less than the share, and little more, since counts are whole numbers."""
-    n, levels, rng = 250, 24, np.random.default_rng(4)
+    n, levels, rng = 100, 24, np.random.default_rng(4)
     g, x = np.repeat(np.arange(levels), M), np.tile(np.linspace(-1, 1, M), levels)
     data = pd.DataFrame({"y": rng.poisson(6.0, levels * M), "x": x, "g": g.astype(str)})
     made = mm.Model.from_formula("y ~ x + (1 | g)", data, family="poisson")
@@ -69,5 +69,5 @@ def test_new_counts():
             inside = special.pdtr(high[row], mean) - special.pdtr(low[row], mean) * (frame[row, 1] > 0)
             held[k, row] = inside @ weights
     share, error = held.mean(axis=0), held.std(axis=0) / np.sqrt(n)
-    assert np.all(error < 0.006)
+    assert np.all(error < 0.008)
     assert np.all(share > LEVEL - 4 * error - 0.01) and np.all(share < LEVEL + 0.025)
