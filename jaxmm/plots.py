@@ -1,5 +1,5 @@
-"""Pictures of a fit: `caterpillar`, `shrinkage`, `shrinkage_arrows`; `residuals`, `qq`, `qq_ranef` of `diagnose`.
-They need matplotlib (jaxmm[plot]).
+"""Pictures of a fit: `caterpillar`, `shrinkage`, `shrinkage_arrows`; `bands` of predictions; `residuals`, `qq` and
+`qq_ranef`. They need matplotlib (jaxmm[plot]).
 
 For a factor with the effects (Intercept) and x, level j has three lines over x:
 
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm.bands import bands as bands
 from jaxmm.diagnose.pictures import qq as qq
 from jaxmm.diagnose.pictures import qq_ranef as qq_ranef
 from jaxmm.diagnose.pictures import residuals as residuals
