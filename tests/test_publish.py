@@ -248,6 +248,7 @@ def test_two_fits_side_by_side(intercepts, slopes):
     assert any(line.split() == ["Subject:", "SD", "Days", "5.922"] for line in lines)
     assert "* p < 0.05, ** p < 0.01, *** p < 0.001." in lines
     _balanced(table.to_latex())
+    assert "\n{}* p \\textless{} 0.05, ** p" in table.to_latex()  # no star of the \\ before it
     assert "$^{***}$" in table.to_latex() and "***" in _read_html(table.to_html()).rows[3][1]
     assert table._repr_html_() == table.to_html()
     assert r"10.467\*\*\*" in table.to_markdown()

@@ -73,7 +73,7 @@ def latex(sheet: Sheet, label: str = "") -> str:
         lines += [_row(row, next(cells)) for row in part.rows]
     lines += ["\\bottomrule", "\\end{tabular}"]
     if sheet.notes:
-        notes = " \\\\\n".join(map(escape, sheet.notes))
+        notes = " \\\\\n".join(_guarded(escape(note)) for note in sheet.notes)
         lines.append(f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{\\raggedright\\footnotesize\n{notes}}}")
     if sheet.caption or label:
         above = [f"\\caption{{{escape(sheet.caption)}}}"] if sheet.caption else []
@@ -110,5 +110,9 @@ def _cell(pieces: list[Fragment]) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    line = " & ".join(cells) + " \\\\"
+    return _guarded(" & ".join(cells) + " \\\\")
+
+
+def _guarded(line: str) -> str:
+    """Not taken for a length, or a star, of the \\\\ before it."""
     return "{}" + line if line.lstrip().startswith(("[", "*")) else line

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxmm import coefficients
+from jaxmm import coefficients, diagnostics
 from jaxmm._text import number_text
 from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
@@ -159,7 +159,7 @@ def _tests(fit: Fitted, ddf: str | None, vcov: Any) -> str:
     if not len(fit.fixef):
         return ""
     reference = fit.reference(ddf, vcov)
-    if (fit.coef_table(ddf)["df"] == math.inf).all():
+    if all(df == math.inf for df in fit.coef_table(ddf)["df"]):
         return "Tests and intervals by the normal distribution"
     return f"Tests and intervals by t with {reference.name.title()} degrees of freedom"
 
@@ -170,8 +170,9 @@ def _notes(fit: Fitted, ddf: str | None, vcov: Any) -> list[str]:
         notes.append(f"standard errors: {vcov}" if isinstance(vcov, str) else "standard errors by a given covariance")
     if fit.dropped:
         notes.append(f"left out as combinations of other columns: {', '.join(fit.dropped)}")
-    if fit.singular_terms:
-        notes.append(f"singular: {', '.join(fit.singular_terms)} with a variance of zero or a perfect correlation")
+    singular = diagnostics.singular_terms(fit)
+    if singular:
+        notes.append(f"singular: {', '.join(singular)} with a variance of zero or a perfect correlation")
     if not fit.converged:
-        notes.append(f"not converged: {fit.diagnostics.status_message}")
+        notes.append(f"not converged: {diagnostics.diagnostics(fit).status_message}")
     return [*notes, *fit.reference(ddf, vcov).notes]
