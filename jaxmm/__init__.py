@@ -27,6 +27,7 @@ from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
 from jaxmm.programs import estimate as estimate
 from jaxmm.programs import neg2_loglik as neg2_loglik
+from jaxmm.publish.several import table as table
 from jaxmm.results.result import FitBatch as FitBatch
 from jaxmm.results.store import load as load
 from jaxmm.sources.direct import DirectlySimulated as DirectlySimulated

@@ -18,6 +18,10 @@ from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
 from jaxmm.inference.restrictions import restrictions
 from jaxmm.predict import fitted_values, predict
+from jaxmm.publish import interchange, one
+from jaxmm.publish.hypertext import html
+from jaxmm.publish.latex import latex
+from jaxmm.publish.markdown import markdown
 from jaxmm.residuals import residuals
 from jaxmm.studies.bootstrap import Bootstrap, bootstrap
 
@@ -281,3 +285,42 @@ class Fit(Fitted):
         family alike; ``jaxmm.plots.qq_ranef(fit)`` has the random effects.
         """
         return pictures.plot_residuals(self, axes)
+
+    # ------------------------------------------------------------ tables for papers
+    def to_latex(self, label: str = "", **style: Any) -> str:
+        """The fit as a table for a paper, a ``tabular`` with the rules of the package booktabs.
+
+        Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
+        random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
+        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``stats``, ``exact_p``, ``names``, ``caption``, ``notes``;
+        see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+        """
+        return latex(one.sheet(self, **style), label)
+
+    def to_html(self, **style: Any) -> str:
+        """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``."""
+        return html(one.sheet(self, **style))
+
+    def to_markdown(self, **style: Any) -> str:
+        """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``."""
+        return markdown(one.sheet(self, **style))
+
+    @property
+    def __maketables_coef_table__(self) -> pd.DataFrame:
+        return interchange.coefficient_table(self)
+
+    def __maketables_stat__(self, key: str) -> float | int | str | None:
+        return interchange.statistic(self, key)
+
+    @property
+    def __maketables_depvar__(self) -> str:
+        return str(self.model.design.response)
+
+    @property
+    def __maketables_default_stat_keys__(self) -> list[str]:
+        return interchange.default_keys(self)
+
+    @property
+    def endog_names(self) -> str:
+        """The response, as statsmodels calls it."""
+        return str(self.model.design.response)

@@ -80,7 +80,7 @@ def test_level_with_one_row_has_no_own_line():
     codes = np.repeat(np.arange(5, dtype=np.int32), [1, 6, 6, 6, 6])
     x, y = rng.normal(size=25), rng.normal(size=25)
     fit = dense_fit(y, x, codes, list("abcde"), np.eye(2), 1.0)
-    lines = plots._lines(fit, None)
+    lines = plots.lines._lines(fit, None)
     assert np.isnan(lines.own[0]).all() and np.isfinite(lines.own[1:]).all()
     plots.shrinkage(fit).canvas.draw()
     plots.shrinkage_arrows(fit).figure.canvas.draw()
