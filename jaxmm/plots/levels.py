@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.inference.wald import check_level, quantile
-from jaxmm.plots._axes import BLUP, DATA, NAMED, POPULATION, plain, pyplot
+from jaxmm.plots._axes import BLUP, DATA, NAMED, POPULATION, plain, pyplot, scale_of
 from jaxmm.tables import check_group
 
 
@@ -68,10 +68,10 @@ def caterpillar(
         for axis in axes[1:]:
             axis.tick_params(left=False)
             axis.set_ylabel("")
-    what = f"difference from the mean, {100 * level:g}% interval"
+    what = f"difference from the mean {scale_of(fit)}, {100 * level:g}% interval"
     if ax is None:
         figure.supxlabel(what, fontsize=8)
-        figure.legend(*_both_legends(axes), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        figure.legend(*_both_legends(axes), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     else:
         ax.set_xlabel(what, fontsize=8)
         ax.legend(frameon=False, fontsize=7, loc="best")

@@ -33,6 +33,7 @@ def shrinkage(
     levels: Sequence[Any] | None = None,
     max_levels: int = 20,
     axes: Any = None,
+    width: float = 6.7,
 ) -> Any:
     """A panel per level: its data, its own least-squares line, its BLUP line, the population line.
 
@@ -40,6 +41,8 @@ def shrinkage(
         group: a grouping factor with an intercept and one slope; the first such where None.
         levels: the levels to show; where None all, or `max_levels` of them spread over the range of slopes.
         axes: an array of axes to draw into, one per level shown.
+        width: of the figure, in inches: 6.7 for a page (17 cm), 3.15 for a column (8 cm), which has fewer panels side
+            by side; its texts are of 7 and 8 points whatever the width.
 
     Returns:
         The figure.
@@ -48,12 +51,12 @@ def shrinkage(
     lines = _lines(fit, group)
     chosen = _chosen(lines, levels, max_levels)
     if axes is None:
-        columns = _columns(len(chosen))
+        columns = _columns(len(chosen), width)
         rows = math.ceil(len(chosen) / columns)
         figure, grid = plt.subplots(
             rows,
             columns,
-            figsize=(1.0 + 1.75 * columns, 1.1 + 1.7 * rows),
+            figsize=(width, 1.0 + 1.1 * rows),
             sharex=True,
             sharey=True,
             squeeze=False,
@@ -75,28 +78,33 @@ def shrinkage(
     _window(panels[: len(chosen)], lines, chosen)
     handles = panels[0].get_legend_handles_labels()
     if axes is None:
-        figure.supxlabel(lines.slope, fontsize=10)
-        figure.supylabel(lines.response, fontsize=10)
+        figure.supxlabel(lines.slope, fontsize=8)
+        figure.supylabel(lines.response, fontsize=8)
         few = len(chosen) < len(lines.levels)
         title = f"{len(chosen)} of {len(lines.levels)} levels of {lines.group}" if few else None
-        figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9, title=title)
+        ncols = 4 if width > 5 else 2
+        style = {"fontsize": 8, "title_fontsize": 8, "columnspacing": 1.2, "handlelength": 1.6}
+        figure.legend(*handles, loc="outside upper center", ncols=ncols, frameon=False, title=title, **style)
     return figure
 
 
-def _columns(panels: int) -> int:
-    """Of 6, 5 and 4 columns the number that leaves fewest places empty."""
-    return panels if panels <= 6 else min((6, 5, 4), key=lambda c: -panels % c)
+def _columns(panels: int, width: float) -> int:
+    """As many as have an inch of ``width`` each, or up to a third fewer where that leaves fewer places empty."""
+    if not width >= 2.0:
+        raise ValueError(f"width must be inches, 2 or more, not {width!r}")
+    most = int(width - 0.5)
+    return panels if panels <= most else min(range(most, -(-2 * most // 3) - 1, -1), key=lambda c: -panels % c)
 
 
 def _panel(axis: Any, lines: "_Lines", j: int, span: np.ndarray) -> None:
     own = lines.codes == j
-    axis.plot(lines.x[own], lines.y[own], "o", color=DATA, ms=3, alpha=0.8, label="data")
+    axis.plot(lines.x[own], lines.y[own], "o", color=DATA, ms=2.5, alpha=0.8, label="data")
     for (a, b), colour, style, label in (
         (lines.population, POPULATION, (0, (4, 2)), "population"),
         (lines.own[j], OWN, "-", "its own least squares"),
         (lines.blup[j], BLUP, "-", "BLUP"),
     ):
-        axis.plot(span, a + b * span, color=colour, ls=style, lw=1.8 if label == "BLUP" else 1.1, label=label)
+        axis.plot(span, a + b * span, color=colour, ls=style, lw=1.6 if label == "BLUP" else 1.0, label=label)
     axis.set_title(str(lines.levels[j]), fontsize=8, pad=2)
     axis.tick_params(labelsize=7)
     plain(axis)
@@ -123,7 +131,7 @@ def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: 
     check_level(level)
     lines = _lines(fit, group)
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
+        _, ax = plt.subplots(figsize=(3.6, 3.9), layout="constrained")
     D = fit.varcorr().cov[lines.group].to_numpy()
     modes = lines.blup - lines.blup.mean(axis=0)
     radius = math.sqrt(-2.0 * math.log(1.0 - level))
@@ -135,16 +143,18 @@ def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: 
     ax.plot(*spread.T, color=BLUP, lw=1.2, ls=(0, (4, 2)), label=f"{share} of the spread of the BLUPs")
     known = np.asarray(np.isfinite(lines.own[:, 1]))
     few = len(lines.levels) <= NAMED
-    size = 4.5 if few else 2.5
+    size = 3.2 if few else 1.8
     _arrows(ax, lines.own[known], lines.blup[known], heads=few)
     ax.plot(*lines.own[known].T, "o", color=OWN, ms=size, mfc="none", label="own least squares")
     ax.plot(*lines.blup.T, "o", color=BLUP, ms=size, label="BLUP")
-    ax.plot(*lines.population, "P", color=POPULATION, ms=9, mec="white", label="population mean")
+    ax.plot(*lines.population, "P", color=POPULATION, ms=7, mec="white", label="population mean")
     _frame_arrows(ax, lines, known, np.vstack([population, spread]))
-    ax.set_xlabel(f"intercept: {lines.response}, at {lines.slope} = 0", fontsize=9)
-    ax.set_ylabel(f"slope of {lines.slope}", fontsize=9)
-    ax.set_title(f"{lines.group}: from its own estimate to its BLUP", fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    ax.set_xlabel(f"intercept: {lines.response}, at {lines.slope} = 0", fontsize=8)
+    ax.set_ylabel(f"slope of {lines.slope}", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.locator_params(nbins=6)
+    ax.set_title(f"{lines.group}: from its own estimate to its BLUP", fontsize=9)
+    ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2, columnspacing=1.0)
     plain(ax)
     return ax
 
@@ -154,7 +164,7 @@ def _arrows(ax: Any, starts: np.ndarray, ends: np.ndarray, heads: bool) -> None:
         pieces = np.stack([starts, ends, np.full_like(ends, np.nan)], axis=1).reshape(-1, 2)
         ax.plot(*pieces.T, color=DATA, lw=0.6, alpha=0.4)
         return
-    style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": DATA, "lw": 0.8, "alpha": 0.8}
+    style = {"arrowstyle": "-|>", "mutation_scale": 5, "color": DATA, "lw": 0.8, "alpha": 0.8}
     style |= {"shrinkA": 2, "shrinkB": 2, "clip_on": True}
     for start, end in zip(starts, ends, strict=True):
         ax.annotate("", xy=end, xytext=start, annotation_clip=False, arrowprops=style)
