@@ -213,7 +213,8 @@ def _by_limit(smaller: Fit, larger: Fit, n: Any, key: Any) -> _Found:
     """χ², or the mixture where it holds."""
     test = likelihood_ratio(smaller.deviance, larger.deviance, larger.df - smaller.df)
     if test.df <= 0:
-        return _Found(test, "", ("no more parameters than the model before it: no test; compare() has the criteria",))
+        note = "no more parameters than the model before it: no test; compare() has the criteria"
+        return _Found(test, "", (note,) if smaller.formula != larger.formula else ())
     plain = f"χ²({test.df})"
     mixed = boundary.mixture(smaller, larger)
     if isinstance(mixed, boundary.Mixture):
