@@ -18,6 +18,8 @@ from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
 from jaxmm.inference.compare import anova as anova
+from jaxmm.inference.compare import compare as compare
+from jaxmm.inference.exact import exact_rlrt as exact_rlrt
 from jaxmm.layout import Parameters as Parameters
 from jaxmm.model import Model as Model
 from jaxmm.model import glmm as glmm

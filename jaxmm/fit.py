@@ -10,10 +10,10 @@ import pandas as pd
 
 from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
-from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
+from jaxmm._keywords import PREDICTING, SHARES, SIMULATING, known_keywords
 from jaxmm.diagnose import check, components, finding, multistart, pictures, simulated
 from jaxmm.fitted import Fitted
-from jaxmm.inference import confint, wald
+from jaxmm.inference import confint, r2, wald
 from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
 from jaxmm.inference.restrictions import restrictions
@@ -237,6 +237,43 @@ class Fit(Fitted):
     def augment(self) -> pd.DataFrame:
         """One row per row used: response, fitted value, residual."""
         return summary.augment(self)
+
+    @known_keywords(SHARES)
+    def r2(
+        self,
+        *,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
+        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
+
+        ``interval="bootstrap"`` with a ``key``: a frame ``estimate``, ``lower``, ``upper``, from ``n=999`` parametric
+        replicates. ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
+        "trigamma" or "delta", where family and link have it; the first by default. ``fit.r2()["marginal"]``
+        """
+        return r2.r2(self, r2.How(interval, level, n, key, approximation))
+
+    @known_keywords(SHARES)
+    def icc(
+        self,
+        *,
+        by_group: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Intraclass correlations, a Series: ``adjusted``, the share of the random effects in the variance that fixed
+        effects leave, and ``unadjusted``, in all; or ``by_group``, the adjusted share of each grouping factor.
+
+        The other arguments as in ``r2``.
+        """
+        return r2.icc(self, by_group, r2.How(interval, level, n, key, approximation))
 
     def __repr__(self) -> str:
         return str(self.summary())
