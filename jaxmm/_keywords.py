@@ -40,6 +40,12 @@ PREDICTING = {
     "type": "scale='response' or scale='link'",
     "data": "the table is newdata=",
     "exog": "the table is newdata=",
+    "seed": "key=jax.random.key(seed)",
+    "nsim": "the number of draws is n=",
+    "n_sims": "the number of draws is n=",
+    "se_fit": "interval='confidence'",
+    "df": "ddf='satterthwaite' or 'asymptotic'",
+    "sample_new_levels": "new_levels='sample'",
 }
 SIMULATING = {
     "seed": "key=jax.random.key(seed)",
