@@ -54,6 +54,12 @@ SIMULATING = {
     "use_u": "re='conditional' keeps the random effects at their modes",
 }
 
+SHARES = {
+    "ci": "interval='bootstrap', level=0.95",
+    "by_group": "icc(by_group=True)",
+    "tolerance": "a singular fit has its shares like any other",
+}
+
 
 def known_keywords(hints: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function raise TypeError for an unknown keyword, with the hint or what is accepted."""

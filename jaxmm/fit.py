@@ -10,16 +10,20 @@ import pandas as pd
 
 from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
-from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
+from jaxmm._keywords import PREDICTING, SHARES, SIMULATING, known_keywords
 from jaxmm.diagnose import check, components, finding, multistart, pictures, simulated
 from jaxmm.fitted import Fitted
-from jaxmm.inference import confint, joint
+from jaxmm.inference import confint, joint, r2
 from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
 from jaxmm.inference.interval import Interval
 from jaxmm.inference.prediction import predictions
 from jaxmm.inference.restrictions import restrictions
 from jaxmm.predict import Asked, fitted_values
+from jaxmm.publish import interchange, one
+from jaxmm.publish.hypertext import html
+from jaxmm.publish.latex import latex
+from jaxmm.publish.markdown import markdown
 from jaxmm.residuals import residuals
 from jaxmm.studies.bootstrap import Bootstrap, bootstrap
 
@@ -266,6 +270,43 @@ class Fit(Fitted):
         """One row per row used: response, fitted value, residual."""
         return summary.augment(self)
 
+    @known_keywords(SHARES)
+    def r2(
+        self,
+        *,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
+        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
+
+        ``interval="bootstrap"`` with a ``key``: a frame ``estimate``, ``lower``, ``upper``, from ``n=999`` parametric
+        replicates. ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
+        "trigamma" or "delta", where family and link have it; the first by default. ``fit.r2()["marginal"]``
+        """
+        return r2.r2(self, r2.How(interval, level, n, key, approximation))
+
+    @known_keywords(SHARES)
+    def icc(
+        self,
+        *,
+        by_group: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Intraclass correlations, a Series: ``adjusted``, the share of the random effects in the variance that fixed
+        effects leave, and ``unadjusted``, in all; or ``by_group``, the adjusted share of each grouping factor.
+
+        The other arguments as in ``r2``.
+        """
+        return r2.icc(self, by_group, r2.How(interval, level, n, key, approximation))
+
     def __repr__(self) -> str:
         return str(self.summary())
 
@@ -313,3 +354,42 @@ class Fit(Fitted):
         family alike; ``jaxmm.plots.qq_ranef(fit)`` has the random effects.
         """
         return pictures.plot_residuals(self, axes)
+
+    # ------------------------------------------------------------ tables for papers
+    def to_latex(self, label: str = "", **style: Any) -> str:
+        """The fit as a table for a paper, a ``tabular`` with the rules of the package booktabs.
+
+        Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
+        random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
+        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``stats``, ``exact_p``, ``names``, ``caption``, ``notes``;
+        see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+        """
+        return latex(one.sheet(self, **style), label)
+
+    def to_html(self, **style: Any) -> str:
+        """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``."""
+        return html(one.sheet(self, **style))
+
+    def to_markdown(self, **style: Any) -> str:
+        """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``."""
+        return markdown(one.sheet(self, **style))
+
+    @property
+    def __maketables_coef_table__(self) -> pd.DataFrame:
+        return interchange.coefficient_table(self)
+
+    def __maketables_stat__(self, key: str) -> float | int | str | None:
+        return interchange.statistic(self, key)
+
+    @property
+    def __maketables_depvar__(self) -> str:
+        return str(self.model.design.response)
+
+    @property
+    def __maketables_default_stat_keys__(self) -> list[str]:
+        return interchange.default_keys(self)
+
+    @property
+    def endog_names(self) -> str:
+        """The response, as statsmodels calls it."""
+        return str(self.model.design.response)

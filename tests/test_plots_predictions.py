@@ -22,7 +22,7 @@ def _headless():
 
 
 def test_lines_with_bands(sleep_reml):
-    ax = plots.bands(sleep_reml, NEW, "Days", by="Subject", **OPTIONS)
+    ax = plots.predictions(sleep_reml, NEW, "Days", by="Subject", **OPTIONS)
     ax.figure.canvas.draw()
     frame = sleep_reml.predict(NEW, **OPTIONS)
     for k, (line, band) in enumerate(zip(ax.get_lines(), ax.collections, strict=True)):
@@ -32,19 +32,20 @@ def test_lines_with_bands(sleep_reml):
         ends = band.get_paths()[0].vertices[:, 1]
         assert (ends.min(), ends.max()) == (own["lower"].min(), own["upper"].max())
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["308", "new"]
-    assert ax.get_title() == "95 % prediction intervals" and ax.get_ylabel() == "Reaction"
+    assert ax.get_legend().get_title().get_text() == "95 % prediction intervals, by Subject"
+    assert ax.get_ylabel() == "Reaction" and ax.get_xlabel() == "Days"
 
 
 def test_points_with_bars(sleep_reml):
-    ax = plots.bands(sleep_reml, NEW[:4], "Subject", by="Days", **OPTIONS)
+    ax = plots.predictions(sleep_reml, NEW[:4], "Subject", by="Days", **OPTIONS)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["308", "new"]
     assert len(ax.containers) == 3
 
 
 def test_misuse(sleep_reml):
     with says(DataError, "newdata has no column 'day'; it has 'Days', 'Subject'"):
-        plots.bands(sleep_reml, NEW, "day")
+        plots.predictions(sleep_reml, NEW, "day")
     with says(ValueError, "a band is an interval"):
-        plots.bands(sleep_reml, NEW, "Days", interval=None)
+        plots.predictions(sleep_reml, NEW, "Days", interval=None)
     with says(ValueError, "by='k' has 8 values, and 7 lines are the most"):
-        plots.bands(sleep_reml, pd.DataFrame({"k": range(8), "Days": 1}), "Days", by="k", re="population")
+        plots.predictions(sleep_reml, pd.DataFrame({"k": range(8), "Days": 1}), "Days", by="k", re="population")

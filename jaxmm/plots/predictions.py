@@ -1,4 +1,4 @@
-"""Predictions over one column of new rows, with the bands of their intervals: made for a column of a page, 8 cm wide.
+"""Predictions over one column of new rows, with the bands of their intervals: `predictions`.
 
 line or points    predict(newdata)              band or bars    its interval
 """
@@ -11,14 +11,10 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.design import DataError
-from jaxmm.diagnose.canvas import DARK, FONT, axes_for, plain
-
-# Okabe & Ito's colours, which the colour-blind tell apart, and lines for what is printed without
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", DARK)
-DASHES = ("-", "--", "-.", ":")
+from jaxmm.plots._axes import SEVERAL, STYLES, plain, pyplot
 
 
-def bands(
+def predictions(
     fit: Any,
     newdata: pd.DataFrame,
     x: str,
@@ -45,7 +41,7 @@ def bands(
         DataError: a column that is not there.
         ValueError: more lines than colours, no interval.
 
-    >>> plots.bands(fit, pd.DataFrame({"Days": range(10)}), "Days", re="population")  # doctest: +SKIP
+    >>> plots.predictions(fit, pd.DataFrame({"Days": range(10)}), "Days", re="population")  # doctest: +SKIP
     """
     table = pd.DataFrame(newdata)
     for name in (x, by):
@@ -54,10 +50,11 @@ def bands(
     if interval is None:
         raise ValueError("interval must be 'confidence' or 'prediction': a band is an interval")
     groups = [None] if by is None else list(dict.fromkeys(table[by]))
-    if len(groups) > len(COLOURS):
-        raise ValueError(f"by={by!r} has {len(groups)} values, and {len(COLOURS)} lines are the most in one picture")
+    if len(groups) > len(SEVERAL):
+        raise ValueError(f"by={by!r} has {len(groups)} values, and {len(SEVERAL)} lines are the most in one picture")
     frame = fit.predict(table, interval=interval, **options)
-    (ax,) = axes_for(ax, 1)
+    if ax is None:
+        _, ax = pyplot().subplots(figsize=(3.4, 2.8), layout="constrained")
     numeric = pd.api.types.is_numeric_dtype(table[x])
     names = [] if numeric else list(dict.fromkeys(table[x].astype(str)))
     at = table[x].to_numpy(float) if numeric else np.array([names.index(v) for v in table[x].astype(str)], float)
@@ -69,19 +66,27 @@ def bands(
     if names:
         ax.set_xticks(range(len(names)), names)
         ax.set_xlim(-0.5, len(names) - 0.5)
-    what = options.get("scale", "response")
-    name = fit.model.design.response if what == "response" else f"{fit.model.design.response}, {what}"
-    plain(ax, f"{100 * frame.attrs['level']:g} % {interval} intervals", x, name)
-    if by is not None:
-        ax.legend(title=by, frameon=False, fontsize=FONT, title_fontsize=FONT)
+    scale, response = options.get("scale", "response"), fit.model.design.response
+    name = response if scale == "response" else f"{response}, {scale}"
+    what = f"{100 * frame.attrs['level']:g} % {interval} intervals"
+    ax.set_xlabel(x, fontsize=8)
+    ax.set_ylabel(name, fontsize=8)
+    ax.tick_params(labelsize=7)
+    if by is None:
+        ax.set_title(what, fontsize=8)
+    else:  # above the axes, where nothing is drawn
+        style = {"frameon": False, "fontsize": 7, "title_fontsize": 8, "columnspacing": 1.2}
+        columns = min(4, len(groups))
+        ax.legend(title=f"{what}, by {by}", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, **style)
+    plain(ax)
     return ax
 
 
 def _drawn(ax: Any, at: np.ndarray, frame: pd.DataFrame, k: int, numeric: bool, label: str | None) -> None:
     middle, low, high = frame.to_numpy().T
-    colour = COLOURS[k]
+    colour = SEVERAL[k]
     if numeric:
         ax.fill_between(at, low, high, color=colour, alpha=0.2, lw=0)
-        ax.plot(at, middle, DASHES[k % len(DASHES)], color=colour, lw=1.6, label=label)
+        ax.plot(at, middle, color=colour, ls=STYLES[k % len(STYLES)], lw=1.6, label=label)
     else:
         ax.errorbar(at, middle, [middle - low, high - middle], fmt="o", color=colour, ms=4, lw=1.4, label=label)
