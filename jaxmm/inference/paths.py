@@ -4,8 +4,8 @@ With f the deviance at x and f̂ its minimum,
 
     F(c) = min { f(x) : h(x) = c },        ζ(c) = ± √(F(c) - f̂)
 
-and wanted are the c at which |ζ| has given values: the ends of intervals.  Every x that is looked at has h(x) = c.  With
-∇h normal to that surface, V a basis of its tangent, μ = F'(c) Lagrange's multiplier and L = ∇²f - μ ∇²h,
+and wanted are the c at which |ζ| has given values: the ends of intervals.  Every x that is looked at has h(x) = c.
+With ∇h normal to that surface, V a basis of its tangent, μ = F'(c) Lagrange's multiplier and L = ∇²f - μ ∇²h,
 
     w = V'LV          what Newton's step dx = -V w⁻¹ V'∇f minimises by; F = f - ½ ∇f'V w⁻¹ V'∇f up to O(dx³)
     v = dx/dc         v'∇h = 1, V'Lv = 0: the direction of the path, F''(c) = v'Lv
@@ -128,9 +128,7 @@ def settle(here: Local, c: float, tolerance: float) -> Generator[Asked, Point, L
         ratio = -1.0
         if is_there(point, c):
             moved, trial = point.x - here.at.x, point.g - here.mu * point.dh
-            gain = region.decrease(
-                np, here.at.value, point.value, here.at.g - here.mu * here.at.dh, trial, moved
-            )
+            gain = region.decrease(np, here.at.value, point.value, here.at.g - here.mu * here.at.dh, trial, moved)
             noise = region.noise(np, here.at.value, len(moved), region.rounding(np, np.float64))
             ratio = float(region.agreement(np, gain, step.predicted, noise, True))
         radius = float(region.next_radius(np, ratio, step.length, radius))
@@ -240,9 +238,7 @@ def place(here: Local, side: Side, minimum: float, inner: Any, outer: Any = None
     return Track(here, side.sign * size, float(slope), inner, outer)
 
 
-def move(
-    track: Track, side: Side, minimum: float, goal: float, limit: float
-) -> Generator[Asked, Point, Track]:
+def move(track: Track, side: Side, minimum: float, goal: float, limit: float) -> Generator[Asked, Point, Track]:
     """One step along the path towards the goal, and back to it."""
     here, c, sign = track.here, track.here.at.h, side.sign
     if sign * (goal - track.zeta) > 0:

@@ -2,9 +2,9 @@
 
     F(ψ) = min of the deviance with ψ held,      ζ(ψ) = sign(ψ - ψ̂) √(F(ψ) - F(ψ̂))
 
-ζ is to ψ what a z is: standard normal in large samples, a straight line where the likelihood is normal, and the interval
-of level 1 - α is where |ζ| is below the normal quantile (Bates & Watts 1988, §6.1; Bates et al. 2015, §5.1, who fit a
-spline to a grid).  Here the ends are solved for (``paths``), every parameter and both sides at once.
+ζ is to ψ what a z is: standard normal in large samples, a straight line where the likelihood is normal, and the
+interval of level 1 - α is where |ζ| is below the normal quantile (Bates & Watts 1988, §6.1; Bates et al. 2015, §5.1,
+who fit a spline to a grid).  Here the ends are solved for (``paths``), every parameter and both sides at once.
 
 The likelihood is the full one: a fit by REML is fitted by ML first.  At the end of a parameter's range, a standard
 deviation of zero or a correlation of one, ζ may be short of what is asked for: the interval ends there.
@@ -12,7 +12,6 @@ deviation of zero or a correlation of one, ζ may be short of what is asked for:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm._warn import warn
 from jaxmm.fitted import Fitted
 from jaxmm.inference.paths import LOWER, MINIMISED, Asked, Point, Side, follow, local, run, settle
-from jaxmm.inference.quantities import CORRELATION, EDGE, SD, Quantities, chosen, quantities
+from jaxmm.inference.quantities import CORRELATION, EDGE, SD, Quantities, chosen
 from jaxmm.inference.surfaces import Surface, surface
 from jaxmm.inference.wald import check_level, quantile
 from jaxmm.optimize import Status
@@ -34,6 +34,7 @@ GAP = 0.4  # of ζ between points of a profile, at most
 SHOWN = 30  # parameters in a printed profile
 
 
+# ---------------------------------------------------------------- the result
 @dataclass(frozen=True, eq=False)
 class Curve:
     """ζ of one parameter: ``value``, ``zeta`` and ``slope`` dζ/dvalue (k,), ascending; ``ends`` (lower, upper) of each
@@ -56,24 +57,31 @@ class Profile:
         curves: by name of the parameter.
         level: how far the profiles go: to the ends of the intervals of this level.
         notes: what the reader must know, a sentence each.
+        failures: those of the notes that say what there is no answer to.
     """
 
     fit: Fitted
     curves: dict[str, Curve]
     level: float
     notes: tuple[str, ...] = field(default=())
+    failures: tuple[str, ...] = field(default=())
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """``parameter``, ``value``, ``zeta``: the points of each profile, ascending."""
-        parts = [pd.DataFrame({"parameter": c.name, "value": c.value, "zeta": c.zeta}) for c in self.curves.values()]
+        """``parameter``, ``value``, ``zeta``, ``deviance``: the points of each profile, ascending."""
+        least = self.fit.deviance
+        parts = [
+            pd.DataFrame({"parameter": c.name, "value": c.value, "zeta": c.zeta, "deviance": least + c.zeta**2})
+            for c in self.curves.values()
+        ]
         return pd.concat(parts, ignore_index=True)
 
     def confint(self, level: float = 0.95) -> pd.DataFrame:
         """``lower``, ``upper`` and the ``estimate`` by maximum likelihood, for each parameter profiled.
 
         Solved for, whatever the level. ±inf where the likelihood does not fall that far, 0 or ±1 where the range of a
-        standard deviation or a correlation ends before; NaN where the profile could not be followed. ``notes`` say so.
+        standard deviation or a correlation ends before; NaN where the profile could not be followed. ``notes`` say so,
+        and are in ``attrs["notes"]``.
         """
         z = quantile(level)
         if not all(z in c.ends or not len(c.value) for c in self.curves.values()):
@@ -84,14 +92,16 @@ class Profile:
         table.attrs["notes"] = self.notes
         return table
 
-    def plot(self, parm: str | Sequence[str] | None = None, level: float | None = None) -> Any:
-        """ζ against the value, a panel for each parameter; see ``plots_profile``."""
-        names = list(self.curves) if parm is None else chosen(quantities_of(self.fit), parm, ())
+    def plot(self, parm: Any = None, level: float | None = None, axes: Any = None) -> Any:
+        """ζ against the value of each parameter, or of those that ``parm`` names: straight where the likelihood is
+        normal. With the ends of the interval of ``level`` (0.95, or how far the profile goes). See ``plots_profile``.
+        """
+        names = chosen(self.fit, parm, list(self.curves))
         lacking = [name for name in names if name not in self.curves]
         if lacking:
             raise KeyError(f"{lacking[0]!r} is not among what was profiled: {', '.join(map(repr, self.curves))}")
         level = min(0.95, self.level) if level is None else check_level(level)
-        return plot_profile([self.curves[name] for name in names], quantile(level), level)
+        return plot_profile([self.curves[name] for name in names], self.confint(level), level, axes)
 
     def __repr__(self) -> str:
         level = min(0.95, self.level)
@@ -105,14 +115,17 @@ class Profile:
         return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
 
 
-def profile(fit: Fitted, parm: str | Sequence[str] | None = None, level: float = 0.99) -> Profile:
+def profile(fit: Fitted, parm: Any = None, level: float = 0.99) -> Profile:
     """Profile the parameters of a fit.
 
     Args:
         parm: a parameter or several, of "Days", "sd_Days|Subject", "cor_(Intercept).Days|Subject", "sigma",
-            "dispersion", "zi~x" (as ``FitBatch.to_frame`` has them, or as ``tidy`` has their term); "beta_" for all
-            coefficients, "theta_" for all others; by default all.
+            "dispersion", "zi~x" (the names of a bootstrap); "beta_" for all coefficients, "theta_" for all others; by
+            default all.
         level: how far: to the ends of the intervals of this level.
+
+    Returns:
+        ``Profile``: ``frame``, ``confint(level)``, ``plot()``; print it. What cannot be had is NaN: a note says why.
 
     Raises:
         KeyError: a parameter that there is not.
@@ -120,8 +133,6 @@ def profile(fit: Fitted, parm: str | Sequence[str] | None = None, level: float =
 
     >>> fit.profile().confint()
     """
-    check_level(level)
-    names = chosen(quantities_of(fit), parm, ()) if parm is not None else None
     reach = quantile(level)
     marks = sorted({quantile(x) for x in LEVELS if quantile(x) < reach} | {reach})
     targets, before = [], 0.0
@@ -129,41 +140,42 @@ def profile(fit: Fitted, parm: str | Sequence[str] | None = None, level: float =
         pieces = int(np.ceil((z - before) / GAP))
         targets += [before + (z - before) * (i + 1) / pieces for i in range(pieces - 1)] + [z]
         before = z
-    return _solve(fit, names, tuple(targets), level)
+    return _solve(fit, None if parm is None else chosen(fit, parm, ()), tuple(targets), level)
 
 
-def intervals(fit: Fitted, parm: str | Sequence[str] | None, level: float) -> pd.DataFrame:
-    """``Profile.confint`` of one level alone; of the coefficients of the mean unless ``parm`` says more."""
-    z = quantile(level)
-    names = chosen(quantities_of(fit), parm, list(fit.fixef.index))
-    return _solve(fit, names, (z,), level).confint(level)
-
-
-def quantities_of(fit: Fitted) -> Quantities:
-    return quantities(fit, fit.model.likelihood.exact)
+def intervals(fit: Fitted, parm: Any, level: float) -> pd.DataFrame:
+    """``Profile.confint`` of one level alone, of the coefficients of the mean unless ``parm`` says more; a warning
+    where some could not be had."""
+    found = _solve(fit, chosen(fit, parm, list(fit.fixef.index)), (quantile(level),), level)
+    for failure in found.failures:
+        warn(failure)
+    return found.confint(level)
 
 
 # ---------------------------------------------------------------- the paths
 def _solve(fit: Fitted, names: list[str] | None, targets: tuple[float, ...], level: float) -> Profile:
-    notes = []
+    notes, failures = [], []
     if fit.reml:
         fit = fit.model.by_ml().fit(control=fit._control)
         notes.append("a fit by REML is profiled by maximum likelihood: estimates and intervals are those of ML")
     if not fit.converged:
-        notes.append(f"the fit did not converge ({Status(int(fit.estimates.status)).message}): profiles may be wrong")
+        why = Status(int(fit.estimates.status)).message
+        failures.append(f"the fit did not converge ({why}): profiles may be wrong")
     on = surface(fit)
     of = on.of
-    which = of.shown if names is None else [of.names.index(name) for name in names]
+    which = list(range(len(of.names))) if names is None else [of.names.index(name) for name in names]
     found = _follow(on, which, targets)
-    for both in found:
-        notes += _notes(of, both)
     lower = max((side.lower for both in found for side in both.sides), default=0.0)
     if lower > LOWER:
-        notes.append(
+        failures.append(
             f"the deviance is lower by {lower:.3g} elsewhere: the fit has not found its minimum, and these are not the "
             "profiles of the best fit; fit again from another start="
         )
-    return Profile(fit, {of.names[both.k]: _curve(of, both) for both in found}, level, tuple(notes))
+    for both in found:
+        for note, failed in _notes(of, both):
+            (failures if failed else notes).append(note)
+    curves = {of.names[both.k]: _curve(of, both) for both in found}
+    return Profile(fit, curves, level, (*notes, *failures), tuple(failures))
 
 
 @dataclass(frozen=True)
@@ -208,23 +220,21 @@ def _follow(on: Surface, which: list[int], targets: tuple[float, ...]) -> list[B
 def _edge(of: Quantities, k: int) -> int | None:
     """At which end of its range an estimate is: -1, 1, or 0 for neither; None where a correlation has a standard
     deviation of zero."""
-    shape, kind = of.shape, of.kinds[k]
-    if kind == SD:
-        return -1 if of.estimates[k] <= EDGE * of.units[k] else 0
-    if kind == CORRELATION:
-        f, *pair = shape.correlations[k - shape.p - len(shape.sds)]
-        if any(_edge(of, shape.p + shape.sds.index((f, a))) for a in pair) or np.isnan(of.estimates[k]):
+    estimate = of.estimates[k]
+    if of.kinds[k] == SD:
+        return -1 if estimate <= EDGE * of.units[k] else 0
+    if of.kinds[k] == CORRELATION:
+        f, *pair = of.place(k)
+        if np.isnan(estimate) or any(_edge(of, of.shape.columns + of.shape.sds.index((f, a))) for a in pair):
             return None
-        return int(np.sign(of.estimates[k])) if np.arccos(abs(of.estimates[k])) <= 3 * EDGE else 0
+        return int(np.sign(estimate)) if np.arccos(min(abs(estimate), 1.0)) <= 3 * EDGE else 0
     return 0
 
 
 def _from_edge(on: Surface, k: int, side: Side, point: Point, minimum: float, limit: float):
     """``follow`` from an estimate at the end of its range, where h has no slope: from the least deviance at an h beside
     it, one that raises the deviance by about one in each direction of θ."""
-    place = on.of.shape.sds + tuple((f, a) for f, a, _ in on.of.shape.correlations)
-    own = on.thetas[place[k - on.of.shape.p][0]]
-    x = point.x.copy()
+    own, x = on.thetas[on.of.place(k)[0]], point.x.copy()
     steps = np.minimum(0.5, np.sqrt(2 / np.maximum(np.diag(point.H)[own], 1e-300)))
     x[own] += steps * np.cos(1.0 + np.arange(len(own)))  # in no direction that is special
     beside = yield Asked(x, np.nan, point.kept)
@@ -239,41 +249,40 @@ def _from_edge(on: Surface, k: int, side: Side, point: Point, minimum: float, li
 # ---------------------------------------------------------------- what is made of them
 def _curve(of: Quantities, both: Both) -> Curve:
     """The points of both sides in the units of the data, and the ends."""
-    k = both.k
+    k, estimate = both.k, float(of.estimates[both.k])
     if not both.sides:
         none = np.zeros(0)
-        return Curve(of.names[k], np.nan, none, none, none, {})
+        return Curve(of.names[k], estimate, none, none, none, {})
     points, ends = [(both.h, 0.0, both.slope)], []
     for side, (_, last) in zip(both.sides, of.ends(k, both.h), strict=True):
         points += [(c, side.sign * z, slope) for z, (c, slope) in zip(side.targets, side.ends, strict=False)]
         if side.stopped == "boundary" and np.isfinite(last) and side.last[1]:
-            points.append((side.last[0], side.last[1], np.nan))
+            points.append((*side.last, np.nan))
         beyond = np.nan if side.stopped == "lost" else last
         values = [float(of.value(k, c)) for c, _ in side.ends]
         ends.append(values + [beyond] * (len(side.targets) - len(values)))
     h, zeta, slope = np.array(sorted(points, key=lambda point: point[0])).T
-    targets = both.sides[0].targets
-    estimate = float(of.estimates[k])
     value = np.where(zeta == 0, estimate, of.value(k, h))
-    pairs = {z: (lower, upper) for z, lower, upper in zip(targets, *ends, strict=True)}
+    pairs = {z: (lower, upper) for z, lower, upper in zip(both.sides[0].targets, *ends, strict=True)}
     return Curve(of.names[k], estimate, value, zeta, slope / of.slope(k, h), pairs)
 
 
-def _notes(of: Quantities, both: Both) -> list[str]:
-    """What there is to say of how a profile ended."""
+def _notes(of: Quantities, both: Both) -> list[tuple[str, bool]]:
+    """What there is to say of how a profile ended, and whether an end is missing for it."""
     name, out = of.names[both.k], []
     if not both.sides:
-        return [f"{name}: a standard deviation is zero, and there is no correlation"]
+        return [(f"{name}: a standard deviation is zero, and there is no correlation", True)]
     for side, (_, last) in zip(both.sides, of.ends(both.k, both.h), strict=True):
         which, zeta = ("lower" if side.sign < 0 else "upper"), f"{abs(side.last[1]):.3g}"
         if side.stopped == "boundary" and side.last[1] == 0:
-            out.append(f"{name}: the estimate is at the end of its range, {last:g}, and so is the {which} end")
+            out.append((f"{name}: the estimate is at the end of its range, {last:g}, and so is the {which} end", False))
         elif side.stopped == "boundary":
-            out.append(f"{name}: |ζ| is {zeta} at {last:g}, the end of its range, where wider intervals end")
+            out.append((f"{name}: |ζ| is {zeta} at {last:g}, the end of its range, where wider intervals end", False))
         elif side.stopped == "level":
-            out.append(f"{name}: |ζ| rises to {zeta} and no further, so that wider intervals have no {which} end")
+            out.append((f"{name}: |ζ| rises to {zeta} and no further: wider intervals have no {which} end", False))
         elif side.stopped:
-            out.append(f"{name}: its profile could not be followed beyond |ζ| = {zeta}: no {which} end of wider intervals")
+            note = f"{name}: its profile could not be followed beyond |ζ| = {zeta}: no {which} end of wider intervals"
+            out.append((note, True))
         if side.falls:
-            out.append(f"{name}: ζ falls somewhere beyond the {which} end: the likelihood has another mode there")
+            out.append((f"{name}: ζ falls somewhere beyond the {which} end: the likelihood has another mode", False))
     return out

@@ -11,13 +11,13 @@ An arcsine has a slope at ρ = 1, where ρ itself has none in θ; by Lagrange's 
     arcsin ρ = atan2(a · b, √Σ_{i<j} (a_i b_j - a_j b_i)²)
 
 Rows and coefficients are divided by what the changes of columns make of their size, so that h is of about unit size;
-``Quantities.value`` leads back.  Names are those of ``FitBatch.to_frame``: "Days", "sd_Days|Subject",
-"cor_(Intercept).Days|Subject", "sigma", "dispersion", "zi~(Intercept)".
+``Quantities.value`` leads back.  Names and order are those of ``studies.bootstrap.parameters``: "Days",
+"sd_Days|Subject", "cor_(Intercept).Days|Subject", "sigma" or "dispersion", the family's others, "zi~(Intercept)".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.covariance import free
 from jaxmm.fitted import Fitted
-from jaxmm.results.schema import cor_label, sd_label
+from jaxmm.studies.bootstrap import parameters
 from jaxmm.tables import pairs
 
 EDGE = 1e-4  # of an angle, or of a standard deviation's estimate: nearer to the end of its range than a profile goes
@@ -36,14 +36,21 @@ COEFFICIENT, SD, CORRELATION, SCALE, CONSTANT = range(5)  # what a quantity is
 
 
 class Shape(NamedTuple):
-    """Which quantities there are, in the order of h: static.  ``p`` coefficients; (factor in elimination order, effect)
-    of each sd; (factor, effect, effect) of each correlation; whether there is σ or φ; how many constants after it."""
+    """Which quantities there are, in the order of h: static.  How many coefficients of the mean; (factor in elimination
+    order, effect) of each sd; (factor, effect, effect) of each correlation; whether there is σ or φ; how many constants
+    of the family after it; how many coefficients of further predictors."""
 
-    p: int
+    columns: int
     sds: tuple[tuple[int, int], ...]
     correlations: tuple[tuple[int, int, int], ...]
     scale: bool
     constants: int
+    further: int
+
+    def kinds(self) -> list[int]:
+        numbers = {COEFFICIENT: self.columns, SD: len(self.sds), CORRELATION: len(self.correlations)}
+        numbers |= {SCALE: int(self.scale), CONSTANT: self.constants}
+        return [kind for kind, n in numbers.items() for _ in range(n)] + [COEFFICIENT] * self.further
 
 
 @dataclass(frozen=True)
@@ -52,22 +59,20 @@ class Quantities:
 
     Attributes:
         names: what tables call them.
-        terms: what ``tidy`` calls them.
         kinds: COEFFICIENT, SD, CORRELATION, SCALE or CONSTANT.
         estimates: (K,) in the units of the data.
         units: (K,) of an h of one; what φ and σ are powers of: value = exp(h units).
         rows: per factor T (q, q) with rows of length one.
-        shown: the order of tables.
+        T_X: (p, p) likewise.
     """
 
     shape: Shape
     names: list[str]
-    terms: list[str]
     kinds: list[int]
     estimates: np.ndarray
     units: np.ndarray
     rows: list[np.ndarray]
-    shown: list[int]
+    T_X: np.ndarray
 
     def value(self, k: int, h: Any) -> Any:
         """Of quantity k in the units of the data, from h; increasing."""
@@ -97,45 +102,32 @@ class Quantities:
             return (h - FAR, 0.0), (h + FAR, np.inf)
         return (-np.inf, -np.inf), (np.inf, np.inf)
 
+    def place(self, k: int) -> tuple[int, ...]:
+        """(factor in elimination order, effect, ..) of a standard deviation or a correlation."""
+        return (self.shape.sds + self.shape.correlations)[k - self.shape.columns]
+
 
 def quantities(fit: Fitted, relative: bool) -> Quantities:
     """Those of a fit; ``relative``: θ is so to σ, and the scale log σ from its estimate."""
-    d, arrays, family, e = fit.model.design, fit.model.arrays, fit.family, fit.estimates
+    d, arrays, family = fit.model.design, fit.model.arrays, fit.family
     sigma = fit.sigma if relative else 1.0
     T, T_X = [np.asarray(t) for t in arrays.T], np.asarray(arrays.T_X)
-    lengths = [np.linalg.norm(t, axis=1) for t in T]
-    found: list[tuple[str, str, int, float, float]] = [
-        (name, name, COEFFICIENT, float(beta), sigma * float(np.linalg.norm(row)))
-        for name, beta, row in zip(d.coefficients, np.asarray(e.beta), T_X, strict=True)
-    ]
-    sds, correlations, spreads, angles = [], [], [], []
-    blocks = {b.group: b for b in fit.varcorr().blocks}
+    lengths, length = [np.linalg.norm(t, axis=1) for t in T], np.linalg.norm(T_X, axis=1)
+    sds, correlations = [], []
     for f in dict.fromkeys(term.factor for term, _ in fit._term_layouts()):
-        own = [t for t in d.terms if t.factor == f]
-        group, effects, related = d.factors[f].name, [x for t in own for x in t.effects], free(own)
-        place, sd, corr = fit.model.elimination.order.index(f), blocks[group].sd(), blocks[group].corr()
-        for a, effect in enumerate(effects):
-            sds.append((place, a))
-            name, unit = sd_label(group, effect), sigma * lengths[place][a]
-            spreads.append((name, f"sd__{effect}", SD, float(sd[a]), float(unit)))
-        for a, b in pairs(len(effects)):
-            if related[a, b]:
-                correlations.append((place, a, b))
-                name, term = cor_label(group, effects[a], effects[b]), f"cor__{effects[a]}.{effects[b]}"
-                angles.append((name, term, CORRELATION, float(corr[b, a]), 1.0))
-    found += spreads + angles
-    scale = bool(family.num_phi) and "phi" not in d.predictors
-    if scale and family.has_scale:
-        found.append(("sigma", "sd__Observation", SCALE, fit.sigma, 1.0 if relative else 0.5))
-    elif scale:
-        found.append(("dispersion", "phi", SCALE, float(fit.dispersion or np.nan), 1.0))
-    found += [(name, name, CONSTANT, value, 1.0) for name, value in fit.family_params.items()]
-    shape = Shape(len(T_X), tuple(sds), tuple(correlations), scale, len(fit.family_params))
-    names, terms, kinds, estimates, units = (list(x) for x in zip(*found, strict=True))
-    p, columns = shape.p, len(d.columns)
-    shown = [*range(columns), *range(p, len(names)), *range(columns, p)]
-    rows = [t / length[:, None] for t, length in zip(T, lengths, strict=True)]
-    return Quantities(shape, names, terms, kinds, np.array(estimates), np.array(units), rows, shown)
+        related, place = free([t for t in d.terms if t.factor == f]), fit.model.elimination.order.index(f)
+        sds += [(place, a) for a in range(len(related))]
+        correlations += [(place, a, b) for a, b in pairs(len(related)) if related[a, b]]
+    columns, scale = len(d.columns), bool(family.num_phi) and "phi" not in d.predictors
+    further, constants = len(T_X) - columns, len(fit.family_params)
+    shape = Shape(columns, tuple(sds), tuple(correlations), scale, constants, further)
+    found = parameters(fit)
+    power = 0.5 if family.has_scale and not relative else 1.0  # of what the search moves: φ, or σ
+    units = [*sigma * length[:columns], *(sigma * lengths[f][a] for f, a in sds), *np.ones(len(correlations))]
+    units += [*[power] * scale, *np.ones(constants), *length[columns:]]
+    rows = [t / size[:, None] for t, size in zip(T, lengths, strict=True)]
+    estimates = found.to_numpy(float)
+    return Quantities(shape, list(found.index), shape.kinds(), estimates, np.array(units), rows, T_X / length[:, None])
 
 
 def spreads(lams: Sequence[Array], shape: Shape, rows: Sequence[Any]) -> tuple[list[Array], list[Array]]:
@@ -147,34 +139,29 @@ def spreads(lams: Sequence[Array], shape: Shape, rows: Sequence[Any]) -> tuple[l
 
     def angle(a: Array, b: Array) -> Array:
         i, j = np.triu_indices(len(a), 1)
-        across = length(jnp.sum((a[i] * b[j] - a[j] * b[i]) ** 2))
-        return jnp.arctan2(a @ b, across)
+        along, across = a @ b, length(jnp.sum((a[i] * b[j] - a[j] * b[i]) ** 2))
+        none = (along == 0) & (across == 0)  # a standard deviation of zero: no angle, and a slope that spoils no other
+        return jnp.arctan2(along, jnp.where(none, 1.0, across))
 
     sds = [length(jnp.sum(spread[f][a] ** 2)) for f, a in shape.sds]
     return sds, [angle(spread[f][a], spread[f][b]) for f, a, b in shape.correlations]
 
 
-# ---------------------------------------------------------------- names
-GROUPS = {"beta_": (COEFFICIENT,), "theta_": (SD, CORRELATION, SCALE, CONSTANT)}  # lme4's names of many at once
-
-
-def chosen(of: Quantities, parm: str | Sequence[str] | None, default: Sequence[str]) -> list[str]:
-    """The names that ``parm`` stands for: None for ``default``, "all", a name or several; those of ``tidy``'s terms
-    too ("sd__Days"), and lme4's "beta_" and "theta_".
+def chosen(fit: Fitted, parm: Any, default: Sequence[str]) -> list[str]:
+    """The names that ``parm`` stands for: None for ``default``, a name or several of ``parameters(fit)``, "all", or
+    lme4's "beta_" (all coefficients) and "theta_" (all others).
 
     Raises:
         KeyError: a parameter that there is not.
     """
     if parm is None:
         return list(default)
-    asked, out = [parm] if isinstance(parm, str) else list(parm), []
-    names = [of.names[k] for k in of.shown]
-    for name in asked:
-        meant = names if name == "all" else [x for x in names if x == name]
-        if not meant and isinstance(name, str):
-            kinds = GROUPS.get(name, ())
-            meant = [of.names[k] for k in of.shown if of.terms[k] == name or of.kinds[k] in kinds]
-        if not meant:
-            raise KeyError(f"there is no parameter {name!r}; there are {', '.join(map(repr, names))}, and 'all'")
-        out += meant
+    names, beta = list(parameters(fit).index), fit.model.design.coefficients
+    meant = {name: [name] for name in names}
+    meant |= {"all": names, "beta_": list(beta), "theta_": [name for name in names if name not in beta]}
+    out = []
+    for name in [parm] if isinstance(parm, str) or not isinstance(parm, Iterable) else parm:
+        if not isinstance(name, str) or name not in meant:
+            raise KeyError(f"there is no parameter {name!r}; parm takes {', '.join(map(repr, names))}, or 'all'")
+        out += meant[name]
     return list(dict.fromkeys(out))

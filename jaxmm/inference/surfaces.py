@@ -1,12 +1,12 @@
-"""A fit -> the surface that profiles are cut from: the deviance f of x with nothing profiled out that is to be held, and
-every parameter h as a function of x (``quantities``).
+"""A fit -> the surface that profiles are cut from: the deviance f of x with nothing profiled out that is to be held,
+and every parameter h as a function of x (``quantities``).
 
     linear         x = (θ_s, log σ² - log σ̂², t)      f = criterion(θ, log σ²) + (t - a'(β_s(θ) - β̂_s)/σ̂)² σ̂²/σ² / v
     generalised    x = ψ = (β_s, θ_s, log φ)          f = -2 log-likelihood
 
-In a linear model β_s(θ) is the best β at θ, M_X = X_s'V⁻¹X_s, v = a'M_X⁻¹a: f is the least deviance with the coefficient
-a'β_s (a row of T_X) held at σ̂t from its estimate, and t stands for the one coefficient that is looked at.  Where another
-parameter is held t is free, and the term zero at the minimum.  A generalised x has every coefficient.
+In a linear model β_s(θ) is the best β at θ, M_X = X_s'V⁻¹X_s, v = a'M_X⁻¹a: f is the least deviance with the
+coefficient a'β_s (a row of T_X) held at σ̂t from its estimate, and t stands for the one coefficient that is looked at.
+Where another parameter is held t is free, and the term zero at the minimum.  A generalised x has every coefficient.
 
 Points are evaluated together, in blocks that memory allows; each is first moved onto its h(x) = c, along ∇h.
 """
@@ -83,21 +83,21 @@ def _of_linear(x: Array, shape: Shape, h: dict[str, Any], gram: Gram) -> Array:
     sds, angles = spreads(scaled_factors(x[:m], gram), shape, h["rows"])
     moved = x[m]
     sds = [jnp.exp(0.5 * moved) * sd for sd in sds]
-    parts = [x[m + 1]] * shape.p + sds + angles + [0.5 * (h["log_sigma2"] + moved)]
+    parts = [x[m + 1]] * shape.columns + sds + angles + [0.5 * (h["log_sigma2"] + moved)]
     return jnp.stack(parts)
 
 
 def _of_generalised(x: Array, shape: Shape, h: dict[str, Any], rows: Rows) -> Array:
     beta, theta, log_phi = rows.layout.split(x)
     sds, angles = spreads(scaled_factors(theta, rows), shape, h["rows"])
-    parts = [h["T_X"] @ (beta - h["beta"])] if shape.p else []
-    parts += [jnp.stack(sds + angles)] if sds else []
+    moved = h["T_X"] @ (beta - h["beta"])
+    parts = [moved[: shape.columns], *([jnp.stack(sds + angles)] if sds else [])]
     if shape.scale:
         parts.append(log_phi[:1])
     if shape.constants:
         phi, extras = rows.family.constants(log_phi)
         parts += [jnp.ravel(phi)[1:], *map(jnp.ravel, extras)]
-    return jnp.concatenate(parts)
+    return jnp.concatenate([*parts, moved[shape.columns :]])
 
 
 # ---------------------------------------------------------------- one point
@@ -187,11 +187,7 @@ def _of_gram(fit: Fitted, gram: Gram) -> Surface:
     e, of = fit.estimates, quantities(fit, True)
     p = gram.structure.p
     x = np.concatenate([np.asarray(e.theta_scaled), np.zeros(1 + (p > 0))])
-    T_X = np.asarray(gram.T_X)
-    A = np.zeros((len(of.names), p))
-    A[:p] = T_X / np.linalg.norm(T_X, axis=1, keepdims=True)
-    if 0 < p < len(A):
-        A[p:] = A[0]
+    A = np.concatenate([of.T_X, np.repeat(of.T_X[:1], len(of.names) - p, 0)])
     h = {"log_sigma2": 2 * np.log(fit.sigma), "beta": np.asarray(e.beta_scaled), "rows": of.rows}
     work = gram.structure.solver.size(gram) * len(x)
 
@@ -203,10 +199,9 @@ def _of_gram(fit: Fitted, gram: Gram) -> Surface:
 
 def _of_rows(fit: Fitted, rows: Rows) -> Surface:
     e, of, layout = fit.estimates, quantities(fit, False), rows.layout
-    psi, p = np.asarray(e.psi), rows.structure.p
-    T_X = np.asarray(rows.T_X)
+    psi = np.asarray(e.psi)
     h = {
-        "T_X": T_X / np.linalg.norm(T_X, axis=1, keepdims=True),
+        "T_X": of.T_X,
         "beta": psi[layout.at("beta")],
         "rows": of.rows,
         "u": tuple(np.asarray(u) for u in e.u),
@@ -217,7 +212,9 @@ def _of_rows(fit: Fitted, rows: Rows) -> Surface:
     def call(asked):
         return _generalised_program(asked, h, rows, of.shape, is_large(rows), e.n_agq)
 
-    return Surface(of, psi, kept, _thetas(fit, layout.at("theta").start), _in_blocks(call, work, np.zeros((len(of.names), 0)), fit))
+    return Surface(
+        of, psi, kept, _thetas(fit, layout.at("theta").start), _in_blocks(call, work, np.zeros((len(of.names), 0)), fit)
+    )
 
 
 def _thetas(fit: Fitted, start: int) -> list[np.ndarray]:
@@ -247,10 +244,9 @@ def _in_blocks(call: Callable, work: int, A: np.ndarray, fit: Fitted) -> Callabl
             filled = {name: np.concatenate([v, np.repeat(v[:1], width - len(k), 0)]) for name, v in asked.items()}
             with computing(fit.model.device):
                 x, of_h, of_f, kept = jax.tree.map(np.asarray, call(filled))
-            found += [
-                Point(x[i], float(of_h[0][i]), float(of_f[0][i]), of_f[1][i], of_f[2][i], of_h[1][i], of_h[2][i], kept[i])
-                for i in range(len(k))
-            ]
+            (h, dh, ddh), (f, g, H) = of_h, of_f
+            parts = zip(x, map(float, h), map(float, f), g, H, dh, ddh, kept, strict=True)
+            found += [Point(*part) for _, part in zip(block, parts, strict=False)]
         return found
 
     return evaluate
