@@ -12,7 +12,7 @@ With ∇h normal to that surface, V a basis of its tangent, μ = F'(c) Lagrange'
 
 (Venzon & Moolgavkar 1988 solve for an end at once; Bates & Watts 1988, §6.1, have ζ.)  A step goes along the path and
 back to it at once, x + dx + v Δc, where Δc is Newton's for ζ, whose graph is nearly a straight line, at most ``STRIDE``
-long and within what encloses the end.  Where the path is lost, a trust region finds it again at that c.
+long, or within what encloses the end.  Where the path is lost, a trust region finds it again at that c.
 
 A path is a generator: it asks for a point and is sent what is there, so that many paths can be followed at once.
 """
@@ -266,10 +266,10 @@ def move(track: Track, side: Side, minimum: float, goal: float, limit: float) ->
 
 
 def length_of_step(track: Track, goal: float, sign: int) -> float:
-    """Newton's step for ζ, of second order, within ``STRIDE`` and what encloses the end."""
+    """Newton's step for ζ, of second order, within what encloses the end, or ``STRIDE`` where nothing does yet."""
     c, gap = track.here.at.h, goal - track.zeta
     if track.slope > 0:
-        near = float(np.clip(gap, -STRIDE, STRIDE))
+        near = float(np.clip(gap, -STRIDE, STRIDE)) if track.outer is None else gap
         step = near / track.slope
         if track.zeta:
             bend = (track.here.curvature / 2 - track.slope**2) / track.zeta
