@@ -18,6 +18,7 @@ from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
 from jaxmm.inference.interval import Interval
 from jaxmm.inference.prediction import predictions
+from jaxmm.inference.profile import Profile, profile
 from jaxmm.inference.restrictions import restrictions
 from jaxmm.predict import Asked, fitted_values
 from jaxmm.publish import interchange, one
@@ -207,12 +208,28 @@ class Fit(Fitted):
         """``jaxmm.bootstrap`` of this fit."""
         return bootstrap(self, n, key=key, **options)
 
-    @known_keywords({"parm": "every fixed effect is in the table; select its rows", "alpha": "level=1 - alpha"})
+    @known_keywords({"alpha": "level=1 - alpha", "nsim": "n=", "seed": "key=jax.random.key(seed)"})
     def confint(
-        self, method: str = "wald", level: float = 0.95, *, key: Any = None, n: int | None = None
+        self,
+        method: str = "wald",
+        level: float = 0.95,
+        *,
+        parm: Any = None,
+        ddf: str | None = None,
+        vcov: Any = None,
+        cluster: Any = None,
+        key: Any = None,
+        n: int | None = None,
     ) -> pd.DataFrame:
-        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``; see ``inference.confint``."""
-        return confint.confint(self, method, level, key, n)
+        """Confidence intervals: ``lower``, ``upper``, indexed as ``fixef``, or as ``parm`` says.
+
+        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key`` and ``n``).
+        ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all". See
+        ``inference.confint``.
+
+        >>> fit.confint("profile", parm="all")
+        """
+        return confint.confint(self, method, level, parm, ddf=ddf, vcov=vcov, cluster=cluster, key=key, n=n)
 
     conf_int = confint
 
@@ -306,6 +323,18 @@ class Fit(Fitted):
         The other arguments as in ``r2``.
         """
         return r2.icc(self, by_group, r2.How(interval, level, n, key, approximation))
+
+    @known_keywords({"which": "parm=", "alphamax": "level=1 - alphamax", "signames": "names are those of a bootstrap"})
+    def profile(self, parm: Any = None, level: float = 0.99) -> Profile:
+        """The profile likelihood of every parameter, or of those that ``parm`` names: ``frame``, ``confint()``,
+        ``plot()``.
+
+        A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. See
+        ``inference.profile``.
+
+        >>> fit.profile().plot()
+        """
+        return profile(self, parm, level)
 
     def __repr__(self) -> str:
         return str(self.summary())
