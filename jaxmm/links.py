@@ -32,10 +32,13 @@ class Link:
     """What a link supplies: ``name``, ``link`` and ``inverse``.  Instances are hashable.
 
     ``unit_free``: eta has no unit, as a logit or a logarithm has none, so that 20 is far out whatever the data are.
+    ``difference``: what a difference of two eta is for the means, "difference" of them, or what its exponential is, as
+    "ratio"; "" where it is neither.
     """
 
     name: ClassVar[str]
     unit_free: ClassVar[bool] = False
+    difference: ClassVar[str] = ""
 
     def link(self, mu):
         """eta for a mean."""
@@ -67,6 +70,7 @@ class Logit(Link):
 
     name = "logit"
     unit_free = True
+    difference = "odds ratio"
 
     def link(self, mu):
         return jnp.log(mu) - jnp.log1p(-mu)
@@ -224,6 +228,7 @@ class Log(Link):
 
     name = "log"
     unit_free = True
+    difference = "ratio"
 
     def link(self, mu):
         return jnp.log(mu)
@@ -242,6 +247,7 @@ class Identity(Link):
     """mu = eta."""
 
     name = "identity"
+    difference = "difference"
 
     def link(self, mu):
         return mu
