@@ -10,7 +10,7 @@ import pandas as pd
 
 from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
-from jaxmm._keywords import PREDICTING, SHARES, SIMULATING, known_keywords
+from jaxmm._keywords import AVERAGING, PREDICTING, SHARES, SIMULATING, known_keywords
 from jaxmm.diagnose import check, components, finding, multistart, pictures, simulated
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, joint, r2
@@ -20,6 +20,8 @@ from jaxmm.inference.interval import Interval
 from jaxmm.inference.prediction import predictions
 from jaxmm.inference.profile import Profile, profile
 from jaxmm.inference.restrictions import restrictions
+from jaxmm.means import emmeans
+from jaxmm.means.result import Emmeans
 from jaxmm.predict import Asked, fitted_values
 from jaxmm.publish import interchange, one
 from jaxmm.publish.hypertext import html
@@ -335,6 +337,71 @@ class Fit(Fitted):
         >>> fit.profile().plot()
         """
         return profile(self, parm, level)
+
+    # ------------------------------------------------------------ marginal means
+    @known_keywords(AVERAGING)
+    def emmeans(
+        self,
+        specs: Any,
+        by: Any = None,
+        at: Any = None,
+        ddf: str | None = None,
+        weights: Any = "equal",
+        scale: str = "link",
+        integrate: bool = False,
+        level: float = 0.95,
+        vcov: Any = None,
+    ) -> Emmeans:
+        """Estimated marginal means: over the levels of ``specs``, averaged over those of the other factors.
+
+        Args:
+            specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
+            at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
+                levels.
+            ddf, vcov: as in ``coef_table``.
+            weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
+                or numbers, the first factor's levels fastest.
+            scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
+                under a log or logit link.
+            integrate: the mean averaged over the random effects, on the response scale, in the place of that at b = 0.
+
+        Returns:
+            ``Emmeans``: ``.frame``, ``.contrasts("pairwise")``, ``.joint_tests()``, ``.plot()``. A mean that the data
+            do not tell is NaN, and a note says so. ``fit.emmeans("Machine").contrasts("trt.vs.ctrl", ref="A")``
+
+        Raises:
+            ValueError, DataError: an unknown column, level, weight or scale; those known are named.
+        """
+        return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov)
+
+    @known_keywords(AVERAGING)
+    def emtrends(
+        self,
+        specs: Any,
+        var: str,
+        by: Any = None,
+        at: Any = None,
+        ddf: str | None = None,
+        weights: Any = "equal",
+        level: float = 0.95,
+        vcov: Any = None,
+    ) -> Emmeans:
+        """Slopes of the covariate ``var`` on the link scale, over the levels of ``specs``: ``frame`` has ``trend``.
+
+        At the mean of ``var`` unless ``at`` says where; the other arguments are those of ``emmeans``.
+        ``fit.emtrends("Variety", "nitro").contrasts("pairwise")`` compares slopes.
+        """
+        return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov)
+
+    @known_keywords(AVERAGING)
+    def joint_tests(self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None) -> pd.DataFrame:
+        """F tests of every term by its marginal means, in each group of ``by``: ``F``, ``num_df``, ``den_df``, ``p``.
+
+        Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
+        out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
+        ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method, the scaled F by Kenward & Roger's.
+        """
+        return emmeans.joint_tests(self, by, at, ddf, vcov)
 
     def __repr__(self) -> str:
         return str(self.summary())

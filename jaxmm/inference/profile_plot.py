@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm.plots import _BLUP, _DATA, _OWN, _plain, _pyplot
+from jaxmm._axes import BLUP, DATA, OWN, plain, pyplot
 
 FINE = np.linspace(0, 1, 12)  # between two points of a profile
 COLUMNS = 3  # panels side by side
@@ -37,7 +37,7 @@ def plot_profile(curves: Sequence[Any], ends: pd.DataFrame, level: float, axes: 
         columns = min(COLUMNS, len(curves))
         rows = math.ceil(len(curves) / columns)
         size = (0.4 + 2.2 * columns, 0.3 + 2.0 * rows)
-        _, grid = _pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+        _, grid = pyplot().subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
         axes = grid.ravel()
         for empty in axes[len(curves) :]:
             empty.set_visible(False)
@@ -59,11 +59,11 @@ def _panel(axis: Any, curve: Any, ends: tuple[float, float], level: float, top: 
     axis.tick_params(labelsize=8)
     axis.locator_params(axis="x", nbins=4)
     axis.set_ylim(-top, top)
-    _plain(axis)
+    plain(axis)
     z = float(ndtri(0.5 + level / 2))
-    axis.axhline(0.0, color=_DATA, lw=0.6)
+    axis.axhline(0.0, color=DATA, lw=0.6)
     for y in (-z, z):
-        axis.axhline(y, color=_DATA, lw=0.8, ls=(0, (4, 3)))
+        axis.axhline(y, color=DATA, lw=0.8, ls=(0, (4, 3)))
     if len(curve.value) < 2:
         axis.text(0.5, 0.5, "no profile", transform=axis.transAxes, ha="center", va="center", fontsize=9)
         return
@@ -71,13 +71,13 @@ def _panel(axis: Any, curve: Any, ends: tuple[float, float], level: float, top: 
     at = int(np.flatnonzero(curve.zeta == 0)[0])
     if np.isfinite(curve.slope[at]):
         span = np.array([x[0], x[-1]])
-        axis.plot(span, curve.slope[at] * (span - curve.estimate), color=_DATA, lw=1.0)
-    axis.plot(x, y, color=_BLUP, lw=1.6)
-    axis.plot([curve.estimate], [0.0], "o", color=_BLUP, ms=4)
+        axis.plot(span, curve.slope[at] * (span - curve.estimate), color=DATA, lw=1.0)
+    axis.plot(x, y, color=BLUP, lw=1.6)
+    axis.plot([curve.estimate], [0.0], "o", color=BLUP, ms=4)
     for end in ends:
         if np.isfinite(end):
             height = float(np.clip(np.interp(end, x, y), -top, top))
-            axis.plot([end, end], [-top, height], color=_OWN, lw=1.0)
+            axis.plot([end, end], [-top, height], color=OWN, lw=1.0)
     axis.margins(x=0.04)
 
 
