@@ -33,6 +33,7 @@ CHOLESKY_LEAF = 96  # below it the library's Cholesky, which stays on one thread
 DEAR_REST = 300  # the order of the dense part from which on a Hessian is worth learning from gradients
 DEAR_WORK = 500_000  # numbers in the largest coupling times parameters, likewise
 HESSIAN_AT_ONCE = 2_000_000  # numbers times parameters up to which a Hessian's columns are computed together
+POINTS_AT_ONCE = 32  # of profiles, evaluated together
 NODES_AT_ONCE = 2_000_000  # rows times quadrature nodes evaluated together; beyond, node after node
 GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
 

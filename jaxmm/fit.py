@@ -10,7 +10,7 @@ import pandas as pd
 
 from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
-from jaxmm._keywords import PREDICTING, SHARES, SIMULATING, known_keywords
+from jaxmm._keywords import AVERAGING, PREDICTING, SHARES, SIMULATING, known_keywords
 from jaxmm.diagnose import check, components, finding, multistart, pictures, simulated
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, joint, r2
@@ -18,7 +18,10 @@ from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
 from jaxmm.inference.interval import Interval
 from jaxmm.inference.prediction import predictions
+from jaxmm.inference.profile import Profile, profile
 from jaxmm.inference.restrictions import restrictions
+from jaxmm.means import emmeans
+from jaxmm.means.result import Emmeans
 from jaxmm.predict import Asked, fitted_values
 from jaxmm.publish import interchange, one
 from jaxmm.publish.hypertext import html
@@ -207,12 +210,28 @@ class Fit(Fitted):
         """``jaxmm.bootstrap`` of this fit."""
         return bootstrap(self, n, key=key, **options)
 
-    @known_keywords({"parm": "every fixed effect is in the table; select its rows", "alpha": "level=1 - alpha"})
+    @known_keywords({"alpha": "level=1 - alpha", "nsim": "n=", "seed": "key=jax.random.key(seed)"})
     def confint(
-        self, method: str = "wald", level: float = 0.95, *, key: Any = None, n: int | None = None
+        self,
+        method: str = "wald",
+        level: float = 0.95,
+        *,
+        parm: Any = None,
+        ddf: str | None = None,
+        vcov: Any = None,
+        cluster: Any = None,
+        key: Any = None,
+        n: int | None = None,
     ) -> pd.DataFrame:
-        """Confidence intervals of β: ``lower``, ``upper``, indexed as ``fixef``; see ``inference.confint``."""
-        return confint.confint(self, method, level, key, n)
+        """Confidence intervals: ``lower``, ``upper``, indexed as ``fixef``, or as ``parm`` says.
+
+        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key`` and ``n``).
+        ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all". See
+        ``inference.confint``.
+
+        >>> fit.confint("profile", parm="all")
+        """
+        return confint.confint(self, method, level, parm, ddf=ddf, vcov=vcov, cluster=cluster, key=key, n=n)
 
     conf_int = confint
 
@@ -306,6 +325,83 @@ class Fit(Fitted):
         The other arguments as in ``r2``.
         """
         return r2.icc(self, by_group, r2.How(interval, level, n, key, approximation))
+
+    @known_keywords({"which": "parm=", "alphamax": "level=1 - alphamax", "signames": "names are those of a bootstrap"})
+    def profile(self, parm: Any = None, level: float = 0.99) -> Profile:
+        """The profile likelihood of every parameter, or of those that ``parm`` names: ``frame``, ``confint()``,
+        ``plot()``.
+
+        A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. See
+        ``inference.profile``.
+
+        >>> fit.profile().plot()
+        """
+        return profile(self, parm, level)
+
+    # ------------------------------------------------------------ marginal means
+    @known_keywords(AVERAGING)
+    def emmeans(
+        self,
+        specs: Any,
+        by: Any = None,
+        at: Any = None,
+        ddf: str | None = None,
+        weights: Any = "equal",
+        scale: str = "link",
+        integrate: bool = False,
+        level: float = 0.95,
+        vcov: Any = None,
+    ) -> Emmeans:
+        """Estimated marginal means: over the levels of ``specs``, averaged over those of the other factors.
+
+        Args:
+            specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
+            at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
+                levels.
+            ddf, vcov: as in ``coef_table``.
+            weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
+                or numbers, the first factor's levels fastest.
+            scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
+                under a log or logit link.
+            integrate: the mean averaged over the random effects, on the response scale, in the place of that at b = 0.
+
+        Returns:
+            ``Emmeans``: ``.frame``, ``.contrasts("pairwise")``, ``.joint_tests()``, ``.plot()``. A mean that the data
+            do not tell is NaN, and a note says so. ``fit.emmeans("Machine").contrasts("trt.vs.ctrl", ref="A")``
+
+        Raises:
+            ValueError, DataError: an unknown column, level, weight or scale; those known are named.
+        """
+        return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov)
+
+    @known_keywords(AVERAGING)
+    def emtrends(
+        self,
+        specs: Any,
+        var: str,
+        by: Any = None,
+        at: Any = None,
+        ddf: str | None = None,
+        weights: Any = "equal",
+        level: float = 0.95,
+        vcov: Any = None,
+    ) -> Emmeans:
+        """Slopes of the covariate ``var`` on the link scale, over the levels of ``specs``: ``frame`` has ``trend``.
+
+        At the mean of ``var`` unless ``at`` says where; the other arguments are those of ``emmeans``.
+        ``fit.emtrends("Variety", "nitro").contrasts("pairwise")`` compares slopes.
+        """
+        return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov)
+
+    @known_keywords(AVERAGING)
+    def joint_tests(self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None) -> pd.DataFrame:
+        """F tests of every term by its marginal means, in each group of ``by``: ``F``, ``num_df``, ``den_df``, ``p``.
+
+        Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
+        out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
+        ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method, the scaled F by Kenward & Roger's.
+        """
+        return emmeans.joint_tests(self, by, at, ddf, vcov)
 
     def __repr__(self) -> str:
         return str(self.summary())

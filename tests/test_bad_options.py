@@ -94,7 +94,7 @@ def test_a_family_of_a_model(data):
         (lambda f: f.predict(interval="both"), ["interval must be None, 'confidence' or 'prediction', not 'both'"]),
         (lambda f: f.predict(level=95), ["level must lie between 0 and 1, not 95"]),
         (lambda f: f.residuals("raw"), ["kind must be 'response', 'pearson', 'deviance' or 'working', not 'raw'"]),
-        (lambda f: f.confint("boot"), ["method must be 'wald'", "not 'boot'"]),
+        (lambda f: f.confint("boots"), ["method must be 'wald'", "not 'boots'"]),
         (lambda f: f.confint(level=1.5), ["level must lie between 0 and 1, not 1.5"]),
         (lambda f: f.simulate(0, key=jax.random.key(1)), ["n must be a positive number of replicates, not 0"]),
         (lambda f: f.simulate("a", key=jax.random.key(1)), ["n must be a positive number of replicates, not 'a'"]),
