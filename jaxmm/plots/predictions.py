@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm._axes import SEVERAL, STYLES, plain, pyplot
 from jaxmm.design import DataError
-from jaxmm.plots._axes import SEVERAL, STYLES, plain, pyplot
 
 
 def predictions(
