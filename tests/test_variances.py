@@ -47,6 +47,15 @@ def test_errors_are_those_of_the_hessian_by_the_parameters_themselves(weighted, 
     np.testing.assert_allclose(row, ends, rtol=1e-5)
 
 
+def test_errors_do_not_depend_on_the_parameters_of_a_structure(sleepstudy, sleep_reml):
+    """Of two effects compound symmetry has every covariance matrix, by a standard deviation each and a correlation."""
+    found = mm.lmm("Reaction ~ Days + cs(Days | Subject)", sleepstudy).tidy(0.95, effects="ran_pars")
+    known = sleep_reml.tidy(0.95, effects="ran_pars")
+    assert list(found["term"]) == list(known["term"])
+    columns = ["estimate", "std_error", "conf_low", "conf_high"]
+    np.testing.assert_allclose(found[columns].astype(float), known[columns].astype(float), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["REML", "ML"])
 def test_errors_of_glmmtmb(method, sleep_reml, sleep_ml):
     """Its theta are log standard deviations and t with r = t / sqrt(1 + t²), its dispersion is the log variance."""
