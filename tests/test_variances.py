@@ -112,6 +112,14 @@ def test_what_is_computed_when(sleep_reml):
     assert list(fit.tidy(effects="dispersion", conf_level=0.9).columns) == list(fit.tidy(0.9).columns)
 
 
+def test_a_second_print_computes_nothing(sleep_reml, programs):
+    first = str(sleep_reml)
+    reference = sleep_reml.reference()
+    programs.clear()
+    assert str(sleep_reml) == first and not programs
+    assert sleep_reml.reference() is reference
+
+
 def test_bad_input(sleep_reml):
     with says(ValueError, "effects must be one of 'fixed', 'ran_pars', 'dispersion'", "'random'"):
         sleep_reml.tidy(effects="random")
