@@ -120,6 +120,24 @@ def test_a_second_print_computes_nothing(sleep_reml, programs):
     assert sleep_reml.reference() is reference
 
 
+@pytest.mark.slow
+def test_coverage():
+    """Of 95 % intervals of standard deviations, the correlation and σ, with 60 levels."""
+    rng = np.random.default_rng(11)
+    g, x = np.repeat(np.arange(60), 8), rng.normal(size=480)
+    L, sigma, n = np.array([[1.0, 0.0], [0.24, 0.55]]), 1.5, 600
+    b = rng.normal(size=(n, 60, 2)) @ L.T
+    Y = b[:, g, 0] + b[:, g, 1] * x + sigma * rng.normal(size=(n, 480))
+    truth = [1.0, 0.24 / np.hypot(0.24, 0.55), np.hypot(0.24, 0.55), sigma]
+    fit = mm.lmm("y ~ x + (x | g)", {"y": Y[0], "x": x, "g": g})
+    ends = np.array([fit.refit(y).tidy(0.95, effects="ran_pars")[["conf_low", "conf_high"]] for y in Y], float)
+    known = np.isfinite(ends).all(axis=2)
+    assert known.mean() > 0.99
+    covered = (ends[..., 0] <= truth) & (truth <= ends[..., 1])
+    rates = covered.sum(axis=0) / known.sum(axis=0)
+    np.testing.assert_allclose(rates, 0.95, atol=4 * np.sqrt(0.95 * 0.05 / n))
+
+
 def test_bad_input(sleep_reml):
     with says(ValueError, "effects must be one of 'fixed', 'ran_pars', 'dispersion'", "'random'"):
         sleep_reml.tidy(effects="random")
