@@ -39,7 +39,8 @@ def plot_profile(curves: Sequence[Any], ends: pd.DataFrame, level: float, axes: 
     for axis, curve in zip(axes, curves, strict=True):
         _panel(axis, curve, ends.loc[curve.name, ["lower", "upper"]], quantile(level), 1.08 * z)
         plain(axis, curve.name, f"value and its {100 * level:g}% interval", "ζ")
-    axes[0].legend(frameon=False, fontsize=FONT, loc="upper left", handlelength=1.2)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(frameon=False, fontsize=FONT, loc="upper left", handlelength=1.2)
     return axes
 
 
