@@ -22,6 +22,9 @@ HELD_ROWS = 4096  # rows below which computing again is cheaper than keeping (ab
 FEW_PIECES = 256  # pieces of rows, so many at least, for a long inner axis
 PIECE_ROWS = 0.5  # what the scatter of one piece costs, in rows
 SIMULATED_AT_ONCE = 2**14  # numbers in a block of replicates of one fit
+PREDICTED_AT_ONCE = 2**14  # rows whose slopes by the parameters are held together
+DRAWN_AT_ONCE = 2**18  # new responses of rows, some draws of each, in one call
+COLUMNS_AT_ONCE = 1 << 22  # numbers in a block of columns of an inverse
 ROUGH_LEVELS = 1000  # of each factor are looked at for an expected Hessian
 
 # ---------------------------------------------------------------- dense parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -10,15 +10,21 @@ import pandas as pd
 
 from jaxmm import diagnostics, shrinkage, simulate, summary, tidy
 from jaxmm._context import computing
-from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
+from jaxmm._keywords import PREDICTING, SHARES, SIMULATING, known_keywords
 from jaxmm.diagnose import check, components, finding, multistart, pictures, simulated
 from jaxmm.fitted import Fitted
-from jaxmm.inference import confint, wald
+from jaxmm.inference import confint, joint, r2
 from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
+from jaxmm.inference.interval import Interval
+from jaxmm.inference.prediction import predictions
 from jaxmm.inference.profile import Profile, profile
 from jaxmm.inference.restrictions import restrictions
-from jaxmm.predict import fitted_values, predict
+from jaxmm.predict import Asked, fitted_values
+from jaxmm.publish import interchange, one
+from jaxmm.publish.hypertext import html
+from jaxmm.publish.latex import latex
+from jaxmm.publish.markdown import markdown
 from jaxmm.residuals import residuals
 from jaxmm.studies.bootstrap import Bootstrap, bootstrap
 
@@ -101,6 +107,10 @@ class Fit(Fitted):
         new_levels: str = "error",
         interval: str | None = None,
         level: float = 0.95,
+        ddf: str | None = None,
+        uncertain: str | Collection[str] | None = None,
+        key: Any = None,
+        n: int | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Predictions on the rows of ``newdata``, or of the fit.
 
@@ -110,19 +120,45 @@ class Fit(Fitted):
             offset: for new data, in the place of the fit's offset argument.
             scale: "response" (the mean; a proportion where there are trials), "link", "conditional" (the mean of the
                 counts before zeros are added), "zero" (the probability of an extra zero) or "dispersion" (φ).
-            new_levels: "error" for a level that the fit has not seen, or "population": b = 0 there.
-            interval: "confidence" for a frame with ``lower`` and ``upper``, what the parameters' errors make of it,
-                where ``re`` is "population" or "marginal". "prediction", with its ``weights``, is not available yet.
+            new_levels: "error" for a level that the fit has not seen; "population": b = 0 there, a typical level; or,
+                in an interval, "sample": b of such a level has the variance of the population of levels. With
+                ``re="population"`` every level is a new one.
+            interval: "confidence" of the mean, or "prediction" of a new response: a frame with ``predicted``,
+                ``lower`` and ``upper``, and in ``attrs`` and under it what they are.
+            level: the share of an interval.
+            ddf: its degrees of freedom in a linear model: "satterthwaite" (the default), of the whole variance; or
+                "asymptotic", normal quantiles, the default of a generalised model; or, where β̂ alone is uncertain, any
+                method of ``coef_table``.
+            uncertain: what an interval counts, of "fixed" (β̂), "random" (the levels' effects, given the data where they
+                have any), "variances" (estimates of variances and dispersion) and "residual" (a new response): all but
+                "variances" unless given. The rest is taken for known. See ``inference.prediction``.
+            weights: of new responses, for "prediction": precisions, or numbers of trials; a column's name, an array.
+            key, n: for "prediction" in a generalised model, which is simulated: a JAX key, and the draws of each row,
+                1000 unless given. Row i depends on the key and i alone. Shares where there are trials.
+
+        >>> fit.predict(new, interval="prediction", new_levels="sample")  # doctest: +SKIP
 
         Raises:
-            DataError: a missing column, an unseen level; the message names it and the remedy.
+            DataError: a missing column, an unseen level, missing weights; the message names it and the remedy.
+            TypeError: no key for a simulation.
         """
-        wald.check_level(level)
-        if interval not in (None, "confidence", "prediction"):
-            raise ValueError(f"interval must be None, 'confidence' or 'prediction', not {interval!r}")
-        if weights is not None:
-            raise NotImplementedError("weights= is for prediction intervals, which are not available yet: leave it out")
-        return predict(self, newdata, re, offset, new_levels, scale, interval, level)
+        asked = Asked(newdata, re, offset, new_levels)
+        return predictions(self, asked, scale, Interval(interval, level, uncertain, weights, key, n, ddf))
+
+    def joint_vcov(
+        self, levels: Mapping[str, Any] | None = None, *, uncertain: str | Collection[str] = ("fixed", "random")
+    ) -> pd.DataFrame:
+        """The covariance matrix of the errors of β̂ and b̂ together, as lme4's ``vcov(full=TRUE)``: σ² times the inverse
+        of Henderson's matrix in a linear model, from the curvature at the modes in a generalised one.
+
+        ``levels`` of each factor, as {"Subject": ["308", "309"]}, or all of them (up to 4000 rows in all);
+        ``uncertain`` as in ``predict``. Rows are labelled (part, level, effect), β's ("fixed", "", name). See
+        ``inference.joint``.
+
+        Raises:
+            ValueError: a factor or level that the fit has not; too many rows.
+        """
+        return joint.joint_vcov(self, levels, uncertain)
 
     @known_keywords(SIMULATING)
     def simulate(
@@ -251,6 +287,43 @@ class Fit(Fitted):
         """One row per row used: response, fitted value, residual."""
         return summary.augment(self)
 
+    @known_keywords(SHARES)
+    def r2(
+        self,
+        *,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
+        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
+
+        ``interval="bootstrap"`` with a ``key``: a frame ``estimate``, ``lower``, ``upper``, from ``n=999`` parametric
+        replicates. ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
+        "trigamma" or "delta", where family and link have it; the first by default. ``fit.r2()["marginal"]``
+        """
+        return r2.r2(self, r2.How(interval, level, n, key, approximation))
+
+    @known_keywords(SHARES)
+    def icc(
+        self,
+        *,
+        by_group: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Intraclass correlations, a Series: ``adjusted``, the share of the random effects in the variance that fixed
+        effects leave, and ``unadjusted``, in all; or ``by_group``, the adjusted share of each grouping factor.
+
+        The other arguments as in ``r2``.
+        """
+        return r2.icc(self, by_group, r2.How(interval, level, n, key, approximation))
+
     @known_keywords({"which": "parm=", "alphamax": "level=1 - alphamax", "signames": "names are those of a bootstrap"})
     def profile(self, parm: Any = None, level: float = 0.99) -> Profile:
         """The profile likelihood of every parameter, or of those that ``parm`` names: ``frame``, ``confint()``,
@@ -310,3 +383,42 @@ class Fit(Fitted):
         family alike; ``jaxmm.plots.qq_ranef(fit)`` has the random effects.
         """
         return pictures.plot_residuals(self, axes)
+
+    # ------------------------------------------------------------ tables for papers
+    def to_latex(self, label: str = "", **style: Any) -> str:
+        """The fit as a table for a paper, a ``tabular`` with the rules of the package booktabs.
+
+        Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
+        random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
+        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``stats``, ``exact_p``, ``names``, ``caption``, ``notes``;
+        see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+        """
+        return latex(one.sheet(self, **style), label)
+
+    def to_html(self, **style: Any) -> str:
+        """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``."""
+        return html(one.sheet(self, **style))
+
+    def to_markdown(self, **style: Any) -> str:
+        """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``."""
+        return markdown(one.sheet(self, **style))
+
+    @property
+    def __maketables_coef_table__(self) -> pd.DataFrame:
+        return interchange.coefficient_table(self)
+
+    def __maketables_stat__(self, key: str) -> float | int | str | None:
+        return interchange.statistic(self, key)
+
+    @property
+    def __maketables_depvar__(self) -> str:
+        return str(self.model.design.response)
+
+    @property
+    def __maketables_default_stat_keys__(self) -> list[str]:
+        return interchange.default_keys(self)
+
+    @property
+    def endog_names(self) -> str:
+        """The response, as statsmodels calls it."""
+        return str(self.model.design.response)

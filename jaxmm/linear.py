@@ -15,7 +15,8 @@ from jaxmm.design.checks import check_left, check_lmm
 from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained, joint_hessian
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
-from jaxmm.inference import wald
+from jaxmm.inference import joint, wald
+from jaxmm.inference.predictive import Ahead, normal_interval
 from jaxmm.inference.robust import linear as sandwich
 from jaxmm.likelihood import Curvature, Effects
 from jaxmm.optimize import Control
@@ -32,6 +33,7 @@ class Linear:
     family = Gaussian()
     precisions = True  # whether weights divide the variance of a response
     ddf = ("satterthwaite", "kenward-roger", "kenward-roger-linear", "between-within", "residual", "asymptotic")
+    averaged_over = ("fixed",)  # whose errors the interval of a mean over the levels has
     sandwiches = sandwich.KINDS
     exact = True  # whether VarCorr is the sum of its two parts exactly
 
@@ -138,6 +140,24 @@ class Linear:
         if scale == "dispersion":
             raise NotImplementedError("an interval of the dispersion is not available yet")
         return self.marginal_mean(fit, rows, scale), np.sqrt(wald.variances(rows.X, np.asarray(fit.estimates.vcov)))
+
+    def errors(self, arrays: Gram, e: Estimates, variances: bool) -> joint.Errors:
+        """How the estimates' errors move what is predicted; see ``inference.joint``."""
+        return joint.linear_errors(arrays, e, variances)
+
+    def factored(self, arrays: Gram, e: Estimates) -> joint.Factored:
+        """M at the estimates."""
+        return joint.linear_factored(arrays, e)
+
+    def response_interval(self, e: Estimates, ahead: Ahead, level: float, draws: Any) -> np.ndarray:
+        """(m, 3) of new responses, in closed form, and their degrees of freedom.
+
+        Raises:
+            ValueError: a key or a number of draws.
+        """
+        if draws is not None:
+            raise ValueError("key= and n= are for simulation: in a linear model the interval is in closed form")
+        return normal_interval(ahead, self.dispersion(e), level)
 
     def remarks(self, fit: Any) -> list[str]:
         d = fit.model.design

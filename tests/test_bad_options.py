@@ -86,7 +86,10 @@ def test_a_family_of_a_model(data):
         (lambda f: f.predict(re="fixed"), ["re must be one of 'conditional', 'population', 'marginal'", "'fixed'"]),
         (lambda f: f.predict(re=None), ["re must be one of", "not None"]),
         (lambda f: f.predict(re=["class"]), ["no grouping factor 'class'", "'school'"]),
-        (lambda f: f.predict(new_levels="allow"), ["new_levels must be 'error' or 'population', not 'allow'"]),
+        (
+            lambda f: f.predict(new_levels="allow"),
+            ["new_levels must be 'error', 'population' or", "not 'allow'"],
+        ),
         (lambda f: f.predict(scale="logit"), ["scale must be one of 'response', 'link'", "not 'logit'"]),
         (lambda f: f.predict(interval="both"), ["interval must be None, 'confidence' or 'prediction', not 'both'"]),
         (lambda f: f.predict(level=95), ["level must lie between 0 and 1, not 95"]),
