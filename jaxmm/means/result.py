@@ -27,7 +27,7 @@ from jaxmm.means import contrasts as named
 from jaxmm.means import joint, plot
 from jaxmm.means.comparisons import Comparisons
 from jaxmm.means.functions import Functions
-from jaxmm.means.printing import html, named_level, printed
+from jaxmm.means.printing import html, level_text, named_level, printed
 
 _inverse = Elementwise(lambda link, eta: link.inverse(eta))
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])
@@ -118,6 +118,8 @@ class Emmeans:
         inner = [n for n in (*self.specs, *self.by) if n not in groups]
         labels, keys = np.array(self.labels(inner), dtype=object), self._values(groups)
         ratio = self._ratio
+        if len(inner) == 1 and not isinstance(ref, int | None):  # a level as it stands in the data
+            ref = next((named_level(n, v) for n in inner for v in self.levels[n] if level_text(v) == str(ref)), ref)
         blocks, rows = [], []
         for key in dict.fromkeys(keys):
             at = np.flatnonzero([k == key for k in keys])
