@@ -1,6 +1,7 @@
 """Marginal means against the cells of balanced data, numbers of R's emmeans, and what must hold whatever the model."""
 
 import json
+import pickle
 import warnings
 from functools import cache
 from pathlib import Path
@@ -292,6 +293,8 @@ def test_means_averaged_over_the_random_effects():
     rows = pd.DataFrame({"period": ["1", "2", "3", "4"], "herd": "1"})
     predicted = fit.predict(rows, re="marginal", interval="confidence")
     np.testing.assert_allclose(means.frame[["lower", "upper"]], predicted[["lower", "upper"]], rtol=1e-8)
+    again = pickle.loads(pickle.dumps(means))
+    assert str(again) == str(means) and str(again.contrasts()) == str(means.contrasts())
     assert "averaged over the random effects" in str(means) and "at b = 0" in str(fit.emmeans("period"))
     one = fit.emmeans([], scale="response", integrate=True).regrid().frame
     each = means.regrid()
@@ -319,7 +322,7 @@ def test_slopes_are_derivatives():
     found = fit.emtrends("Variety", "nitro", at={"nitro": 0.2})
     a, b = (fit.emmeans("Variety", at={"nitro": 0.2 + h}).frame["emmean"] for h in (-1e-2, 1e-2))
     np.testing.assert_allclose(found.frame["trend"], (b - a) / 2e-2, rtol=1e-9)  # exact of a parabola
-    assert "Slopes of nitro" in str(found) and "nitro = 0.2" in str(found)
+    assert "Slopes by nitro of yield" in str(found) and "nitro = 0.2" in str(found)
 
 
 def test_another_covariance():

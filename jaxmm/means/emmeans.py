@@ -87,7 +87,7 @@ def emmeans(
     _checked(grid, keep)
     make = means_of.averaged if integrate and curved else means_of.linear
     functions = make(fit, grid, keep, grid.weights(keep, weights), reference)
-    title = f"Marginal means of {_response(fit)}" if scale == "response" else f"Marginal means on the {_eta(fit)} scale"
+    title = f"Marginal means of {_response(fit)}{_on(fit) if scale == 'link' else ''}"
     estimand = (
         "averaged over the random effects" if integrate and curved
         else "at b = 0" if curved
@@ -98,7 +98,7 @@ def emmeans(
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "emmean", fit.family.link, scale, level,
-        (f"{title}: {estimand}", *_about(grid, keep, weights)), tuple(notes), fit.model.device,
+        (f"{title}: {estimand}", *_about(grid, keep, weights)), tuple(notes),
     )  # fmt: skip
 
 
@@ -126,8 +126,7 @@ def emtrends(
     where = "" if var in keep else f", at {var} = {_shown(grid.axis(var).levels)}"
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "trend", Identity(), "link", level,
-        (f"Slopes of {var} on the {_eta(fit)} scale{where}", *_about(grid, [*keep, var], weights)), tuple(notes),
-        fit.model.device,
+        (f"Slopes by {var} of {_response(fit)}{_on(fit)}{where}", *_about(grid, [*keep, var], weights)), tuple(notes),
     )  # fmt: skip
 
 
@@ -148,8 +147,9 @@ def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any) -> pd
 
 
 # ---------------------------------------------------------------- words
-def _eta(fit: Fitted) -> str:
-    return fit.family.link.name if fit.family.link.difference != "difference" else "response"
+def _on(fit: Fitted) -> str:
+    """The scale of the linear predictor, where it is another one than that of the response."""
+    return f", on the {fit.family.link.name} scale" if fit.family.link.difference != "difference" else ""
 
 
 def _response(fit: Fitted) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,11 +130,12 @@ def _arrows(axis: Any, spots: np.ndarray, value: np.ndarray, half: np.ndarray) -
 
 
 def _labels(figure: Any, axes: Any, x: str | None, trace: str | None, label: str, own_figure: bool) -> None:
+    label = textwrap.fill(label, 34)
     if own_figure and len(axes) > 1:
-        figure.supylabel(label, fontsize=9)
+        figure.supylabel(label, fontsize=8)
         figure.supxlabel(x or "", fontsize=9)
     else:
-        axes[0].set_ylabel(label, fontsize=9)
+        axes[0].set_ylabel(label, fontsize=8)
         axes[0].set_xlabel(x or "", fontsize=9)
     if trace is None:
         return

@@ -51,7 +51,6 @@ class Emmeans:
     level: float
     header: tuple[str, ...]
     notes: tuple[str, ...]
-    device: Any
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -76,7 +75,7 @@ class Emmeans:
         return pd.DataFrame(self.functions.vcov, names, names)
 
     def _carried(self, program: Elementwise, eta: np.ndarray) -> np.ndarray:
-        with computing(self.device):
+        with computing(jax.local_devices(backend="cpu")[0]):  # a few numbers
             return np.where(np.isnan(eta), np.nan, program(self.link, np.where(np.isnan(eta), 0.5, eta)))
 
     def regrid(self) -> Emmeans:
@@ -189,7 +188,7 @@ class Emmeans:
         df = np.asarray(self.functions.df)
         by = self.functions.reference.name
         known = df[np.isfinite(df)]
-        about = f"degrees of freedom: {by}" if len(known) else "intervals by the normal distribution"
+        about = f"degrees of freedom: {by}" if len(known) else "by the normal distribution"
         end = [f"{100 * self.level:g}% intervals, {about}"]
         if self.scale == "response" and self.link.difference != "difference":
             end[0] += f", made on the {self.link.name} scale"
