@@ -264,6 +264,13 @@ def test_what_the_data_do_not_tell():
     assert np.isfinite(pairs["p"][0]) and pairs["p"][1:].isna().all() and "not estimable" in str(pairs)
 
 
+def test_nothing_to_compare():
+    means = balanced().emmeans("N", at={"N": "0"})
+    for method in ("pairwise", "trt.vs.ctrl", "consec", "poly", "eff"):
+        assert len(means.contrasts(method).frame) == (method == "eff") and str(means.contrasts(method))
+    assert means.joint_tests().empty and str(balanced().emmeans([]).contrasts())
+
+
 # ---------------------------------------------------------------- scales
 def test_ratios_and_differences_on_the_scale_of_the_response():
     fit = fitted(CBPP)

@@ -163,7 +163,8 @@ def _shown(levels: Sequence[Any]) -> str:
 
 def _table(grid: Grid, keep: list[str]) -> pd.DataFrame:
     cells = grid.cells(keep)
-    return pd.DataFrame({n: pd.Series(v, dtype=object if isinstance(v[0], str) else float) for n, v in cells.items()})
+    columns = {n: pd.Series(v, dtype=object if isinstance(v[0], str) else float) for n, v in cells.items()}
+    return pd.DataFrame(columns, pd.RangeIndex(max(map(len, cells.values()), default=1)))
 
 
 def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:

@@ -29,6 +29,7 @@ from jaxmm.means.comparisons import Comparisons
 from jaxmm.means.functions import Functions
 from jaxmm.means.printing import html, level_text, named_level, printed
 
+MOST = 10_000  # contrasts
 _inverse = Elementwise(lambda link, eta: link.inverse(eta))
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])
 
@@ -127,6 +128,11 @@ class Emmeans:
             C[:, at] = found.C
             blocks.append((C, found.adjust, len(at)))
             rows += [(*key, name) for name in found.names]
+        if len(rows) > MOST:
+            raise ValueError(
+                f"there would be {len(rows)} contrasts, with as many squared correlations: choose levels by at=, or "
+                "compare with one of them (method='trt.vs.ctrl')"
+            )
         chosen = blocks[0][1] if adjust is None else adjusting.method(adjust)
         if chosen == "tukey" and not (isinstance(method, str) and method.endswith("pairwise")):
             raise ValueError("adjust='tukey' is for method='pairwise' or 'revpairwise': 'mvt' holds for any contrasts")
