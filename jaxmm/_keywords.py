@@ -40,6 +40,12 @@ PREDICTING = {
     "type": "scale='response' or scale='link'",
     "data": "the table is newdata=",
     "exog": "the table is newdata=",
+    "seed": "key=jax.random.key(seed)",
+    "nsim": "the number of draws is n=",
+    "n_sims": "the number of draws is n=",
+    "se_fit": "interval='confidence'",
+    "df": "ddf='satterthwaite' or 'asymptotic'",
+    "sample_new_levels": "new_levels='sample'",
 }
 AVERAGING = {
     "type": "scale='response' or scale='link'",
@@ -57,6 +63,12 @@ SIMULATING = {
     "rng": "key=jax.random.key(0)",
     "nsim": "the number of replicates is n=",
     "use_u": "re='conditional' keeps the random effects at their modes",
+}
+
+SHARES = {
+    "ci": "interval='bootstrap', level=0.95",
+    "by_group": "icc(by_group=True)",
+    "tolerance": "a singular fit has its shares like any other",
 }
 
 

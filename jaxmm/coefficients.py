@@ -42,11 +42,11 @@ def names(design: Design, component: str) -> list[str]:
     return list(own[component])
 
 
-def vcov(design: Design, estimates: Any, component: str) -> pd.DataFrame:
-    """The covariance matrix of a component's coefficients."""
+def vcov(design: Design, whole: Any, component: str) -> pd.DataFrame:
+    """The part of a component in the covariance matrix of all coefficients."""
     at = place(design, component)
     labels = names(design, component)
-    return pd.DataFrame(np.asarray(estimates.vcov)[at, at], labels, labels)
+    return pd.DataFrame(np.asarray(whole)[at, at], labels, labels)
 
 
 def coef_table(design: Design, reference: Reference, component: str) -> pd.DataFrame:

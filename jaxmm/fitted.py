@@ -15,7 +15,7 @@ from jaxmm import coefficients
 from jaxmm._context import computing
 from jaxmm.covariance import free
 from jaxmm.inference import ddf as ddf_methods
-from jaxmm.inference import wald
+from jaxmm.inference import robust, wald
 from jaxmm.inference.ddf import Reference
 from jaxmm.likelihood import Effects
 from jaxmm.optimize import Control, Status
@@ -59,23 +59,56 @@ class Fitted:
         freedom, of a generalised one by the normal distribution, which takes standard errors for known."""
         return self._labelled(self.coef_table()["p"], "p")
 
-    def vcov(self, component: str = "mu") -> pd.DataFrame:
-        """Covariance matrix of β̂: σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters.
+    def vcov(self, kind: str = "model", cluster: Any = None, component: str = "mu") -> pd.DataFrame:
+        """Covariance matrix of β̂.
 
-        ``component``: of which coefficients, as in ``coef_table``; "all" for those of every predictor together, those
-        of the zeros called "zi~x".
+        Args:
+            kind: "model", σ²(X'V⁻¹X)⁻¹ in a linear model, else from the joint Hessian of all parameters; or robust to
+                what is wrong with V or the likelihood within clusters, as clubSandwich names them: "CR0", "CR1",
+                "CR3", of linear models also "CR2", which is unbiased if the model is right. See ``inference.robust``.
+            cluster: a grouping factor's name, or a column of labels, one for each row used; by default the factor with
+                the fewest levels. No level of any factor may have rows in two clusters.
+            component: of which coefficients, as in ``coef_table``; "all" for those of every predictor together, those
+                of the zeros called "zi~x".
+
+        Raises:
+            ValueError: a kind that the model has not, an unknown cluster, or clusters that are not independent.
+
+        >>> fit.vcov("CR2"), fit.vcov("CR2", cluster=data["school"])
         """
-        return coefficients.vcov(self.model.design, self.estimates, component)
+        model = robust.check_kind(self.model, kind) == robust.MODEL and cluster is None
+        V = self.estimates.vcov if model else self.reference(None, kind, cluster).vcov
+        return coefficients.vcov(self.model.design, V, component)
 
-    def reference(self, ddf: str | None = None, vcov: Any = None) -> Reference:
+    def reference(self, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> Reference:
         """What tests of the coefficients are made with: their covariance, which the method may adjust, and degrees of
-        freedom; an ``inference.ddf.Reference``, computed once.  ``ddf`` and ``vcov`` as in ``coef_table``."""
+        freedom; an ``inference.ddf.Reference``, computed once.  ``ddf``, ``vcov`` and ``cluster`` as in
+        ``coef_table``."""
+        if isinstance(vcov, str) and robust.check_kind(self.model, vcov) != robust.MODEL:
+            own = self._robust(vcov, cluster)
+            return own if ddf in (None, own.name) else ddf_methods.with_covariance(self.reference(ddf), own.vcov)
+        if cluster is not None:
+            raise ValueError("cluster= belongs to a robust covariance: give its kind too, such as vcov='CR2'")
         known = self.__dict__.setdefault("_references", {})
         if ddf not in known:
             known[ddf] = ddf_methods.reference(self.model, self.estimates, ddf)
-        return known[ddf] if vcov is None else ddf_methods.with_covariance(known[ddf], vcov)
+        own = vcov is None or isinstance(vcov, str)
+        return known[ddf] if own else ddf_methods.with_covariance(known[ddf], vcov)
 
-    def coef_table(self, ddf: str | None = None, component: str = "mu", vcov: Any = None) -> pd.DataFrame:
+    def _robust(self, kind: str, cluster: Any) -> Reference:
+        """That of a robust covariance; kept, but for clusters that are no factor's."""
+        known = self.__dict__.setdefault("_robust_references", {})
+        key = (kind, cluster) if cluster is None or isinstance(cluster, str) else None
+        if key not in known:
+            found = robust.reference(self.model, self.estimates, kind, cluster)
+            if key is None:
+                return found
+            known[key] = found
+        return known[key]
+
+    def coef_table(
+        self, ddf: str | None = None, component: str = "mu", vcov: Any = None, cluster: Any = None
+    ) -> pd.DataFrame:
         """The coefficients of one predictor: ``estimate``, ``se``, ``df``, ``statistic``, ``p``, a row each.
 
         Args:
@@ -85,12 +118,15 @@ class Fitted:
                 ``inference.ddf``.
             component: "mu", the mean; "zi", the log-odds of an extra zero (``zero_inflation=``); "phi", log φ
                 (``dispersion=``); a further parameter of the family; or "all".
-            vcov: a covariance matrix in the place of the fit's: of all coefficients, or of those of the mean.
+            vcov: a covariance matrix in the place of the fit's, of all coefficients, or of those of the mean; or a kind
+                as ``Fit.vcov`` takes it. In a linear model "satterthwaite", the default, is then that of the robust
+                variance (Bell & McCaffrey; several rows by Hotelling's T²).
+            cluster: of a robust kind, as in ``vcov``.
 
         Raises:
-            ValueError: a component or a ddf that the model has not, or a matrix of another shape.
+            ValueError: a component, a ddf or a kind that the model has not, or a matrix of another shape.
         """
-        return coefficients.coef_table(self.model.design, self.reference(ddf, vcov), component)
+        return coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
 
     @property
     def theta(self) -> np.ndarray:
@@ -206,10 +242,13 @@ class Fitted:
             found = self.model.likelihood.effects(arrays, self.estimates)
         return Effects(*(self._by_design(x) for x in (found.modes, found.conditional, found.prediction)))
 
-    @property
+    @cached_property
     def modes(self) -> list[np.ndarray]:
         """Conditional modes per factor of the design, (J, q)."""
-        return self.effects.modes
+        if "effects" in self.__dict__:
+            return self.effects.modes
+        with computing(self.model.device):
+            return self._by_design(self.model.likelihood.modes(self.model.arrays, self.estimates))
 
     def ranef(self) -> RandomEffects:
         """Conditional modes (BLUPs) per grouping factor: levels × effects."""

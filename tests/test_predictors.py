@@ -262,11 +262,11 @@ def test_tables_of_every_predictor(name):
     """Tables, covariance matrices and the summary have a part for each; all coefficients together have one matrix."""
     fit = fitted(name)
     names = list(fit.model.design.predictors)
-    whole, tidy = fit.vcov("all"), fit.tidy()
+    whole, tidy = fit.vcov(component="all"), fit.tidy()
     assert list(whole) == [*fit.fixef.index, *(f"{c}~{x}" for c in names[1:] for x in ("(Intercept)", "badyes"))]
     for component in names:
         table = fit.coef_table(component=component)
-        np.testing.assert_allclose(table["se"], np.sqrt(np.diag(fit.vcov(component))))
+        np.testing.assert_allclose(table["se"], np.sqrt(np.diag(fit.vcov(component=component))))
         fixed = tidy[(tidy["effect"] == "fixed") & (tidy["component"] == component)]
         assert list(fixed["term"]) == list(table.index)
         np.testing.assert_array_equal(fixed["estimate"], table["estimate"])
@@ -342,7 +342,7 @@ def test_means_over_the_levels():
     # at b = 0 the interval of π is that of its own predictor
     frame = fit.predict(new, re="population", scale="zero", interval="confidence")
     row = np.array([1.0, 1.0 if new["bad"].iloc[0] == "yes" else 0.0])
-    se = np.sqrt(row @ fit.vcov("zi").to_numpy() @ row)
+    se = np.sqrt(row @ fit.vcov(component="zi").to_numpy() @ row)
     ends = 1 / (1 + np.exp(-(row @ zi.to_numpy() + np.array([-1, 1]) * 1.959963984540054 * se)))
     np.testing.assert_allclose(frame.iloc[0, 1:], ends, rtol=1e-9)
 
@@ -407,5 +407,5 @@ def test_a_fit_is_the_same_from_another_start_and_after_pickling():
     again = fit.model.fit(start=fit)
     close(again.deviance, fit.deviance, 1e-10)
     kept = pickle.loads(pickle.dumps(fit))
-    pd.testing.assert_frame_equal(kept.vcov("all"), fit.vcov("all"))
+    pd.testing.assert_frame_equal(kept.vcov(component="all"), fit.vcov(component="all"))
     np.testing.assert_array_equal(kept.predict(scale="zero"), fit.predict(scale="zero"))
