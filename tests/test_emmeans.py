@@ -62,7 +62,7 @@ def fitted(k: int) -> mm.Fit:
 class Given(mm.Fit):
     """A fit with R's coefficients and their covariance; degrees of freedom are infinite."""
 
-    def reference(self, ddf_=None, vcov=None):
+    def reference(self, ddf_=None, vcov=None, cluster=None):
         beta = np.asarray(self.estimates.beta)
         return ddf.Constant("given", beta, np.asarray(self.estimates.vcov), np.full(len(beta), np.inf))
 
@@ -232,6 +232,14 @@ def test_the_coding_and_the_order_of_rows_do_not_matter():
     np.testing.assert_allclose(one["F"], two.loc[["Variety", "N", "N:Variety"], "F"], rtol=1e-4)
 
 
+def test_joint_tests_are_type_three():
+    for fit in (balanced(), fitted(OATS)):
+        for ddf_ in ("satterthwaite", "kenward-roger"):
+            np.testing.assert_allclose(
+                fit.joint_tests(ddf=ddf_), fit.anova(type=3, ddf=ddf_).loc[["Variety", "N", "Variety:N"]], rtol=1e-6
+            )
+
+
 def test_contrasts_of_ones_own():
     means = balanced().emmeans("N")
     polynomial = means.contrasts("poly")
@@ -336,6 +344,9 @@ def test_another_covariance():
     fit = balanced()
     wide = fit.emmeans("N", vcov=4 * fit.vcov()).frame
     np.testing.assert_allclose(wide["se"], 2 * fit.emmeans("N").frame["se"])
+    robust = fit.emmeans("N", vcov="CR0", cluster="Block").contrasts()
+    C, V = robust.functions.rows, fit.vcov(kind="CR0", cluster="Block").to_numpy()
+    np.testing.assert_allclose(robust["se"], np.sqrt(np.diag(C @ V @ C.T)))
 
 
 def test_it_takes_no_time(programs):

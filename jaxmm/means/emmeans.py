@@ -69,7 +69,7 @@ def _checked(grid: Grid, keep: list[str]) -> None:
 # ---------------------------------------------------------------- the verbs
 def emmeans(
     fit: Fitted, specs: Any, by: Any, at: Any, ddf: str | None, weights: Any, scale: str, integrate: bool,
-    level: float, vcov: Any,
+    level: float, vcov: Any, cluster: Any = None,
 ) -> Emmeans:  # fmt: skip
     """See ``Fit.emmeans``."""
     wald.check_level(level)
@@ -81,7 +81,7 @@ def emmeans(
         raise ValueError(
             "integrate=True averages over the random effects, whose variances vcov= says nothing of: leave one out"
         )
-    reference = fit.reference(ddf, vcov)
+    reference = fit.reference(ddf, vcov, cluster)
     grid = reference_grid(fit, at, random=integrate and curved)
     keep = [*names, *groups]
     _checked(grid, keep)
@@ -103,7 +103,16 @@ def emmeans(
 
 
 def emtrends(
-    fit: Fitted, specs: Any, var: str, by: Any, at: Any, ddf: str | None, weights: Any, level: float, vcov: Any
+    fit: Fitted,
+    specs: Any,
+    var: str,
+    by: Any,
+    at: Any,
+    ddf: str | None,
+    weights: Any,
+    level: float,
+    vcov: Any,
+    cluster: Any = None,
 ) -> Emmeans:
     """See ``Fit.emtrends``."""
     wald.check_level(level)
@@ -113,7 +122,7 @@ def emtrends(
     if seen is not None and var not in numbers:
         shown = ", ".join(map(repr, numbers)) or "none"
         raise ValueError(f"var must be a column of numbers among the fixed effects, not {var!r}; they have {shown}")
-    reference = fit.reference(ddf, vcov)
+    reference = fit.reference(ddf, vcov, cluster)
     at = dict(at or {})
     if seen is not None and var not in at and var not in [*names, *groups]:
         at[var] = seen.columns[var].mean
@@ -130,10 +139,10 @@ def emtrends(
     )  # fmt: skip
 
 
-def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any) -> pd.DataFrame:
+def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any, cluster: Any = None) -> pd.DataFrame:
     """See ``Fit.joint_tests``."""
     _, groups = read_specs((), by)
-    reference = fit.reference(ddf, vcov)
+    reference = fit.reference(ddf, vcov, cluster)
     grid = reference_grid(fit, at, spread=lambda column: (column.mean - 1, column.mean + 1))
     _checked(grid, groups)
     axes = [a.name for a in grid.axes if len(a.levels) > 1 and a.name not in groups]
