@@ -351,6 +351,7 @@ class Fit(Fitted):
         integrate: bool = False,
         level: float = 0.95,
         vcov: Any = None,
+        cluster: Any = None,
     ) -> Emmeans:
         """Estimated marginal means: over the levels of ``specs``, averaged over those of the other factors.
 
@@ -358,7 +359,7 @@ class Fit(Fitted):
             specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
             at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
                 levels.
-            ddf, vcov: as in ``coef_table``.
+            ddf, vcov, cluster: as in ``coef_table``.
             weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
                 or numbers, the first factor's levels fastest.
             scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
@@ -372,7 +373,7 @@ class Fit(Fitted):
         Raises:
             ValueError, DataError: an unknown column, level, weight or scale; those known are named.
         """
-        return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov)
+        return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov, cluster)
 
     @known_keywords(AVERAGING)
     def emtrends(
@@ -385,23 +386,26 @@ class Fit(Fitted):
         weights: Any = "equal",
         level: float = 0.95,
         vcov: Any = None,
+        cluster: Any = None,
     ) -> Emmeans:
         """Slopes of the covariate ``var`` on the link scale, over the levels of ``specs``: ``frame`` has ``trend``.
 
         At the mean of ``var`` unless ``at`` says where; the other arguments are those of ``emmeans``.
         ``fit.emtrends("Variety", "nitro").contrasts("pairwise")`` compares slopes.
         """
-        return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov)
+        return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov, cluster)
 
     @known_keywords(AVERAGING)
-    def joint_tests(self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None) -> pd.DataFrame:
+    def joint_tests(
+        self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None, cluster: Any = None
+    ) -> pd.DataFrame:
         """F tests of every term by its marginal means, in each group of ``by``: ``F``, ``num_df``, ``den_df``, ``p``.
 
         Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
         out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
         ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method, the scaled F by Kenward & Roger's.
         """
-        return emmeans.joint_tests(self, by, at, ddf, vcov)
+        return emmeans.joint_tests(self, by, at, ddf, vcov, cluster)
 
     def __repr__(self) -> str:
         return str(self.summary())
