@@ -13,6 +13,7 @@ from jaxmm._context import computing
 from jaxmm._keywords import PREDICTING, SIMULATING, known_keywords
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, wald
+from jaxmm.inference.influence import Influence, influence
 from jaxmm.predict import fitted_values, predict
 from jaxmm.residuals import residuals
 from jaxmm.studies.bootstrap import Bootstrap, bootstrap
@@ -174,6 +175,21 @@ class Fit(Fitted):
     def augment(self) -> pd.DataFrame:
         """One row per row used: response, fitted value, residual."""
         return summary.augment(self)
+
+    @known_keywords({"groups": "by='Subject'", "group": "by='Subject'", "exact": "refit=True or refit=False"})
+    def influence(self, by: str = "case", *, refit: bool = True) -> Influence:
+        """What each row, or each level of a factor, does to the estimates: Cook's distance, dfbetas, leverage.
+
+        Args:
+            by: "case", or the name of a grouping factor.
+            refit: whether to fit again without each of them, all as one batch; else from derivatives at the estimates.
+
+        Returns:
+            ``Influence``: ``frame``, ``exact`` and ``derivative`` (the change of every parameter), ``plot()``.
+
+        >>> fit.influence("Subject").frame.nlargest(5, "cooks_distance")
+        """
+        return influence(self, by, refit)
 
     def __repr__(self) -> str:
         return str(self.summary())

@@ -18,10 +18,10 @@ class Varying(NamedTuple):
     """What L lanes have of their own; None is what they all share with the model.  A source gives it with the lanes
     first, NumPy or JAX, and a ``Problem`` takes it with the lanes last.
 
-    ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p); ``weights`` (L, nobs), above zero;
-    ``offset`` (L, nobs); ``copies`` (L, J) how often each level of the outermost factor of the chain counts, for a case
-    bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn without responses
-    (``direct.Drawn``)."""
+    ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p); ``weights`` (L, nobs), zero where a
+    row is left out; ``offset`` (L, nobs); ``copies`` (L, J) how often each level of the outermost factor of the chain
+    counts, for a case bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn without
+    responses (``direct.Drawn``)."""
 
     y: Any = None
     X: Any = None
