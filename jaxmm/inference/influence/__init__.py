@@ -102,7 +102,7 @@ class Influence:
         labels = labels_of(self.fit.model)
         found = self.batch.estimates()
         table = np.stack([np.where(self.batch.converged, found[name], np.nan) for name in labels], axis=1)
-        return pd.DataFrame(table - parameters(self.fit)[labels].to_numpy(), self.index, labels)
+        return pd.DataFrame(table - np.asarray(parameters(self.fit)[labels]), self.index, labels)
 
     @property
     def changes(self) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def _at(fit: Fitted) -> Step:
     """The estimates, as one step of no length."""
     e, arrays = fit.estimates, fit.model.arrays
     if isinstance(arrays, Rows):
-        theta, log_phi = arrays.layout.split(np.asarray(e.psi)).theta, np.asarray(e.log_phi)
+        theta, log_phi = np.asarray(arrays.layout.split(e.psi).theta), np.asarray(e.log_phi)
     else:
         theta, log_phi = np.asarray(e.theta_scaled), 2 * np.log(np.atleast_1d(np.asarray(e.sigma)))
     return Step(np.asarray(e.beta)[None], theta[None], log_phi[None])

@@ -58,7 +58,8 @@ class Step(NamedTuple):
 # ---------------------------------------------------------------- linear models
 def without_rows(fit: Fitted) -> Step:
     """Of a linear model, without each row that counts."""
-    e, gram = fit.estimates, fit.model.arrays
+    e = fit.estimates
+    gram: Any = fit.model.arrays
     return _step(fit, _rows(e.theta_scaled, gram, fit.model.rows, np.ones(len(fit.model.design.y))))
 
 
@@ -72,7 +73,8 @@ def without_levels(fit: Fitted, codes: np.ndarray, count: int) -> Step:
 
 def _step(fit: Fitted, found: Any) -> Step:
     """From gradients (m, G) and Hessians (m, m, G) of the deviances, and (β_s, log σ²) with slopes (m, p + 1, G)."""
-    e, gram = fit.estimates, fit.model.arrays
+    e = fit.estimates
+    gram: Any = fit.model.arrays
     g, H, rest, slopes = (np.moveaxis(np.asarray(x), -1, 0) for x in found)
     dear = is_dear(gram)
 
@@ -193,7 +195,8 @@ def _derivatives(without: Callable[[Array], tuple[Array, Array]], theta: Array) 
 # ---------------------------------------------------------------- generalised models
 def without_clusters(fit: Fitted, codes: np.ndarray, count: int, by: str) -> Step:
     """Of a generalised model, without each level of its outermost factor."""
-    e, rows = fit.estimates, fit.model.arrays
+    e = fit.estimates
+    rows: Any = fit.model.arrays
     g, H = scores.derivatives(fit.model, e, Clusters(codes, count, by), True)
     large = is_large(rows)
 
