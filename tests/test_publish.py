@@ -206,9 +206,11 @@ def test_tests_and_covariances_of_ones_own(slopes):
     residual = one.sheet(slopes, ddf="residual")
     assert any("Residual degrees of freedom" in n for n in residual.notes)
     assert "df" not in one.sheet(slopes, ddf="asymptotic").head
-    doubled = parts.content(slopes, None, vcov=4 * slopes.vcov().to_numpy())
+    doubled = parts.content(slopes, None, parts.Errors(vcov=4 * slopes.vcov().to_numpy()))
     assert doubled.fixed["", "Days"].se == pytest.approx(2 * slopes.bse["Days"])
     assert "standard errors by a given covariance" in doubled.notes
+    robust = slopes.to_markdown(vcov="CR2", cluster="Subject")
+    assert "Standard errors: CR2, clusters by Subject." in robust
 
 
 def test_a_generalised_fit(cbpp):
