@@ -223,6 +223,10 @@ def test_a_generalised_fit(cbpp):
     _read_html(cbpp.to_html())
 
 
+def test_names_lose_their_back_quotes():
+    assert one.renamed("`a b`:x", {}) == "a b:x" and one.renamed("`a b`", {"`a b`": "A"}) == "A"
+
+
 def test_bad_arguments_of_one(slopes):
     with pytest.raises(ValueError, match=r"stats: unknown 'r3'; there are 'response'"):
         slopes.to_latex(stats=["r3"])

@@ -109,7 +109,8 @@ def statistic_cell(label: str, value: Any, digits: int) -> Cell:
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
-    return str(names.get(name, name))
+    """Its other name; else its own, without the back-quotes of a formula."""
+    return str(names[name]) if name in names else name.replace("`", "")
 
 
 def sentence(text: str) -> str:
