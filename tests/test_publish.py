@@ -223,6 +223,13 @@ def test_a_generalised_fit(cbpp):
     _read_html(cbpp.to_html())
 
 
+def test_shares_of_the_variance(slopes):
+    found = parts.content(slopes, ["r2", "icc"]).statistics
+    assert list(found) == ["R² (marginal)", "R² (conditional)", "ICC"]
+    assert list(found.values()) == pytest.approx([*slopes.r2(), slopes.icc()["adjusted"]])
+    assert r"R$^{2}$ (marginal) & " in slopes.to_latex(stats="r2")
+
+
 def test_names_lose_their_back_quotes():
     assert one.renamed("`a b`:x", {}) == "a b:x" and one.renamed("`a b`", {"`a b`": "A"}) == "A"
 

@@ -35,8 +35,8 @@ def sheet(
         digits: significant digits of the standard errors; estimates have as many decimals.
         level: of the intervals.
         ddf, vcov, cluster: degrees of freedom and covariance, as ``Fit.coef_table`` takes them.
-        stats: what stands below: "nobs", "groups", "loglik", "aic" (these by default), "bic", "deviance", "df",
-            "method", "family", "response"; or a mapping of labels to functions of the fit.
+        stats: what stands below: "nobs", "groups", "loglik", "aic" (these by default), "bic", "deviance", "df", "r2",
+            "icc", "method", "family", "response"; or a mapping of labels to functions of the fit.
         exact_p: p to three digits however small it is, where "<0.001" is printed else.
         names: other names for terms, effects and factors.
         notes: whether to say below how the tests were made, and what is wrong with the fit.

@@ -48,7 +48,7 @@ class Content:
     notes: tuple[str, ...]
 
 
-Statistic = Callable[[Fitted], Any]
+Statistic = Callable[[Any], Any]  # of a Fit
 
 
 class Errors(NamedTuple):
@@ -126,6 +126,8 @@ STATISTICS: dict[str, Statistic] = {
     "deviance": lambda fit: {"Deviance": fit.deviance},
     "aic": lambda fit: {"AIC": fit.aic},
     "bic": lambda fit: {"BIC": fit.bic},
+    "r2": lambda fit: {f"R² ({kind})": value for kind, value in fit.r2().items()},
+    "icc": lambda fit: {"ICC": fit.icc()["adjusted"]},
 }
 DEFAULT = ("nobs", "groups", "loglik", "aic")
 CRITERIA = frozenset({"Log-likelihood", "Deviance", "AIC", "BIC"})
