@@ -477,8 +477,8 @@ class Fit(Fitted):
 
         Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
         random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
-        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``stats``, ``exact_p``, ``names``, ``caption``, ``notes``;
-        see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``cluster``, ``stats``, ``exact_p``, ``names``,
+        ``caption``, ``notes``; see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
         """
         return latex(one.sheet(self, **style), label)
 
