@@ -16,6 +16,7 @@ from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, joint, r2
 from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
+from jaxmm.inference.influence import Influence, influence
 from jaxmm.inference.interval import Interval
 from jaxmm.inference.prediction import predictions
 from jaxmm.inference.profile import Profile, profile
@@ -351,6 +352,7 @@ class Fit(Fitted):
         integrate: bool = False,
         level: float = 0.95,
         vcov: Any = None,
+        cluster: Any = None,
     ) -> Emmeans:
         """Estimated marginal means: over the levels of ``specs``, averaged over those of the other factors.
 
@@ -358,7 +360,7 @@ class Fit(Fitted):
             specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
             at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
                 levels.
-            ddf, vcov: as in ``coef_table``.
+            ddf, vcov, cluster: as in ``coef_table``.
             weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
                 or numbers, the first factor's levels fastest.
             scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
@@ -372,7 +374,7 @@ class Fit(Fitted):
         Raises:
             ValueError, DataError: an unknown column, level, weight or scale; those known are named.
         """
-        return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov)
+        return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov, cluster)
 
     @known_keywords(AVERAGING)
     def emtrends(
@@ -385,23 +387,41 @@ class Fit(Fitted):
         weights: Any = "equal",
         level: float = 0.95,
         vcov: Any = None,
+        cluster: Any = None,
     ) -> Emmeans:
         """Slopes of the covariate ``var`` on the link scale, over the levels of ``specs``: ``frame`` has ``trend``.
 
         At the mean of ``var`` unless ``at`` says where; the other arguments are those of ``emmeans``.
         ``fit.emtrends("Variety", "nitro").contrasts("pairwise")`` compares slopes.
         """
-        return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov)
+        return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov, cluster)
 
     @known_keywords(AVERAGING)
-    def joint_tests(self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None) -> pd.DataFrame:
+    def joint_tests(
+        self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None, cluster: Any = None
+    ) -> pd.DataFrame:
         """F tests of every term by its marginal means, in each group of ``by``: ``F``, ``num_df``, ``den_df``, ``p``.
 
         Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
         out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
         ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method, the scaled F by Kenward & Roger's.
         """
-        return emmeans.joint_tests(self, by, at, ddf, vcov)
+        return emmeans.joint_tests(self, by, at, ddf, vcov, cluster)
+
+    @known_keywords({"groups": "by='Subject'", "group": "by='Subject'", "exact": "refit=True or refit=False"})
+    def influence(self, by: str = "case", *, refit: bool = True) -> Influence:
+        """What each row, or each level of a factor, does to the estimates: Cook's distance, dfbetas, leverage.
+
+        Args:
+            by: "case", or the name of a grouping factor.
+            refit: whether to fit again without each of them, all as one batch; else from derivatives at the estimates.
+
+        Returns:
+            ``Influence``: ``frame``, ``exact`` and ``derivative`` (the change of every parameter), ``plot()``.
+
+        >>> fit.influence("Subject").frame.nlargest(5, "cooks_distance")
+        """
+        return influence(self, by, refit)
 
     def __repr__(self) -> str:
         return str(self.summary())
@@ -457,8 +477,8 @@ class Fit(Fitted):
 
         Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
         random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
-        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``stats``, ``exact_p``, ``names``, ``caption``, ``notes``;
-        see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``cluster``, ``stats``, ``exact_p``, ``names``,
+        ``caption``, ``notes``; see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
         """
         return latex(one.sheet(self, **style), label)
 
