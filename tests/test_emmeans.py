@@ -410,3 +410,28 @@ def test_pictures(tmp_path):
     assert panels is not None
     with pytest.raises(ValueError, match="arrows=True compares means on the link scale"):
         fit.emmeans("period", scale="response").plot(arrows=True)
+
+
+@pytest.mark.slow
+def test_intervals_of_averaged_means_cover():
+    """60 groups of 8 yes and no, an effect with a standard deviation of 1.2: 400 fits, four Monte-Carlo errors."""
+    rng = np.random.default_rng(9)
+    data = pd.DataFrame({"g": np.repeat(np.arange(60), 8), "a": np.tile(list("uv"), 240)})
+    eta = np.where(data["a"] == "u", -0.5, 0.6)
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    truth = (1 / (1 + np.exp(-(np.array([[-0.5], [0.6]]) + 1.2 * x)))) @ w / w.sum()
+
+    def draw() -> np.ndarray:
+        b = 1.2 * rng.normal(size=60)[data["g"]]
+        return (rng.uniform(size=len(data)) < 1 / (1 + np.exp(-eta - b))).astype(float)
+
+    fit = mm.glmm("y ~ a + (1 | g)", data.assign(y=draw()), "binomial", n_agq=9)
+    inside, averaged = np.zeros(2), []
+    n = 400
+    for _ in range(n):
+        frame = fit.refit(draw()).emmeans("a", scale="response", integrate=True).frame
+        inside += (frame["lower"] < truth) & (truth < frame["upper"])
+        averaged.append(frame["emmean"])
+    assert np.all(np.abs(inside / n - 0.95) < 4 * np.sqrt(0.95 * 0.05 / n))
+    spread = np.std(averaged, axis=0) / np.sqrt(n)
+    assert np.all(np.abs(np.mean(averaged, axis=0) - truth) < 4 * spread)
