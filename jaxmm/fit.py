@@ -16,6 +16,7 @@ from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, joint, r2
 from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
+from jaxmm.inference.influence import Influence, influence
 from jaxmm.inference.interval import Interval
 from jaxmm.inference.prediction import predictions
 from jaxmm.inference.profile import Profile, profile
@@ -407,6 +408,21 @@ class Fit(Fitted):
         """
         return emmeans.joint_tests(self, by, at, ddf, vcov, cluster)
 
+    @known_keywords({"groups": "by='Subject'", "group": "by='Subject'", "exact": "refit=True or refit=False"})
+    def influence(self, by: str = "case", *, refit: bool = True) -> Influence:
+        """What each row, or each level of a factor, does to the estimates: Cook's distance, dfbetas, leverage.
+
+        Args:
+            by: "case", or the name of a grouping factor.
+            refit: whether to fit again without each of them, all as one batch; else from derivatives at the estimates.
+
+        Returns:
+            ``Influence``: ``frame``, ``exact`` and ``derivative`` (the change of every parameter), ``plot()``.
+
+        >>> fit.influence("Subject").frame.nlargest(5, "cooks_distance")
+        """
+        return influence(self, by, refit)
+
     def __repr__(self) -> str:
         return str(self.summary())
 
@@ -461,8 +477,8 @@ class Fit(Fitted):
 
         Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
         random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
-        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``stats``, ``exact_p``, ``names``, ``caption``, ``notes``;
-        see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``cluster``, ``stats``, ``exact_p``, ``names``,
+        ``caption``, ``notes``; see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
         """
         return latex(one.sheet(self, **style), label)
 

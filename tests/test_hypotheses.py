@@ -146,3 +146,8 @@ def test_generalised_models_have_chi_squared(sleep_reml):
     with pytest.raises(ValueError, match="not independent"):
         sleep_reml.test([[1, 0], [2, 0]])
     assert np.isfinite(sleep_reml.anova("II", vcov=np.eye(2))["F"]).all()
+
+
+def test_a_table_without_terms_says_so():
+    fit = mm.lmm("Yield ~ 1 + (1 | Batch)", mm.datasets.load("dyestuff"))
+    assert len(fit.anova()) == 0 and "no terms" in str(fit.anova())

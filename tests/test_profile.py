@@ -325,6 +325,6 @@ def test_the_picture():
     np.testing.assert_allclose(np.interp(found.confint().loc["Days"].iloc[:2], x, y), [-Z95, Z95], atol=1e-3)
     _, ax = plt.subplots()
     assert list(found.plot("sigma", 0.9, ax)) == [ax]
-    with pytest.raises(ValueError, match="axes has 1 axes for 2 profiles"):
+    with pytest.raises(ValueError, match="axes must be 2, one for each profile, not 1"):
         found.plot(["sigma", "Days"], axes=ax)
     plt.close("all")

@@ -206,9 +206,11 @@ def test_tests_and_covariances_of_ones_own(slopes):
     residual = one.sheet(slopes, ddf="residual")
     assert any("Residual degrees of freedom" in n for n in residual.notes)
     assert "df" not in one.sheet(slopes, ddf="asymptotic").head
-    doubled = parts.content(slopes, None, vcov=4 * slopes.vcov().to_numpy())
+    doubled = parts.content(slopes, None, parts.Errors(vcov=4 * slopes.vcov().to_numpy()))
     assert doubled.fixed["", "Days"].se == pytest.approx(2 * slopes.bse["Days"])
     assert "standard errors by a given covariance" in doubled.notes
+    robust = slopes.to_markdown(vcov="CR2", cluster="Subject")
+    assert "Standard errors: CR2, clusters by Subject." in robust
 
 
 def test_a_generalised_fit(cbpp):
@@ -219,6 +221,17 @@ def test_a_generalised_fit(cbpp):
     assert [row.name for row in sheet.parts[1].rows] == ["herd: SD (Intercept)"]  # no residual
     _balanced(cbpp.to_latex(stats={"Trials": lambda fit: 842}))
     _read_html(cbpp.to_html())
+
+
+def test_shares_of_the_variance(slopes):
+    found = parts.content(slopes, ["r2", "icc"]).statistics
+    assert list(found) == ["R² (marginal)", "R² (conditional)", "ICC"]
+    assert list(found.values()) == pytest.approx([*slopes.r2(), slopes.icc()["adjusted"]])
+    assert r"R$^{2}$ (marginal) & " in slopes.to_latex(stats="r2")
+
+
+def test_names_lose_their_back_quotes():
+    assert one.renamed("`a b`:x", {}) == "a b:x" and one.renamed("`a b`", {"`a b`": "A"}) == "A"
 
 
 def test_bad_arguments_of_one(slopes):

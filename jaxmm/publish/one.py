@@ -10,7 +10,7 @@ from jaxmm._keywords import known_keywords
 from jaxmm._text import number_text
 from jaxmm.fitted import Fitted
 from jaxmm.publish import numbers
-from jaxmm.publish.parts import Content, Entry, Key, Statistic, content, statistic_text
+from jaxmm.publish.parts import Content, Entry, Errors, Key, Statistic, content, statistic_text
 from jaxmm.publish.sheet import Cell, Number, Part, Row, Sheet, Symbol
 
 
@@ -22,6 +22,7 @@ def sheet(
     level: float = 0.95,
     ddf: str | None = None,
     vcov: Any = None,
+    cluster: Any = None,
     stats: Sequence[str] | Mapping[str, Statistic] | None = None,
     exact_p: bool = False,
     names: Mapping[str, str] | None = None,
@@ -33,9 +34,9 @@ def sheet(
     Args:
         digits: significant digits of the standard errors; estimates have as many decimals.
         level: of the intervals.
-        ddf, vcov: degrees of freedom and covariance, as ``Fit.coef_table`` takes them.
-        stats: what stands below: "nobs", "groups", "loglik", "aic" (these by default), "bic", "deviance", "df",
-            "method", "family", "response"; or a mapping of labels to functions of the fit.
+        ddf, vcov, cluster: degrees of freedom and covariance, as ``Fit.coef_table`` takes them.
+        stats: what stands below: "nobs", "groups", "loglik", "aic" (these by default), "bic", "deviance", "df", "r2",
+            "icc", "method", "family", "response"; or a mapping of labels to functions of the fit.
         exact_p: p to three digits however small it is, where "<0.001" is printed else.
         names: other names for terms, effects and factors.
         notes: whether to say below how the tests were made, and what is wrong with the fit.
@@ -44,7 +45,7 @@ def sheet(
         ValueError: digits below 1, a level outside 0 to 1, an unknown statistic, ddf or vcov.
     """
     check_digits(digits)
-    found = content(fit, stats, ddf, vcov, level)
+    found = content(fit, stats, Errors(ddf, vcov, cluster), level)
     names = names or {}
     t = fit.model.likelihood.statistic
     with_df = any(math.isfinite(e.df) for e in found.fixed.values())
@@ -108,7 +109,8 @@ def statistic_cell(label: str, value: Any, digits: int) -> Cell:
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
-    return str(names.get(name, name))
+    """Its other name; else its own, without the back-quotes of a formula."""
+    return str(names[name]) if name in names else name.replace("`", "")
 
 
 def sentence(text: str) -> str:
