@@ -194,6 +194,7 @@ def test_joint_tests_as_in_r(k):
 OATS = next(k for k, c in enumerate(REFERENCE) if c["formula"] == "yield ~ Variety * N + (1 | Block/Variety)")
 HOLES = next(k for k, c in enumerate(REFERENCE) if c["data"] == "holes")
 CBPP = next(k for k, c in enumerate(REFERENCE) if c["data"] == "cbpp")
+SLEEP = next(k for k, c in enumerate(REFERENCE) if "long" in c["formula"])
 TICKS = next(k for k, c in enumerate(REFERENCE) if "offset" in c["formula"])
 
 
@@ -272,6 +273,20 @@ def test_what_the_data_do_not_tell():
     assert np.isfinite(pairs["p"][0]) and pairs["p"][1:].isna().all() and "not estimable" in str(pairs)
 
 
+def test_levels_as_the_data_have_them():
+    """Numbers, texts and truths are found by what they look like."""
+    fit = given(SLEEP, REFERENCE[SLEEP]["means"][0])
+    whole = fit.emmeans("long").frame
+    for value in (True, np.True_, "TRUE", [True], pd.Series([True])):
+        one = fit.emmeans("long", at={"long": value}).frame
+        assert list(one["long"]) == ["TRUE"] and one["emmean"][0] == whole["emmean"][1]
+    assert list(fit.emmeans("odd", at={"odd": [1]}).frame["odd"]) == [1.0]
+    days = fit.emmeans("Days", at={"Days": range(3)}).frame
+    np.testing.assert_allclose(np.diff(days["emmean"]), fit.emtrends([], "Days").frame["trend"][0])
+    year = given(TICKS, REFERENCE[TICKS]["means"][0]).emmeans("YEAR", at={"YEAR": [97, 95]}).frame
+    assert list(year["YEAR"]) == ["97", "95"]
+
+
 def test_nothing_to_compare():
     means = balanced().emmeans("N", at={"N": "0"})
     for method in ("pairwise", "trt.vs.ctrl", "consec", "poly", "eff"):
@@ -347,6 +362,9 @@ def test_another_covariance():
     robust = fit.emmeans("N", vcov="CR0", cluster="Block").contrasts()
     C, V = robust.functions.rows, fit.vcov(kind="CR0", cluster="Block").to_numpy()
     np.testing.assert_allclose(robust["se"], np.sqrt(np.diag(C @ V @ C.T)))
+    assert "standard errors: CR0, clusters by Block" in str(robust)
+    few = fit.joint_tests(vcov="CR2", cluster="Block")  # six blocks do not tell six interactions' covariance
+    assert np.isnan(few.loc["Variety:N", "F"]) and "singular" in few.loc["Variety:N", "note"]
 
 
 def test_it_takes_no_time(programs):
@@ -410,3 +428,28 @@ def test_pictures(tmp_path):
     assert panels is not None
     with pytest.raises(ValueError, match="arrows=True compares means on the link scale"):
         fit.emmeans("period", scale="response").plot(arrows=True)
+
+
+@pytest.mark.slow
+def test_intervals_of_averaged_means_cover():
+    """60 groups of 8 yes and no, an effect with a standard deviation of 1.2: 400 fits, four Monte-Carlo errors."""
+    rng = np.random.default_rng(9)
+    data = pd.DataFrame({"g": np.repeat(np.arange(60), 8), "a": np.tile(list("uv"), 240)})
+    eta = np.where(data["a"] == "u", -0.5, 0.6)
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    truth = (1 / (1 + np.exp(-(np.array([[-0.5], [0.6]]) + 1.2 * x)))) @ w / w.sum()
+
+    def draw() -> np.ndarray:
+        b = 1.2 * rng.normal(size=60)[data["g"]]
+        return (rng.uniform(size=len(data)) < 1 / (1 + np.exp(-eta - b))).astype(float)
+
+    fit = mm.glmm("y ~ a + (1 | g)", data.assign(y=draw()), "binomial", n_agq=9)
+    inside, averaged = np.zeros(2), []
+    n = 400
+    for _ in range(n):
+        frame = fit.refit(draw()).emmeans("a", scale="response", integrate=True).frame
+        inside += (frame["lower"] < truth) & (truth < frame["upper"])
+        averaged.append(frame["emmean"])
+    assert np.all(np.abs(inside / n - 0.95) < 4 * np.sqrt(0.95 * 0.05 / n))
+    spread = np.std(averaged, axis=0) / np.sqrt(n)
+    assert np.all(np.abs(np.mean(averaged, axis=0) - truth) < 4 * spread)

@@ -93,7 +93,7 @@ def emmeans(
         else "at b = 0" if curved
         else "at b = 0, which is the average over the random effects as well"
     )  # fmt: skip
-    notes = _notes(fit, grid, keep, functions)
+    notes = [*_errors(vcov, cluster), *_notes(fit, grid, keep, functions)]
     if curved and not integrate:
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
@@ -131,7 +131,7 @@ def emtrends(
     _checked(grid, [*keep, var])
     grid = slopes(fit, grid, var)
     functions = means_of.linear(fit, grid, keep, grid.weights(keep, weights), reference)
-    notes = _notes(fit, grid, [*keep, var], functions)
+    notes = [*_errors(vcov, cluster), *_notes(fit, grid, [*keep, var], functions)]
     where = "" if var in keep else f", at {var} = {_shown(grid.axis(var).levels)}"
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "trend", Identity(), "link", level,
@@ -182,6 +182,16 @@ def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:
     how = f"{weights} weights" if isinstance(weights, str) else "weights as given"
     out = [f"averaged over the levels of {', '.join(over)}, {how}"] if over else []
     return [*out, *([", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
+
+
+def _errors(vcov: Any, cluster: Any) -> list[str]:
+    """Where the standard errors are from, unless they are the model's."""
+    if vcov is None:
+        return []
+    by = (
+        f", clusters by {cluster}" if isinstance(cluster, str) else ", clusters given" if cluster is not None else ""
+    )
+    return [f"standard errors: {vcov}{by}" if isinstance(vcov, str) else "standard errors: by the covariance given"]
 
 
 def _notes(fit: Fitted, grid: Grid, keep: list[str], functions: Functions) -> list[str]:

@@ -35,7 +35,7 @@ class Averaging(Fitted):
         Args:
             specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
             at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
-                levels.
+                levels. An offset is at its mean, unless a column of it is given.
             ddf, vcov, cluster: as in ``coef_table``.
             weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
                 or numbers, the first factor's levels fastest.

@@ -65,8 +65,8 @@ class Predicting(Fitted):
             scale: "response" (the mean; a proportion where there are trials), "link", "conditional" (the mean of the
                 counts before zeros are added), "zero" (the probability of an extra zero) or "dispersion" (φ).
             new_levels: "error" for a level that the fit has not seen; "population": b = 0 there, a typical level; or,
-                in an interval, "sample": b of such a level has the variance of the population of levels. With
-                ``re="population"`` every level is a new one.
+                in an interval, "sample": b of such a level has the variance of the population of levels, and
+                ``predicted`` is at b = 0. With ``re="population"`` every level is a new one.
             interval: "confidence" of the mean, or "prediction" of a new response: a frame with ``predicted``,
                 ``lower`` and ``upper``, and in ``attrs`` and under it what they are.
             level: the share of an interval.
