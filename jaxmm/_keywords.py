@@ -47,6 +47,17 @@ PREDICTING = {
     "df": "ddf='satterthwaite' or 'asymptotic'",
     "sample_new_levels": "new_levels='sample'",
 }
+AVERAGING = {
+    "type": "scale='response' or scale='link'",
+    "adjust": "it is an argument of .contrasts(method, adjust=...)",
+    "method": "fit.emmeans(specs).contrasts(method)",
+    "regrid": "fit.emmeans(specs).regrid()",
+    "mode": "the degrees of freedom are ddf=",
+    "lmer_df": "the degrees of freedom are ddf=",
+    "bias_adj": "integrate=True averages over the random effects exactly",
+    "cov_reduce": "at={'x': values} says where a covariate is",
+    "data": "the means are those of the fit's own columns; at={'x': values} changes them",
+}
 SIMULATING = {
     "seed": "key=jax.random.key(seed)",
     "rng": "key=jax.random.key(0)",

@@ -121,6 +121,12 @@ class Generalised:
     def arrays(self, accumulator: Accumulator, parts: Rows, design: Design) -> Rows:
         return _with_response(parts, design.y)
 
+    def rows(self, accumulator: Accumulator, arrays: Rows, design: Design) -> Rows:
+        return arrays
+
+    def arrays_for(self, arrays: Rows, rows: Rows, y: Any, weights: Any, offset: Any) -> Rows:
+        return rows.with_data(y, weights, offset)
+
     def estimate(
         self, accumulator: Accumulator, arrays: Rows, design: Design, start: Any, control: Control
     ) -> GlmmEstimates:

@@ -20,6 +20,8 @@ from jaxmm.inference.predictive import Ahead, normal_interval
 from jaxmm.inference.robust import linear as sandwich
 from jaxmm.likelihood import Curvature, Effects
 from jaxmm.optimize import Control
+from jaxmm.pure import gram_from_rows
+from jaxmm.rows import Rows, make_rows
 from jaxmm.start_given import raised_theta
 
 EXACT = 1e-9  # a residual variance below this share of the response's: rounding shows
@@ -68,6 +70,13 @@ class Linear:
     def arrays(self, accumulator: Accumulator, parts: dict, design: Design) -> Gram:
         offset = 0.0 if design.offset is None else design.offset
         return assemble(accumulator, parts, design.y - offset)
+
+    def rows(self, accumulator: Accumulator, arrays: Gram, design: Design) -> Rows:
+        offset = np.zeros(len(design.y)) if design.offset is None else design.offset
+        return make_rows(accumulator, self.family, design.y, np.ones(len(design.y)), [offset], room=False)
+
+    def arrays_for(self, arrays: Gram, rows: Rows, y: Any, weights: Any, offset: Any) -> Gram:
+        return gram_from_rows(arrays, rows, y, weights, offset)
 
     def estimate(self, accumulator: Accumulator, arrays: Gram, design: Design, start: Any, control: Control):
         left = float(np.asarray(arrays.total)[-1, -1])

@@ -39,11 +39,14 @@ class Link:
     ``unit_free``: eta has no unit, as a logit or a logarithm has none, so that 20 is far out whatever the data are.
     ``latent_variance``: where mu is a probability, Var e of a latent e with P(eta + e > 0) = mu; None where there is no
     such e, or no variance of it.
+    ``difference``: what a difference of two eta is for the means, "difference" of them, or what its exponential is, as
+    "ratio"; "" where it is neither.
     """
 
     name: ClassVar[str]
     unit_free: ClassVar[bool] = False
     latent_variance: ClassVar[float | None] = None
+    difference: ClassVar[str] = ""
 
     def link(self, mu):
         """eta for a mean."""
@@ -86,6 +89,7 @@ class Logit(Link):
     name = "logit"
     unit_free = True
     latent_variance = math.pi**2 / 3  # of the logistic distribution
+    difference = "odds ratio"
 
     def link(self, mu):
         return jnp.log(mu) - jnp.log1p(-mu)
@@ -245,6 +249,7 @@ class Log(Link):
 
     name = "log"
     unit_free = True
+    difference = "ratio"
 
     def link(self, mu):
         return jnp.log(mu)
@@ -273,6 +278,7 @@ class Identity(Link):
     """mu = eta."""
 
     name = "identity"
+    difference = "difference"
 
     def link(self, mu):
         return mu

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import jax
+import numpy as np
 
 from jaxmm._context import choose_device, computing
 from jaxmm.design import Design, RandomTerm
@@ -84,6 +85,32 @@ class Prepared(ABC):
         with computing(self.device), jax.ensure_compile_time_eval():
             return self.likelihood.arrays(self.accumulator, parts, self.design)
 
+    def arrays_for(self, y: Any = None, *, weights: Any = None, offset: Any = None) -> Gram | Rows:
+        """``arrays`` for another response, weights or offset: a pure function of these, safe under ``jit``, ``vmap``
+        and ``grad``, for ``estimate``, ``deviance`` and ``neg2_loglik``.
+
+        Args:
+            y: (n,) of the rows that count, in their order, as ``design.y``: counts of successes where there are trials.
+            weights: (n,) above zero; of a linear model precisions, else what multiplies the log density of a row.
+            offset: (n,) of the mean's predictor. What is None is the model's.
+
+        Raises:
+            ValueError: another length.
+
+        >>> jax.grad(lambda y: mm.estimate(model.arrays_for(y)).beta[1])(model.design.y)
+        """
+        n = self.design.y.shape
+        for name, x in (("y", y), ("weights", weights), ("offset", offset)):
+            if x is not None and np.shape(x) != n:
+                raise ValueError(f"{name} must have shape {n}, a number for each row that counts, not {np.shape(x)}")
+        return self.likelihood.arrays_for(self.arrays, self.rows, y, weights, offset)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows, also of a linear model, which keeps sums of them otherwise."""
+        with computing(self.device), jax.ensure_compile_time_eval():
+            return self.likelihood.rows(self.accumulator, self.arrays, self.design)
+
     def with_response(self, y: Any) -> Self:
         """The same design with another response (n,), for the rows that count; compiles nothing.
 
@@ -131,14 +158,16 @@ class Prepared(ABC):
 
     def _copy(self, **changes: Any) -> Self:
         other: Any = object.__new__(type(self))
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k != "arrays"})
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("arrays", "rows")})
         other.__dict__.update(changes)
         if "structure" in changes and "accumulator" in other.__dict__:
             other.__dict__["accumulator"] = replace(self.accumulator, structure=changes["structure"])
         return other
 
     def __getstate__(self) -> dict:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("arrays", "device", "accumulator", "parts")}
+        state = {
+            k: v for k, v in self.__dict__.items() if k not in ("arrays", "rows", "device", "accumulator", "parts")
+        }
         return {**state, "platform": self.device.platform}
 
     def __setstate__(self, state: dict) -> None:

@@ -55,8 +55,10 @@ def estimate(
 
     The search is a compiled loop.  Derivatives of the result with respect to the leaves of ``arrays`` come from the
     implicit function theorem at the optimum, dθ̂ = -H⁻¹ (∂²f/∂θ∂arrays) darrays, not from the loop; those of
-    ``theta`` itself do not exist where a variance is zero.  For another response of a generalised model,
-    ``arrays.with_response(y)`` is pure too.
+    ``theta`` itself do not exist where a variance is zero.  ``model.arrays_for(y, weights=, offset=)`` is a pure
+    function too, so that ``jax.grad(lambda y: mm.estimate(model.arrays_for(y)).beta[1])`` is the influence of each
+    response on a coefficient.  Derivatives of first order only; those of the covariance of a generalised model
+    (``vcov``, ``covariance``), and of what tells how the search ended, are left out: constants.
 
     Args:
         arrays: ``model.arrays``; float64 needs x64 enabled. In float32 the tolerance is raised to what its

@@ -149,9 +149,19 @@ class Rows:
 
     def with_response(self, y: Array) -> Rows:
         """The same rows with another response (n,), in the order of the data; pure, safe under ``jit`` and ``vmap``."""
-        y = jnp.asarray(y, self.weights.dtype)[self.source]
-        constant = jnp.sum(self.weights * self.family.log_constant(y, self.trials))
-        return replace(self, y=y, log_constant=constant)
+        return self.with_data(y)
+
+    def with_data(self, y: Array | None = None, weights: Array | None = None, offset: Array | None = None) -> Rows:
+        """The same with another response, weights or offset of the mean (n,), None for those at hand; pure."""
+        dtype, changed = self.weights.dtype, {}
+        if weights is not None:  # what fills the pieces weighs nothing
+            own = jnp.asarray(weights, dtype)[self.source]
+            changed["weights"] = jnp.where(self.weights > 0, own, 0.0)
+        if offset is not None:
+            changed["offset"] = jnp.asarray(offset, dtype)[self.source]
+        rows = replace(self, y=self.y if y is None else jnp.asarray(y, dtype)[self.source], **changed)
+        constant = jnp.sum(rows.weights * self.family.log_constant(rows.y, self.trials))
+        return replace(rows, log_constant=constant)
 
     def no_variation(self, y: Array) -> Array:
         """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity."""

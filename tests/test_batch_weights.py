@@ -48,7 +48,8 @@ def test_a_lane_with_weights_is_its_own_single_fit(table, formula, family, more)
     Y = np.concatenate([Y, Y])
     W = rng.uniform(0.3, 2.0, (6, n))
     W[3:, :] = 1.0
-    W[4, 7], W[5, 9] = 0.0, np.nan
+    W[4, 7], W[5, 9] = -0.1, np.nan
+    W[2, 3:9] = 0.0
     batch = mm.fit_many(fit.model, Weighted(Y, W), batch=4, progress=False)
     assert batch.status[4:].tolist() == [Status.INVALID] * 2 and np.isnan(batch.fixef[4:]).all()
     for k in range(4):
@@ -90,6 +91,7 @@ def test_a_linear_lane_with_weights_is_its_own_single_fit(amounts, name):
     W = rng.gamma(2.0, 0.5, (6, n))
     W[1] = np.exp(rng.uniform(-7, 7, n))
     W[4, 7], W[5, 9] = -1.0, np.inf
+    W[2, amounts["g"] == 3] = 0.0  # a level without rows
     batch = mm.fit_many(model, Weighted(Y, W), batch=4, progress=False)
     assert batch.status[4:].tolist() == [Status.INVALID] * 2 and np.isnan(batch.fixef[4:]).all()
     for k in range(4):

@@ -521,7 +521,7 @@ def test_what_is_uncertain_is_said():
     }  # fmt: skip
     note = (
         "degrees of freedom (satterthwaite). Uncertain: fixed effects, effects of the levels (given the "
-        "data). Held: variances and constants of the family."
+        "data). Held: variances and constants of the family, which count in t alone."
     )
     assert repr(frame).endswith(note) and note in frame._repr_html_()
     assert "95 % confidence intervals, quantiles of t, " in repr(frame)

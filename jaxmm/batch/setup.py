@@ -19,7 +19,7 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.laplace_table import can_have_table, make_table
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
-from jaxmm.lanes.linear_weighted import LinearWeighted, rows_for_weights
+from jaxmm.lanes.linear_weighted import LinearWeighted
 from jaxmm.lanes.problem import Problem
 from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
@@ -70,7 +70,7 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
 
     def weighted() -> Any:
         theta = moment_start(gram) if start is None else start
-        return LinearWeighted(gram, rows_for_weights(model), by, harmless, _first_hessian(theta, gram))  # pyright: ignore
+        return LinearWeighted(gram, model.rows, by, harmless, _first_hessian(theta, gram))  # pyright: ignore
 
     return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearWeighted, weighted)]
 

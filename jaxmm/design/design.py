@@ -21,6 +21,7 @@ from jaxmm.design.grouping import SeenFactor
 from jaxmm.design.inputs import Frame, formula_offset, new_offset
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Factor, Predictor, RandomTerm
+from jaxmm.design.seen import Seen
 from jaxmm.design.syntax import Expr
 
 
@@ -45,7 +46,8 @@ class NewData:
 
 @dataclass(frozen=True)
 class Spec:
-    """What the fit remembers for new rows; `aliases` (k, d): the columns left out of X are the kept ones times it."""
+    """What the fit remembers for new rows; `aliases` (k, d): the columns left out of X are the kept ones times it;
+    `seen`: the columns of the table behind the mean."""
 
     matrix: ModelMatrix
     kept_columns: np.ndarray
@@ -56,6 +58,7 @@ class Spec:
     groupings: tuple[SeenFactor, ...]
     memory: dict[str, Any]
     aliases: np.ndarray | None = None
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True)

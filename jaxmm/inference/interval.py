@@ -193,6 +193,8 @@ def described(of: Of, degrees: np.ndarray | None) -> str:
     held = [WORDS[part] for part in (*PARTS, "residual") if part not in uncertain]
     if interval.kind == "confidence":
         held.remove(WORDS["residual"])
+    if degrees is not None and np.any(np.isfinite(degrees)):
+        held = [x + ", which count in t alone" * (x == WORDS["variances"]) for x in held]
     if not levels.factors:
         held = [x for x in held if x != WORDS["random"]]
         held += [] if asked.averaged else ["b = 0"]
@@ -201,7 +203,7 @@ def described(of: Of, degrees: np.ndarray | None) -> str:
         held += ["b = 0 at new levels"] if asked.new_levels == "population" and not levels.all_new else []
     return (
         f"{100 * interval.level:g} % {interval.kind} intervals, {_quantiles(of, degrees)}. Uncertain: "
-        f"{', '.join(said)}. Held: {', '.join(held) or 'nothing'}."
+        f"{', '.join(said)}. Held: {'; '.join(held) or 'nothing'}."
     )
 
 

@@ -23,11 +23,11 @@ from jaxmm import _text
 from jaxmm._warn import warn
 from jaxmm.fitted import Fitted
 from jaxmm.inference.paths import LOWER, MINIMISED, Asked, Point, Side, follow, local, run, settle
+from jaxmm.inference.profile_plot import plot_profile
 from jaxmm.inference.quantities import CORRELATION, EDGE, SD, Quantities, chosen
 from jaxmm.inference.surfaces import Surface, surface
 from jaxmm.inference.wald import check_level, quantile
 from jaxmm.optimize import Status
-from jaxmm.plots_profile import plot_profile
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)  # whose ends every profile has that goes so far
 GAP = 0.4  # of ζ between points of a profile, at most
@@ -94,7 +94,7 @@ class Profile:
 
     def plot(self, parm: Any = None, level: float | None = None, axes: Any = None) -> Any:
         """ζ against the value of each parameter, or of those that ``parm`` names: straight where the likelihood is
-        normal. With the ends of the interval of ``level`` (0.95, or how far the profile goes). See ``plots_profile``.
+        normal. With the ends of the interval of ``level`` (0.95, or how far the profile goes).
         """
         names = chosen(self.fit, parm, list(self.curves))
         lacking = [name for name in names if name not in self.curves]

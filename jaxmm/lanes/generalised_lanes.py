@@ -144,7 +144,7 @@ def refuse(own: Varying, rows: Rows) -> Array:
     status = jnp.where(rows.no_variation(own.y), Status.NO_VARIATION, -1)
     numbers = jnp.isfinite(own.y)
     if own.weights is not None:
-        numbers = numbers & jnp.isfinite(own.weights) & (own.weights > 0)
+        numbers = numbers & jnp.isfinite(own.weights) & (own.weights >= 0)
     return jnp.where(jnp.all(numbers, axis=0), status, Status.INVALID).astype(jnp.int32)
 
 

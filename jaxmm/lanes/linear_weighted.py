@@ -1,4 +1,4 @@
-"""A linear model of any structure whose lanes have precision weights of their own: Var ε = σ²/w.
+"""A linear model of any structure whose lanes have precision weights of their own: Var ε = σ²/w; no row where w = 0.
 
 With W_l = diag(w_l) of lane l the cross-products [Z X_s e]'W_l[Z X_s e] are its own, made once from the rows, where
 e = y - offset - X_s beta0 and beta0 = (X_s'W_l X_s)^-1 X_s'W_l (y - offset).  The changes of columns are shared.
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmm import costs
 from jaxmm._types import Array
@@ -22,20 +21,20 @@ from jaxmm.lanes.advance import Lanes, Value
 from jaxmm.lanes.problem import Found
 from jaxmm.lanes.statistics import ResponseMap
 from jaxmm.optimize import Status
-from jaxmm.rows import Rows, make_rows
-from jaxmm.solver import spd
-from jaxmm.solver.spd import DENSE
+from jaxmm.pure import least_squares
+from jaxmm.rows import Rows
 from jaxmm.sources.responses import Varying
 from jaxmm.start import moment_start
 
 
 class Weighed(NamedTuple):
     """``couplings``: the numbers in them, without the indices that the lanes share; ``beta0`` (p, L), ``log_weights``
-    (L,) their sum."""
+    (L,) their sum over the ``n_obs`` (L,) rows that weigh something."""
 
     couplings: tuple[Array, ...]
     beta0: Array
     log_weights: Array
+    n_obs: Array
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["gram", "rows", "by", "harmless", "hessian"], meta_fields=[])
@@ -64,17 +63,11 @@ class LinearWeighted:
 
     def data(self, own: Varying) -> Weighed:
         def one(y: Array, w: Array) -> Weighed:
-            rows, X = self.rows, self.rows.X
+            rows = self.rows
             W = jnp.where(rows.weights > 0, w[rows.source], 0.0)  # what fills the pieces weighs nothing
-            e, beta0 = y[rows.source] - rows.offset, jnp.zeros(len(X), y.dtype)
-            if len(X):
-                XX = jnp.tensordot(X * W, X, ((1, 2), (1, 2)))
-                root = DENSE.factor(XX)
-                for _ in range(2):  # twice, so that a large mean leaves no rounding behind
-                    step = spd.solve(DENSE, XX, root, jnp.tensordot(X, W * e, 2)[:, None])[:, 0]
-                    beta0, e = beta0 + step, e - jnp.tensordot(step, X, 1)
+            beta0, e = least_squares(rows, W, y[rows.source] - rows.offset)
             log_weights = jnp.sum(jnp.where(W > 0, jnp.log(jnp.where(W > 0, W, 1.0)), 0.0))
-            return Weighed(_numbers(self._couplings(W, e)), beta0, log_weights)
+            return Weighed(_numbers(self._couplings(W, e)), beta0, log_weights, jnp.sum(w > 0).astype(y.dtype))
 
         return jax.vmap(one, -1, -1)(own.y, own.weights)
 
@@ -88,10 +81,12 @@ class LinearWeighted:
         numbers = iter(own.couplings)
         leaves = [next(numbers) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves]
         couplings = jax.tree.unflatten(tree, leaves)
-        return replace(self.gram, couplings=couplings, beta0=own.beta0, sum_log_weights=own.log_weights)
+        return replace(
+            self.gram, couplings=couplings, beta0=own.beta0, sum_log_weights=own.log_weights, n_obs=own.n_obs
+        )
 
     def refuse(self, own: Varying) -> Array:
-        usable = jnp.all(jnp.isfinite(own.weights) & (own.weights > 0), axis=0)
+        usable = jnp.all(jnp.isfinite(own.weights) & (own.weights >= 0), axis=0)
         return jnp.where(usable, common.refuse(own.y, self.by), Status.INVALID).astype(jnp.int32)
 
     def start(self, data: Weighed) -> Array:
@@ -122,10 +117,3 @@ class LinearWeighted:
 
 def _numbers(couplings: Any) -> tuple[Array, ...]:
     return tuple(x for x in jax.tree.leaves(couplings) if jnp.issubdtype(x.dtype, jnp.floating))
-
-
-def rows_for_weights(model: Any) -> Rows:
-    """The rows of a linear model, in the layout of a generalised one."""
-    d = model.design
-    offset = np.zeros(len(d.y)) if d.offset is None else d.offset
-    return make_rows(model.accumulator, model.likelihood.family, d.y, np.ones(len(d.y)), [offset], room=False)

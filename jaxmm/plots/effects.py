@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmm._axes import SEVERAL, STYLES, plain, pyplot
 from jaxmm.links import Identity
-from jaxmm.plots._axes import SEVERAL, STYLES, plain, pyplot
 
 
 def effects(

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm._axes import BLUP, DATA, NAMED, POPULATION, plain, pyplot, scale_of
 from jaxmm.inference.wald import check_level, quantile
-from jaxmm.plots._axes import BLUP, DATA, NAMED, POPULATION, plain, pyplot, scale_of
 from jaxmm.tables import check_group
 
 

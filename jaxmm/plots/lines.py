@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxmm._axes import BLUP, DATA, NAMED, OWN, POPULATION, plain, pyplot
 from jaxmm.inference.wald import check_level
 from jaxmm.links import Identity
-from jaxmm.plots._axes import BLUP, DATA, NAMED, OWN, POPULATION, plain, pyplot
 from jaxmm.tables import check_group
 
 _INTERCEPT = "(Intercept)"

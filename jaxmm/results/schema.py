@@ -186,7 +186,7 @@ def as_columns(model: Any, found: Found, iterations: np.ndarray, first: int) -> 
     family, names = model.likelihood.family, names_of(model)
     failed, p = np.isin(found.status, NO_ESTIMATE), len(names.fixef)
     phi, count = np.asarray(found.phi), len(failed)
-    sd, corr = _spread(model, found)
+    sd, corr = spread(model, found.lams)
     lanes_last = {
         "fixef": found.beta[:p],
         "bse": found.bse[:p],
@@ -212,11 +212,12 @@ def as_columns(model: Any, found: Found, iterations: np.ndarray, first: int) -> 
     return completed(names, estimates | others)
 
 
-def _spread(model: Any, found: Found) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The standard deviations and correlations, (L,) each, in the order of ``names_of``: D_ab = λ_a'λ_b."""
+def spread(model: Any, lams: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The standard deviations and correlations, (L,) each, in the order of ``names_of``: D_ab = λ_a'λ_b, with λ (q, q,
+    L) of each factor in elimination order, absolute."""
     sds, corrs = [], []
     for _, effects, related, place in _factors(model):
-        rows = found.lams[place][: len(effects)]  # (q, q, L)
+        rows = lams[place][: len(effects)]  # (q, q, L)
         sd = [np.sqrt(np.sum(row**2, axis=0)) for row in rows]
         sds += sd
         for a, b in related:

@@ -3,6 +3,7 @@
     Residual      y* = Xβ̂ + offset + Zu* + r*/√w      u* of the reflated modes, r* of the reflated residuals
     Case          the response itself; level j of the outermost factor counts as often as it was drawn
     LeaveOneOut   the response itself; replicate j is without level j
+    WithoutRows   the response itself; replicate j is without some rows
 
 Replicate k depends on the key and on k alone, to the bit.
 """
@@ -215,6 +216,32 @@ class LeaveOneOut(Responses):
 
     def identity(self) -> dict[str, Any]:
         return {"responses": "leave one out", "n": self.n, "y": fingerprint(self.y)}
+
+
+class WithoutRows(Responses):
+    """The fit's response without each group of rows in turn, which weigh nothing.
+
+    Args:
+        fit: of any model.
+        codes: (n,) the group 0 .. count - 1 of each row that counts.
+        count: groups, and replicates.
+    """
+
+    varies = frozenset({"y", "weights"})
+
+    def __init__(self, fit: Any, codes: np.ndarray, count: int):
+        d = fit.model.design
+        self.y, self.codes, self.n = d.y, codes, count
+        self.weights = np.ones(len(d.y)) if d.weights is None else d.weights
+
+    def block(self, first: int, size: int) -> Varying:
+        group = first + np.arange(size)[:, None]
+        return Varying(
+            np.broadcast_to(self.y, (size, len(self.y))), weights=np.where(self.codes == group, 0.0, self.weights)
+        )
+
+    def identity(self) -> dict[str, Any]:
+        return {"responses": "without rows", "n": self.n, "y": fingerprint(self.y, self.codes)}
 
 
 def outermost(model: Any) -> int | None:

@@ -1,0 +1,176 @@
+"""Influence: a fit -> what each row, or each level of a factor, does to its estimates.
+
+Without row or level i the estimates are those of a fit without it (all these fits are one batch), or what derivatives
+at the estimates of all say (``derivatives``).  Of them are made, with V the covariance of β̂,
+
+    Cook's distance   (β̂ − β̂_(i))' V⁻¹ (β̂ − β̂_(i)) / p                   Cook 1977, Technometrics 19, 15-18
+    dfbetas           (β̂ − β̂_(i)) / se_(i), the standard error without i   Belsley, Kuh & Welsch 1980, §2.1
+    leverage          of rows; of levels the sum over their rows: ``leverage``
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm import _text
+from jaxmm.batch.engine import fit_many
+from jaxmm.fitted import Fitted
+from jaxmm.inference.influence.derivatives import Groups, derivative, infinitesimal, labels_of
+from jaxmm.inference.influence.leverage import leverage, marginal_leverage
+from jaxmm.inference.influence.picture import draw
+from jaxmm.optimize import Status
+from jaxmm.results.result import FitBatch
+from jaxmm.sources.resample import LeaveOneOut, WithoutRows, outermost
+from jaxmm.studies.bootstrap import parameters
+
+CASE = "case"
+SHOWN = 8  # the most influential, in print
+
+
+def influence(fit: Fitted, by: str, refit: bool) -> Influence:
+    """See ``Fit.influence``."""
+    groups = groups_of(fit, by)
+    batch = None
+    if refit:
+        source = LeaveOneOut(fit) if groups.outermost else WithoutRows(fit, groups.codes, groups.count)
+        batch = fit_many(fit.model, source, start=fit, progress=False)
+    own = leverage(fit)
+    return Influence(fit, groups, batch, np.bincount(groups.codes, own, groups.count))
+
+
+def groups_of(fit: Fitted, by: str) -> Groups:
+    """Rows, or the levels of a factor.
+
+    Raises:
+        ValueError: neither "case" nor a factor of the model.
+    """
+    d = fit.model.design
+    if by == CASE:
+        return Groups(np.arange(len(d.y)), np.asarray(d.index[d.kept]), by, False)
+    for f, factor in enumerate(d.factors):
+        if factor.name == by:
+            return Groups(factor.codes, factor.levels, by, outermost(fit.model) == f)
+    known = ", ".join(repr(name) for name in (CASE, *dict.fromkeys(f.name for f in d.factors)))
+    raise ValueError(f"by must be one of {known}, not {by!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """Of each row or level what leaving it out does; print it, or see ``frame``.
+
+    Attributes:
+        fit: the fit itself.
+        groups: what is left out.
+        batch: the fits without each, or None.
+    """
+
+    fit: Any
+    groups: Groups
+    batch: FitBatch | None
+    _leverage: np.ndarray
+
+    @property
+    def index(self) -> pd.Index:
+        return pd.Index(self.groups.labels, name=self.groups.by)
+
+    @cached_property
+    def derivative(self) -> pd.DataFrame:
+        """Change of every parameter if it is left out, by derivatives at the estimates: rows or levels × parameters,
+        under the names that ``FitBatch.to_frame`` has. One Newton step; see ``derivatives`` for where it is less."""
+        return pd.DataFrame(derivative(self.fit, self.groups), self.index, labels_of(self.fit.model))
+
+    @cached_property
+    def infinitesimal(self) -> pd.DataFrame:
+        """The infinitesimal jackknife: minus the derivative of every parameter by how often it counts. Near
+        ``derivative`` where none has much leverage."""
+        return pd.DataFrame(infinitesimal(self.fit, self.groups), self.index, labels_of(self.fit.model))
+
+    @cached_property
+    def exact(self) -> pd.DataFrame:
+        """The same by fitting again; NaN where what is left cannot be fitted.
+
+        Raises:
+            ValueError: ``influence(refit=False)``, without these fits.
+        """
+        if self.batch is None:
+            raise ValueError("there are no fits without each of them: influence(refit=True) makes them")
+        labels = labels_of(self.fit.model)
+        found = self.batch.estimates()
+        table = np.stack([np.where(self.batch.converged, found[name], np.nan) for name in labels], axis=1)
+        return pd.DataFrame(table - np.asarray(parameters(self.fit)[labels]), self.index, labels)
+
+    @property
+    def changes(self) -> pd.DataFrame:
+        """``exact`` where there is it, else ``derivative``."""
+        return self.derivative if self.batch is None else self.exact
+
+    @property
+    def dfbeta(self) -> pd.DataFrame:
+        """β̂ − β̂_(i), as of ``lm``: lme4's have the other sign."""
+        return -self.changes.loc[:, list(self.fit.fixef.index)]
+
+    @property
+    def dfbetas(self) -> pd.DataFrame:
+        """β̂ − β̂_(i) in standard errors, those without i where it was fitted again."""
+        se = self.fit.bse.to_numpy() if self.batch is None else self.batch.bse
+        return self.dfbeta / se
+
+    @property
+    def cooks_distance(self) -> pd.Series:
+        """(β̂ − β̂_(i))' V⁻¹ (β̂ − β̂_(i)) / p."""
+        d, V = self.dfbeta.to_numpy(), self.fit.vcov().to_numpy()
+        unit = np.sqrt(np.diag(V))
+        half = np.linalg.solve(np.linalg.cholesky(V / np.outer(unit, unit)), (d / unit).T)
+        return pd.Series(np.sum(half**2, axis=0) / max(d.shape[1], 1), self.index, name="cooks_distance")
+
+    @property
+    def leverage(self) -> pd.Series:
+        """Of each row on its own fitted value, random effects included; of a level the sum over its rows."""
+        return pd.Series(self._leverage, self.index, name="leverage")
+
+    @property
+    def marginal_leverage(self) -> pd.Series:
+        """That of the fixed effects alone, of a linear model; its sum is p.
+
+        Raises:
+            ValueError: a generalised model.
+        """
+        if not self.fit.model.likelihood.exact:
+            raise ValueError("the marginal leverage is of linear models: a generalised one has that of all effects")
+        own = np.bincount(self.groups.codes, marginal_leverage(self.fit), self.groups.count)
+        return pd.Series(own, self.index, name="marginal_leverage")
+
+    @property
+    def status(self) -> pd.Series:
+        """How the fit without each has ended, "converged" for most; "not fitted again" without these fits."""
+        if self.batch is None:
+            return pd.Series("not fitted again", self.index, name="status")
+        names = [Status(int(s)).name.lower() for s in self.batch.status]
+        return pd.Series(names, self.index, name="status")
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """``cooks_distance``, ``leverage``, ``dfbetas_…`` of each coefficient, ``status``."""
+        betas = self.dfbetas.add_prefix("dfbetas_")
+        return pd.concat([self.cooks_distance, self.leverage, betas, self.status], axis=1)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Cook's distance over leverage, the largest named; returns the axes. Needs matplotlib."""
+        return draw(self.cooks_distance, self.leverage, self.groups.by, ax)
+
+    def __repr__(self) -> str:
+        how = "by derivative" if self.batch is None else "by fits without each"
+        first = self.frame.sort_values("cooks_distance", ascending=False).iloc[:SHOWN]
+        what = "rows" if self.groups.by == CASE else f"levels of {self.groups.by}"
+        lines = [f"Influence of {self.groups.count} {what}, {how}; the largest Cook's distances:"]
+        numbers = [c for c in first.columns if c != "status"]
+        cells = [_text.number_column(first[c].to_numpy(dtype=float), 4) for c in numbers]
+        rows = zip(map(str, first.index), *cells, strict=True)
+        lines += _text.align([("", *numbers), *rows], [False, *[True] * len(numbers)], gap="  ")
+        failed = int(np.sum(self.status != "converged")) if self.batch is not None else 0
+        return "\n".join([*lines, *([f"{failed} of the fits did not converge: NaN"] if failed else [])])
