@@ -188,9 +188,7 @@ def _errors(vcov: Any, cluster: Any) -> list[str]:
     """Where the standard errors are from, unless they are the model's."""
     if vcov is None:
         return []
-    by = (
-        f", clusters by {cluster}" if isinstance(cluster, str) else ", clusters given" if cluster is not None else ""
-    )
+    by = f", clusters by {cluster}" if isinstance(cluster, str) else ", clusters given" if cluster is not None else ""
     return [f"standard errors: {vcov}{by}" if isinstance(vcov, str) else "standard errors: by the covariance given"]
 
 
