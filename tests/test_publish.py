@@ -60,6 +60,10 @@ def test_digits_do_not_depend_on_the_unit():
         assert float(shown) == pytest.approx(10.47 * 10.0**power, rel=1e-9 if power < 3 else 1e-3)
 
 
+def test_neighbours_have_the_same_decimals():
+    assert numbers.several_decimals([3.3, 6.7, 0.01], [10.9, 9.7, 0.002], 3) == [2, 2, 5]
+
+
 def test_p_values():
     assert [numbers.p_text(p, False) for p in (0.0456, 0.0009, 1.0, math.nan)] == ["0.046", "<0.001", "1.000", ""]
     assert [numbers.p_text(p, True) for p in (3.2638e-6, 0.0)] == ["3.26e-06", "<1e-16"]

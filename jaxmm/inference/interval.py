@@ -212,7 +212,8 @@ def _quantiles(of: Of, degrees: np.ndarray | None) -> str:
         return f"{of.interval.n or DRAWS} draws"
     finite = degrees[np.isfinite(degrees)]
     if not len(finite):
-        return "normal quantiles"
+        unknown = len(degrees) and np.all(np.isnan(degrees))
+        return f"NaN: no degrees of freedom can be had ({of.ddf})" if unknown else "normal quantiles"
     least, most = np.min(finite), np.max(finite)
     span = f"{least:.3g}" if most - least < 5e-3 * most else f"{least:.3g} to {most:.3g}"
     return f"quantiles of t, {span} degrees of freedom ({of.ddf})"

@@ -191,7 +191,8 @@ def _of_gram(fit: Fitted, gram: Gram) -> Surface:
     e, of = fit.estimates, quantities(fit, True)
     p = gram.structure.p
     x = np.concatenate([np.asarray(e.theta_scaled), np.zeros(1 + (p > 0))])
-    A = np.concatenate([of.T_X, np.repeat(of.T_X[:1], len(of.names) - p, 0)])
+    A = np.zeros((len(of.names), p))
+    A[:p], A[p:] = of.T_X, of.T_X[0] if p else 0.0
     h = {"log_sigma2": 2 * np.log(fit.sigma), "beta": np.asarray(e.beta_scaled), "rows": of.rows}
     work = gram.structure.solver.size(gram) * len(x)
 

@@ -63,17 +63,17 @@ def sheet(
 def _fixed(found: Content, digits: int, with_df: bool, exact: bool, names: Mapping[str, str]) -> list[Part]:
     parts = []
     for title in dict.fromkeys(s for s, _ in found.fixed):
+        own = {name: e for (s, name), e in found.fixed.items() if s == title}
+        places = numbers.several_decimals([e.estimate for e in own.values()], [e.se for e in own.values()], digits)
         rows = [
-            Row(renamed(name, names), _cells(e, digits, with_df, exact))
-            for (s, name), e in found.fixed.items()
-            if s == title
+            Row(renamed(name, names), _cells(e, k, digits, with_df, exact))
+            for (name, e), k in zip(own.items(), places, strict=True)
         ]
         parts.append(Part(tuple(rows), title or "Fixed effects"))
     return parts
 
 
-def _cells(e: Entry, digits: int, with_df: bool, exact: bool) -> tuple[Cell, ...]:
-    places = numbers.decimals(e.estimate, e.se, digits)
+def _cells(e: Entry, places: int, digits: int, with_df: bool, exact: bool) -> tuple[Cell, ...]:
     estimate, se, lower, upper = (numbers.text(x, places, digits, e.se) for x in (e.estimate, e.se, e.lower, e.upper))
     df = ("" if math.isnan(e.df) else number_text(e.df, ".1f"),) if with_df else ()
     statistic = "" if math.isnan(e.statistic) else number_text(e.statistic, ".2f")
