@@ -18,6 +18,8 @@ from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
 from jaxmm.inference.compare import anova as anova
+from jaxmm.inference.compare import compare as compare
+from jaxmm.inference.exact import exact_rlrt as exact_rlrt
 from jaxmm.layout import Parameters as Parameters
 from jaxmm.model import Model as Model
 from jaxmm.model import glmm as glmm
@@ -27,6 +29,7 @@ from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
 from jaxmm.programs import estimate as estimate
 from jaxmm.programs import neg2_loglik as neg2_loglik
+from jaxmm.publish.several import table as table
 from jaxmm.results.result import FitBatch as FitBatch
 from jaxmm.results.store import load as load
 from jaxmm.sources.direct import DirectlySimulated as DirectlySimulated

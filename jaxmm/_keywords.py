@@ -40,12 +40,35 @@ PREDICTING = {
     "type": "scale='response' or scale='link'",
     "data": "the table is newdata=",
     "exog": "the table is newdata=",
+    "seed": "key=jax.random.key(seed)",
+    "nsim": "the number of draws is n=",
+    "n_sims": "the number of draws is n=",
+    "se_fit": "interval='confidence'",
+    "df": "ddf='satterthwaite' or 'asymptotic'",
+    "sample_new_levels": "new_levels='sample'",
+}
+AVERAGING = {
+    "type": "scale='response' or scale='link'",
+    "adjust": "it is an argument of .contrasts(method, adjust=...)",
+    "method": "fit.emmeans(specs).contrasts(method)",
+    "regrid": "fit.emmeans(specs).regrid()",
+    "mode": "the degrees of freedom are ddf=",
+    "lmer_df": "the degrees of freedom are ddf=",
+    "bias_adj": "integrate=True averages over the random effects exactly",
+    "cov_reduce": "at={'x': values} says where a covariate is",
+    "data": "the means are those of the fit's own columns; at={'x': values} changes them",
 }
 SIMULATING = {
     "seed": "key=jax.random.key(seed)",
     "rng": "key=jax.random.key(0)",
     "nsim": "the number of replicates is n=",
     "use_u": "re='conditional' keeps the random effects at their modes",
+}
+
+SHARES = {
+    "ci": "interval='bootstrap', level=0.95",
+    "by_group": "icc(by_group=True)",
+    "tolerance": "a singular fit has its shares like any other",
 }
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+LEAST_P = 1e-16  # a p-value below it is told from zero by no arithmetic
+
 
 def number_column(values: Sequence[float] | np.ndarray, digits: int) -> list[str]:
     """The numbers as texts of one width; NaN is "NaN"."""
@@ -100,6 +102,11 @@ def _shorten(name: str, length: int) -> str:
             if c in removable and not is_first:
                 del letters[k]
     return "".join(c for c, _ in letters)
+
+
+def p_value(p: float, digits: int = 3) -> str:
+    """A p-value as text: "0.0123", "<1e-16" where it is smaller, never "0"; "NaN" where there is none."""
+    return f"<{LEAST_P:.0e}" if p < LEAST_P else number_text(float(p), f".{digits}g")
 
 
 def number_text(value: float, spec: str) -> str:

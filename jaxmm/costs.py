@@ -22,6 +22,9 @@ HELD_ROWS = 4096  # rows below which computing again is cheaper than keeping (ab
 FEW_PIECES = 256  # pieces of rows, so many at least, for a long inner axis
 PIECE_ROWS = 0.5  # what the scatter of one piece costs, in rows
 SIMULATED_AT_ONCE = 2**14  # numbers in a block of replicates of one fit
+PREDICTED_AT_ONCE = 2**14  # rows whose slopes by the parameters are held together
+DRAWN_AT_ONCE = 2**18  # new responses of rows, some draws of each, in one call
+COLUMNS_AT_ONCE = 1 << 22  # numbers in a block of columns of an inverse
 ROUGH_LEVELS = 1000  # of each factor are looked at for an expected Hessian
 
 # ---------------------------------------------------------------- dense parts
@@ -30,6 +33,7 @@ CHOLESKY_LEAF = 96  # below it the library's Cholesky, which stays on one thread
 DEAR_REST = 300  # the order of the dense part from which on a Hessian is worth learning from gradients
 DEAR_WORK = 500_000  # numbers in the largest coupling times parameters, likewise
 HESSIAN_AT_ONCE = 2_000_000  # numbers times parameters up to which a Hessian's columns are computed together
+POINTS_AT_ONCE = 32  # of profiles, evaluated together
 NODES_AT_ONCE = 2_000_000  # rows times quadrature nodes evaluated together; beyond, node after node
 GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
 

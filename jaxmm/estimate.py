@@ -139,6 +139,29 @@ def is_dear(gram: Gram) -> bool:
 
 
 @Program
+def pwrss_slope(theta: Array, gram: Gram) -> Array:
+    """The derivatives of r² by ``theta`` (as to Z_s)."""
+    return jax.grad(lambda t: profile(scaled_factors(t, gram), gram).pwrss)(theta)
+
+
+def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
+    """That of ``objective.lmm.criterion`` by (theta_s, log σ²) at its minimum, from P, that of the profiled deviance.
+
+    There r² = df σ², so that with h = -∂r²/∂theta / σ², the mixed derivatives,
+
+        [ P + h h'/df   h  ]
+        [      h'       df ]
+
+    P is the Schur complement, and what is new costs a gradient.
+    """
+    s, sigma2 = gram.structure, float(e.sigma) ** 2
+    df = float(gram.n_obs) - (s.p if s.reml else 0)
+    h = -np.asarray(pwrss_slope(e.theta_scaled, gram)) / sigma2
+    P = np.asarray(e.hessian)
+    return np.block([[P + np.outer(h, h) / df, h[:, None]], [h[None], np.full((1, 1), df)]])
+
+
+@Program
 def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """NB = ΛM^-1Λ'Z'W[X_s y] at ``theta`` (as to Z_s), per factor (J, q, p + 1), in the data's columns of Z.
 

@@ -85,7 +85,9 @@ class Fitted:
         freedom; an ``inference.ddf.Reference``, computed once.  ``ddf``, ``vcov`` and ``cluster`` as in
         ``coef_table``."""
         if isinstance(vcov, str) and robust.check_kind(self.model, vcov) != robust.MODEL:
-            own = self._robust(vcov, cluster)
+            vcov, cluster = self._robust(vcov, cluster), None
+        if hasattr(vcov, "denominator") and cluster is None:
+            own: Reference = vcov
             return own if ddf in (None, own.name) else ddf_methods.with_covariance(self.reference(ddf), own.vcov)
         if cluster is not None:
             raise ValueError("cluster= belongs to a robust covariance: give its kind too, such as vcov='CR2'")
@@ -118,9 +120,10 @@ class Fitted:
                 ``inference.ddf``.
             component: "mu", the mean; "zi", the log-odds of an extra zero (``zero_inflation=``); "phi", log φ
                 (``dispersion=``); a further parameter of the family; or "all".
-            vcov: a covariance matrix in the place of the fit's, of all coefficients, or of those of the mean; or a kind
-                as ``Fit.vcov`` takes it. In a linear model "satterthwaite", the default, is then that of the robust
-                variance (Bell & McCaffrey; several rows by Hotelling's T²).
+            vcov: a covariance matrix in the place of the fit's, of all coefficients, or of those of the mean; a kind as
+                ``Fit.vcov`` takes it; or a reference, such as ``fit.reference(vcov="CR2", cluster=column)``. With a
+                kind "satterthwaite", the default of a linear model, is that of the robust variance (Bell & McCaffrey;
+                several rows by Hotelling's T²).
             cluster: of a robust kind, as in ``vcov``.
 
         Raises:
@@ -242,10 +245,13 @@ class Fitted:
             found = self.model.likelihood.effects(arrays, self.estimates)
         return Effects(*(self._by_design(x) for x in (found.modes, found.conditional, found.prediction)))
 
-    @property
+    @cached_property
     def modes(self) -> list[np.ndarray]:
         """Conditional modes per factor of the design, (J, q)."""
-        return self.effects.modes
+        if "effects" in self.__dict__:
+            return self.effects.modes
+        with computing(self.model.device):
+            return self._by_design(self.model.likelihood.modes(self.model.arrays, self.estimates))
 
     def ranef(self) -> RandomEffects:
         """Conditional modes (BLUPs) per grouping factor: levels × effects."""

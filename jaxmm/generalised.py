@@ -21,9 +21,10 @@ from jaxmm.design.checks import check_glmm
 from jaxmm.estimate_glmm import GlmmEstimates, estimate_on_host, random_effects, value_only
 from jaxmm.families import Family
 from jaxmm.gram import Accumulator
-from jaxmm.inference import marginal, wald
+from jaxmm.inference import joint, marginal, wald
+from jaxmm.inference.predictive import Ahead, one_response, simulated_interval
 from jaxmm.inference.robust import scores
-from jaxmm.likelihood import Effects
+from jaxmm.likelihood import Curvature, Effects
 from jaxmm.objective.quadrature import MAX_EFFECTS
 from jaxmm.optimize import Control, Status
 from jaxmm.predict import SCALES, linear_predictors
@@ -52,6 +53,7 @@ class Generalised:
     reml = False
     precisions = False  # whether weights divide the variance of a response
     ddf = ("asymptotic", "between-within", "residual")
+    averaged_over = ("fixed", "variances")  # whose errors the interval of a mean over the levels has
     sandwiches = scores.KINDS
     exact = False  # whether VarCorr is the sum of its two parts exactly
 
@@ -186,6 +188,20 @@ class Generalised:
     def effects_scale(self, e: GlmmEstimates) -> float:
         return 1.0
 
+    def curvature(self, arrays: Rows, e: GlmmEstimates) -> Curvature:
+        """Of the likelihood at its best β, the Schur complement of β's block."""
+        layout, H = arrays.layout, np.asarray(e.hessian)
+        _, theta, log_phi = layout.split(np.asarray(e.psi))
+        p = layout.at("theta").start
+        own, mixed = H[p:, p:], H[:p, p:]
+        if p and np.all(np.isfinite(H)):
+            own = own - mixed.T @ np.linalg.pinv(H[:p, :p], hermitian=True) @ mixed
+        return Curvature(np.asarray(theta), np.asarray(log_phi), own, relative=False)
+
+    def modes(self, arrays: Rows, e: GlmmEstimates) -> list[np.ndarray]:
+        """Those of ``effects``."""
+        return self.effects(arrays, e).modes
+
     def effects(self, arrays: Rows, e: GlmmEstimates) -> Effects:
         """Modes and the covariances of the effects given the data and all parameters (inverse curvature)."""
         modes, cond = random_effects(e.psi, arrays, e.u)
@@ -207,6 +223,34 @@ class Generalised:
         eta, at = linear_predictors(fit, rows, set())[component], d.predictors[component]
         X = dict(zip(d.predictors, (rows.X, *(X for X, _ in rows.further)), strict=True))[component]
         return eta, np.sqrt(wald.variances(X, np.asarray(fit.estimates.vcov)[at, at]))
+
+    def errors(self, arrays: Rows, e: GlmmEstimates, variances: bool) -> joint.Errors:
+        """How the estimates' errors move what is predicted; see ``inference.joint``."""
+        return joint.generalised_errors(arrays, e, variances)
+
+    def factored(self, arrays: Rows, e: GlmmEstimates) -> joint.Factored:
+        """M at the modes."""
+        return joint.generalised_factored(arrays, e)
+
+    def response_interval(self, e: GlmmEstimates, ahead: Ahead, level: float, draws: Any) -> np.ndarray:
+        """(m, 2) of new responses, by simulation.
+
+        Raises:
+            TypeError: no key.
+            NotImplementedError: the errors of several constants.
+        """
+        if draws is None:
+            raise TypeError(
+                "interval='prediction' of a generalised model is simulated and needs a key, such as "
+                "key=jax.random.key(0); n= is the number of draws"
+            )
+        phi, extras = self._constants(e)
+        if ahead.covariance.shape[1] > len(ahead.etas) + 1 or (extras and ahead.covariance.shape[1] > len(ahead.etas)):
+            raise NotImplementedError(
+                f"uncertain='variances' in a prediction interval of the {self.family.name} family, which has several "
+                "constants: leave 'variances' out"
+            )
+        return simulated_interval(self.family, phi, np.asarray(e.log_phi), extras, ahead, level, draws)
 
     def remarks(self, fit: Any) -> list[str]:
         e, out = fit.estimates, []
@@ -303,13 +347,7 @@ _with_response = Program(Rows.with_response)
 def sample(family: Family, names: tuple[str, ...], keys, etas, phi, trials, extras):
     """Responses (n, m) of a family whose parameters ``names`` have the predictors ``etas`` (n, m)."""
 
-    def one(key, etas):
-        by = dict(zip(names, etas, strict=True))
-        own = jnp.exp(by["phi"]) if "phi" in by else phi
-        further = [p.link.inverse(by[p.name]) for p in family.further]
-        return family.sample(key, family.link.inverse(by["mu"]), own, trials, *further, *extras)
-
-    return jax.vmap(one)(keys, etas)
+    return jax.vmap(lambda key, own: one_response(family, names, key, own, phi, trials, extras))(keys, etas)
 
 
 def _trials(design: Design) -> np.ndarray:

@@ -12,12 +12,13 @@ import pandas as pd
 from jaxmm._random import normals
 from jaxmm.design import Design, NewData
 from jaxmm.design.checks import check_left, check_lmm
-from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained
+from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained, joint_hessian
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
-from jaxmm.inference import wald
+from jaxmm.inference import joint, wald
+from jaxmm.inference.predictive import Ahead, normal_interval
 from jaxmm.inference.robust import linear as sandwich
-from jaxmm.likelihood import Effects
+from jaxmm.likelihood import Curvature, Effects
 from jaxmm.optimize import Control
 from jaxmm.pure import gram_from_rows
 from jaxmm.rows import Rows, make_rows
@@ -34,6 +35,7 @@ class Linear:
     family = Gaussian()
     precisions = True  # whether weights divide the variance of a response
     ddf = ("satterthwaite", "kenward-roger", "kenward-roger-linear", "between-within", "residual", "asymptotic")
+    averaged_over = ("fixed",)  # whose errors the interval of a mean over the levels has
     sandwiches = sandwich.KINDS
     exact = True  # whether VarCorr is the sum of its two parts exactly
 
@@ -105,10 +107,19 @@ class Linear:
     def effects_scale(self, e: Estimates) -> float:
         return self.dispersion(e)
 
+    def curvature(self, arrays: Gram, e: Estimates) -> Curvature:
+        """Restricted by REML, else of the likelihood at its best β."""
+        log_sigma2 = np.array([2 * np.log(float(e.sigma))])
+        return Curvature(np.asarray(e.theta_scaled), log_sigma2, joint_hessian(e, arrays), relative=True)
+
+    def modes(self, arrays: Gram, e: Estimates) -> list[np.ndarray]:
+        """Per factor in elimination order (J, q); a program of its own, the covariances' takes as long to compile."""
+        weights = np.append(-np.asarray(e.beta_scaled), 1.0)
+        return [np.asarray(x) @ weights for x in explained(e.theta_scaled, arrays)]
+
     def effects(self, arrays: Gram, e: Estimates) -> Effects:
         """Modes and conditional covariances per factor in elimination order; by REML what beta's own error adds."""
         NB = [np.asarray(x) for x in explained(e.theta_scaled, arrays)]
-        weights = np.append(-np.asarray(e.beta_scaled), 1.0)
         cond = [self.dispersion(e) * np.asarray(x) for x in conditional_covariance(e.theta_scaled, arrays)]
         prediction = cond
         if self.reml and arrays.structure.p:
@@ -118,7 +129,7 @@ class Linear:
                 c + np.einsum("jap,pk,jbk->jab", x[:, :, :-1], vcov, x[:, :, :-1])
                 for c, x in zip(cond, NB, strict=True)
             ]
-        return Effects([x @ weights for x in NB], cond, prediction)
+        return Effects(self.modes(arrays, e), cond, prediction)
 
     def marginal_coef(self, fit: Any) -> pd.DataFrame:
         """β̂: with an identity link what holds for a subject holds on average."""
@@ -138,6 +149,24 @@ class Linear:
         if scale == "dispersion":
             raise NotImplementedError("an interval of the dispersion is not available yet")
         return self.marginal_mean(fit, rows, scale), np.sqrt(wald.variances(rows.X, np.asarray(fit.estimates.vcov)))
+
+    def errors(self, arrays: Gram, e: Estimates, variances: bool) -> joint.Errors:
+        """How the estimates' errors move what is predicted; see ``inference.joint``."""
+        return joint.linear_errors(arrays, e, variances)
+
+    def factored(self, arrays: Gram, e: Estimates) -> joint.Factored:
+        """M at the estimates."""
+        return joint.linear_factored(arrays, e)
+
+    def response_interval(self, e: Estimates, ahead: Ahead, level: float, draws: Any) -> np.ndarray:
+        """(m, 3) of new responses, in closed form, and their degrees of freedom.
+
+        Raises:
+            ValueError: a key or a number of draws.
+        """
+        if draws is not None:
+            raise ValueError("key= and n= are for simulation: in a linear model the interval is in closed form")
+        return normal_interval(ahead, self.dispersion(e), level)
 
     def remarks(self, fit: Any) -> list[str]:
         d = fit.model.design

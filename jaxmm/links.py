@@ -11,17 +11,22 @@ where ``allows`` says so.
     probit    Phi(eta)                identity   eta            1/mu^2      eta^(-1/2)
     cloglog   1 - exp(-exp(eta))      sqrt       eta^2
     cauchit   1/2 + arctan(eta) / pi
+
+What a response varies about its mean, on the scale of eta, is ``Link.spreads``: by the delta method V(y) g'(mu)^2, and
+where the link knows better by that.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
-from jax.scipy.special import erfc, ndtri
+from jax.scipy.special import erfc, ndtri, polygamma
 
 from jaxmm._normal import log_cdf
 from jaxmm._special import bernoulli, derivatives, expm1, polynomial, sigmoid, softplus, times
@@ -32,10 +37,16 @@ class Link:
     """What a link supplies: ``name``, ``link`` and ``inverse``.  Instances are hashable.
 
     ``unit_free``: eta has no unit, as a logit or a logarithm has none, so that 20 is far out whatever the data are.
+    ``latent_variance``: where mu is a probability, Var e of a latent e with P(eta + e > 0) = mu; None where there is no
+    such e, or no variance of it.
+    ``difference``: what a difference of two eta is for the means, "difference" of them, or what its exponential is, as
+    "ratio"; "" where it is neither.
     """
 
     name: ClassVar[str]
     unit_free: ClassVar[bool] = False
+    latent_variance: ClassVar[float | None] = None
+    difference: ClassVar[str] = ""
 
     def link(self, mu):
         """eta for a mean."""
@@ -61,12 +72,24 @@ class Link:
         """y log mu + failures log(1 - mu)."""
         return times(y, self.log_mu(eta)) + times(failures, self.log_1m_mu(eta))
 
+    @property
+    def spreads(self) -> dict[str, Callable[[Any, Any], Any]]:
+        """Name -> approximation to Var g(y), of the mean and the variance of y; the best first."""
+        return {"delta": self._delta}
+
+    def _delta(self, mu, variance):
+        mu = jnp.asarray(mu)
+        _, slope = jax.jvp(self.link, (mu,), (jnp.ones_like(mu),))
+        return variance * slope**2
+
 
 class Logit(Link):
     """mu = 1 / (1 + exp(-eta))."""
 
     name = "logit"
     unit_free = True
+    latent_variance = math.pi**2 / 3  # of the logistic distribution
+    difference = "odds ratio"
 
     def link(self, mu):
         return jnp.log(mu) - jnp.log1p(-mu)
@@ -91,6 +114,7 @@ class Probit(Link):
 
     name = "probit"
     unit_free = True
+    latent_variance = 1.0
 
     def link(self, mu):
         return ndtri(mu)
@@ -163,6 +187,7 @@ class CLogLog(Link):
 
     name = "cloglog"
     unit_free = True
+    latent_variance = math.pi**2 / 6  # of Gumbel's distribution
 
     def link(self, mu):
         return jnp.log(-jnp.log1p(-mu))
@@ -224,6 +249,7 @@ class Log(Link):
 
     name = "log"
     unit_free = True
+    difference = "ratio"
 
     def link(self, mu):
         return jnp.log(mu)
@@ -237,11 +263,22 @@ class Log(Link):
     def log_1m_mu(self, eta):
         return log_1m_exp(eta)
 
+    @property
+    def spreads(self):
+        """Var log y of a lognormal y, log(1 + V / mu^2); of a gamma variate, the trigamma function of mu^2 / V; and by
+        the delta method, V / mu^2 (Nakagawa, Johnson & Schielzeth 2017, tables 1 and 2)."""
+        return {
+            "lognormal": lambda mu, variance: jnp.log1p(variance / mu**2),
+            "trigamma": lambda mu, variance: polygamma(1, mu**2 / variance),
+            "delta": self._delta,
+        }
+
 
 class Identity(Link):
     """mu = eta."""
 
     name = "identity"
+    difference = "difference"
 
     def link(self, mu):
         return mu

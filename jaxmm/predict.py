@@ -165,68 +165,75 @@ def fitted_values(fit: Fitted) -> pd.Series:
     return pd.Series(values, fit.model.design.index, name="fitted")
 
 
-def predict(
-    fit: Fitted,
-    newdata: Any,
-    re: str | Collection[str],
-    offset: Any,
-    new_levels: str,
-    scale: str,
-    interval: str | None = None,
-    level: float = 0.95,
-) -> pd.Series | pd.DataFrame:
-    """See ``Fit.predict``."""
-    check_scale(fit, scale)
-    asked = factors_asked(fit, re)
-    averaged = isinstance(re, str) and re == "marginal"
+class Asked(NamedTuple):
+    """Which rows, and what is meant by them: ``newdata`` (None: the fit's), ``re``, ``offset`` and ``new_levels`` as in
+    ``Fit.predict``."""
 
-    if interval is not None and (interval != "confidence" or asked or not isinstance(re, str)):
-        raise NotImplementedError(
-            "only interval='confidence' with re='population' or re='marginal' is available yet: an interval for given "
-            "levels needs the joint distribution of their effects and the parameters"
-        )
+    newdata: Any
+    re: str | Collection[str]
+    offset: Any
+    new_levels: str
 
-    def value(rows: NewData) -> np.ndarray:
-        if interval is not None:
-            return confidence(fit, rows, averaged, scale, level)
-        if not averaged:
-            return on_scale(fit, linear_predictors(fit, rows, asked), scale)
-        mean = fit.model.likelihood.marginal_mean(fit, rows, scale)
-        return link_of(fit, mean) if scale == "link" else mean
+    @property
+    def averaged(self) -> bool:
+        return isinstance(self.re, str) and self.re == "marginal"
 
-    if new_levels not in ("error", "population"):
-        raise ValueError(f"new_levels must be 'error' or 'population', not {new_levels!r}")
-    if newdata is None:
-        if offset is not None:
+
+def new_rows(fit: Fitted, asked: Asked, factors: set[str], need_levels: bool) -> NewData | None:
+    """The rows of ``newdata``, with Z and, where they are needed, the levels of ``factors``; None for those of the fit.
+
+    Raises:
+        DataError: what is missing in them; an unseen level.
+        ValueError: an offset for the fit's rows.
+    """
+    if asked.newdata is None:
+        if asked.offset is not None:
             raise ValueError("offset= is for new data: the rows of the fit have their own")
-        return labelled(on_all_rows(fit, value), fit.model.design.index)
+        return None
     if fit.model.design.spec is None:
         raise DataError(
             "this model was made from arrays: predict(newdata) needs a formula; use X @ fit.fixef and ranef()"
         )
-    rows = fit.model.design.evaluate(newdata, offset=offset, need_groups=True if averaged else asked)
-    if new_levels == "error":
-        for group, labels in rows.new_levels.items():
-            if group in asked and labels:
-                shown = ", ".join(map(repr, labels[:3])) + (", ..." if len(labels) > 3 else "")
-                raise DataError(
-                    f"the fit has not seen the level{'s' if len(labels) > 1 else ''} {shown} of '{group}': pass "
-                    "new_levels='population' to predict with b = 0 there, or re='population' for every row"
-                )
-    return labelled(value(rows), rows.index)
+    rows = fit.model.design.evaluate(asked.newdata, offset=asked.offset, need_groups=factors, need_levels=need_levels)
+    for group, labels in rows.new_levels.items() if asked.new_levels == "error" else ():
+        if group in factors and labels:
+            shown = ", ".join(map(repr, labels[:3])) + (", ..." if len(labels) > 3 else "")
+            raise DataError(
+                f"the fit has not seen the level{'s' if len(labels) > 1 else ''} {shown} of '{group}': pass "
+                "new_levels='population' to predict with b = 0 there, a typical level; re='marginal' for the mean over "
+                "all levels; re='population' for b = 0 in every row; or, with interval=, new_levels='sample' for the "
+                "spread of new levels"
+            )
+    return rows
 
 
-def labelled(values: np.ndarray, index: pd.Index) -> pd.Series | pd.DataFrame:
-    """(m,) -> a Series; (m, 3) -> a frame: predicted, lower, upper."""
-    if values.ndim == 1:
-        return pd.Series(values, index, name="predicted")
-    return pd.DataFrame(values, index, ["predicted", "lower", "upper"])
+def predict(fit: Fitted, asked: Asked, scale: str) -> pd.Series:
+    """See ``Fit.predict``; without an interval."""
+    check_scale(fit, scale)
+    factors = factors_asked(fit, asked.re)
+    everyone = {f.name for f in fit.model.design.factors}
+    rows = new_rows(fit, asked, everyone if asked.averaged else factors, not asked.averaged)
+
+    def value(rows: NewData) -> np.ndarray:
+        return point(fit, rows, factors, asked.averaged, scale)
+
+    if rows is None:
+        return pd.Series(on_all_rows(fit, value), fit.model.design.index, name="predicted")
+    return pd.Series(value(rows), rows.index, name="predicted")
 
 
-def confidence(fit: Fitted, rows: NewData, averaged: bool, scale: str, level: float) -> np.ndarray:
-    """(m, 3) the mean and its Wald interval, made on the link scale and carried back: it stays inside the range."""
-    eta, se = fit.model.likelihood.mean_on_link(fit, rows, scale, averaged)
-    columns = np.stack([eta, *wald.interval(eta, se, level)], axis=1)
+def point(fit: Fitted, rows: NewData, factors: set[str], averaged: bool, scale: str) -> np.ndarray:
+    """(m,) with the modes of ``factors``, or averaged over the effects of all."""
+    if not averaged:
+        return on_scale(fit, linear_predictors(fit, rows, factors), scale)
+    mean = fit.model.likelihood.marginal_mean(fit, rows, scale)
+    return link_of(fit, mean) if scale == "link" else mean
+
+
+def from_link(fit: Fitted, scale: str, value: np.ndarray, se: np.ndarray, level: float, df: Any = np.inf) -> np.ndarray:
+    """(m, 3) a prediction and its interval, by t or normal, made on the link scale and carried back: it stays inside
+    the range."""
+    columns = np.stack([value, *wald.interval(value, se, level, df)], axis=1)
     if scale == "link":
         return columns
     with computing(fit.model.device):

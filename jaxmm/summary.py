@@ -1,6 +1,6 @@
-"""A fit -> what is printed of it: `summary` (text), `tidy`, `glance`, `augment` (data frames).
+"""A fit -> what is printed of it: `summary` (text), `glance`, `augment` (data frames); `tidy` has a module of its own.
 
-The layout of the text is that of lme4's summary. t values stand without p: they need degrees of freedom.
+The layout of the text is that of lme4's summary, with the degrees of freedom and the p-values of lmerTest's.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import pandas as pd
 
 from jaxmm import _text, coefficients
 from jaxmm.inference import wald
-from jaxmm.tables import VarCorr, pairs
+from jaxmm.tables import VarCorr
 
 _DIGITS = 4
 _MAX_CORRELATIONS = 20
@@ -24,9 +24,9 @@ class Summary:
 
     title: one line, or with a second one for the family. dispersion: of a family without a residual, and what further
     parameters it has, or "".
-    fixed: Estimate, Std. Error and t or z value by term. further: title and the same of each predictor after the
-    mean's. correlation: of the fixed effects, or None where it is not shown. notes: what the reader must know beyond
-    the numbers, one sentence each.
+    fixed: Estimate, Std. Error, df of t, t or z value and its p by term. further: title and the same of each predictor
+    after the mean's. correlation: of the fixed effects, or None where it is not shown. notes: what the reader must know
+    beyond the numbers, one sentence each.
     """
 
     title: str
@@ -120,52 +120,13 @@ def _dispersion(fit: Any) -> str:
 
 
 def _fixed_table(fit: Any, component: str) -> pd.DataFrame:
-    """Estimate, standard error, t or z; with z its p-value, which needs no degrees of freedom."""
+    """Estimate, standard error, t with its degrees of freedom, or z, and p."""
     statistic, found = fit.model.likelihood.statistic, fit.coef_table(component=component)
-    table = {"Estimate": found["estimate"], "Std. Error": found["se"], f"{statistic} value": found["statistic"]}
-    if statistic == "z":
-        table["Pr(>|z|)"] = found["p"]
+    table = {"Estimate": found["estimate"], "Std. Error": found["se"]}
+    if statistic == "t":
+        table["df"] = found["df"]
+    table |= {f"{statistic} value": found["statistic"], f"Pr(>|{statistic}|)": found["p"]}
     return pd.DataFrame(table, index=found.index)
-
-
-def tidy(fit: Any, conf_level: float | None = None) -> pd.DataFrame:
-    """One row per parameter: effect ("fixed", "ran_pars", "dispersion"), component, group, term, estimate, std_error,
-    statistic.
-
-    ``component`` is the parameter whose predictor it belongs to: "mu" the mean, "zi" the log-odds of an extra zero,
-    "phi" log φ (φ itself where it is one number).
-
-    Args:
-        conf_level: adds the columns conf_low and conf_high, normal intervals of this level.
-    """
-    if conf_level is not None:
-        wald.check_level(conf_level, "conf_level")
-    rows: list[tuple] = []
-    for component in fit.model.design.predictors:
-        table = fit.coef_table(component=component)
-        columns = (table[name].to_numpy() for name in ("estimate", "se", "statistic"))
-        rows += [("fixed", component, None, *row) for row in zip(table.index, *columns, strict=True)]
-    varcorr = fit.varcorr()
-    feeds = {f.name: f.predictor for f in fit.model.design.factors}
-    for block in varcorr.blocks:
-        sd, corr, estimated, names = block.sd(), block.corr(), block.estimated, block.effects
-        for k in range(len(names)):
-            own = ("ran_pars", feeds[block.group], block.group)
-            rows.append((*own, f"sd__{names[k]}", sd[k], np.nan, np.nan))
-            rows += [
-                (*own, f"cor__{names[k]}.{names[l]}", corr[l, k], np.nan, np.nan)
-                for first, l in pairs(len(names))
-                if first == k and estimated[l, k]
-            ]
-    if varcorr.sigma is not None:
-        rows.append(("ran_pars", "mu", "Residual", "sd__Observation", varcorr.sigma, np.nan, np.nan))
-    if _has_dispersion(fit):
-        rows.append(("dispersion", "phi", None, "phi", fit.dispersion, np.nan, np.nan))
-    rows += [("dispersion", name, None, name, value, np.nan, np.nan) for name, value in fit.family_params.items()]
-    frame = pd.DataFrame(rows, columns=["effect", "component", "group", "term", "estimate", "std_error", "statistic"])
-    if conf_level is not None:
-        frame["conf_low"], frame["conf_high"] = wald.interval(frame["estimate"], frame["std_error"], conf_level)
-    return frame
 
 
 def glance(fit: Any) -> pd.DataFrame:
@@ -252,7 +213,13 @@ def _notes(fit: Any) -> tuple[str, ...]:
         )
     if not fit.converged:
         notes.append(f"not converged: {fit.diagnostics.status_message}")
+    reference = fit.reference()
+    if len(reference.beta) and fit.model.likelihood.statistic == "t":
+        notes.append(f"degrees of freedom: {reference.name.title()}")
+    notes.extend(reference.notes)
     notes.extend(fit.remarks)
+    few = wald.few_levels(fit.n_groups) if fit.model.likelihood.statistic == "z" else None
+    notes.extend([few] if few else [])
     accuracy = fit.accuracy()
     if accuracy is not None:
         notes.append(accuracy)
@@ -275,11 +242,14 @@ def _fixed_cells(fixed: pd.DataFrame) -> list[list[str]]:
     size = np.abs(both[np.isfinite(both) & (both != 0)])
     least = 1 + int(np.floor(np.log10(size.min()))) if size.size else 1
     texts = _text.number_column(np.round(both, max(1, _DIGITS - least)), _DIGITS)
-    t = _text.number_column(np.round(fixed.iloc[:, 2].to_numpy(dtype=float), _DIGITS - 1), _DIGITS)
-    rows = [[str(name), texts[2 * i], texts[2 * i + 1], t[i]] for i, name in enumerate(fixed.index)]
-    for p in fixed.columns[3:]:
-        for row, value in zip(rows, fixed[p], strict=True):
-            row.append("<2e-16" if value < 2e-16 else f"{value:.3g}")
+    rows = [[str(name), texts[2 * i], texts[2 * i + 1]] for i, name in enumerate(fixed.index)]
+    columns = [
+        _text.number_column(np.round(fixed[name].to_numpy(dtype=float), _DIGITS - 1), _DIGITS)
+        for name in fixed.columns[2:-1]
+    ]
+    columns.append([_text.p_value(p) for p in fixed.iloc[:, -1]])
+    for row, *further in zip(rows, *columns, strict=True):
+        row.extend(further)
     return [["", *fixed.columns], *rows]
 
 

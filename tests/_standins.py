@@ -84,6 +84,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "family": likelihood.family,
         "dispersion": sigma**2,
         "family_params": {},
+        "notes": (),
         "estimates": None,
         "model": SimpleNamespace(design=design, likelihood=likelihood),
         "formula": design.formula,
@@ -91,11 +92,12 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
     fit = SimpleNamespace(**(attributes | changes))
 
     def coef_table(ddf=None, component="mu"):
-        each = wald.each(fit.fixef, fit.bse)
-        columns = {"estimate": fit.fixef, "se": fit.bse, "df": np.inf, "statistic": each.statistic, "p": each.p}
+        each = wald.each(fit.fixef, fit.bse, 17.0)  # lmerTest's, for sleepstudy
+        columns = {"estimate": fit.fixef, "se": fit.bse, "df": 17.0, "statistic": each.statistic, "p": each.p}
         return pd.DataFrame(columns, fit.fixef.index)
 
     fit.coef_table = coef_table
+    fit.reference = lambda: SimpleNamespace(name="satterthwaite", beta=fit.fixef.to_numpy(), notes=fit.notes)
     return fit
 
 

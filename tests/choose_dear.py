@@ -1,6 +1,8 @@
-"""Which tests are dear: writes ``dear.txt`` from the durations of a whole run with nothing compiled before.
+"""Which tests are dear: adds to ``dear.txt`` from the durations of a whole run with nothing compiled before.
 
     python -m pytest -m "not slow" --durations=0 -vv > log && python tests/choose_dear.py log
+
+Those of ``rare.txt`` are run with the slow ones: cases of a dear test beyond the ``RARE`` seconds of its cheapest.
 
 Of each test one case stays in the default run, the cheapest, and others as long as they take ``ALLOWED`` seconds
 together; a test of one case stays if it takes no more than ``SINGLE``.  What other tests need too is then paid for by
@@ -14,7 +16,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-ALLOWED, SINGLE, CHEAPEST = 3.0, 6.0, 12.0  # seconds on a busy machine
+ALLOWED, SINGLE, CHEAPEST = 2.0, 5.0, 10.0  # seconds on a busy machine
+RARE = 8.0
 LIST = Path(__file__).with_name("dear.txt")
 
 
@@ -48,5 +51,24 @@ def dear(seconds: dict[str, float]) -> list[str]:
     return sorted(out)
 
 
+def rare(seconds: dict[str, float]) -> set[str]:
+    """Of dear tests the cases beyond ``RARE`` seconds together; one stays."""
+    spent: dict[str, float] = defaultdict(float)
+    out = set()
+    for test in sorted(seconds, key=lambda t: seconds[t]):
+        function = test.split("[")[0]
+        if spent[function] and spent[function] + seconds[test] > RARE:
+            out.add(test)
+        else:
+            spent[function] += seconds[test]
+    return out
+
+
 if __name__ == "__main__":
-    LIST.write_text("\n".join(dear(durations(Path(sys.argv[1]).read_text()))) + "\n")
+    seconds = durations(Path(sys.argv[1]).read_text())
+    listed = {name: set(LIST.with_name(name).read_text().splitlines()) for name in ("dear.txt", "rare.txt")}
+    further = rare({test: seconds[test] for test in dear(seconds)})
+    listed["dear.txt"] |= set(dear(seconds)) - further
+    listed["rare.txt"] |= further
+    for name, tests in listed.items():
+        LIST.with_name(name).write_text("\n".join(sorted(tests)) + "\n")

@@ -26,7 +26,10 @@ import pytest
 import jaxmm as mm
 from jaxmm import _compiled
 
-DEAR = frozenset((Path(__file__).with_name("dear.txt")).read_text().split("\n")) - {""}
+LISTED = {
+    mark: frozenset(Path(__file__).with_name(name).read_text().splitlines())
+    for mark, name in (("dear", "dear.txt"), ("slow", "rare.txt"))
+}
 DEFAULT = "not slow and not dear"
 LARGE = 3 << 29  # bytes of the process from which compiled programs are let go
 
@@ -34,20 +37,22 @@ LARGE = 3 << 29  # bytes of the process from which compiled programs are let go
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     names = {item.nodeid.removeprefix("tests/"): item for item in items}
-    for name in DEAR & names.keys():
-        names[name].add_marker(pytest.mark.dear)
+    for mark, listed in LISTED.items():
+        for name in listed & names.keys():
+            names[name].add_marker(getattr(pytest.mark, mark))
     if not any("::" in argument for argument in config.args):  # of a file that is collected there are all tests
         files = {name.split("::")[0] for name in names}
-        gone = sorted(name for name in DEAR - names.keys() if name.split("::")[0] in files)
+        gone = sorted(n for n in set().union(*LISTED.values()) - names.keys() if n.split("::")[0] in files)
         if gone:
-            raise pytest.UsageError(f"tests/dear.txt lists tests that are not there: {gone[:5]}; see choose_dear.py")
+            raise pytest.UsageError(f"tests are listed that are not there: {gone[:5]}; see choose_dear.py")
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.option.markexpr == DEFAULT:
         terminalreporter.section("left out")
-        terminalreporter.line(f"{len(DEAR)} dear tests, mostly further cases:  python -m pytest -m dear")
-        terminalreporter.line("tests of statistical validity, and large ones: python -m pytest -m slow")
+        dear = len(LISTED["dear"])
+        terminalreporter.line(f"{dear} dear tests, mostly further cases:  python -m pytest -m dear")
+        terminalreporter.line("statistical validity, large ones, yet more cases: python -m pytest -m slow")
 
 
 @pytest.fixture(autouse=True)

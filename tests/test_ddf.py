@@ -135,6 +135,17 @@ def test_satterthwaite_by_finite_differences():
 
 
 # ---------------------------------------------------------------- what must hold
+def test_two_degrees_of_freedom():
+    """Three blocks of two whole plots: 2 between them, where F has no mean, and 20 within, for one row and several."""
+    rng, plot = np.random.default_rng(1), np.repeat(np.arange(6), 5)
+    data = pd.DataFrame({"block": plot // 2, "harvest": plot % 2, "sow": np.tile(np.arange(5), 6)}).astype("category")
+    data["y"] = rng.normal(size=6)[plot] + rng.normal(size=30)
+    fit = mm.lmm("y ~ block + sow + harvest + (1 | block:harvest)", data)
+    for name in METHODS:
+        np.testing.assert_allclose(fit.coef_table(name)["df"].iloc[1:], [2, 2, *4 * [20], 2], rtol=1e-6)
+        np.testing.assert_allclose(fit.anova(ddf=name)["den_df"], [2, 20, 2], rtol=1e-6)
+
+
 def paired(structure: str) -> tuple[mm.Fit, pd.DataFrame]:
     """Two visits of each subject, with a difference of unequal variances."""
     rng = np.random.default_rng(3)

@@ -1,8 +1,10 @@
 """The pictures: what they draw, from which numbers, and what they refuse."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from _standins import dense_fit, sleepstudy_fit
 
@@ -38,6 +40,58 @@ def test_caterpillar(fit):
         plots.caterpillar(fit, "Item")
     with pytest.raises(ValueError, match="name the one for this ax"):
         plots.caterpillar(fit, ax=ax)
+
+
+def test_caterpillar_in_one_order(fit):
+    axes = plots.caterpillar(fit, order="Days")
+    by_days = [str(k) for k in fit.ranef()["Subject"]["Days"].sort_values().index]
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == by_days
+    modes = fit.ranef()["Subject"].loc[by_days, "(Intercept)"]
+    shown = {y: x for line in axes[0].get_lines()[:2] for x, y in zip(*line.get_data(), strict=True)}
+    assert [shown[k] for k in range(18)] == pytest.approx(modes.to_numpy())
+    assert [t.get_text() for t in axes[0].figure.legends[0].get_texts()] == [
+        "interval holds zero",
+        "interval clear of zero",
+    ]
+    ax = plots.caterpillar(fit, effect="Days", order="levels")
+    assert [t.get_text() for t in ax.get_yticklabels()][::-1] == [str(k) for k in fit.ranef()["Subject"].index]
+    with pytest.raises(
+        ValueError, match=r"order must be one of the effects of Subject, .*'Days', or 'levels', not 'x'"
+    ):
+        plots.caterpillar(fit, order="x")
+
+
+def test_effects(fit):
+    """Lines and bands are the marginal means that the fit gives."""
+
+    def emmeans(specs, at, scale, level):
+        x, by = np.asarray(at["Days"], float), at.get("by", [0.0])
+        frame = pd.DataFrame([(v, w) for w in by for v in x], columns=["Days", "by"])
+        frame["emmean"] = 1 + 2 * frame["Days"] + frame["by"]
+        return SimpleNamespace(what="emmean", frame=frame.assign(lower=frame["emmean"] - 1, upper=frame["emmean"] + 1))
+
+    seen = {"Days": SimpleNamespace(labels=None, low=0.0, high=9.0), "a": SimpleNamespace(labels=["b"])}
+    design = SimpleNamespace(response="Reaction", spec=SimpleNamespace(seen=SimpleNamespace(columns=seen)))
+    stand_in = SimpleNamespace(emmeans=emmeans, family=fit.family, model=SimpleNamespace(design=design))
+    ax = plots.effects(stand_in, "Days")
+    x, y = ax.get_lines()[0].get_data()
+    assert (x[0], x[-1]) == (0, 9) and y == pytest.approx(1 + 2 * np.asarray(x))
+    assert ax.get_xlabel() == "Days" and ax.get_ylabel() == "mean of Reaction"
+    ax = plots.effects(stand_in, "Days", "by", at={"by": [0.0, 5.0]})
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["0", "5"] and len(ax.collections) == 2
+    assert len({line.get_linestyle() for line in ax.get_lines()}) == 2  # told apart in grey too
+    with pytest.raises(ValueError, match=r"x must be a covariate of the formula, 'Days', not 'a'; fit.emmeans\('a'\)"):
+        plots.effects(stand_in, "a")
+    with pytest.raises(ValueError, match="'by' has 8 levels, more than can be told apart"):
+        plots.effects(stand_in, "Days", "by", at={"by": np.arange(8.0)})
+
+
+def test_width_of_shrinkage(fit):
+    figure = plots.shrinkage(fit, levels=["309", "335", "308"], width=3.15)
+    assert figure.get_figwidth() == 3.15
+    assert len({round(a.get_position().x0, 2) for a in figure.axes if a.get_visible()}) == 2
+    with pytest.raises(ValueError, match="width must be inches, 2 or more, not 1"):
+        plots.shrinkage(fit, width=1)
 
 
 def test_shrinkage_lines(fit):
@@ -80,7 +134,7 @@ def test_level_with_one_row_has_no_own_line():
     codes = np.repeat(np.arange(5, dtype=np.int32), [1, 6, 6, 6, 6])
     x, y = rng.normal(size=25), rng.normal(size=25)
     fit = dense_fit(y, x, codes, list("abcde"), np.eye(2), 1.0)
-    lines = plots._lines(fit, None)
+    lines = plots.lines._lines(fit, None)
     assert np.isnan(lines.own[0]).all() and np.isfinite(lines.own[1:]).all()
     plots.shrinkage(fit).canvas.draw()
     plots.shrinkage_arrows(fit).figure.canvas.draw()

@@ -9,8 +9,9 @@ import pytest
 from _standins import sleepstudy_fit
 
 from jaxmm import _text
-from jaxmm.summary import augment, glance, summary, tidy
+from jaxmm.summary import augment, glance, summary
 from jaxmm.tables import Block, RandomEffects, VarCorr, correlation, sample_cov
+from jaxmm.tidy import tidy
 
 # print(VarCorr(fit)), lme4: Reaction ~ Days + (Days | Subject), sleepstudy
 SLEEPSTUDY = """\
@@ -34,7 +35,7 @@ PASTES = """\
  batch      (Intercept) 1.28737
  Residual               0.82341"""
 
-# summary(fit), lme4, without the names of the class and of the data
+# summary(fit), lmerTest, without the names of the class and of the data, with p in the digits of all numbers here
 SUMMARY = """\
 Linear mixed model fit by REML
 Formula: Reaction ~ Days + (Days | Subject)
@@ -53,14 +54,15 @@ Random effects:
 Number of obs: 180, groups: Subject, 18
 
 Fixed effects:
-            Estimate Std. Error t value
-(Intercept)  251.405      6.825  36.838
-Days          10.467      1.546   6.771
+            Estimate Std. Error df t value Pr(>|t|)
+(Intercept)  251.405      6.825 17  36.838   <1e-16
+Days          10.467      1.546 17   6.771 3.26e-06
 
 Correlation of fixed effects:
      (Intr)
 Days -0.138
 
+degrees of freedom: Satterthwaite
 computed on cpu:0 in float64"""
 
 
@@ -255,7 +257,10 @@ def test_html():
 
 def test_tidy():
     frame = tidy(sleepstudy_fit())
-    assert list(frame.columns) == ["effect", "component", "group", "term", "estimate", "std_error", "statistic"]
+    own = ["effect", "component", "group", "term", "estimate", "std_error", "statistic"]
+    assert list(frame.columns) == [*own, "df", "p_value"]
+    assert frame["df"][:2].tolist() == [17, 17] and frame["df"][2:].isna().all() and frame["p_value"][2:].isna().all()
+    assert frame["p_value"][1] == pytest.approx(3.2638e-6, rel=1e-4)  # lmerTest
     assert frame["term"].tolist() == [
         "(Intercept)",
         "Days",
@@ -266,9 +271,9 @@ def test_tidy():
     ]
     assert frame["effect"].tolist() == ["fixed"] * 2 + ["ran_pars"] * 4
     assert frame["estimate"].to_numpy()[2:] == pytest.approx([24.740658, 0.065551, 5.922138, 25.591796], rel=1e-5)
-    wide = tidy(sleepstudy_fit(), conf_level=0.9)
+    wide = tidy(sleepstudy_fit(), "fixed", conf_level=0.9)
     half = (wide["conf_high"] - wide["conf_low"])[0] / 2
-    assert half == pytest.approx(1.6448536 * wide["std_error"][0])
+    assert half == pytest.approx(1.7396067 * wide["std_error"][0])  # qt(0.95, 17)
     with pytest.raises(ValueError, match="conf_level must lie between 0 and 1"):
         tidy(sleepstudy_fit(), conf_level=95)
 

@@ -61,7 +61,7 @@ def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any
 @Program
 def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, Any]:
     """Fresh lanes and their data, from what they have of their own, the lanes first; ``theta`` (m,) to start from, or
-    None; ``invalid`` (L,) or None says which responses the family cannot have."""
+    None, unless lanes have a start of their own; ``invalid`` (L,) or None: which responses the family cannot have."""
     own, refused = own.each(lambda x: jnp.moveaxis(x, 0, -1)), None
     if own.y is not None:
         refused = problem.refuse(own)
@@ -72,7 +72,10 @@ def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, 
             own = own._replace(weights=jnp.where(refused < 0, own.weights, 1.0))
     data = problem.data(own)
     L = jax.tree.leaves(data)[0].shape[-1]
-    start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), L))
+    if own.start is not None:
+        start = own.start
+    else:
+        start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), L))
     lanes = begin(start, problem.guess(start), problem.prepare(start, data))
     if refused is not None:
         lanes = lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32))

@@ -28,6 +28,8 @@ from jaxmm.sources.truth import as_start
 from jaxmm.start import moment_start
 from jaxmm.start_given import scaled_psi, scaled_theta
 
+OF_POOL = frozenset({"start"})  # what lanes may have of their own and no problem needs to know
+
 # problems that suit a structure, the quickest first, and what makes them
 Candidates = list[tuple[type, Callable[[], Any]]]
 
@@ -47,9 +49,9 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, varies: f
         linear = not isinstance(model.arrays, Rows)
         candidates = (_linear if linear else _generalised)(model, start, collapse and "copies" not in varies)
         for problem, make in candidates:
-            if varies <= problem.accepts:
+            if varies - OF_POOL <= problem.accepts:
                 return make()
-    accepted = frozenset().union(*(problem.accepts for problem, _ in candidates))
+    accepted, varies = frozenset().union(*(problem.accepts for problem, _ in candidates)), varies - OF_POOL
     raise ValueError(
         f"lanes of this model may have {_listed(accepted)} of their own, not {_listed(varies - accepted or varies)}: "
         "fit such replicates one by one"

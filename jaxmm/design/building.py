@@ -39,7 +39,8 @@ from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Bars, Predictor, constant, fit_predictor
 from jaxmm.design.remarks import remarks
 from jaxmm.design.response import Response, any_trial, check_spelling, other_rows, read_response
-from jaxmm.design.syntax import Expr, FormulaError
+from jaxmm.design.seen import Seen, see
+from jaxmm.design.syntax import Expr, FormulaError, Name
 from jaxmm.families import Family
 
 
@@ -119,6 +120,7 @@ def build(
     memory: dict[str, Any] = {}
     own = None if rows.weights is None else rows.weights[rows.kept]
     response = read_response(terms.response, rows.frame, memory, family, own, rows.labels)
+    counted = own
     if response.weights_are_trials:
         rows, own = rows._replace(weights=None), None
 
@@ -136,11 +138,12 @@ def build(
     random = Bars.none()
     for name, bar, left, exprs in says.bars:
         random.add(bar, left, exprs, name, rows.frame, memory, says.coding, rows.labels)
+    seen = _seen(says, rows.frame, len(rows.labels), counted, mean.offset, offset)
     assert mean.matrix is not None and mean.kept_columns is not None  # it has a formula
     spec = Spec(
         mean.matrix, mean.kept_columns, terms.offsets, offset if isinstance(offset, str) else None,
         offset is not None and not isinstance(offset, str), tuple(random.matrices), tuple(random.groupings), memory,
-        mean.aliases,
+        mean.aliases, seen,
     )  # fmt: skip
     design = Design(
         formula=terms.text,
@@ -205,6 +208,19 @@ def _choose(says: Written, table: Table, weights: Any, offset: Any, missing: str
             raise DataError(f"no row has a trial: '{response}' is zero of zero in each that counts")
     frame = Frame(table, counted_rows(used, kept, len(table)), "")
     return Chosen(used, index, values, kept, frame, index if kept.all() else index[kept])
+
+
+def _seen(
+    says: Written, frame: Frame, n: int, weights: np.ndarray | None, total: np.ndarray | None, offset: Any
+) -> Seen:
+    """The columns of the mean's fixed and random parts and of its offsets, in the rows that count."""
+    exprs = [*says.fixed[MEAN].variables, *says.terms[MEAN].offsets]
+    exprs += [e for name, _, left, _ in says.bars if name == MEAN for e in left.variables]
+    if isinstance(offset, str):
+        exprs.append(Name(offset))
+    argument = 0.0 if offset is None or isinstance(offset, str) else float(np.mean(argument_offset(offset, frame)))
+    found = see(frame, exprs, n, weights)
+    return replace(found, offset=0.0 if total is None else float(np.mean(total)), argument=argument)
 
 
 def _check_columns(mean: Predictor, n: int, family: Family | None) -> None:

@@ -21,6 +21,7 @@ from jaxmm.design.grouping import SeenFactor
 from jaxmm.design.inputs import Frame, formula_offset, new_offset
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Factor, Predictor, RandomTerm
+from jaxmm.design.seen import Seen
 from jaxmm.design.syntax import Expr
 
 
@@ -45,7 +46,8 @@ class NewData:
 
 @dataclass(frozen=True)
 class Spec:
-    """What the fit remembers for new rows; `aliases` (k, d): the columns left out of X are the kept ones times it."""
+    """What the fit remembers for new rows; `aliases` (k, d): the columns left out of X are the kept ones times it;
+    `seen`: the columns of the table behind the mean."""
 
     matrix: ModelMatrix
     kept_columns: np.ndarray
@@ -56,6 +58,7 @@ class Spec:
     groupings: tuple[SeenFactor, ...]
     memory: dict[str, Any]
     aliases: np.ndarray | None = None
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,21 @@ class Design:
         with np.errstate(invalid="ignore"):
             return self.y_all / self.trials_all
 
-    def evaluate(self, newdata: Any, *, offset: Any = None, need_groups: bool | Collection[str] = True) -> NewData:
+    def evaluate(
+        self,
+        newdata: Any,
+        *,
+        offset: Any = None,
+        need_groups: bool | Collection[str] = True,
+        need_levels: bool = True,
+    ) -> NewData:
         """The design on other rows: the fit's levels, contrasts, knots and centres.
 
         Args:
             newdata: a table of any accepted kind; response and weights are not needed.
             offset: stands in for the `offset` argument of the fit: a column's name, an array or a number.
             need_groups: whether the grouping factors are needed, or the names of those that are.
+            need_levels: False for Z of those alone: their levels are not looked for, and all codes are -1.
 
         Raises:
             DataError: a missing column, a level of a fixed-effects factor that the fit has not seen.
@@ -152,7 +163,7 @@ class Design:
         if offset is not None:
             total = total + new_offset(offset, frame, n)
         further = tuple(p.rows(frame, n, spec.memory) for p in self.further)
-        return new_data(self, frame, X, total, further, table.index, needed)
+        return new_data(self, frame, X, total, further, table.index, needed, levels=need_levels)
 
     def _needed(self, need_groups: bool | Collection[str]) -> set[str]:
         names = [f.name for f in self.factors]
@@ -173,13 +184,14 @@ def new_data(
     index: pd.Index,
     needed: set[str],
     unseen: str = "error",
+    levels: bool = True,
 ) -> NewData:
     spec = design.spec
     n = len(index)
     codes, new_levels = [], {}
     gone = np.zeros(n, dtype=bool)
     for factor, grouping in zip(design.factors, spec.groupings, strict=True):
-        if factor.name not in needed:
+        if factor.name not in needed or not levels:
             codes.append(np.full(n, -1, dtype=np.int32))
             continue
         own, unknown, missing = grouping.rows(frame)

@@ -69,9 +69,10 @@ class ModelMatrix:
             elif isinstance(value, Levels):
                 value = as_number(value, f"'{v.expr}'")
             values.append(value)
-        return self._fill(values, n)
+        return self.filled(values, n)
 
-    def _fill(self, values: list, n: int) -> np.ndarray:
+    def filled(self, values: list, n: int) -> np.ndarray:
+        """The matrix (n, p) from the value of each variable."""
         X = np.empty((n, len(self.columns)))
         for j, column in enumerate(self._generate(values, n)):
             X[:, j] = column
@@ -142,7 +143,7 @@ def fit_matrix(
             product = [f"{a}:{b}" for b in own for a in product] if product else own
         names += product
     matrix = ModelMatrix(terms.intercept, tuple(variables), tuple(built), tuple(names))
-    return matrix._fill(values, n), matrix
+    return matrix.filled(values, n), matrix
 
 
 def _bits(term: int) -> Iterator[int]:

@@ -1,21 +1,47 @@
-"""Nested fits side by side: the likelihood-ratio test.
+"""Fits side by side: the likelihood-ratio test of nested ones, information criteria of any.
 
-The statistic is the difference of -2 log-likelihood; its reference distribution chi-squared with as many degrees
-of freedom as there are more parameters (Wilks 1938).  Where the smaller model sets a variance to zero the truth lies
-on the boundary and the p-value is conservative (Self & Liang 1987).
+The statistic is the difference of -2 log-likelihood.  Its distribution is
+
+    "lrt"         chi-squared with as many degrees of freedom as there are more parameters (Wilks 1938); where the
+                  larger model has one more variance, a mixture (``inference.boundary``), where that holds
+    "bootstrap"   of responses drawn from the smaller fit, both models fitted to each
+    "exact"       that of the restricted likelihood ratio of one variance (``inference.exact``)
+
+    AIC = -2ℓ + 2k        AICc = AIC + 2k(k + 1) / (n - k - 1)        BIC = -2ℓ + k log n
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtrc
 
+from jaxmm._keywords import known_keywords
+from jaxmm._random import check_key
+from jaxmm._text import p_value
+from jaxmm.batch.engine import fit_many
 from jaxmm.families import Family
 from jaxmm.fit import Fit
+from jaxmm.inference import boundary, exact
 from jaxmm.inference.wald import Tested
+from jaxmm.sources.draw import Simulated
+
+METHODS = {"lrt": "lrt", "bootstrap": "bootstrap", "boot": "bootstrap", "exact": "exact"}
+REPLICATES = 999
+CRITERIA = ("aic", "aicc", "bic")
+BY_ML = "refitted by maximum likelihood (instead of REML) before comparing"
+_HINTS = {
+    "test": "method='lrt', 'bootstrap' or 'exact'",
+    "refit": "REML fits are refitted by maximum likelihood, except with method='exact'",
+    "nsim": "the number of replicates is n=",
+    "seed": "key=jax.random.key(seed)",
+    "model_names": "labels=",
+    "names": "labels=",
+}
 
 
 def likelihood_ratio(smaller: Any, larger: Any, df: int) -> Tested:
@@ -25,77 +51,261 @@ def likelihood_ratio(smaller: Any, larger: Any, df: int) -> Tested:
     return Tested(chisq, df, chdtrc(df, chisq) if df > 0 else np.full_like(chisq, np.nan))
 
 
-class Comparison:
-    """The table of ``anova``: ``to_frame()``, with ``notes`` on what was done before comparing."""
+def aicc(fit: Fit) -> float:
+    """Hurvich & Tsai's (1989, Biometrika 76) of a fit; NaN where there are too few rows for it."""
+    k, left = fit.df, fit.nobs - fit.df - 1
+    return fit.aic + 2 * k * (k + 1) / left if left > 0 else np.nan
 
-    def __init__(self, table: pd.DataFrame, formulas: dict[str, str], notes: tuple[str, ...]):
-        self.table, self.formulas, self.notes = table, formulas, notes
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """The table of ``anova`` or ``compare``: ``to_frame()``, with ``notes`` on what was done before comparing.
+
+    ``replicates``: by the label of the larger model, the statistics (n,) of a bootstrap or of the exact test's draws.
+    """
+
+    table: pd.DataFrame
+    formulas: dict[str, str]
+    notes: tuple[str, ...]
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         return self.table.copy()
 
     def __repr__(self) -> str:
         lines = list(self.notes) + [f"{name}: {formula}" for name, formula in self.formulas.items()]
-        return "\n".join([*lines, self.table.to_string(na_rep="", float_format=lambda x: f"{x:.5g}")])
+        return "\n".join([*lines, self._shown().to_string(na_rep="", float_format=lambda x: f"{x:.5g}")])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{n}</p>" for n in self.notes)
-        return notes + self.table.to_html(na_rep="", float_format=lambda x: f"{x:.5g}")
+        return notes + self._shown().to_html(na_rep="", float_format=lambda x: f"{x:.5g}")
+
+    def _shown(self) -> pd.DataFrame:
+        if "p" not in self.table:
+            return self.table
+        return self.table.assign(p=["" if np.isnan(p) else p_value(p, 5) for p in self.table["p"]])
 
 
-def anova(*fits: Fit) -> Comparison:
-    """Compare fits of the same response by likelihood ratio, from the smallest to the largest.
+# ---------------------------------------------------------------- the verbs
+@known_keywords(_HINTS)
+def anova(
+    *fits: Fit, labels: Sequence[str] | None = None, method: str = "lrt", key: Any = None, n: int | None = None
+) -> Comparison:
+    """Compare nested fits of the same response by likelihood ratio, from the smallest to the largest, each with the one
+    before it.
 
     REML fits are refitted by maximum likelihood first, and the result says so: likelihoods by REML are comparable only
-    between models with the same X. Those that have the same are refitted too, as lme4 does by default.
+    between models with the same X. Those that have the same are refitted too, as lme4 does by default, except with
+    ``method="exact"``.
+
+    Args:
+        fits: two or more.
+        labels: what to call them, one for each; "fit0", "fit1" .. by default.
+        method: where p comes from. "lrt": χ², and where the larger model has one more variance, which the hypothesis
+            puts on the boundary of its range, ½χ²(0) + ½χ²(1), or ½χ²(q) + ½χ²(q + 1) for one more effect beside q
+            correlated ones, if the factors are nested and the smaller model is not singular; the column ``reference``
+            and a note say which. "bootstrap" ("boot"): from ``n`` = 999 responses drawn from the smaller fit with
+            ``key``. "exact": of two REML fits that differ by one variance, from ``n`` = 10,000 draws; see
+            ``exact_rlrt``, which does without the smaller fit.
 
     Returns:
-        ``Comparison`` with columns ``npar``, ``aic``, ``bic``, ``loglik``, ``deviance``, ``chisq``, ``df``, ``p``.
+        ``Comparison`` with columns ``npar``, ``aic``, ``aicc``, ``bic``, ``loglik``, ``deviance``, ``chisq``, ``df``,
+        ``p``, ``reference``.
 
     Families may differ where they take the same response, as nbinom2 and poisson do.
 
     Raises:
+        TypeError: something that is not a ``Fit``; draws without a key.
+        ValueError: fewer than two fits, or fits to different responses or rows, or of densities beside probabilities;
+            an unknown method, labels that do not fit.
+
+    Example:
+        >>> mm.anova(fit0, fit1, labels=["intercepts", "slopes"], method="bootstrap", key=jax.random.key(1))
+    """
+    how = _method(method, key, n)
+    called, notes = _checked("anova", fits, labels)
+    by_ml = how != "exact"
+    if by_ml and any(f.reml for f in fits):
+        notes.append(BY_ML)
+    used = [f.refit_ml() if by_ml else f for f in fits]
+    order = sorted(range(len(used)), key=lambda i: (used[i].df, i))
+    used, called = [used[i] for i in order], [called[i] for i in order]
+    rows, replicates = [_criteria(used[0]) | {"chisq": np.nan, "df": np.nan, "p": np.nan, "reference": ""}], {}
+    for before, f, name in zip(used, used[1:], called[1:], strict=False):
+        found = {"lrt": _by_limit, "bootstrap": _by_bootstrap, "exact": _by_draws}[how](before, f, n, key)
+        rows.append(_criteria(f) | found.row())
+        notes += [f"{name}: {note}" for note in found.notes]
+        if found.replicates is not None:
+            replicates[name] = found.replicates
+    table = pd.DataFrame(rows, index=called)
+    return Comparison(table, _formulas(used, called), tuple(notes + _unconverged(used, called)), replicates)
+
+
+@known_keywords(_HINTS)
+def compare(*fits: Fit, labels: Sequence[str] | None = None, criterion: str = "aic") -> Comparison:
+    """Information criteria of fits of the same response, nested or not, the best first.
+
+    REML fits are refitted by maximum likelihood first, and the result says so.
+
+    Args:
+        fits: two or more.
+        labels: what to call them, one for each; "fit0", "fit1" .. by default.
+        criterion: "aic", "aicc" or "bic": what ``delta``, the difference from the least, and ``weight``,
+            exp(-delta / 2) over the sum of these (Burnham & Anderson 2002), are of.
+
+    Returns:
+        ``Comparison`` with columns ``npar``, ``aic``, ``aicc``, ``bic``, ``loglik``, ``deviance``, ``delta``,
+        ``weight``.
+
+    Raises:
         TypeError: something that is not a ``Fit``.
-        ValueError: fewer than two fits, or fits to different responses or rows, or of densities beside probabilities.
+        ValueError: as ``anova``; another criterion.
+
+    Example:
+        >>> mm.compare(fit0, fit1, fit2, labels=["linear", "quadratic", "spline"], criterion="aicc")
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion must be one of {', '.join(map(repr, CRITERIA))}, not {criterion!r}")
+    called, notes = _checked("compare", fits, labels)
+    if any(f.reml for f in fits):
+        notes.append(BY_ML)
+    used = [f.refit_ml() for f in fits]
+    table = pd.DataFrame([_criteria(f) for f in used], index=called)
+    table["delta"] = table[criterion] - table[criterion].min()
+    table["weight"] = np.exp(-table["delta"] / 2) / np.exp(-table["delta"] / 2).sum()
+    table = table.sort_values("delta", kind="stable")
+    return Comparison(table, _formulas(used, called), tuple(notes + _unconverged(used, called)))
+
+
+def _criteria(f: Fit) -> dict[str, Any]:
+    return {"npar": f.df, "aic": f.aic, "aicc": aicc(f), "bic": f.bic, "loglik": f.loglik, "deviance": f.deviance}
+
+
+def _formulas(fits: Sequence[Fit], called: Sequence[str]) -> dict[str, str]:
+    """By label; with the family where they differ in it."""
+    families = [f", {f.family.name} ({f.family.link.name})" for f in fits]
+    one = len(set(families)) == 1
+    named = zip(called, fits, families, strict=True)
+    return {name: f.formula + ("" if one else family) for name, f, family in named}
+
+
+def _unconverged(fits: Sequence[Fit], called: Sequence[str]) -> list[str]:
+    names = [name for name, f in zip(called, fits, strict=True) if not f.converged]
+    return [f"not converged: {', '.join(names)}; the comparison may be wrong"] if names else []
+
+
+# ---------------------------------------------------------------- the distributions
+@dataclass(frozen=True)
+class _Found:
+    """One step of an ``anova``."""
+
+    test: Tested
+    reference: str
+    notes: tuple[str, ...] = ()
+    replicates: np.ndarray | None = None
+
+    def row(self) -> dict[str, Any]:
+        own = {"chisq": float(self.test.statistic), "df": self.test.df, "p": float(self.test.p)}
+        return own | {"reference": self.reference}
+
+
+def _by_limit(smaller: Fit, larger: Fit, n: Any, key: Any) -> _Found:
+    """χ², or the mixture where it holds."""
+    test = likelihood_ratio(smaller.deviance, larger.deviance, larger.df - smaller.df)
+    if test.df <= 0:
+        note = "no more parameters than the model before it: no test; compare() has the criteria"
+        return _Found(test, "", (note,) if smaller.formula != larger.formula else ())
+    plain = f"χ²({test.df})"
+    mixed = boundary.mixture(smaller, larger)
+    if isinstance(mixed, boundary.Mixture):
+        name, levels = mixed.units
+        note = (
+            f"p from {mixed}, the limit of many levels of {name} ({levels} here), since a variance of zero lies on the "
+            f"boundary of its range (Self & Liang 1987); from {plain} it would be {p_value(float(test.p))}"
+        )
+        return _Found(test._replace(p=mixed.p(test.statistic)), str(mixed), (note,))
+    if mixed is not None or boundary.differs_in_effects(smaller.model, larger.model):
+        why = f" ({mixed})" if mixed else ""
+        note = f"p from {plain} is conservative where a variance is zero under the hypothesis{why}; method='bootstrap'"
+        return _Found(test, plain, (note,))
+    return _Found(test, plain)
+
+
+def _by_bootstrap(smaller: Fit, larger: Fit, n: int | None, key: Any) -> _Found:
+    """p = (1 + replicates that reach the statistic) / (1 + replicates) (Davison & Hinkley 1997, section 4.2)."""
+    test = likelihood_ratio(smaller.deviance, larger.deviance, larger.df - smaller.df)
+    source = Simulated(smaller.model, smaller, REPLICATES if n is None else n, key)
+    null, full = (fit_many(f.model, source, start=f, progress=False) for f in (smaller, larger))
+    both = null.converged & full.converged
+    statistics = np.where(both, likelihood_ratio(-2 * null.loglik, -2 * full.loglik, 1).statistic, np.nan)
+    used = int(both.sum())
+    p = (1 + int(np.sum(statistics[both] >= test.statistic))) / (1 + used) if used else np.nan
+    lost = len(both) - used
+    notes = (f"{lost} of {len(both)} replicates failed and are left out",) if lost else ()
+    return _Found(test._replace(p=np.asarray(p)), f"bootstrap, {used} replicates", notes, statistics)
+
+
+def _by_draws(smaller: Fit, larger: Fit, n: int | None, key: Any) -> _Found:
+    """Of one variance, by REML."""
+    n = exact.DRAWS if n is None else n
+    for f in (smaller, larger):
+        exact.check(f, n)
+    one = boundary.added(smaller.model, larger.model)
+    if one is None or one.before:
+        raise ValueError(
+            "method='exact' is of models with the same X that differ by one uncorrelated term of one variance: use "
+            "method='bootstrap'"
+        )
+    found = exact.tested(larger, one.term, smaller.deviance - larger.deviance, n, key)
+    test = Tested(np.asarray(found.statistic), 1, np.asarray(found.p))
+    return _Found(test, f"exact, {found.n} draws", found.notes)
+
+
+# ---------------------------------------------------------------- what can be compared
+def _method(method: str, key: Any, n: Any) -> str:
+    """Raises ValueError and TypeError, with what would be accepted."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be 'lrt', 'bootstrap' or 'exact', not {method!r}")
+    how = METHODS[method]
+    if how == "lrt":
+        if key is not None or n is not None:
+            raise ValueError("key= and n= are for method='bootstrap' and 'exact': method='lrt' draws nothing")
+        return how
+    if key is None:
+        raise TypeError(f"method={method!r} needs a key, such as key=jax.random.key(0)")
+    check_key(key)
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
+        raise ValueError(f"n must be a positive number of replicates, not {n!r}")
+    return how
+
+
+def _checked(verb: str, fits: Sequence[Any], labels: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Labels, and notes on the likelihoods.
+
+    Raises:
+        TypeError: something that is not a fit. ValueError: fits that cannot be compared, or labels that do not fit.
     """
     if len(fits) < 2:
-        raise ValueError("anova compares two fits or more: mm.anova(fit0, fit1)")
+        raise ValueError(f"{verb} compares two fits or more: mm.{verb}(fit0, fit1)")
     for f in fits:
         if not hasattr(f, "estimates"):
-            raise TypeError(f"anova compares jaxmm fits, not {type(f).__name__}")
+            raise TypeError(f"{verb} compares jaxmm fits, not {type(f).__name__}")
     for f in fits[1:]:
         _check_data(fits[0], f)
         _check_families(fits[0], f)
-    notes = []
+    called = [f"fit{i}" for i in range(len(fits))]
+    if labels is not None:
+        called = [labels] if isinstance(labels, str) else list(map(str, labels))
+        if len(called) != len(fits) or len(set(called)) != len(called):
+            raise ValueError(f"labels must be {len(fits)} different texts, one for each fit, not {labels!r}")
     nodes = sorted({f.n_agq for f in fits})
+    notes = []
     if len(nodes) > 1:
         notes.append(
             f"likelihoods by {' and '.join(map(str, nodes))} quadrature nodes (1 is Laplace's method): part of the "
             "difference is that of the methods; fit all models with one n_agq"
         )
-    if any(f.reml for f in fits):
-        notes.append("refitted by maximum likelihood (instead of REML) before comparing")
-    used = [f.refit_ml() for f in fits]
-    order = sorted(range(len(used)), key=lambda i: (used[i].df, i))
-    rows = []
-    for k, i in enumerate(order):
-        f = used[i]
-        row = {"npar": f.df, "aic": f.aic, "bic": f.bic, "loglik": f.loglik, "deviance": f.deviance}
-        row |= {"chisq": np.nan, "df": np.nan, "p": np.nan}
-        if k:
-            before = used[order[k - 1]]
-            test = likelihood_ratio(before.deviance, f.deviance, f.df - before.df)
-            row |= {"chisq": float(test.statistic), "df": test.df, "p": float(test.p)}
-        rows.append(row)
-    names = [f"fit{i}" for i in order]
-    table = pd.DataFrame(rows, index=names)
-    families = {f"fit{i}": f", {used[i].family.name} ({used[i].family.link.name})" for i in order}
-    one = len(set(families.values())) == 1
-    formulas = {f"fit{i}": used[i].formula + ("" if one else families[f"fit{i}"]) for i in order}
-    unconverged = [f"fit{i}" for i in order if not used[i].converged]
-    if unconverged:
-        notes.append(f"not converged: {', '.join(unconverged)}; the comparison may be wrong")
-    return Comparison(table, formulas, tuple(notes))
+    return called, notes
 
 
 def _check_data(a: Fit, b: Fit) -> None:

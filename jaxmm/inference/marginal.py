@@ -108,6 +108,18 @@ def _slopes_of_link(psi: Array, link: Any, of: Of, data: dict[str, Any]) -> Arra
     return jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
 
 
+@partial(Program, static_argnums=(1,))
+def _averages(psi: Array, of: Of, data: dict[str, Any], weights: Array) -> tuple[Array, Array]:
+    """g of the weighted sums (k,) and their derivatives by psi (d, k)."""
+
+    def averages(x):
+        mu = _mean(x, of, data).reshape(weights.shape)
+        return of.family.link.link(jnp.sum(weights * mu, axis=1))
+
+    value, push = jax.linearize(averages, psi)
+    return value, jax.lax.map(push, jnp.eye(len(psi), dtype=psi.dtype))
+
+
 def _of(fit: Fitted, scale: str, averaged: bool = True) -> Of:
     model = fit.model
     return Of(model.likelihood.family, model.structure, model.arrays.layout, scale, averaged)  # pyright: ignore
@@ -135,6 +147,16 @@ def on_link(fit: Fitted, rows: NewData, scale: str, averaged: bool) -> tuple[np.
         value = np.asarray(_link_of_rows(e.psi, link, of, data))
         slopes = np.asarray(_slopes_of_link(e.psi, link, of, data))
     return value, np.sqrt(np.maximum(variances(slopes.T, e.covariance), 0.0))
+
+
+def averages(fit: Fitted, rows: NewData, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """g of the weighted sums of the rows' means, averaged over the effects: k sums of r rows each, ``weights`` (k, r),
+    and their covariance (k, k) by the delta method; the means are those before zeros are added."""
+    e = fit.estimates
+    with computing(fit.model.device):
+        found = _averages(e.psi, _of(fit, "conditional"), _data(fit, rows), weights)
+        value, slopes = (np.asarray(x) for x in found)
+    return value, slopes.T @ np.asarray(e.covariance) @ slopes
 
 
 def coefficients(fit: Fitted) -> pd.DataFrame:

@@ -15,11 +15,13 @@ or not a number) is NaN and no error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import chdtrc, fdtrc, stdtr, stdtrit
 
+FEW_LEVELS = 10  # of a factor: a z test with fewer of them is not to be trusted
 ROUNDING = 1e-12  # of a correlation matrix's eigenvalues, or a matrix's singular values: none is left below it
 
 
@@ -76,6 +78,17 @@ def together(L: Any, estimate: Any, vcov: Any, value: Any = 0.0) -> Tested:
     turned = np.einsum("...ij,...i->...j", Q, np.where(known[..., None], z, 0.0))
     statistic = np.where(known, np.sum(turned**2 / np.where(known[..., None], w, 1.0), axis=-1), np.nan)
     return Tested(statistic, k, chdtrc(k, statistic))
+
+
+def few_levels(n_groups: Mapping[str, int]) -> str | None:
+    """What z tests are worth where a factor has fewer than ``FEW_LEVELS`` levels, as text; None where none has.
+
+    Cameron, Gelbach & Miller (2008, Rev. Econ. Stat. 90, 414-427) on few clusters.
+    """
+    few = [f"{levels} levels of {name}" for name, levels in n_groups.items() if levels < FEW_LEVELS]
+    if not few:
+        return None
+    return f"z tests take standard errors for known: with {' and '.join(few)} p is too small and intervals too short"
 
 
 def check_level(level: float, name: str = "level", example: str = "0.95 for a 95 % interval") -> float:

@@ -6,7 +6,8 @@ which are integers and shared).  Its methods are what cannot be derived:
 
     levels      where the couplings have  A_j = Z_j'WZ_j  and  B_j = Z_j'W[X y]
     reduce      log|M|  and  C* = [X y]'V^-1[X y],   V = ZΛΛ'Z' + W^-1          differentiable, to any order
-    factorise   the same for Z alone, kept for ``solve`` and for the derivatives at the same point
+    factorise   the same for Z alone, kept for ``solve`` and for the derivatives at the same point; of a linear
+                model's couplings too, whose X and y it leaves alone
 
 The rest is the same for all, in ``solver``: modes and covariances of the effects are derivatives of ``reduce`` by what
 ``levels`` reads.

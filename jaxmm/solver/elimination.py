@@ -125,7 +125,7 @@ def eliminate(lams: tuple[Array, ...], gram: Gram, roots: tuple[Array, ...] | No
 def solve(done: Eliminated, lams: tuple[Array, ...], gram: Gram, right: tuple[Array, ...]) -> tuple[Array, ...]:
     """M^-1 right, for ``right`` one array (q, J) per grouping factor; linear in it, the rest are constants to it.
 
-    ``gram`` without columns beside Z.
+    The columns beside Z of a linear model's ``gram`` are left alone.
 
     Forward through the chain, the dense rest, and back:
 
@@ -168,7 +168,7 @@ def solve(done: Eliminated, lams: tuple[Array, ...], gram: Gram, right: tuple[Ar
 def _onto_rest(step: Step, x: Array, cells: Cells | None, size: int) -> Array:
     """R_b'x summed over the levels: (Q_R, 1)."""
     if cells is None:
-        return jnp.einsum("arj,aj->r", step.R_b, x[:, 0])[:, None]
+        return jnp.einsum("arj,aj->r", step.R_b[:, :size], x[:, 0])[:, None]
     b = _take(BLOCKS.mm(step.lam, x)[:, 0], cells.level)
     return jnp.zeros((size, 1), x.dtype).at[cells.column, 0].add(jnp.sum(cells.values * b, axis=0), mode=IN_BOUNDS)
 
@@ -176,7 +176,7 @@ def _onto_rest(step: Step, x: Array, cells: Cells | None, size: int) -> Array:
 def _from_rest(step: Step, b_rest: Array, cells: Cells | None) -> Array:
     """R_b b_rest: (q, 1, J)."""
     if cells is None:
-        return jnp.einsum("arj,r->aj", step.R_b, b_rest)[:, None]
+        return jnp.einsum("arj,r->aj", step.R_b[:, : len(b_rest)], b_rest)[:, None]
     each = cells.values * _take(b_rest, cells.column)
     total = jnp.zeros((each.shape[0], step.M.shape[-1]), each.dtype).at[:, cells.level].add(each, mode=IN_BOUNDS)
     return BLOCKS.mm(BLOCKS.t(step.lam), total[:, None])

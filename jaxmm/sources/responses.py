@@ -18,6 +18,7 @@ class Varying(NamedTuple):
     """What L lanes have of their own; None is what they all share with the model.  A source gives it with the lanes
     first, NumPy or JAX, and a ``Problem`` takes it with the lanes last.
 
+    ``start`` (L, m) is where the search of each lane begins, in the scaled columns: theta or psi.
     ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p); ``weights`` (L, nobs), zero where a
     row is left out; ``offset`` (L, nobs); ``copies`` (L, J) how often each level of the outermost factor of the chain
     counts, for a case bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn without
@@ -29,6 +30,7 @@ class Varying(NamedTuple):
     offset: Any = None
     copies: Any = None
     statistics: Any = None
+    start: Any = None
 
     def given(self) -> frozenset[str]:
         """What it holds, by name."""

@@ -38,6 +38,7 @@ Statistic = Callable[[Any], Any]
 METHODS = ("percentile", "basic", "normal", "bca")
 _MANY = 0.01  # of the replicates failed: worth a warning
 _SHOWN = 20  # parameters in a printed bootstrap
+_FEW_CASES = 20  # levels to draw from: with 10 a percentile interval of level 0.95 covered in 78 % of data sets
 _HINTS = {
     "nsim": "the number of replicates is n=",
     "R": "the number of replicates is n=",
@@ -103,6 +104,11 @@ def bootstrap(
     if not fit.converged:
         why = Status(int(fit.estimates.status)).message
         warn(f"the fit did not converge ({why}): the bootstrap is of where it stopped")
+    if getattr(source, "levels", _FEW_CASES) < _FEW_CASES:
+        warn(
+            f"a case bootstrap of {source.levels} levels: resamples of so few are too much alike, and intervals too "
+            "short (with 10 levels those of level 0.95 covered in 78 % of data sets); use kind='parametric'"
+        )
     found = fit_many(fit.model, source, start=fit, batch=batch, out=out, progress=progress, control=control)
     boot = Bootstrap(found.names, found.columns, fit, kind, statistic)
     if boot.failed > _MANY * len(boot):

@@ -13,19 +13,21 @@ import pandas as pd
 from jaxmm._text import align
 from jaxmm.studies.hypotheses import Columns
 from jaxmm.studies.smallest import Size, fit_curve, smallest_size
-from jaxmm.studies.study_result import with_error
+from jaxmm.studies.study_result import note_lines, with_error
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 class Point(NamedTuple):
-    """One size: its ``Power.table`` and ``rates``, p-values by (test, columns), rows of the design."""
+    """One size: its ``Power.table`` and ``rates``, p-values by (test, columns), rows of the design, and the study's
+    notes."""
 
     sizes: dict[str, int]
     table: pd.DataFrame
     rates: pd.DataFrame
     p_values: Mapping[tuple[str, Columns], np.ndarray]
     nobs: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,7 @@ class PowerCurve:
                          f"{100 * row['singular']:.1f}%", f"{100 * row['not_converged']:.1f}%"])  # fmt: skip
         right = [True] * (len(self.factors) + 1) + [False, False] + [True] * 5
         lines = [f"Power over {' and '.join(self.factors)}: {self.n:,} responses at each size, p <= {self.alpha:g}", ""]
-        lines += [*align(rows, right, "  "), ""]
+        lines += [*align(rows, right, "  "), *self._notes(), ""]
         for row in self.smallest.to_dict("records"):
             where = "".join(f", {name} = {row[name]}" for name in self.factors[1:])
             what = f"{row['coef']} ({row['test']}{where})"
@@ -132,6 +134,15 @@ class PowerCurve:
             interval = f"{100 * self.level:g}% interval {row['lower']:,.0f} to {row['upper']:,.0f}"
             lines.append(f"{what}: a power of {self.target:g} needs {first} = {row['size']:,.0f} ({interval}{how})")
         return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        """The notes of the smallest size that has one stand for all."""
+        noted = [p for p in self.points if p.notes]
+        if not noted:
+            return []
+        where = ", ".join(f"{name} = {size}" for name, size in noted[0].sizes.items())
+        more = f" (and at {len(noted) - 1} more of the sizes)" if len(noted) > 1 else ""
+        return note_lines([f"at {where}{more}: {note}" for note in noted[0].notes])
 
     def plot(self, ax: Any = None) -> Any:
         """The power over the sizes of the first factor with exact intervals, the smooth curves, the target, and the

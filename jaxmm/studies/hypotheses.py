@@ -1,7 +1,7 @@
 """Tests of fixed effects in every replicate of a study: fits -> p-values.
 
 A test is one small class: a name, the columns that its null model lacks, and ``p_values``.  Another test (with degrees
-of freedom by Satterthwaite, say) is another class with the same three.
+of freedom by Satterthwaite, say) is another class with the same three; it may have a ``note`` of the model too.
 
     WaldZ              2 Φ(-|estimate / se|), from the fits of the study
     LikelihoodRatio    P(χ²_df > 2 (loglik - that of the null model)), both by maximum likelihood, on one response
@@ -57,6 +57,11 @@ class WaldZ:
     columns: Columns | None = None
     name: str = "Wald z"
     without: Columns = ()
+
+    def note(self, model: Model) -> str | None:
+        """What the reader of its rates should know; None for a design with many levels."""
+        few = wald.few_levels({f.name: len(f.levels) for f in model.design.factors})
+        return few and f"{few}: the rate where there is no effect is part of this power"
 
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
         names = fits.batch.names.fixef

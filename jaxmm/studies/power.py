@@ -23,7 +23,7 @@ from jaxmm.studies.curve import Point, PowerCurve
 from jaxmm.studies.extending import REPEATS, extend_model, first_levels
 from jaxmm.studies.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
 from jaxmm.studies.study import Run, check_settings, examine, truth_of
-from jaxmm.studies.study_result import StudyResult, power_lines, rate_lines
+from jaxmm.studies.study_result import StudyResult, note_lines, power_lines, rate_lines
 
 METHODS = ("wald", "lrt")
 
@@ -56,6 +56,7 @@ class Power:
                 f"{s.kind}; value ± its Monte-Carlo standard error",
                 "",
                 *power_lines(self.table, s.alpha, s.level),
+                *note_lines(s.notes),
                 "",
                 *rate_lines(self.rates),
             ]
@@ -158,7 +159,8 @@ def power_curve(
     for plan in _built(model, truth, grid) if _builds(model) else _nested(model, truth, grid):
         folder = ",".join(f"{name}={size}" for name, size in plan.sizes.items())
         found = question.of(plan, None if out is None else as_folder(out) / folder)
-        points.append(Point(plan.sizes, found.table, found.rates, found.study.p_values, found.study.nobs))
+        s = found.study
+        points.append(Point(plan.sizes, found.table, found.rates, s.p_values, s.nobs, s.notes))
     return PowerCurve(points, n, float(target), float(alpha), float(level))
 
 

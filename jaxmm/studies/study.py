@@ -148,6 +148,7 @@ def examine(
         statistics=dict(statistics or {}),
         level=float(level),
         alpha=float(alpha),
+        notes=tuple(filter(None, (t.note(model) for t in chosen if hasattr(t, "note")))),  # pyright: ignore
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,8 @@ class StudyResult:
     """What ``study`` found; every ``…_mc`` is the Monte-Carlo standard error of the column before it.
 
     ``recovery``, ``tests`` and ``rates`` are tables; ``batch`` has the fits themselves, ``null_batches`` those of the
-    null models by their missing columns, ``to_frame()`` one row per replicate.
+    null models by their missing columns, ``to_frame()`` one row per replicate; ``notes`` what the tests say of
+    themselves.
     """
 
     formula: str
@@ -35,6 +37,7 @@ class StudyResult:
     statistics: Mapping[str, Callable[[FitBatch], Any]]
     level: float
     alpha: float
+    notes: tuple[str, ...] = ()
 
     @property
     def batch(self) -> FitBatch:
@@ -134,7 +137,7 @@ class StudyResult:
         ]
         if self.fits.by_ml is not None and self.fits.by_ml is not self.batch:
             lines.append("likelihood ratios compare fits by maximum likelihood, all else here is by REML")
-        return "\n".join([*lines, "", *rate_lines(self.rates)])
+        return "\n".join([*lines, *note_lines(self.notes), "", *rate_lines(self.rates)])
 
 
 def _parameters(batch: FitBatch, statistics: Mapping[str, Callable[[FitBatch], Any]]) -> dict[str, np.ndarray]:
@@ -182,6 +185,11 @@ def rate_lines(table: pd.DataFrame) -> list[str]:
         shares = [with_error(100 * row[c], 100 * row[f"{c}_mc"], "%") for c in ("singular", "failed", "not_converged")]
         rows.append([str(name), *shares, f"{row['n']:,.0f}"])
     return align(rows, [False, True, True, True, True], "  ")
+
+
+def note_lines(notes: Sequence[str]) -> list[str]:
+    """Sentences in lines as wide as the tables."""
+    return [line for note in notes for line in textwrap.wrap(note, 100, subsequent_indent="  ")]
 
 
 def with_error(value: float, error: float, unit: str = "") -> str:

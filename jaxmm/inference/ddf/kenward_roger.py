@@ -108,12 +108,15 @@ class KenwardRoger:
 def _matched(A1: float, A2: float, k: int) -> Denominator:
     if A2 <= 0:
         return Denominator(1.0, np.inf)
+    if k == 1:  # A1 = A2: what follows comes to this, by 0 / 0 where df = 2
+        return Denominator(1.0, float(2 / A2))
     B = (A1 + 6 * A2) / (2 * k)
     g = ((k + 1) * A1 - (k + 4) * A2) / ((k + 2) * A2)
     c = np.array([g, k - g, k + 2 - g]) / (3 * k + 2 * (1 - g))
     low, mid, high = 1 + c[0] * B, 1 - c[1] * B, 1 - c[2] * B
+    both = max(abs(mid), abs(1 - A2 / k)) < 1e-8
     with np.errstate(divide="ignore", invalid="ignore"):
-        rho = low / high * ((1 - A2 / k) / mid) ** 2 / k * k  # V* / (2 E*²) times k
+        rho = low / high * (1.0 if both else (1 - A2 / k) / mid) ** 2  # k V* / (2 E*²)
         df = 4 + (k + 2) / (rho - 1)
         scale = df * (1 - A2 / k) / (df - 2)
     if not np.isfinite(df) or df <= 0:

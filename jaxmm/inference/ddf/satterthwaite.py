@@ -5,9 +5,12 @@ profiled deviance has the Hessian H at θ̂; the information of (θ, log σ²) i
 
     Var(log f̂) = 2 d'H⁻¹d + 2 / n_r,    d = ∂ log f / ∂θ,        df = 2 / Var(log f̂) = 1 / (d'H⁻¹d + 1 / n_r)
 
-(Giesbrecht & Burns 1985, Biometrics 41; Fai & Cornelius 1996, J. Stat. Comput. Simul. 54: k rows at once, each of the
-k independent directions of L V L' having its own ν, so that F has 2E / (E − k) with E = Σ ν / (ν − 2), all ν > 2).  H
-is the search's own and ∂V/∂θ exact; it does not matter in what coordinates θ is.
+(Giesbrecht & Burns 1985, Biometrics 41; Fai & Cornelius 1996, J. Stat. Comput. Simul. 54: k rows at once, each of k
+independent directions having its own ν, so that F has 2E / (E − k) with E = Σ ν / (ν − 2), all ν > 2).  H is the
+search's own and ∂V/∂θ exact; it does not matter in what coordinates θ is.
+
+The directions are those in which L V L' and L (X'X)⁻¹ L' are diagonal both.  Those of L V L' alone, which lmerTest
+takes, depend on the rows that a hypothesis is written with, and so on the coding of factors: in the third digit of ν.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import eigh
 
 from jaxmm._compiled import Program
 from jaxmm._context import computing
@@ -52,13 +56,15 @@ def _slopes(theta: Array, gram: Gram) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class Satterthwaite:
-    """``moves`` (m, p, p) the derivatives of ``vcov`` by θ; ``inverse`` (m, m) that of H; ``residual`` n_r."""
+    """``moves`` (m, p, p) the derivatives of ``vcov`` by θ; ``inverse`` (m, m) that of H; ``residual`` n_r;
+    ``ordinary`` (p, p) is (X'X)⁻¹."""
 
     beta: np.ndarray
     vcov: np.ndarray
     moves: np.ndarray
     inverse: np.ndarray
     residual: float
+    ordinary: np.ndarray
     notes: tuple[str, ...] = ()
     name = "satterthwaite"
 
@@ -71,11 +77,10 @@ class Satterthwaite:
     def denominator(self, L: np.ndarray) -> Denominator:
         if len(L) == 1:
             return Denominator(1.0, float(self.df(L)[0]))
-        V = L @ self.vcov @ L.T
+        V, S = L @ self.vcov @ L.T, L @ self.ordinary @ L.T
         if not np.all(np.isfinite(V)):
             return Denominator(1.0, np.nan)
-        unit = np.sqrt(np.diag(V))  # the directions do not depend on the units of the rows
-        nu = self.df(np.linalg.eigh(V / np.outer(unit, unit))[1].T @ (L / unit[:, None]))
+        nu = self.df(eigh(V, S)[1].T @ L)
         if np.ptp(nu) <= ALIKE * np.max(nu):
             return Denominator(1.0, float(np.mean(nu)))
         if np.any(nu <= 2):
@@ -89,12 +94,13 @@ def satterthwaite(model: Any, estimates: Any) -> Satterthwaite:
     e, gram = estimates, model.arrays
     beta, vcov, m = np.asarray(e.beta), np.asarray(e.vcov), len(e.theta_scaled)
     residual = float(np.asarray(gram.n_obs)) - (len(beta) if model.reml else 0)
+    ordinary = _ordinary(model.design.X)
     if not len(beta):
-        return Satterthwaite(beta, vcov, np.zeros((m, 0, 0)), np.zeros((m, m)), residual)
+        return Satterthwaite(beta, vcov, np.zeros((m, 0, 0)), np.zeros((m, m)), residual, ordinary)
     with computing(model.device):
         M_X, moved, log_r2 = (np.asarray(x) for x in _slopes(e.theta_scaled, gram))
     if not (np.all(np.isfinite(moved)) and np.all(np.isfinite(e.hessian))):
-        return Satterthwaite(beta, vcov, np.full((m, *vcov.shape), np.nan), np.eye(m), residual, (NAN,))
+        return Satterthwaite(beta, vcov, np.full((m, *vcov.shape), np.nan), np.eye(m), residual, ordinary, (NAN,))
     half = np.linalg.solve(M_X, np.asarray(gram.T_X).T)  # σ² T M_X⁻¹ T' is vcov
     moves = log_r2[:, None, None] * vcov - float(e.sigma) ** 2 * half.T @ moved @ half
     w, Q = np.linalg.eigh(np.asarray(e.hessian))
@@ -102,4 +108,10 @@ def satterthwaite(model: Any, estimates: Any) -> Satterthwaite:
     told = w > least
     inverse = (Q[:, told] / w[told]) @ Q[:, told].T
     notes = (CURVED,) if np.any(w < -least) else ()
-    return Satterthwaite(beta, vcov, moves, inverse, residual, notes)
+    return Satterthwaite(beta, vcov, moves, inverse, residual, ordinary, notes)
+
+
+def _ordinary(X: np.ndarray) -> np.ndarray:
+    """(X'X)⁻¹."""
+    unit = np.sqrt(np.einsum("ij,ij->j", X, X))
+    return np.linalg.inv((X / unit).T @ (X / unit)) / np.outer(unit, unit)

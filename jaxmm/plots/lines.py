@@ -1,4 +1,4 @@
-"""Pictures of a fit: `caterpillar`, `shrinkage`, `shrinkage_arrows`. They need matplotlib (jaxmm[plot]).
+"""Shrinkage in pictures: `shrinkage`, a panel per level, and `shrinkage_arrows`, the plane of intercept and slope.
 
 For a factor with the effects (Intercept) and x, level j has three lines over x:
 
@@ -7,8 +7,8 @@ For a factor with the effects (Intercept) and x, level j has three lines over x:
     BLUP          (β₀ + b^₀ⱼ) + (β₁ + b^₁ⱼ) x             between the two
 
 The response is shown net of what the model says of everything else: offset, the other columns of X (about
-their means) and the other random effects. Under another link than the identity these would be no lines: only
-`caterpillar` takes such a fit.
+their means) and the other random effects. Under another link than the identity these would be no lines, and
+such a fit is refused.
 """
 
 import math
@@ -17,74 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from jaxmm.inference.wald import check_level, quantile
+from jaxmm._axes import BLUP, DATA, NAMED, OWN, POPULATION, plain, pyplot
+from jaxmm.inference.wald import check_level
 from jaxmm.links import Identity
 from jaxmm.tables import check_group
 
-_OWN, _BLUP, _POPULATION, _DATA = "#d55e00", "#0072b2", "#222222", "#8a8a8a"
 _INTERCEPT = "(Intercept)"
-_NAMED = 60  # with more levels than this they are drawn small and without names
-
-
-def caterpillar(
-    fit: Any, group: str | None = None, effect: str | None = None, ax: Any = None, level: float = 0.95
-) -> Any:
-    """The conditional modes of a factor's levels, sorted, with intervals mode ± z · conditional SD.
-
-    Args:
-        group: the grouping factor; the first where None.
-        effect: one effect; where None all of them, side by side.
-        ax: the axes to draw into, for one effect.
-        level: of the intervals.
-
-    Returns:
-        The axes, an array of them for several effects.
-    """
-    plt = _pyplot()
-    check_level(level)
-    ranef = fit.ranef()
-    group = _group(ranef, group)
-    modes, sds = ranef[group], ranef.cond_sd[group]
-    effects = list(modes.columns) if effect is None else [effect]
-    if effect is not None and effect not in modes.columns:
-        raise KeyError(f"{group} has no effect {effect!r}; it has {', '.join(map(repr, modes.columns))}")
-    if ax is not None and len(effects) > 1:
-        raise ValueError(f"{group} has the effects {', '.join(effects)}: name the one for this ax in effect=")
-    if ax is None:
-        height = max(2.5, 1.0 + 0.2 * len(modes)) if len(modes) <= _NAMED else 7.0
-        _, grid = plt.subplots(
-            1, len(effects), figsize=(1.2 + 3.4 * len(effects), height), squeeze=False, layout="constrained"
-        )
-        axes = grid[0]
-    else:
-        axes = np.array([ax])
-    z = quantile(level)
-    for axis, name in zip(axes, effects, strict=True):
-        _caterpillar(axis, modes[name], sds[name], z)
-        axis.set_title(f"{group}: {name}", fontsize=10)
-        axis.set_xlabel(f"difference from the mean, {100 * level:g}% interval", fontsize=9)
-    return axes[0] if len(effects) == 1 else axes
-
-
-def _caterpillar(axis: Any, modes: pd.Series, sds: pd.Series, z: float) -> None:
-    order = np.argsort(modes.to_numpy(), kind="stable")
-    centre, half = modes.to_numpy()[order], z * sds.to_numpy()[order]
-    places = np.arange(len(order))
-    clear = np.abs(centre) > half
-    many = len(order) > _NAMED
-    for mask, colour in ((~clear, _DATA), (clear, _BLUP)):
-        axis.hlines(places[mask], (centre - half)[mask], (centre + half)[mask], color=colour, lw=0.8 if many else 1.6)
-        axis.plot(centre[mask], places[mask], "o", color=colour, ms=2 if many else 4)
-    axis.axvline(0.0, color=_POPULATION, lw=0.8)
-    axis.set_ylim(-1, len(order))
-    if many:
-        axis.set_yticks([])
-        axis.set_ylabel(f"{len(order)} levels, sorted", fontsize=9)
-    else:
-        axis.set_yticks(places, [str(modes.index[k]) for k in order], fontsize=8)
-    _plain(axis)
 
 
 def shrinkage(
@@ -94,6 +33,7 @@ def shrinkage(
     levels: Sequence[Any] | None = None,
     max_levels: int = 20,
     axes: Any = None,
+    width: float = 6.7,
 ) -> Any:
     """A panel per level: its data, its own least-squares line, its BLUP line, the population line.
 
@@ -101,20 +41,22 @@ def shrinkage(
         group: a grouping factor with an intercept and one slope; the first such where None.
         levels: the levels to show; where None all, or `max_levels` of them spread over the range of slopes.
         axes: an array of axes to draw into, one per level shown.
+        width: of the figure, in inches: 6.7 for a page (17 cm), 3.15 for a column (8 cm), which has fewer panels side
+            by side; its texts are of 7 and 8 points whatever the width.
 
     Returns:
         The figure.
     """
-    plt = _pyplot()
+    plt = pyplot()
     lines = _lines(fit, group)
     chosen = _chosen(lines, levels, max_levels)
     if axes is None:
-        columns = _columns(len(chosen))
+        columns = _columns(len(chosen), width)
         rows = math.ceil(len(chosen) / columns)
         figure, grid = plt.subplots(
             rows,
             columns,
-            figsize=(1.0 + 1.75 * columns, 1.1 + 1.7 * rows),
+            figsize=(width, 1.0 + 1.1 * rows),
             sharex=True,
             sharey=True,
             squeeze=False,
@@ -136,31 +78,36 @@ def shrinkage(
     _window(panels[: len(chosen)], lines, chosen)
     handles = panels[0].get_legend_handles_labels()
     if axes is None:
-        figure.supxlabel(lines.slope, fontsize=10)
-        figure.supylabel(lines.response, fontsize=10)
+        figure.supxlabel(lines.slope, fontsize=8)
+        figure.supylabel(lines.response, fontsize=8)
         few = len(chosen) < len(lines.levels)
         title = f"{len(chosen)} of {len(lines.levels)} levels of {lines.group}" if few else None
-        figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9, title=title)
+        ncols = 4 if width > 5 else 2
+        style = {"fontsize": 8, "title_fontsize": 8, "columnspacing": 1.2, "handlelength": 1.6}
+        figure.legend(*handles, loc="outside upper center", ncols=ncols, frameon=False, title=title, **style)
     return figure
 
 
-def _columns(panels: int) -> int:
-    """Of 6, 5 and 4 columns the number that leaves fewest places empty."""
-    return panels if panels <= 6 else min((6, 5, 4), key=lambda c: -panels % c)
+def _columns(panels: int, width: float) -> int:
+    """As many as have an inch of ``width`` each, or up to a third fewer where that leaves fewer places empty."""
+    if not width >= 2.0:
+        raise ValueError(f"width must be inches, 2 or more, not {width!r}")
+    most = int(width - 0.5)
+    return panels if panels <= most else min(range(most, -(-2 * most // 3) - 1, -1), key=lambda c: -panels % c)
 
 
 def _panel(axis: Any, lines: "_Lines", j: int, span: np.ndarray) -> None:
     own = lines.codes == j
-    axis.plot(lines.x[own], lines.y[own], "o", color=_DATA, ms=3, alpha=0.8, label="data")
+    axis.plot(lines.x[own], lines.y[own], "o", color=DATA, ms=2.5, alpha=0.8, label="data")
     for (a, b), colour, style, label in (
-        (lines.population, _POPULATION, (0, (4, 2)), "population"),
-        (lines.own[j], _OWN, "-", "its own least squares"),
-        (lines.blup[j], _BLUP, "-", "BLUP"),
+        (lines.population, POPULATION, (0, (4, 2)), "population"),
+        (lines.own[j], OWN, "-", "its own least squares"),
+        (lines.blup[j], BLUP, "-", "BLUP"),
     ):
-        axis.plot(span, a + b * span, color=colour, ls=style, lw=1.8 if label == "BLUP" else 1.1, label=label)
+        axis.plot(span, a + b * span, color=colour, ls=style, lw=1.6 if label == "BLUP" else 1.0, label=label)
     axis.set_title(str(lines.levels[j]), fontsize=8, pad=2)
     axis.tick_params(labelsize=7)
-    _plain(axis)
+    plain(axis)
 
 
 def _window(panels: Any, lines: "_Lines", chosen: np.ndarray) -> None:
@@ -180,42 +127,44 @@ def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: 
     Returns:
         The axes.
     """
-    plt = _pyplot()
+    plt = pyplot()
     check_level(level)
     lines = _lines(fit, group)
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
+        _, ax = plt.subplots(figsize=(3.6, 3.9), layout="constrained")
     D = fit.varcorr().cov[lines.group].to_numpy()
     modes = lines.blup - lines.blup.mean(axis=0)
     radius = math.sqrt(-2.0 * math.log(1.0 - level))
     population = _ellipse(lines.population, D, radius)
     spread = _ellipse(lines.blup.mean(axis=0), modes.T @ modes / max(1, len(modes) - 1), radius)
     share = f"{100 * level:g}%"
-    ax.fill(*population.T, color=_POPULATION, alpha=0.06, lw=0)
-    ax.plot(*population.T, color=_POPULATION, lw=1.2, label=f"{share} of the population (VarCorr)")
-    ax.plot(*spread.T, color=_BLUP, lw=1.2, ls=(0, (4, 2)), label=f"{share} of the spread of the BLUPs")
+    ax.fill(*population.T, color=POPULATION, alpha=0.06, lw=0)
+    ax.plot(*population.T, color=POPULATION, lw=1.2, label=f"{share} of the population (VarCorr)")
+    ax.plot(*spread.T, color=BLUP, lw=1.2, ls=(0, (4, 2)), label=f"{share} of the spread of the BLUPs")
     known = np.asarray(np.isfinite(lines.own[:, 1]))
-    few = len(lines.levels) <= _NAMED
-    size = 4.5 if few else 2.5
+    few = len(lines.levels) <= NAMED
+    size = 3.2 if few else 1.8
     _arrows(ax, lines.own[known], lines.blup[known], heads=few)
-    ax.plot(*lines.own[known].T, "o", color=_OWN, ms=size, mfc="none", label="own least squares")
-    ax.plot(*lines.blup.T, "o", color=_BLUP, ms=size, label="BLUP")
-    ax.plot(*lines.population, "P", color=_POPULATION, ms=9, mec="white", label="population mean")
+    ax.plot(*lines.own[known].T, "o", color=OWN, ms=size, mfc="none", label="own least squares")
+    ax.plot(*lines.blup.T, "o", color=BLUP, ms=size, label="BLUP")
+    ax.plot(*lines.population, "P", color=POPULATION, ms=7, mec="white", label="population mean")
     _frame_arrows(ax, lines, known, np.vstack([population, spread]))
-    ax.set_xlabel(f"intercept: {lines.response}, at {lines.slope} = 0", fontsize=9)
-    ax.set_ylabel(f"slope of {lines.slope}", fontsize=9)
-    ax.set_title(f"{lines.group}: from its own estimate to its BLUP", fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
-    _plain(ax)
+    ax.set_xlabel(f"intercept: {lines.response}, at {lines.slope} = 0", fontsize=8)
+    ax.set_ylabel(f"slope of {lines.slope}", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.locator_params(nbins=6)
+    ax.set_title(f"{lines.group}: from its own estimate to its BLUP", fontsize=9)
+    ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2, columnspacing=1.0)
+    plain(ax)
     return ax
 
 
 def _arrows(ax: Any, starts: np.ndarray, ends: np.ndarray, heads: bool) -> None:
     if not heads:  # one line in pieces: many arrows would be slow to draw and hide each other
         pieces = np.stack([starts, ends, np.full_like(ends, np.nan)], axis=1).reshape(-1, 2)
-        ax.plot(*pieces.T, color=_DATA, lw=0.6, alpha=0.4)
+        ax.plot(*pieces.T, color=DATA, lw=0.6, alpha=0.4)
         return
-    style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": _DATA, "lw": 0.8, "alpha": 0.8}
+    style = {"arrowstyle": "-|>", "mutation_scale": 5, "color": DATA, "lw": 0.8, "alpha": 0.8}
     style |= {"shrinkA": 2, "shrinkB": 2, "clip_on": True}
     for start, end in zip(starts, ends, strict=True):
         ax.annotate("", xy=end, xytext=start, annotation_clip=False, arrowprops=style)
@@ -344,20 +293,3 @@ def _ellipse(centre: np.ndarray, cov: np.ndarray, radius: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(cov)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return centre + radius * np.column_stack([np.cos(t), np.sin(t)]) @ root.T
-
-
-def _group(ranef: Any, group: str | None) -> str:
-    return next(iter(ranef)) if group is None else check_group(group, ranef)
-
-
-def _plain(axis: Any) -> None:
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install jaxmm[plot]") from error
-    return plt

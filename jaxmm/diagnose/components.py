@@ -1,0 +1,149 @@
+"""The covariance D of each factor's effects -> its principal components.
+
+    D = Q diag(s²) Q',      b_j = Σ_k Q_k c_jk,   Var c_jk = s_k²,   uncorrelated
+
+s_k over Σ s_k² says how much of the effects' variance lies in direction k.  Where some s_k are zero D is singular: the
+data ask for fewer dimensions than the model has, and a simpler model has the same likelihood (Bates, Kliegl, Vasishth &
+Baayen 2015, arXiv:1506.04967).  How many are zero does not depend on the units of the effects; the shares do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm.fitted import Fitted
+
+NULL = 1e-4  # of the largest standard deviation: a direction without variance; relative, as lme4's tolerance for Λ
+ROUNDING = 1e-8  # of it: roots of an eigenvalue's rounding
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GroupComponents:
+    """Of one grouping factor: ``sd`` (q,) of the components, falling; ``loadings`` (q, q), effects × components,
+    columns of length one, their largest number positive; ``rank``, how many have any variance."""
+
+    group: str
+    sd: pd.Series
+    loadings: pd.DataFrame
+    rank: int
+
+    @property
+    def proportion(self) -> pd.Series:
+        """Share of the variance, NaN where there is none at all."""
+        v = self.sd**2
+        total = float(v.sum())
+        return (v / total if total > 0 else v * np.nan).rename("proportion")
+
+    @property
+    def cumulative(self) -> pd.Series:
+        """Share of this component and of those before it."""
+        return self.proportion.cumsum().rename("cumulative")
+
+    @property
+    def needless(self) -> list[str]:
+        """The largest effect of each direction that has no variance."""
+        return list(dict.fromkeys(self.loadings.iloc[:, self.rank :].abs().idxmax().tolist()))
+
+
+class RePCA(Mapping[str, GroupComponents]):
+    """Components of every factor, by its name; print it.
+
+    ``relative_to`` is σ in a linear model, else 1: standard deviations over it are those that lme4's ``rePCA`` gives.
+    """
+
+    def __init__(self, groups: dict[str, GroupComponents], relative_to: float):
+        self._groups, self.relative_to = groups, relative_to
+
+    def __getitem__(self, group: str) -> GroupComponents:
+        if group not in self._groups:
+            raise KeyError(f"no grouping factor {group!r}; the model has {', '.join(map(repr, self._groups))}")
+        return self._groups[group]
+
+    def __iter__(self):
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def sd(self) -> dict[str, pd.Series]:
+        return {name: g.sd for name, g in self.items()}
+
+    @property
+    def proportion(self) -> dict[str, pd.Series]:
+        return {name: g.proportion for name, g in self.items()}
+
+    @property
+    def loadings(self) -> dict[str, pd.DataFrame]:
+        return {name: g.loadings for name, g in self.items()}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each component: ``sd``, ``relative_sd`` (over σ, as lme4's), ``proportion``, ``cumulative``."""
+        rows = {
+            (name, k): (sd, sd / self.relative_to, share, total)
+            for name, g in self.items()
+            for k, sd, share, total in zip(g.sd.index, g.sd, g.proportion, g.cumulative, strict=True)
+        }
+        index = pd.MultiIndex.from_tuples(rows, names=["group", "component"])
+        return pd.DataFrame(list(rows.values()), index, ["sd", "relative_sd", "proportion", "cumulative"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What is superfluous, a sentence for each factor that has directions without variance."""
+        out = []
+        for name, g in self.items():
+            q = len(g.sd)
+            if g.rank == q:
+                continue
+            what = ", ".join(g.needless)
+            if g.rank == 0:
+                out.append(f"{name}: no effect has any variance; without this factor the fit is the same")
+            else:
+                out.append(
+                    f"{name}: {g.rank} of {q} components have variance; a model with {g.rank} effect"
+                    f"{'s' if g.rank > 1 else ''} fits as well (mostly {what} to be left out, or its correlations)"
+                )
+        return out
+
+    def __repr__(self) -> str:
+        lines = ["Principal components of the random effects"]
+        for name, g in self.items():
+            table = pd.DataFrame(
+                {"sd": g.sd.map("{:.4g}".format), "share": _percent(g.proportion), "together": _percent(g.cumulative)}
+            )
+            loadings = g.loadings.T.map("{:.3f}".format)
+            lines += ["", f"{name}", pd.concat([table, loadings], axis=1).to_string()]
+        return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{self!r}</pre>"
+
+
+def _percent(shares: pd.Series) -> pd.Series:
+    return (100 * shares).map("{:.1f} %".format)
+
+
+def re_pca(fit: Fitted) -> RePCA:
+    """See ``Fit.re_pca``."""
+    groups = {}
+    for b in fit.varcorr().blocks:
+        w, Q = np.linalg.eigh(b.cov)
+        sd, Q = np.sqrt(np.maximum(w[::-1], 0.0)), Q[:, ::-1]
+        Q = Q * np.where(Q[np.abs(Q).argmax(axis=0), np.arange(len(Q))] < 0, -1.0, 1.0)
+        labels = [f"PC{k + 1}" for k in range(len(sd))]
+        rank = int(np.sum(sd > max(NULL * sd[0], _least(fit))))
+        sd = np.where(sd > ROUNDING * sd[0], sd, 0.0)
+        groups[b.group] = GroupComponents(
+            b.group, pd.Series(sd, labels, name="sd"), pd.DataFrame(Q, list(b.effects), labels), rank
+        )
+    return RePCA(groups, float(np.sqrt(fit.model.likelihood.effects_scale(fit.estimates))))
+
+
+def _least(fit: Any) -> float:
+    """A standard deviation that is none: NULL of the unit of η."""
+    return NULL * fit.model.unit * float(np.sqrt(fit.model.likelihood.effects_scale(fit.estimates)))

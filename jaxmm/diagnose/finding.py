@@ -1,0 +1,90 @@
+"""What ``Fit.check`` gives: findings, each with what to do about it, and what was looked into and found in order."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+WIDTH = 100
+PROBLEM, CAUTION, NOTE = "problem", "caution", "note"
+RANK = {PROBLEM: 0, CAUTION: 1, NOTE: 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``name`` of what was looked into; ``severity``: "problem" (numbers of the fit are not to be used as they are),
+    "caution" (some of them may mislead) or "note"; ``text`` says what is the matter, ``advice`` what to do."""
+
+    name: str
+    severity: str
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        head = textwrap.wrap(f"{self.severity}: {self.text}", WIDTH, initial_indent="- ", subsequent_indent="  ")
+        return head + textwrap.wrap(self.advice, WIDTH, initial_indent="  -> ", subsequent_indent="     ")
+
+
+@dataclass(frozen=True, repr=False)
+class Check(Sequence[Finding]):
+    """A sequence of findings, the gravest first; print it.
+
+    Attributes:
+        formula: of the fit.
+        findings: what is the matter.
+        looked_into: name -> one sentence on what was looked at, of everything, also where nothing was found.
+        skipped: name -> why it could not be looked into.
+    """
+
+    formula: str
+    findings: tuple[Finding, ...]
+    looked_into: dict[str, str]
+    skipped: dict[str, str]
+
+    def __getitem__(self, k):
+        return self.findings[k]
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing graver than a note was found."""
+        return all(f.severity == NOTE for f in self.findings)
+
+    @property
+    def in_order(self) -> list[str]:
+        """What was looked into without a finding."""
+        found = {f.name for f in self.findings}
+        return [name for name in self.looked_into if name not in found]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each finding: name, severity, text, advice."""
+        columns = ["name", "severity", "text", "advice"]
+        return pd.DataFrame([[getattr(f, c) for c in columns] for f in self.findings], columns=columns)
+
+    def __repr__(self) -> str:
+        out = [f"Check of {self.formula}"]
+        for f in self.findings:
+            out += f.lines()
+        if not self.findings:
+            out.append("nothing found")
+        for head, entries in (
+            ("In order", [f"{name} ({self.looked_into[name]})" for name in self.in_order]),
+            ("Not looked into", [f"{name}: {why}" for name, why in self.skipped.items()]),
+        ):
+            if entries:
+                out += textwrap.wrap(f"{head}: {'; '.join(entries)}", WIDTH, subsequent_indent="  ")
+        return "\n".join(out)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{self!r}</pre>"

@@ -1,0 +1,54 @@
+"""A fit -> the table of F tests of its terms, χ² where no degrees of freedom are counted for estimated variances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm._text import p_value
+from jaxmm.design import Design
+from jaxmm.inference.ddf import Reference
+from jaxmm.inference.hypothesis import NOT_ESTIMABLE, joint
+from jaxmm.inference.terms import rows_of_terms
+
+ROMAN = {1: "I", 2: "II", 3: "III"}
+
+
+class TermTests(pd.DataFrame):
+    """A table with a row for each term; prints what it is, and ``attrs["notes"]`` below it."""
+
+    @property
+    def _constructor(self):
+        return pd.DataFrame  # a selection of it is a table like any other
+
+    def __repr__(self) -> str:
+        texts = self.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value})
+        return "\n".join([self.attrs["heading"], texts, *self.attrs["notes"]])
+
+    def _repr_html_(self) -> str:
+        below = "".join(f"<p>{note}</p>" for note in self.attrs["notes"])
+        table = self.to_html(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value}, border=0)
+        return f"<p>{self.attrs['heading']}</p>{table}{below}"
+
+
+def term_tests(design: Design, reference: Reference, kind: Any, chisq: bool) -> TermTests:
+    """See ``Fit.anova``; ``chisq``: whether the columns are those of a χ² test."""
+    rows, notes, out = rows_of_terms(design, kind), list(reference.notes), []
+    p = len(reference.beta)
+    for term, own in rows.items():
+        L = np.hstack([own, np.zeros((len(own), p - own.shape[1]))])
+        if not len(L):
+            notes.append(NOT_ESTIMABLE.format(term))
+            out.append((np.nan, 0, np.nan, np.nan))
+            continue
+        F, df, value = joint(L, 0.0, reference)
+        out.append((F, len(L), df, value))
+    F, k, df, value = (np.array(column) for column in zip(*out, strict=True)) if out else np.zeros((4, 0))
+    columns = {"chisq": F * k, "df": k, "p": value} if chisq else {"F": F, "num_df": k, "den_df": df, "p": value}
+    table = TermTests(columns, pd.Index(list(rows), name="term"))
+    kind = {"I": 1, "II": 2, "III": 3}.get(str(kind), kind)
+    how = "Wald chi-squared tests" if chisq else f"F tests, degrees of freedom: {reference.name}"
+    table.attrs = {"heading": f"Type {ROMAN[int(kind)]} analysis of variance: {how}", "notes": tuple(notes)}
+    return table

@@ -1,0 +1,167 @@
+"""The parameters that people read, as smooth functions h of the vector that a search moves.
+
+    coefficient      (T_X β_s)_k, from the estimate
+    sd               |(Tλ)_a|                      a row of Tλ for each effect of a factor; times σ in a linear model
+    correlation      arcsin ρ,  ρ = (Tλ)_a · (Tλ)_b / (|(Tλ)_a| |(Tλ)_b|)
+    σ, φ             their logarithms
+    others           as the family names them
+
+An arcsine has a slope at ρ = 1, where ρ itself has none in θ; by Lagrange's identity it is exact there:
+
+    arcsin ρ = atan2(a · b, √Σ_{i<j} (a_i b_j - a_j b_i)²)
+
+Rows and coefficients are divided by what the changes of columns make of their size, so that h is of about unit size;
+``Quantities.value`` leads back.  Names and order are those of ``studies.bootstrap.parameters``: "Days",
+"sd_Days|Subject", "cor_(Intercept).Days|Subject", "sigma" or "dispersion", the family's others, "zi~(Intercept)".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+from jaxmm.covariance import free
+from jaxmm.fitted import Fitted
+from jaxmm.studies.bootstrap import parameters
+from jaxmm.tables import pairs
+
+EDGE = 1e-4  # of an angle, or of a standard deviation's estimate: nearer to the end of its range than a profile goes
+FAR = 25.0  # from log φ or 2 log σ: further than that from its estimate no profile goes
+COEFFICIENT, SD, CORRELATION, SCALE, CONSTANT = range(5)  # what a quantity is
+
+
+class Shape(NamedTuple):
+    """Which quantities there are, in the order of h: static.  How many coefficients of the mean; (factor in elimination
+    order, effect) of each sd; (factor, effect, effect) of each correlation; whether there is σ or φ; how many constants
+    of the family after it; how many coefficients of further predictors."""
+
+    columns: int
+    sds: tuple[tuple[int, int], ...]
+    correlations: tuple[tuple[int, int, int], ...]
+    scale: bool
+    constants: int
+    further: int
+
+    def kinds(self) -> list[int]:
+        numbers = {COEFFICIENT: self.columns, SD: len(self.sds), CORRELATION: len(self.correlations)}
+        numbers |= {SCALE: int(self.scale), CONSTANT: self.constants}
+        return [kind for kind, n in numbers.items() for _ in range(n)] + [COEFFICIENT] * self.further
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """The quantities of a fit, in the order of h; all lists have one entry for each.
+
+    Attributes:
+        names: what tables call them.
+        kinds: COEFFICIENT, SD, CORRELATION, SCALE or CONSTANT.
+        estimates: (K,) in the units of the data.
+        units: (K,) of an h of one; what φ and σ are powers of: value = exp(h units).
+        rows: per factor T (q, q) with rows of length one.
+        T_X: (p, p) likewise.
+    """
+
+    shape: Shape
+    names: list[str]
+    kinds: list[int]
+    estimates: np.ndarray
+    units: np.ndarray
+    rows: list[np.ndarray]
+    T_X: np.ndarray
+
+    def value(self, k: int, h: Any) -> Any:
+        """Of quantity k in the units of the data, from h; increasing."""
+        kind, unit = self.kinds[k], self.units[k]
+        if kind == COEFFICIENT:
+            return self.estimates[k] + unit * np.asarray(h)
+        if kind == CORRELATION:
+            return np.sin(h)
+        return np.exp(unit * np.asarray(h)) if kind == SCALE else unit * np.asarray(h)
+
+    def slope(self, k: int, h: Any) -> Any:
+        """dvalue/dh."""
+        kind, unit = self.kinds[k], self.units[k]
+        if kind == CORRELATION:
+            return np.cos(h)
+        return unit * np.exp(unit * np.asarray(h)) if kind == SCALE else unit * np.ones_like(h)
+
+    def ends(self, k: int, h: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """How far a profile of quantity k goes from its estimate h, down and up: (the last h, the value that this
+        stands for)."""
+        kind = self.kinds[k]
+        if kind == SD:
+            return (EDGE * h, 0.0), (np.inf, np.inf)
+        if kind == CORRELATION:
+            return (EDGE - np.pi / 2, -1.0), (np.pi / 2 - EDGE, 1.0)
+        if kind == SCALE:
+            return (h - FAR, 0.0), (h + FAR, np.inf)
+        return (-np.inf, -np.inf), (np.inf, np.inf)
+
+    def place(self, k: int) -> tuple[int, ...]:
+        """(factor in elimination order, effect, ..) of a standard deviation or a correlation."""
+        return (self.shape.sds + self.shape.correlations)[k - self.shape.columns]
+
+
+def quantities(fit: Fitted, relative: bool) -> Quantities:
+    """Those of a fit; ``relative``: θ is so to σ, and the scale log σ from its estimate."""
+    d, arrays, family = fit.model.design, fit.model.arrays, fit.family
+    sigma = fit.sigma if relative else 1.0
+    T, T_X = [np.asarray(t) for t in arrays.T], np.asarray(arrays.T_X)
+    lengths, length = [np.linalg.norm(t, axis=1) for t in T], np.linalg.norm(T_X, axis=1)
+    sds, correlations = [], []
+    for f in dict.fromkeys(term.factor for term, _ in fit._term_layouts()):
+        related, place = free([t for t in d.terms if t.factor == f]), fit.model.elimination.order.index(f)
+        sds += [(place, a) for a in range(len(related))]
+        correlations += [(place, a, b) for a, b in pairs(len(related)) if related[a, b]]
+    columns, scale = len(d.columns), bool(family.num_phi) and "phi" not in d.predictors
+    further, constants = len(T_X) - columns, len(fit.family_params)
+    shape = Shape(columns, tuple(sds), tuple(correlations), scale, constants, further)
+    found = parameters(fit)
+    power = 0.5 if family.has_scale and not relative else 1.0  # of what the search moves: φ, or σ
+    units = [*sigma * length[:columns], *(sigma * lengths[f][a] for f, a in sds), *np.ones(len(correlations))]
+    units += [*[power] * scale, *np.ones(constants), *length[columns:]]
+    rows = [t / size[:, None] for t, size in zip(T, lengths, strict=True)]
+    estimates = found.to_numpy(float)
+    return Quantities(shape, list(found.index), shape.kinds(), estimates, np.array(units), rows, T_X / length[:, None])
+
+
+def spreads(lams: Sequence[Array], shape: Shape, rows: Sequence[Any]) -> tuple[list[Array], list[Array]]:
+    """|a| of each sd and arcsin ρ of each correlation, from λ of every factor; a variance of zero has no slope."""
+    spread = [row @ lam for row, lam in zip(rows, lams, strict=True)]
+
+    def length(square: Array) -> Array:
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+    def angle(a: Array, b: Array) -> Array:
+        i, j = np.triu_indices(len(a), 1)
+        along, across = a @ b, length(jnp.sum((a[i] * b[j] - a[j] * b[i]) ** 2))
+        none = (along == 0) & (across == 0)  # a standard deviation of zero: no angle, and a slope that spoils no other
+        return jnp.arctan2(along, jnp.where(none, 1.0, across))
+
+    sds = [length(jnp.sum(spread[f][a] ** 2)) for f, a in shape.sds]
+    return sds, [angle(spread[f][a], spread[f][b]) for f, a, b in shape.correlations]
+
+
+def chosen(fit: Fitted, parm: Any, default: Sequence[str]) -> list[str]:
+    """The names that ``parm`` stands for: None for ``default``, a name or several of ``parameters(fit)``, "all", or
+    lme4's "beta_" (all coefficients) and "theta_" (all others).
+
+    Raises:
+        KeyError: a parameter that there is not.
+    """
+    if parm is None:
+        return list(default)
+    names, beta = list(parameters(fit).index), fit.model.design.coefficients
+    meant = {name: [name] for name in names}
+    meant |= {"all": names, "beta_": list(beta), "theta_": [name for name in names if name not in beta]}
+    out = []
+    for name in [parm] if isinstance(parm, str) or not isinstance(parm, Iterable) else parm:
+        if not isinstance(name, str) or name not in meant:
+            raise KeyError(f"there is no parameter {name!r}; parm takes {', '.join(map(repr, names))}, or 'all'")
+        out += meant[name]
+    return list(dict.fromkeys(out))

@@ -1,0 +1,1 @@
+"""Estimated marginal means: the reference grid, means and slopes, their contrasts and adjustments, pictures."""

@@ -1,0 +1,17 @@
+"""Pictures of a fit; each returns what it drew into, axes or a figure. They need matplotlib (jaxmm[plot]).
+
+caterpillar(fit)        the effects of a factor's levels with intervals
+shrinkage(fit)          data, own line, BLUP and population line, a panel per level
+shrinkage_arrows(fit)   from own estimates to BLUPs in the plane of intercept and slope
+effects(fit, "x")        the fixed effects over a covariate with bands
+residuals(fit)          residuals against fitted values
+qq(fit), qq_ranef(fit)  residuals, random effects against the normal distribution
+"""
+
+from jaxmm.diagnose.pictures import qq as qq
+from jaxmm.diagnose.pictures import qq_ranef as qq_ranef
+from jaxmm.diagnose.pictures import residuals as residuals
+from jaxmm.plots.effects import effects as effects
+from jaxmm.plots.levels import caterpillar as caterpillar
+from jaxmm.plots.lines import shrinkage as shrinkage
+from jaxmm.plots.lines import shrinkage_arrows as shrinkage_arrows
