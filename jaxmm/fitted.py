@@ -86,9 +86,9 @@ class Fitted:
         ``coef_table``."""
         if isinstance(vcov, str) and robust.check_kind(self.model, vcov) != robust.MODEL:
             vcov, cluster = self._robust(vcov, cluster), None
-        if hasattr(vcov, "denominator") and cluster is None:
-            own: Reference = vcov
-            return own if ddf in (None, own.name) else ddf_methods.with_covariance(self.reference(ddf), own.vcov)
+        if callable(getattr(vcov, "denominator", None)) and cluster is None:
+            given: Any = vcov
+            return given if ddf in (None, given.name) else ddf_methods.with_covariance(self.reference(ddf), given.vcov)
         if cluster is not None:
             raise ValueError("cluster= belongs to a robust covariance: give its kind too, such as vcov='CR2'")
         known = self.__dict__.setdefault("_references", {})
