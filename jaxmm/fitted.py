@@ -85,8 +85,10 @@ class Fitted:
         freedom; an ``inference.ddf.Reference``, computed once.  ``ddf``, ``vcov`` and ``cluster`` as in
         ``coef_table``."""
         if isinstance(vcov, str) and robust.check_kind(self.model, vcov) != robust.MODEL:
-            own = self._robust(vcov, cluster)
-            return own if ddf in (None, own.name) else ddf_methods.with_covariance(self.reference(ddf), own.vcov)
+            vcov, cluster = self._robust(vcov, cluster), None
+        if callable(getattr(vcov, "denominator", None)) and cluster is None:
+            given: Any = vcov
+            return given if ddf in (None, given.name) else ddf_methods.with_covariance(self.reference(ddf), given.vcov)
         if cluster is not None:
             raise ValueError("cluster= belongs to a robust covariance: give its kind too, such as vcov='CR2'")
         known = self.__dict__.setdefault("_references", {})
@@ -118,9 +120,10 @@ class Fitted:
                 ``inference.ddf``.
             component: "mu", the mean; "zi", the log-odds of an extra zero (``zero_inflation=``); "phi", log φ
                 (``dispersion=``); a further parameter of the family; or "all".
-            vcov: a covariance matrix in the place of the fit's, of all coefficients, or of those of the mean; or a kind
-                as ``Fit.vcov`` takes it. In a linear model "satterthwaite", the default, is then that of the robust
-                variance (Bell & McCaffrey; several rows by Hotelling's T²).
+            vcov: a covariance matrix in the place of the fit's, of all coefficients, or of those of the mean; a kind as
+                ``Fit.vcov`` takes it; or a reference, such as ``fit.reference(vcov="CR2", cluster=column)``. With a
+                kind "satterthwaite", the default of a linear model, is that of the robust variance (Bell & McCaffrey;
+                several rows by Hotelling's T²).
             cluster: of a robust kind, as in ``vcov``.
 
         Raises:

@@ -7,22 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-NAMED = 5
-POINT, OUT, LINE = "#0072b2", "#d55e00", "#8a8a8a"
+from jaxmm._axes import BLUP, DATA, OWN, plain, pyplot
+
+FIRST = 5  # that are named
 
 
 def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
     """Axes with a point for each row or level; the largest distances are named."""
     if ax is None:
-        import matplotlib.pyplot as plt
-
-        _, ax = plt.subplots(figsize=(5.0, 3.6), layout="constrained")
+        _, ax = pyplot().subplots(figsize=(5.0, 3.6), layout="constrained")
     x, y = leverage.to_numpy(dtype=float), cook.to_numpy(dtype=float)
     there = np.isfinite(x) & np.isfinite(y)
-    first = [k for k in np.argsort(-np.where(there, y, -np.inf))[:NAMED] if there[k]]
+    first = [k for k in np.argsort(-np.where(there, y, -np.inf))[:FIRST] if there[k]]
     rest = np.setdiff1d(np.flatnonzero(there), first)
-    ax.plot(x[rest], y[rest], "o", color=POINT, ms=3, alpha=0.7, mec="none")
-    ax.plot(x[first], y[first], "o", color=OUT, ms=5, mec="none")
+    ax.plot(x[rest], y[rest], "o", color=BLUP, ms=3, alpha=0.7, mec="none")
+    ax.plot(x[first], y[first], "o", color=OWN, ms=5, mec="none")
     right = np.median(x[there]) if len(first) else 0.0
     for k in first:
         left = x[k] > right
@@ -35,8 +34,9 @@ def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
             va="center",
             fontsize=9,
         )
-    ax.axhline(0.0, color=LINE, lw=0.8, zorder=0)
+    ax.axhline(0.0, color=DATA, lw=0.8, zorder=0)
     ax.margins(x=0.12)
+    plain(ax)
     what = "row" if by == "case" else f"level of {by}"
     ax.set_xlabel(f"leverage (of a {what})", fontsize=10)
     ax.set_ylabel("Cook's distance", fontsize=10)

@@ -19,6 +19,10 @@ class Clusters:
     count: int
     name: str
 
+    def note(self, kind: str) -> str:
+        """What a table says of it."""
+        return f"standard errors robust within clusters: {kind}, {self.count} of {self.name}"
+
     def of_levels(self, codes: np.ndarray, levels: int) -> np.ndarray:
         """The cluster in which each level of a factor lies."""
         own = np.zeros(levels, np.int32)

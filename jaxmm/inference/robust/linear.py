@@ -41,7 +41,6 @@ KINDS = ("CR0", "CR1", "CR2", "CR3")
 AT_ONCE = 1 << 22  # numbers in the n_i × n_i matrices of clusters of equal size that are worked on together
 LARGE = 200  # rows of a cluster that is worth turning
 ZERO = 1e-12  # of the largest eigenvalue: a combination of residuals that the model makes zero
-NAN = "degrees of freedom of the robust tests are NaN: the clusters do not tell these combinations of coefficients"
 
 
 class Stack(NamedTuple):
@@ -112,7 +111,7 @@ def robust(model: Any, estimates: Any, kind: str, clusters: Clusters) -> Robust:
         b[stack.which] = E @ stack.V @ np.swapaxes(E, 1, 2)
         alpha[stack.which] = E @ stack.X @ half
     factor = m / (m - 1) if kind == "CR1" else 1.0
-    return Robust(beta, factor * pull.T @ pull, b, alpha)
+    return Robust(beta, factor * pull.T @ pull, b, alpha, (clusters.note(kind),))
 
 
 def _weights(stack: Stack, M: np.ndarray, kind: str) -> np.ndarray:

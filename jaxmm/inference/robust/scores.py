@@ -42,7 +42,7 @@ def robust(model: Any, estimates: Any, kind: str, clusters: Clusters) -> Constan
     e, rows = estimates, model.arrays
     layout, T_X = rows.layout, np.asarray(rows.T_X)
     scores, hessians = derivatives(model, estimates, clusters, kind == "CR3")
-    notes = ()
+    notes: tuple[str, ...] = (clusters.note(kind),)
     if hessians is None:
         steps = 0.5 * scores @ np.asarray(e.covariance)
         steps = steps * np.sqrt(clusters.count / (clusters.count - 1)) if kind == "CR1" else steps
@@ -50,11 +50,10 @@ def robust(model: Any, estimates: Any, kind: str, clusters: Clusters) -> Constan
         without = np.asarray(e.hessian) - hessians
         p = rows.structure.p
         steps = np.stack([0.5 * covariance_matrix(H, p) @ g for H, g in zip(without, scores, strict=True)])
-        notes = (LOST,) if np.any(np.linalg.eigvalsh(without)[:, 0] <= 0) else ()
+        notes += (LOST,) if np.any(np.linalg.eigvalsh(without)[:, 0] <= 0) else ()
     moved = steps[:, layout.at("beta")] @ T_X.T
     if clusters.count < FEW:
-        few = f"{clusters.count} clusters are few for z tests with a robust covariance: p-values are too small"
-        notes = (*notes, few)
+        notes += (f"{clusters.count} clusters are few for z tests with a robust covariance: p-values are too small",)
     beta = np.asarray(e.beta)
     return Constant("asymptotic", beta, moved.T @ moved, np.full(len(beta), np.inf), notes)
 
