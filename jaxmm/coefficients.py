@@ -54,7 +54,8 @@ def coef_table(design: Design, reference: Reference, component: str) -> pd.DataF
     at = place(design, component)
     L = np.eye(len(reference.beta))[at]
     estimate = reference.beta[at]
-    se, df = np.sqrt(np.maximum(np.diag(reference.vcov[at, at]), 0.0)), reference.df(L)
+    with np.errstate(invalid="ignore"):  # NaN of a variance below zero, as a covariance of one's own may have it
+        se, df = np.sqrt(np.diag(reference.vcov[at, at])), reference.df(L)
     tested = wald.each(estimate, se, df)
     columns = {"estimate": estimate, "se": se, "df": df, "statistic": tested.statistic, "p": tested.p}
     return pd.DataFrame(columns, names(design, component))

@@ -61,6 +61,19 @@ def test_which_distribution(fits, sleepstudy):
     assert "no more parameters" in mm.anova(one, squares).notes[0] and mm.anova(one, one).notes == ()
 
 
+def test_restricted_likelihoods_as_they_are(sleepstudy, sleep_reml, fits):
+    """Of the same X: the difference of the REML criteria, as anova(refit = FALSE) of lme4."""
+    smaller = mm.lmm("Reaction ~ Days + (1 | Subject)", sleepstudy)
+    found = mm.anova(smaller, sleep_reml, refit=False)
+    row = found.to_frame().iloc[1]
+    assert row["chisq"] == pytest.approx(REFERENCE["reml_chisq"], abs=1e-4) and row["reference"] == "½χ²(1) + ½χ²(2)"
+    assert len(found.notes) == 1
+    with says(ValueError, "different fixed effects", "refit=True"):
+        mm.anova(mm.lmm("Reaction ~ 1 + (1 | Subject)", sleepstudy), sleep_reml, refit=False)
+    with says(ValueError, "some fits are by REML and some by ML"):
+        mm.anova(fits[0], sleep_reml, refit=False)
+
+
 def test_crossed_factors_and_singular_models():
     rng = np.random.default_rng(2)
     data = {"g": np.repeat(np.arange(8), 6), "h": np.tile(np.arange(6), 8)}
@@ -133,5 +146,5 @@ def test_bad_input(fits):
         mm.compare(one)
     with says(ValueError, "restricted likelihoods", "reml=True"):
         mm.anova(one, both, method="exact", key=KEY)
-    with says(TypeError, "anova() has no keyword 'refit'"):
-        mm.anova(one, both, refit=False)
+    with says(TypeError, "anova() has no keyword 'test'", "method='lrt'"):
+        mm.anova(one, both, test="LRT")

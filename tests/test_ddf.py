@@ -229,3 +229,22 @@ def test_a_covariance_of_ones_own(sleep_reml):
         sleep_reml.coef_table(vcov=np.eye(3))
     with pytest.raises(ValueError, match="must be a symmetric matrix"):
         sleep_reml.coef_table(vcov=[[1.0, 0.5], [0.0, 1.0]])
+
+
+def test_a_variance_that_the_data_do_not_tell():
+    """Two levels that a column of X tells apart: nothing is left of the factor's variance; no exact zero of df."""
+    rng = np.random.default_rng(0)
+    g = np.arange(20) % 2
+    data = pd.DataFrame({"y": rng.normal(size=20), "z": g.astype(float), "g": g})
+    fit = mm.lmm("y ~ z + (1 | g)", data)
+    table = fit.coef_table()
+    assert table[["df", "p"]].isna().all().all() and table["se"].notna().all()
+    assert fit.confint().isna().all().all()
+    assert any("do not tell the variances" in note for note in fit.reference().notes)
+    assert np.isnan(fit.anova()["p"]["z"]) and "F = " in str(fit.test("z = 0")) and "nan" not in str(fit.test("z = 0"))
+
+
+def test_errors_that_are_none(sleep_reml):
+    """A covariance with a negative variance tests nothing: never p = 0."""
+    table = sleep_reml.coef_table(vcov=np.diag([-1.0, 4.0]))
+    assert table.loc["(Intercept)", ["se", "statistic", "p"]].isna().all() and table.loc["Days", "se"] == 2

@@ -10,7 +10,7 @@ from helpers import says
 from scipy import stats
 
 import jaxmm as mm
-from jaxmm.inference import exact
+from jaxmm.inference import boundary, exact
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "compare.json").read_text())
 KEY = jax.random.key(3)
@@ -117,6 +117,28 @@ def test_a_variance_of_zero(sleepstudy):
     assert found.statistic == pytest.approx(0, abs=1e-8) and found.p > 0.3
 
 
+@pytest.mark.slow
+def test_level_with_six_levels():
+    """No variance between unequal levels in truth: the share of data sets beyond the draws' quantiles is as claimed,
+    where the limit of many levels rejects too rarely."""
+    n, sizes = 4000, [2, 3, 4, 6, 8, 12]
+    g = np.repeat(np.arange(6), sizes)
+    rng = np.random.default_rng(7)
+    x, Y = rng.normal(size=35), rng.normal(size=(n, 35))
+    model = mm.lmm("y ~ x + (1 | g)", {"y": Y[0], "x": x, "g": g}).model
+    batch = mm.fit_many(model, Y, progress=False)
+    X = np.column_stack([np.ones(35), x])
+    rss = np.sum((Y - Y @ X @ np.linalg.solve(X.T @ X, X.T)) ** 2, axis=1)
+    null = 33 * (1 + np.log(2 * np.pi * rss / 33)) + np.linalg.slogdet(X.T @ X)[1]
+    statistic = np.maximum(null + 2 * batch.loglik, 0.0)
+    draws = exact.draw(exact.spectrum(X, np.ones((35, 1)), g, 6, None), 33, 100_000, KEY)
+    assert np.mean(statistic < 1e-7) == pytest.approx(np.mean(draws == 0), abs=4 * np.sqrt(0.25 / n))
+    for alpha in (0.01, 0.05, 0.1, 0.2):
+        rate = np.mean(statistic > np.quantile(draws, 1 - alpha))
+        assert rate == pytest.approx(alpha, abs=4 * np.sqrt(alpha * (1 - alpha) / n))
+    assert np.mean(boundary.Mixture(0, ("g", 6)).p(statistic) <= 0.1) < 0.09
+
+
 def test_bad_input(sleep_reml, sleep_ml):
     with says(ValueError, "one variance, and (1 + Days | Subject) has 2 effects"):
         mm.exact_rlrt(sleep_reml, key=KEY)
@@ -124,5 +146,7 @@ def test_bad_input(sleep_reml, sleep_ml):
         mm.exact_rlrt(sleep_ml, key=KEY)
     with says(ValueError, "n must be a positive number of draws, not 0"):
         mm.exact_rlrt(sleep_reml, key=KEY, n=0)
+    with says(TypeError, "takes a fit, as from lmm(), not Model"):
+        mm.exact_rlrt(sleep_reml.model, key=KEY)
     with says(TypeError, "key must be one JAX key"):
         mm.exact_rlrt(mm.lmm("Yield ~ 1 + (1 | Batch)", mm.datasets.load("dyestuff")), key=3)

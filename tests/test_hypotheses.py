@@ -61,6 +61,8 @@ def test_cells_without_data():
         fit = mm.lmm("yield ~ A + B + (1 | Block)", twice)
     table = fit.anova()
     assert np.isnan(table.loc["B", "F"]) and "do not tell B" in repr(table)
+    alone = mm.lmm("yield ~ A + (1 | Block)", twice).anova()
+    np.testing.assert_allclose(table.loc["A", "F"], alone.loc["A", "F"], rtol=1e-5)
     name = fit.dropped[0]
     found = fit.test(f"{name} = 0")
     assert np.isnan(found.p) and np.isnan(found.frame["estimate"].iloc[0]) and f"do not tell {name} = 0" in repr(found)
@@ -146,3 +148,8 @@ def test_generalised_models_have_chi_squared(sleep_reml):
     with pytest.raises(ValueError, match="not independent"):
         sleep_reml.test([[1, 0], [2, 0]])
     assert np.isfinite(sleep_reml.anova("II", vcov=np.eye(2))["F"]).all()
+
+
+def test_a_table_without_terms_says_so():
+    fit = mm.lmm("Yield ~ 1 + (1 | Batch)", mm.datasets.load("dyestuff"))
+    assert len(fit.anova()) == 0 and "no terms" in str(fit.anova())

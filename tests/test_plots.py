@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from _standins import dense_fit, sleepstudy_fit
 
+import jaxmm as mm
 from jaxmm import plots
+from jaxmm.inference import wald
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -84,6 +86,19 @@ def test_effects(fit):
         plots.effects(stand_in, "a")
     with pytest.raises(ValueError, match="'by' has 8 levels, more than can be told apart"):
         plots.effects(stand_in, "Days", "by", at={"by": np.arange(8.0)})
+
+
+def test_effects_of_a_fit():
+    """The band is Lβ̂ ± t √(L V L') with the degrees of freedom of each row."""
+    fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
+    ax = plots.effects(fit, "Days", points=4, level=0.9)
+    L = np.column_stack([np.ones(4), [0.0, 3.0, 6.0, 9.0]])
+    reference = fit.reference()
+    mean, se = L @ reference.beta, np.sqrt(np.diag(L @ reference.vcov @ L.T))
+    assert ax.get_lines()[0].get_data()[1] == pytest.approx(mean)
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    half = wald.quantile(0.9, reference.df(L)) * se
+    assert [band.min(), band.max()] == pytest.approx([np.min(mean - half), np.max(mean + half)])
 
 
 def test_width_of_shrinkage(fit):

@@ -517,11 +517,15 @@ def test_standard_errors_as_in_r(case):
 def test_what_is_uncertain_is_said():
     frame = fitted("slopes").predict(interval="confidence", uncertain=["random", "fixed"])
     assert frame.attrs == {
-        "interval": "confidence", "level": 0.95, "uncertain": ("fixed", "random"), "note": frame.attrs["note"],
-    }  # fmt: skip
+        "interval": "confidence",
+        "level": 0.95,
+        "ddf": "satterthwaite",
+        "uncertain": ("fixed", "random"),
+        "note": frame.attrs["note"],
+    }
     note = (
         "degrees of freedom (satterthwaite). Uncertain: fixed effects, effects of the levels (given the "
-        "data). Held: variances and constants of the family."
+        "data). Held: variances and constants of the family, which count in t alone."
     )
     assert repr(frame).endswith(note) and note in frame._repr_html_()
     assert "95 % confidence intervals, quantiles of t, " in repr(frame)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 
 import jaxmm as mm
 from jaxmm.inference.wald import quantile
@@ -220,6 +220,28 @@ def no_slopes():
     return mm.lmm("y ~ x + (x | g)", data, reml=False)
 
 
+def test_a_correlation_may_be_anything_where_a_standard_deviation_is_zero(no_slopes):
+    """Its profile is nowhere above what the slopes' is at zero."""
+    data, rng = no_slopes.model.design, np.random.default_rng(2)
+    u, x = rng.normal(size=8)[data.factors[0].codes], data.X[:, 1]
+    fit = no_slopes.refit(np.asarray(data.y) + 0.07 * (x - 4.5) * u)
+    found = fit.profile()
+    assert found.confint().loc["sd_x|g", "lower"] == 0 < found.confint().loc["sd_x|g", "estimate"]
+    assert list(found.confint().loc["cor_(Intercept).x|g"].iloc[:2]) == [-1, 1]
+    curves = found.curves
+    most = np.abs(curves["sd_x|g"].zeta[0])
+    assert 0 < most < Z95
+    assert np.all(np.abs(curves["cor_(Intercept).x|g"].zeta) <= most)
+    assert list(fit.confint("profile", parm="cor_(Intercept).x|g").iloc[0, :2]) == [-1, 1]
+
+
+def test_no_coefficients():
+    data = tables()["dyestuff"].assign(y=lambda d: d["Yield"] - 1500)
+    table = mm.lmm("y ~ 0 + (1 | Batch)", data).profile().confint()
+    assert list(table.index) == ["sd_(Intercept)|Batch", "sigma"]
+    assert np.all(np.isfinite(table))
+
+
 def test_no_correlation_and_one_of_one(no_slopes):
     assert no_slopes.is_singular
     found = no_slopes.profile()
@@ -255,6 +277,27 @@ def test_a_coefficient_without_end():
     assert any("rises to 0 and no further" in note for note in found.notes)
     with pytest.warns(UserWarning, match="did not converge"):
         fit.confint("profile")
+
+
+@pytest.mark.slow
+def test_coverage():
+    """Balanced groups: the mean is covered as t says of J log(1 + t²/(J - 1)) < z², σ as χ² does of its own terms."""
+    J, n, level, times = 12, 5, 0.9, 400
+    rng = np.random.default_rng(7)
+    data = pd.DataFrame({"g": np.repeat(np.arange(J), n), "y": rng.normal(size=J * n)})
+    fit, z, hits = mm.lmm("y ~ 1 + (1 | g)", data, reml=False), quantile(level), np.zeros(3)
+    truth = {"(Intercept)": 3.0, "sd_(Intercept)|g": 1.5, "sigma": 1.0}
+    for _ in range(times):
+        y = 3 + 1.5 * rng.normal(size=J)[data["g"]] + rng.normal(size=J * n)
+        table = fit.refit(y).confint("profile", level, parm="all").loc[list(truth)]
+        value = np.array(list(truth.values()))
+        hits += np.asarray((table["lower"] < value) & (value < table["upper"]))
+    df = J * (n - 1)
+    ends = [optimize.brentq(lambda q: q / df - 1 - np.log(q / df) - z**2 / df, *b) for b in ((1, df), (df, 5 * df))]
+    exact = [2 * stats.t.cdf(np.sqrt((J - 1) * np.expm1(z**2 / J)), J - 1) - 1, np.diff(stats.chi2.cdf(ends, df))[0]]
+    error = 3.5 * np.sqrt(level * (1 - level) / times)
+    np.testing.assert_allclose(hits[[0, 2]] / times, exact, atol=error)
+    assert abs(hits[1] / times - level) < error + 0.03  # the standard deviation's is of large samples
 
 
 # ---------------------------------------------------------------- the verb
@@ -325,6 +368,6 @@ def test_the_picture():
     np.testing.assert_allclose(np.interp(found.confint().loc["Days"].iloc[:2], x, y), [-Z95, Z95], atol=1e-3)
     _, ax = plt.subplots()
     assert list(found.plot("sigma", 0.9, ax)) == [ax]
-    with pytest.raises(ValueError, match="axes has 1 axes for 2 profiles"):
+    with pytest.raises(ValueError, match="axes must be 2, one for each profile, not 1"):
         found.plot(["sigma", "Days"], axes=ax)
     plt.close("all")

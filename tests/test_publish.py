@@ -60,6 +60,10 @@ def test_digits_do_not_depend_on_the_unit():
         assert float(shown) == pytest.approx(10.47 * 10.0**power, rel=1e-9 if power < 3 else 1e-3)
 
 
+def test_neighbours_have_the_same_decimals():
+    assert numbers.several_decimals([3.3, 6.7, 0.01], [10.9, 9.7, 0.002], 3) == [2, 2, 5]
+
+
 def test_p_values():
     assert [numbers.p_text(p, False) for p in (0.0456, 0.0009, 1.0, math.nan)] == ["0.046", "<0.001", "1.000", ""]
     assert [numbers.p_text(p, True) for p in (3.2638e-6, 0.0)] == ["3.26e-06", "<1e-16"]
@@ -206,9 +210,11 @@ def test_tests_and_covariances_of_ones_own(slopes):
     residual = one.sheet(slopes, ddf="residual")
     assert any("Residual degrees of freedom" in n for n in residual.notes)
     assert "df" not in one.sheet(slopes, ddf="asymptotic").head
-    doubled = parts.content(slopes, None, vcov=4 * slopes.vcov().to_numpy())
+    doubled = parts.content(slopes, None, parts.Errors(vcov=4 * slopes.vcov().to_numpy()))
     assert doubled.fixed["", "Days"].se == pytest.approx(2 * slopes.bse["Days"])
     assert "standard errors by a given covariance" in doubled.notes
+    robust = slopes.to_markdown(vcov="CR2", cluster="Subject")
+    assert "Standard errors: CR2, clusters by Subject." in robust
 
 
 def test_a_generalised_fit(cbpp):
@@ -219,6 +225,17 @@ def test_a_generalised_fit(cbpp):
     assert [row.name for row in sheet.parts[1].rows] == ["herd: SD (Intercept)"]  # no residual
     _balanced(cbpp.to_latex(stats={"Trials": lambda fit: 842}))
     _read_html(cbpp.to_html())
+
+
+def test_shares_of_the_variance(slopes):
+    found = parts.content(slopes, ["r2", "icc"]).statistics
+    assert list(found) == ["R² (marginal)", "R² (conditional)", "ICC"]
+    assert list(found.values()) == pytest.approx([*slopes.r2(), slopes.icc()["adjusted"]])
+    assert r"R$^{2}$ (marginal) & " in slopes.to_latex(stats="r2")
+
+
+def test_names_lose_their_back_quotes():
+    assert one.renamed("`a b`:x", {}) == "a b:x" and one.renamed("`a b`", {"`a b`": "A"}) == "A"
 
 
 def test_bad_arguments_of_one(slopes):

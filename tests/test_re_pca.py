@@ -63,3 +63,13 @@ def test_a_singular_fit_says_what_is_superfluous():
     assert any(note.startswith("h: no effect has any variance") for note in found.notes)
     if found["g"].rank == 1:
         assert found["g"].needless == ["x"] and "1 of 2 components" in repr(found)
+
+
+def test_a_structure_that_ties_variances_has_no_effect_to_be_left_out():
+    rng = np.random.default_rng(1)
+    g, t = np.repeat(np.arange(10), 8), np.tile(np.arange(4), 20)
+    y = 2 * rng.normal(size=(10, 4))[g, t] + rng.normal(size=80)
+    y -= np.array([y[g == k].mean() for k in range(10)])[g]  # a correlation of -1/3, the least that four can have
+    fit = mm.lmm("y ~ 1 + homcs(0 + t | g)", {"y": y, "g": g, "t": [f"t{k}" for k in t]})
+    (note,) = fit.re_pca().notes
+    assert "3 of 4 components have variance; a correlation is at the end of its range" in note

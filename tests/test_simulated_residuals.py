@@ -12,7 +12,7 @@ from scipy.stats import kstest
 import jaxmm as mm
 from jaxmm.design import DataError
 from jaxmm.diagnose import pit, residual_tests
-from jaxmm.diagnose.effective import effective_df
+from jaxmm.diagnose.effective import effective_df, leverages
 from jaxmm.diagnose.residual_tests import simulated_p
 
 KEY = jax.random.key(7)
@@ -98,6 +98,11 @@ def test_effective_degrees_of_freedom(name, request):
     P = inverse - inverse @ d.X @ np.linalg.solve(d.X.T @ inverse @ d.X, d.X.T @ inverse)
     R = np.ones(len(d.y)) if d.weights is None else 1 / d.weights
     assert effective_df(fit) == pytest.approx(len(d.y) - R @ np.diag(P), rel=1e-8)
+    assert leverages(fit).sum() == pytest.approx(effective_df(fit), rel=1e-10)
+    exact = 1 - R * np.diag(P)
+    if len(d.factors) == 1:
+        np.testing.assert_allclose(leverages(fit), exact, rtol=2e-3)
+    assert np.corrcoef(leverages(fit), exact)[0, 1] > 0.9
 
 
 def test_rows_of_weight_zero_are_left_out():
@@ -140,11 +145,11 @@ def test_overdispersion_is_seen():
 
 
 def test_dispersion_is_a_ratio_of_variances():
-    """Σ (y - μ)² / Σ V · n / (n - edf), V = μ of the model itself, to the simulations' error."""
+    """Σ (y - μ)² / Σ V (1 - h), V = μ of the model itself, to the simulations' error."""
     fit = mm.glmm("much ~ x + (1 | g)", data(), "poisson")
     sr = fit.simulated_residuals(2000, key=KEY)
-    r, n = fit.residuals().to_numpy(), 168
-    expected = r @ r / fit.fitted().sum() * n / (n - effective_df(fit))
+    r, V = fit.residuals().to_numpy(), fit.fitted().to_numpy()
+    expected = r @ r / np.sum(V * (1 - leverages(fit)))
     assert sr.test_dispersion().statistic == pytest.approx(expected, rel=0.02)
 
 

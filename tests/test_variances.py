@@ -47,6 +47,15 @@ def test_errors_are_those_of_the_hessian_by_the_parameters_themselves(weighted, 
     np.testing.assert_allclose(row, ends, rtol=1e-5)
 
 
+def test_errors_do_not_depend_on_the_parameters_of_a_structure(sleepstudy, sleep_reml):
+    """Of two effects compound symmetry has every covariance matrix, by a standard deviation each and a correlation."""
+    found = mm.lmm("Reaction ~ Days + cs(Days | Subject)", sleepstudy).tidy(0.95, effects="ran_pars")
+    known = sleep_reml.tidy(0.95, effects="ran_pars")
+    assert list(found["term"]) == list(known["term"])
+    columns = ["estimate", "std_error", "conf_low", "conf_high"]
+    np.testing.assert_allclose(found[columns].astype(float), known[columns].astype(float), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["REML", "ML"])
 def test_errors_of_glmmtmb(method, sleep_reml, sleep_ml):
     """Its theta are log standard deviations and t with r = t / sqrt(1 + t²), its dispersion is the log variance."""
@@ -101,6 +110,32 @@ def test_what_is_computed_when(sleep_reml):
     assert vars(fit)["_curvature"] is kept and "_curvature" not in vars(pickle.loads(pickle.dumps(fit)))
     assert set(fit.tidy(effects="fixed")["effect"]) == {"fixed"} and not len(fit.tidy(effects="dispersion"))
     assert list(fit.tidy(effects="dispersion", conf_level=0.9).columns) == list(fit.tidy(0.9).columns)
+
+
+def test_a_second_print_computes_nothing(sleep_reml, programs):
+    first = str(sleep_reml)
+    reference = sleep_reml.reference()
+    programs.clear()
+    assert str(sleep_reml) == first and not programs
+    assert sleep_reml.reference() is reference
+
+
+@pytest.mark.slow
+def test_coverage():
+    """Of 95 % intervals of standard deviations, the correlation and σ, with 60 levels."""
+    rng = np.random.default_rng(11)
+    g, x = np.repeat(np.arange(60), 8), rng.normal(size=480)
+    L, sigma, n = np.array([[1.0, 0.0], [0.24, 0.55]]), 1.5, 600
+    b = rng.normal(size=(n, 60, 2)) @ L.T
+    Y = b[:, g, 0] + b[:, g, 1] * x + sigma * rng.normal(size=(n, 480))
+    truth = [1.0, 0.24 / np.hypot(0.24, 0.55), np.hypot(0.24, 0.55), sigma]
+    fit = mm.lmm("y ~ x + (x | g)", {"y": Y[0], "x": x, "g": g})
+    ends = np.array([fit.refit(y).tidy(0.95, effects="ran_pars")[["conf_low", "conf_high"]] for y in Y], float)
+    known = np.isfinite(ends).all(axis=2)
+    assert known.mean() > 0.99
+    covered = (ends[..., 0] <= truth) & (truth <= ends[..., 1])
+    rates = covered.sum(axis=0) / known.sum(axis=0)
+    np.testing.assert_allclose(rates, 0.95, atol=4 * np.sqrt(0.95 * 0.05 / n))
 
 
 def test_bad_input(sleep_reml):

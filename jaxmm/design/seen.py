@@ -72,7 +72,7 @@ def see(frame: Frame, exprs: Iterable[Expr], n: int, weights: np.ndarray | None)
 
 
 def _see(frame: Frame, name: str, levelled: bool) -> tuple[SeenColumn, np.ndarray | None]:
-    value = frame.levels(name) if frame.table.column(name).kind == "time" else frame[name]
+    value = frame[name]
     if isinstance(value, Levels):
         value = value if value.logical else value.used()
         return SeenColumn(name, value.labels, value.ordered, value.logical), value.codes

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-POINTS, LINES, OUT, DARK = "#8a8a8a", "#0072b2", "#d55e00", "#222222"
+from jaxmm._axes import BLUP, DATA, OWN, POPULATION, pyplot
+from jaxmm._axes import plain as no_frame
+
+POINTS, LINES, OUT, DARK = DATA, BLUP, OWN, POPULATION
 FONT = 8  # points
 WIDTH, HEIGHT = 3.4, 2.8  # inches of a panel
 MANY = 500  # points from which they are drawn small
@@ -18,10 +21,7 @@ def axes_for(given: Any, panels: int, columns: int = 1, what: str = "") -> np.nd
     Raises:
         ImportError: without matplotlib. ValueError: another number of axes than panels.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install jaxmm[plot]") from error
+    plt = pyplot()
     if given is None:
         rows = -(-panels // columns)
         size = (WIDTH * columns, HEIGHT * rows)
@@ -40,8 +40,7 @@ def plain(ax: Any, title: str, x: str, y: str) -> None:
     ax.set_xlabel(x, fontsize=FONT)
     ax.set_ylabel(y, fontsize=FONT)
     ax.tick_params(labelsize=FONT)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    no_frame(ax)
 
 
 def size_of(points: int) -> float:

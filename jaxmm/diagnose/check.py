@@ -66,16 +66,16 @@ def _of_design(fit: Any) -> list[Look]:
 
 def _of_distribution(fit: Any, key: Any) -> list[Look]:
     """A linear model's residuals as they are; those of others by simulation."""
-    finite = None if np.isfinite(fit.deviance) and np.all(np.isfinite(fit.fixef)) else "the estimates are not finite"
+    ended = None if fit.converged else "the search did not converge"
     effects = Look(
-        "random effects", "modes are normal, none is far out", lambda: of_distribution.effects(fit), why_not=finite
+        "random effects", "modes are normal, none is far out", lambda: of_distribution.effects(fit), why_not=ended
     )
     if fit.model.likelihood.precisions:
         of_rows = Look(
-            "residuals", "normal, of one spread, none far out", lambda: of_distribution.residuals(fit), why_not=finite
+            "residuals", "normal, of one spread, none far out", lambda: of_distribution.residuals(fit), why_not=ended
         )
         return [of_rows, effects]
-    return [effects, *_by_simulation(fit, jax.random.key(0) if key is None else key, finite)]
+    return [effects, *_by_simulation(fit, jax.random.key(0) if key is None else key, ended)]
 
 
 def _by_simulation(fit: Any, key: Any, why_not: str | None) -> list[Look]:

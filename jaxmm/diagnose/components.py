@@ -25,12 +25,14 @@ ROUNDING = 1e-8  # of it: roots of an eigenvalue's rounding
 @dataclass(frozen=True, eq=False, repr=False)
 class GroupComponents:
     """Of one grouping factor: ``sd`` (q,) of the components, falling; ``loadings`` (q, q), effects × components,
-    columns of length one, their largest number positive; ``rank``, how many have any variance."""
+    columns of length one, their largest number positive; ``rank``, how many have any variance; ``restricted``, whether
+    a structure ties variances and covariances to each other."""
 
     group: str
     sd: pd.Series
     loadings: pd.DataFrame
     rank: int
+    restricted: bool
 
     @property
     def proportion(self) -> pd.Series:
@@ -101,7 +103,11 @@ class RePCA(Mapping[str, GroupComponents]):
             if g.rank == q:
                 continue
             what = ", ".join(g.needless)
-            if g.rank == 0:
+            if g.restricted and g.rank:
+                out.append(
+                    f"{name}: {g.rank} of {q} components have variance; a correlation is at the end of its range"
+                )
+            elif g.rank == 0:
                 out.append(f"{name}: no effect has any variance; without this factor the fit is the same")
             else:
                 out.append(
@@ -130,7 +136,7 @@ def _percent(shares: pd.Series) -> pd.Series:
 
 def re_pca(fit: Fitted) -> RePCA:
     """See ``Fit.re_pca``."""
-    groups = {}
+    groups, d = {}, fit.model.design
     for b in fit.varcorr().blocks:
         w, Q = np.linalg.eigh(b.cov)
         sd, Q = np.sqrt(np.maximum(w[::-1], 0.0)), Q[:, ::-1]
@@ -138,9 +144,9 @@ def re_pca(fit: Fitted) -> RePCA:
         labels = [f"PC{k + 1}" for k in range(len(sd))]
         rank = int(np.sum(sd > max(NULL * sd[0], _least(fit))))
         sd = np.where(sd > ROUNDING * sd[0], sd, 0.0)
-        groups[b.group] = GroupComponents(
-            b.group, pd.Series(sd, labels, name="sd"), pd.DataFrame(Q, list(b.effects), labels), rank
-        )
+        loadings = pd.DataFrame(Q, list(b.effects), labels)
+        tied = any(t.covariance.restricted for t in d.terms if d.factors[t.factor].name == b.group)
+        groups[b.group] = GroupComponents(b.group, pd.Series(sd, labels, name="sd"), loadings, rank, tied)
     return RePCA(groups, float(np.sqrt(fit.model.likelihood.effects_scale(fit.estimates))))
 
 

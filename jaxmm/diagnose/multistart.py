@@ -172,13 +172,15 @@ class Multistart:
             lines.append(f"a better optimum was found: log-likelihood higher by {gain:.4g}; it is .fit")
         elif ended:
             lines.append("no better optimum was found")
+        else:
+            lines.append("what is wrong is not the start: see the original's check()")
         table = self.optima
         if len(table) > 1:
             lines.append(f"{len(table)} different ends:")
-        if len(table):
-            shown = table.head(SHOWN).to_string(index=False, float_format=lambda x: f"{x:.6g}")
-            lines += [shown, *([f"and {len(table) - SHOWN} more"] if len(table) > SHOWN else [])]
-        return "\n".join(lines)
+        for loglik, gain, starts in table.head(SHOWN).to_numpy().tolist():
+            gain = 0.0 if abs(gain) <= SAME else gain
+            lines.append(f"  log-likelihood {loglik:.4f} ({gain:+.4g}) from {starts:.0f} of the starts")
+        return "\n".join([*lines, *([f"  and {len(table) - SHOWN} more"] if len(table) > SHOWN else [])])
 
 
 def _distance(fit: Any, batch: FitBatch) -> np.ndarray:

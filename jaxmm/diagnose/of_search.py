@@ -65,12 +65,12 @@ def singular(fit: Any) -> list[Finding]:
     terms = singular_terms(fit)
     if not terms:
         return []
-    notes = "; ".join(re_pca(fit).notes)
+    pca = re_pca(fit)
+    notes = "; ".join(pca.notes)
     text = f"the covariance of {' and '.join(terms)} is singular" + (f" ({notes})" if notes else "")
-    advice = (
-        "The likelihood is that of the simpler model, and so are the fixed effects. Say so, and do not interpret the "
-        "correlations of these effects; or leave out what has no variance, or its correlations, (x || g), and compare."
-    )
+    advice = "The likelihood is that of the simpler model, and so are the fixed effects: say so, or fit that one. "
+    if any(g.rank for g in pca.values() if g.rank < len(g.sd)):
+        advice += "Do not interpret the correlations of these effects; without them, (x || g), see what is left."
     return [Finding("singular", CAUTION, text, advice)]
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 from jaxmm._random import check_key, words
 from jaxmm.design import DataError
 from jaxmm.diagnose import pit, residual_tests, simulated_plot
-from jaxmm.diagnose.effective import effective_df
+from jaxmm.diagnose.effective import effective_df, leverages
 from jaxmm.diagnose.residual_tests import ResidualTest, not_tested, simulated_p
 from jaxmm.fitted import Fitted
 from jaxmm.predict import linear_predictors, on_scale, rows_used
@@ -105,6 +105,14 @@ class SimulatedResiduals:
         """The share of the rows' freedom that the conditional means have used, edf / n; 0 for new effects."""
         return effective_df(self.fit) / len(self.observed) if self.re == "conditional" else 0.0
 
+    @cached_property
+    def _left(self) -> float:
+        """The share of Σ (y - mean)² that the conditional means leave, 1 for new effects."""
+        if self.re != "conditional":
+            return 1.0
+        V = self.simulations.var(axis=0)
+        return float(np.sum(V * (1 - leverages(self.fit)[self.kept])) / np.sum(V))
+
     @property
     def independent(self) -> bool:
         """Whether rows are, given what is held fixed."""
@@ -123,17 +131,18 @@ class SimulatedResiduals:
     def test_dispersion(self, alternative: str = "two-sided") -> ResidualTest:
         """Σ (y - mean)² over what it is in the simulations, each about the means of all: above 1 is overdispersion.
 
-        Given the modes, which have taken their part of it, the observed sum is divided by 1 - edf / n first: without
-        that the test of counts in small groups rejects a true model in a quarter of data sets. A family with a
-        dispersion of its own (a linear model's σ, φ) has fitted it, so that the ratio is near 1 whatever the data.
+        Given the modes, which have taken their part of it, the observed sum is divided by Σ V_i (1 - h_i) / Σ V_i
+        first, V_i of the simulations and h_i the leverages (``effective``): without that the test of counts in small
+        groups rejects a true model in a quarter of data sets. A family with a dispersion of its own (a linear model's
+        σ, φ) has fitted it, so that the ratio is near 1 whatever the data.
         """
         m, name, symbol = len(self.observed), "dispersion", "ratio"
         T = residual_tests.spread(np.vstack([self.observed.to_numpy(), self.simulations]))
         if not np.mean(T[1:]) > 0:
             return not_tested(name, symbol, m, "the simulated responses do not vary")
-        if self.taken >= 1:
+        if self.taken >= 1 or not self._left > 0:
             return not_tested(name, symbol, m, "the modes take up all of the rows' freedom")
-        own = T[0] / (1 - self.taken)
+        own = T[0] / self._left
         p = simulated_p(own, T[1:], alternative)
         return ResidualTest(name, symbol, float(own / np.mean(T[1:])), p, m, self._sided(alternative))
 

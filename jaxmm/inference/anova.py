@@ -13,6 +13,7 @@ from jaxmm.inference.ddf import Reference
 from jaxmm.inference.hypothesis import NOT_ESTIMABLE, joint
 from jaxmm.inference.terms import rows_of_terms
 
+NONE = "no terms: the fixed part has an intercept at most"
 ROMAN = {1: "I", 2: "II", 3: "III"}
 
 
@@ -24,7 +25,7 @@ class TermTests(pd.DataFrame):
         return pd.DataFrame  # a selection of it is a table like any other
 
     def __repr__(self) -> str:
-        texts = self.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value})
+        texts = self.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value}) if len(self) else NONE
         return "\n".join([self.attrs["heading"], texts, *self.attrs["notes"]])
 
     def _repr_html_(self) -> str:

@@ -57,7 +57,7 @@ def added(smaller: Prepared, larger: Prepared) -> Added | None:
     """The one term by which two models of the same X differ, where the smaller one lacks it, or one of its correlated
     effects; None where they differ in another way."""
     a, b = smaller.design, larger.design
-    if not (_same_span(a.X, b.X) and _same_further(a, b) and smaller.likelihood.family == larger.likelihood.family):
+    if not (same_span(a.X, b.X) and _same_further(a, b) and smaller.likelihood.family == larger.likelihood.family):
         return None
     left = list(range(len(a.terms)))
     more = []
@@ -106,7 +106,8 @@ def differs_in_effects(smaller: Prepared, larger: Prepared) -> bool:
 
 
 # ---------------------------------------------------------------- comparisons of parts
-def _same_span(A: np.ndarray, B: np.ndarray) -> bool:
+def same_span(A: np.ndarray, B: np.ndarray) -> bool:
+    """Whether the columns span the same space."""
     return _rank(A) == _rank(B) == _rank(np.hstack([A, B]))
 
 
@@ -117,7 +118,7 @@ def _rank(A: np.ndarray) -> int:
 
 def _same_further(a: Design, b: Design) -> bool:
     return [p.name for p in a.further] == [p.name for p in b.further] and all(
-        _same_span(p.X, q.X) for p, q in zip(a.further, b.further, strict=True)
+        same_span(p.X, q.X) for p, q in zip(a.further, b.further, strict=True)
     )
 
 
@@ -136,7 +137,7 @@ def _alike(a: Design, s: int, b: Design, t: int) -> bool:
         return False
     if old.covariance != new.covariance:
         return False
-    return np.array_equal(old.Z, new.Z) or (_is_full(old) and _same_span(old.Z, new.Z))
+    return np.array_equal(old.Z, new.Z) or (_is_full(old) and same_span(old.Z, new.Z))
 
 
 def _or_none(x: np.ndarray | None) -> np.ndarray:

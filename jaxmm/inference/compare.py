@@ -36,7 +36,7 @@ CRITERIA = ("aic", "aicc", "bic")
 BY_ML = "refitted by maximum likelihood (instead of REML) before comparing"
 _HINTS = {
     "test": "method='lrt', 'bootstrap' or 'exact'",
-    "refit": "REML fits are refitted by maximum likelihood, except with method='exact'",
+    "REML": "refit=False compares REML fits of the same X as they are",
     "nsim": "the number of replicates is n=",
     "seed": "key=jax.random.key(seed)",
     "model_names": "labels=",
@@ -89,14 +89,19 @@ class Comparison:
 # ---------------------------------------------------------------- the verbs
 @known_keywords(_HINTS)
 def anova(
-    *fits: Fit, labels: Sequence[str] | None = None, method: str = "lrt", key: Any = None, n: int | None = None
+    *fits: Fit,
+    labels: Sequence[str] | None = None,
+    method: str = "lrt",
+    refit: bool = True,
+    key: Any = None,
+    n: int | None = None,
 ) -> Comparison:
     """Compare nested fits of the same response by likelihood ratio, from the smallest to the largest, each with the one
     before it.
 
     REML fits are refitted by maximum likelihood first, and the result says so: likelihoods by REML are comparable only
     between models with the same X. Those that have the same are refitted too, as lme4 does by default, except with
-    ``method="exact"``.
+    ``method="exact"`` or ``refit=False``.
 
     Args:
         fits: two or more.
@@ -107,6 +112,7 @@ def anova(
             and a note say which. "bootstrap" ("boot"): from ``n`` = 999 responses drawn from the smaller fit with
             ``key``. "exact": of two REML fits that differ by one variance, from ``n`` = 10,000 draws; see
             ``exact_rlrt``, which does without the smaller fit.
+        refit: False compares REML fits as they are, which must have the same X: variances alone are tested then.
 
     Returns:
         ``Comparison`` with columns ``npar``, ``aic``, ``aicc``, ``bic``, ``loglik``, ``deviance``, ``chisq``, ``df``,
@@ -117,14 +123,16 @@ def anova(
     Raises:
         TypeError: something that is not a ``Fit``; draws without a key.
         ValueError: fewer than two fits, or fits to different responses or rows, or of densities beside probabilities;
-            an unknown method, labels that do not fit.
+            an unknown method, labels that do not fit; ``refit=False`` with another X, or REML beside ML.
 
     Example:
         >>> mm.anova(fit0, fit1, labels=["intercepts", "slopes"], method="bootstrap", key=jax.random.key(1))
     """
     how = _method(method, key, n)
     called, notes = _checked("anova", fits, labels)
-    by_ml = how != "exact"
+    by_ml = refit and how != "exact"
+    if not by_ml:
+        _check_restricted(fits)
     if by_ml and any(f.reml for f in fits):
         notes.append(BY_ML)
     used = [f.refit_ml() if by_ml else f for f in fits]
@@ -323,6 +331,17 @@ def _check_data(a: Fit, b: Fit) -> None:
         )
     if not _same(d.weights, first.weights):
         raise ValueError("the fits have different weights: their likelihoods cannot be compared")
+
+
+def _check_restricted(fits: Sequence[Fit]) -> None:
+    """Raises ValueError where restricted likelihoods are not of the same contrasts of the response."""
+    if len({f.reml for f in fits}) > 1:
+        raise ValueError("some fits are by REML and some by ML: fit all in one way, or leave refit=True")
+    if fits[0].reml and not all(boundary.same_span(fits[0].model.design.X, f.model.design.X) for f in fits[1:]):
+        raise ValueError(
+            "restricted likelihoods of models with different fixed effects cannot be compared: leave refit=True, by "
+            "maximum likelihood"
+        )
 
 
 def _check_families(a: Fit, b: Fit) -> None:

@@ -96,7 +96,9 @@ def exact_rlrt(fit: Fitted, term: str | None = None, *, key: Any, n: int = DRAWS
 
 
 def check(fit: Any, n: Any) -> None:
-    """Raises ValueError, with what would be accepted."""
+    """Raises TypeError for what is no fit, and ValueError, with what would be accepted."""
+    if not isinstance(fit, Fitted):
+        raise TypeError(f"the exact test takes a fit, as from lmm(), not {type(fit).__name__}")
     if not fit.reml:
         raise ValueError(
             "the exact test is of restricted likelihoods of linear models: fit with lmm(..., reml=True), or use "

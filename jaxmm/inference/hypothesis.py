@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._text import p_value
+from jaxmm._text import number_text, p_value
 from jaxmm.inference import wald
 from jaxmm.inference.ddf import Reference
 from jaxmm.inference.restrictions import Restrictions
@@ -42,9 +42,10 @@ class LinearTest:
         named = "z" if np.isinf(self.frame["df"]).all() else "t"
         shown = self.frame.rename(columns={"statistic": named})
         if np.isinf(self.den_df):
-            joint = f"chi-squared = {self.chisq:.5g} on {self.num_df} df, p = {p_value(self.p)}"
+            joint = f"chi-squared = {number_text(self.chisq, '.5g')} on {self.num_df} df, p = {p_value(self.p)}"
         else:
-            joint = f"F = {self.F:.5g} on {self.num_df} and {self.den_df:.5g} df, p = {p_value(self.p)}"
+            F, den_df = (number_text(x, ".5g") for x in (self.F, self.den_df))
+            joint = f"F = {F} on {self.num_df} and {den_df} df, p = {p_value(self.p)}"
         texts = shown.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value})
         return "\n".join([f"Test of linear hypotheses ({self.method})", texts, "", joint, *self.notes])
 

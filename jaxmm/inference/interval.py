@@ -193,6 +193,8 @@ def described(of: Of, degrees: np.ndarray | None) -> str:
     held = [WORDS[part] for part in (*PARTS, "residual") if part not in uncertain]
     if interval.kind == "confidence":
         held.remove(WORDS["residual"])
+    if degrees is not None and np.any(np.isfinite(degrees)):
+        held = [x + ", which count in t alone" * (x == WORDS["variances"]) for x in held]
     if not levels.factors:
         held = [x for x in held if x != WORDS["random"]]
         held += [] if asked.averaged else ["b = 0"]
@@ -201,7 +203,7 @@ def described(of: Of, degrees: np.ndarray | None) -> str:
         held += ["b = 0 at new levels"] if asked.new_levels == "population" and not levels.all_new else []
     return (
         f"{100 * interval.level:g} % {interval.kind} intervals, {_quantiles(of, degrees)}. Uncertain: "
-        f"{', '.join(said)}. Held: {', '.join(held) or 'nothing'}."
+        f"{', '.join(said)}. Held: {'; '.join(held) or 'nothing'}."
     )
 
 
@@ -210,7 +212,8 @@ def _quantiles(of: Of, degrees: np.ndarray | None) -> str:
         return f"{of.interval.n or DRAWS} draws"
     finite = degrees[np.isfinite(degrees)]
     if not len(finite):
-        return "normal quantiles"
+        unknown = len(degrees) and np.all(np.isnan(degrees))
+        return f"NaN: no degrees of freedom can be had ({of.ddf})" if unknown else "normal quantiles"
     least, most = np.min(finite), np.max(finite)
     span = f"{least:.3g}" if most - least < 5e-3 * most else f"{least:.3g} to {most:.3g}"
     return f"quantiles of t, {span} degrees of freedom ({of.ddf})"

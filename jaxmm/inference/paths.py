@@ -67,7 +67,7 @@ class Asked(NamedTuple):
 
 
 class Local(NamedTuple):
-    """The letters of the module's head at a point; ``slope`` is V'∇f, ``away`` the tangent part of ∇f - μ∇h."""
+    """The letters of the module's head at a point; ``slope`` is V'∇f, ``back`` dx, ``along`` v, ``curvature`` F''."""
 
     at: Point
     w: np.ndarray
@@ -231,7 +231,7 @@ def follow(
 def place(here: Local, side: Side, minimum: float, inner: Any, outer: Any = None) -> Track:
     """The ζ at a point of the path and its slope, from F' or, at the estimate, from F''."""
     rise = here.lowest - minimum
-    side.lower = max(side.lower, -rise)
+    side.lower = max(side.lower, minimum - here.at.value)
     size = np.sqrt(max(rise, 0.0))
     by_curvature = np.sqrt(max(here.curvature, 0.0) / 2)
     slope = side.sign * here.mu / (2 * size) if size > 1e-3 else by_curvature

@@ -68,8 +68,14 @@ def predictions(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> pd
     rows = every_row(fit) if rows is None else rows
     values = (_responses if interval.kind == "prediction" else _means)(of, rows)
     out = Predictions(values[:, :3], rows.index, ["predicted", "lower", "upper"])
-    note = described(of, values[:, 3] if values.shape[1] > 3 else None)
-    out.attrs = {"interval": interval.kind, "level": float(interval.level), "uncertain": of.uncertain, "note": note}
+    simulated = values.shape[1] == 3
+    out.attrs = {
+        "interval": interval.kind,
+        "level": float(interval.level),
+        "ddf": None if simulated else of.ddf,
+        "uncertain": of.uncertain,
+        "note": described(of, None if simulated else values[:, 3]),
+    }
     return out
 
 

@@ -164,7 +164,10 @@ def _solve(fit: Fitted, names: list[str] | None, targets: tuple[float, ...], lev
     on = surface(fit)
     of = on.of
     which = list(range(len(of.names))) if names is None else [of.names.index(name) for name in names]
-    found = _follow(on, which, targets)
+    beside = [k for k in _spreads(of, which) if k not in which]
+    followed = _follow(on, which + beside, targets)
+    _cap(of, followed)
+    found = followed[: len(which)]
     lower = max((side.lower for both in found for side in both.sides), default=0.0)
     if lower > LOWER:
         failures.append(
@@ -217,6 +220,32 @@ def _follow(on: Surface, which: list[int], targets: tuple[float, ...]) -> list[B
     return found
 
 
+def _spreads(of: Quantities, which: list[int]) -> list[int]:
+    """The standard deviations of the correlations among ``which``."""
+    start, found = of.shape.columns, []
+    for k in which:
+        if of.kinds[k] == CORRELATION:
+            f, *pair = of.place(k)
+            found += [start + of.shape.sds.index((f, a)) for a in pair]
+    return list(dict.fromkeys(found))
+
+
+def _cap(of: Quantities, found: list[Both]) -> None:
+    """Where a standard deviation is zero a correlation may be anything: its |ζ| is nowhere above what there is there,
+    and beyond that its intervals are the whole range."""
+    at_zero = {b.k: abs(b.sides[0].last[1]) for b in found if b.sides and b.sides[0].stopped == "boundary"}
+    for both in found:
+        if of.kinds[both.k] != CORRELATION or not both.sides:
+            continue
+        cap = min((at_zero.get(k, np.inf) for k in _spreads(of, [both.k])), default=np.inf)
+        for side, (limit, _) in zip(both.sides, of.ends(both.k, both.h), strict=True):
+            within = sum(target < cap for target in side.targets)
+            at_end = side.stopped == "boundary" and side.last[1] == 0
+            if not at_end and within < len(side.targets) and len(side.ends) >= within:
+                side.ends, side.last = side.ends[:within], (limit, side.sign * cap)
+                side.stopped, side.falls = "boundary", False
+
+
 def _edge(of: Quantities, k: int) -> int | None:
     """At which end of its range an estimate is: -1, 1, or 0 for neither; None where a correlation has a standard
     deviation of zero."""
@@ -224,8 +253,7 @@ def _edge(of: Quantities, k: int) -> int | None:
     if of.kinds[k] == SD:
         return -1 if estimate <= EDGE * of.units[k] else 0
     if of.kinds[k] == CORRELATION:
-        f, *pair = of.place(k)
-        if np.isnan(estimate) or any(_edge(of, of.shape.columns + of.shape.sds.index((f, a))) for a in pair):
+        if np.isnan(estimate) or any(_edge(of, sd) for sd in _spreads(of, [k])):
             return None
         return int(np.sign(estimate)) if np.arccos(min(abs(estimate), 1.0)) <= 3 * EDGE else 0
     return 0

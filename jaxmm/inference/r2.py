@@ -11,7 +11,8 @@
 Soc. Interface 14.)  The residual part is σ² in a linear model (of a row of weight 1), the variance of the latent
 variable where a link has one and the response counts successes of trials (π²/3 of the logit), and else one of
 ``Link.spreads`` of the mean and the variance of y.  Where it depends on the mean, that is g⁻¹(β₀ + offset) of the same
-model without covariates, which is fitted once.  A dispersion with a formula, and zero inflation, count row by row.
+model without covariates, which is fitted once for a fit.  A dispersion with a formula, and zero inflation, count row by
+row.
 """
 
 from __future__ import annotations
@@ -157,7 +158,10 @@ class Account:
         self.null_beta: dict[int, float] = {}
         eta = fit.model.design.X @ np.asarray(fit.fixef)
         if _depends_on_mean(fit, self.spread) and not np.all(eta == eta[:1]):
-            self.null = null_model(fit.model).fit(control=fit._control)
+            kept: dict[str, Any] = vars(fit)
+            if "_null" not in kept:
+                kept["_null"] = null_model(fit.model).fit(control=fit._control)
+            self.null = kept["_null"]
 
     def parts(self, f: Any) -> Parts:
         """Of the fit, or of a replicate of its bootstrap."""

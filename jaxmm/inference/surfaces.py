@@ -168,12 +168,16 @@ def _unflat(flat: Array, like: Sequence[Array]) -> tuple[Array, ...]:
     return tuple(flat[end - u.size : end].reshape(u.shape) for end, u in zip(ends, like, strict=True))
 
 
-def _size(asked: Any, h: Any, rows: Rows, shape: Shape, one_by_one: bool, n_agq: int) -> int:
+def _size_linear(asked: Any, h: Any, gram: Gram, *_: Any) -> int:
+    return len(asked["c"]) * gram.structure.solver.size(gram)
+
+
+def _size_generalised(asked: Any, h: Any, rows: Rows, shape: Shape, one_by_one: bool, n_agq: int) -> int:
     return len(asked["c"]) * (rows.y.size * n_agq + rows.structure.rest_size**2)
 
 
-_linear_program = Program(_points_linear, (3, 4))
-_generalised_program = Program(_points_generalised, (3, 4, 5), _size)
+_linear_program = Program(_points_linear, (3, 4), _size_linear)
+_generalised_program = Program(_points_generalised, (3, 4, 5), _size_generalised)
 
 
 # ---------------------------------------------------------------- of a fit
@@ -187,7 +191,8 @@ def _of_gram(fit: Fitted, gram: Gram) -> Surface:
     e, of = fit.estimates, quantities(fit, True)
     p = gram.structure.p
     x = np.concatenate([np.asarray(e.theta_scaled), np.zeros(1 + (p > 0))])
-    A = np.concatenate([of.T_X, np.repeat(of.T_X[:1], len(of.names) - p, 0)])
+    A = np.zeros((len(of.names), p))
+    A[:p], A[p:] = of.T_X, of.T_X[0] if p else 0.0
     h = {"log_sigma2": 2 * np.log(fit.sigma), "beta": np.asarray(e.beta_scaled), "rows": of.rows}
     work = gram.structure.solver.size(gram) * len(x)
 

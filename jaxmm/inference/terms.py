@@ -11,7 +11,8 @@ None of these depends on how the factors are coded (Goodnight 1980, SAS technica
 scale: with x in an interaction, type 3 tests a factor at x = 0.
 
 X_s⁺X is found from rows drawn at random, all combinations of levels among them, so that no data are needed; where some
-combinations have no data, what remains of L are the combinations of its rows that the data tell.
+combinations have no data, what remains of L are the combinations of its rows that the data tell.  A term of which they
+tell nothing, such as x beside 2x, is tested in the model that was fitted, without the columns that were left out.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ def _averaged(design: Design, at: dict[str, list[int]]) -> Rows:
             gap = own[:, dropped] - rows @ design.spec.aliases
             gap[np.abs(gap) < SAME * np.abs(own).max(axis=1, keepdims=True)] = 0.0
             rows = null_space(gap.T).T @ rows
+            if not len(rows):
+                rows = np.eye(len(design.columns))[at[term]]
         out[term] = _scaled(rows)
     return out
 

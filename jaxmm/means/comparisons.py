@@ -101,6 +101,8 @@ class Comparisons:
         return len(self.table)
 
     def __str__(self) -> str:
+        if not len(self):
+            return "nothing to compare: there is one mean"
         m, k = self.sizes[0]
         of = f" of {k} means" if self.adjust == "tukey" else f" of {m} contrasts"
         words = [] if self.adjust == "none" or m < 2 else [f"p adjusted by {self.adjust}, a family{of}"]

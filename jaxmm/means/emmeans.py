@@ -69,7 +69,7 @@ def _checked(grid: Grid, keep: list[str]) -> None:
 # ---------------------------------------------------------------- the verbs
 def emmeans(
     fit: Fitted, specs: Any, by: Any, at: Any, ddf: str | None, weights: Any, scale: str, integrate: bool,
-    level: float, vcov: Any,
+    level: float, vcov: Any, cluster: Any = None,
 ) -> Emmeans:  # fmt: skip
     """See ``Fit.emmeans``."""
     wald.check_level(level)
@@ -81,29 +81,38 @@ def emmeans(
         raise ValueError(
             "integrate=True averages over the random effects, whose variances vcov= says nothing of: leave one out"
         )
-    reference = fit.reference(ddf, vcov)
+    reference = fit.reference(ddf, vcov, cluster)
     grid = reference_grid(fit, at, random=integrate and curved)
     keep = [*names, *groups]
     _checked(grid, keep)
     make = means_of.averaged if integrate and curved else means_of.linear
     functions = make(fit, grid, keep, grid.weights(keep, weights), reference)
-    title = f"Marginal means of {_response(fit)}" if scale == "response" else f"Marginal means on the {_eta(fit)} scale"
+    title = f"Marginal means of {_response(fit)}{_on(fit) if scale == 'link' else ''}"
     estimand = (
         "averaged over the random effects" if integrate and curved
         else "at b = 0" if curved
         else "at b = 0, which is the average over the random effects as well"
     )  # fmt: skip
-    notes = _notes(fit, grid, keep, functions)
+    notes = [*_errors(vcov, cluster), *_notes(fit, grid, keep, functions)]
     if curved and not integrate:
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "emmean", fit.family.link, scale, level,
-        (f"{title}: {estimand}", *_about(grid, keep, weights)), tuple(notes), fit.model.device,
+        (f"{title}: {estimand}", *_about(grid, keep, weights)), tuple(notes),
     )  # fmt: skip
 
 
 def emtrends(
-    fit: Fitted, specs: Any, var: str, by: Any, at: Any, ddf: str | None, weights: Any, level: float, vcov: Any
+    fit: Fitted,
+    specs: Any,
+    var: str,
+    by: Any,
+    at: Any,
+    ddf: str | None,
+    weights: Any,
+    level: float,
+    vcov: Any,
+    cluster: Any = None,
 ) -> Emmeans:
     """See ``Fit.emtrends``."""
     wald.check_level(level)
@@ -113,7 +122,7 @@ def emtrends(
     if seen is not None and var not in numbers:
         shown = ", ".join(map(repr, numbers)) or "none"
         raise ValueError(f"var must be a column of numbers among the fixed effects, not {var!r}; they have {shown}")
-    reference = fit.reference(ddf, vcov)
+    reference = fit.reference(ddf, vcov, cluster)
     at = dict(at or {})
     if seen is not None and var not in at and var not in [*names, *groups]:
         at[var] = seen.columns[var].mean
@@ -122,19 +131,18 @@ def emtrends(
     _checked(grid, [*keep, var])
     grid = slopes(fit, grid, var)
     functions = means_of.linear(fit, grid, keep, grid.weights(keep, weights), reference)
-    notes = _notes(fit, grid, [*keep, var], functions)
+    notes = [*_errors(vcov, cluster), *_notes(fit, grid, [*keep, var], functions)]
     where = "" if var in keep else f", at {var} = {_shown(grid.axis(var).levels)}"
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "trend", Identity(), "link", level,
-        (f"Slopes of {var} on the {_eta(fit)} scale{where}", *_about(grid, [*keep, var], weights)), tuple(notes),
-        fit.model.device,
+        (f"Slopes by {var} of {_response(fit)}{_on(fit)}{where}", *_about(grid, [*keep, var], weights)), tuple(notes),
     )  # fmt: skip
 
 
-def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any) -> pd.DataFrame:
+def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any, cluster: Any = None) -> pd.DataFrame:
     """See ``Fit.joint_tests``."""
     _, groups = read_specs((), by)
-    reference = fit.reference(ddf, vcov)
+    reference = fit.reference(ddf, vcov, cluster)
     grid = reference_grid(fit, at, spread=lambda column: (column.mean - 1, column.mean + 1))
     _checked(grid, groups)
     axes = [a.name for a in grid.axes if len(a.levels) > 1 and a.name not in groups]
@@ -148,8 +156,9 @@ def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any) -> pd
 
 
 # ---------------------------------------------------------------- words
-def _eta(fit: Fitted) -> str:
-    return fit.family.link.name if fit.family.link.difference != "difference" else "response"
+def _on(fit: Fitted) -> str:
+    """The scale of the linear predictor, where it is another one than that of the response."""
+    return f", on the {fit.family.link.name} scale" if fit.family.link.difference != "difference" else ""
 
 
 def _response(fit: Fitted) -> str:
@@ -163,7 +172,8 @@ def _shown(levels: Sequence[Any]) -> str:
 
 def _table(grid: Grid, keep: list[str]) -> pd.DataFrame:
     cells = grid.cells(keep)
-    return pd.DataFrame({n: pd.Series(v, dtype=object if isinstance(v[0], str) else float) for n, v in cells.items()})
+    columns = {n: pd.Series(v, dtype=object if isinstance(v[0], str) else float) for n, v in cells.items()}
+    return pd.DataFrame(columns, pd.RangeIndex(max(map(len, cells.values()), default=1)))
 
 
 def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:
@@ -172,6 +182,14 @@ def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:
     how = f"{weights} weights" if isinstance(weights, str) else "weights as given"
     out = [f"averaged over the levels of {', '.join(over)}, {how}"] if over else []
     return [*out, *([", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
+
+
+def _errors(vcov: Any, cluster: Any) -> list[str]:
+    """Where the standard errors are from, unless they are the model's."""
+    if vcov is None:
+        return []
+    by = f", clusters by {cluster}" if isinstance(cluster, str) else ", clusters given" if cluster is not None else ""
+    return [f"standard errors: {vcov}{by}" if isinstance(vcov, str) else "standard errors: by the covariance given"]
 
 
 def _notes(fit: Fitted, grid: Grid, keep: list[str], functions: Functions) -> list[str]:

@@ -21,7 +21,7 @@ from jaxmm.inference.ddf import Reference
 TOLERANCE = 1e-8  # of the largest element of a row
 NOT_ESTIMABLE = (
     "NaN: not estimable. The data do not tell it, for the columns of X depend on each other (some combination of "
-    "levels has no rows, mostly)"
+    "levels has no rows, mostly: weights='flat' averages over those that have)"
 )
 
 

@@ -279,7 +279,8 @@ def _given(column: SeenColumn, values: list[Any]) -> Axis:
         seen = {v: i for i, v in enumerate(() if column.values is None else column.values.tolist())}
         own = tuple(numbers.tolist())
         return Axis(column, own, np.array([seen.get(v, -1) for v in own]))
-    texts = [str(Table({"x": [v]}).column("x").levels.labels[0]) for v in values]
+    found = [Table({"x": [v]}).column("x").levels for v in values]
+    texts = [str(levels.labels[levels.codes[0]]) for levels in found]
     seen = {str(v): i for i, v in enumerate(column.labels)}
     unknown = [t for t in texts if t not in seen]
     if unknown:

@@ -22,6 +22,7 @@ from jaxmm.design.syntax import names
 from jaxmm.inference import wald
 from jaxmm.means.functions import TOLERANCE, Functions
 
+SINGULAR = "no F: the covariance of the contrasts is singular"
 RANK = 1e-8  # of the largest singular value of the rows
 
 
@@ -115,7 +116,9 @@ def tested(term: str, functions: Functions, C: np.ndarray, by: Any) -> list[dict
 
 def table(found: list[dict[str, Any]], groups: Sequence[str]) -> pd.DataFrame:
     out = pd.DataFrame(found, columns=["term", *groups, "F", "num_df", "den_df", "p", "lost"]).set_index("term")
-    lost = out.pop("lost").astype(int)
-    if lost.any():
-        out["note"] = [f"{k} not estimable" if k else "" for k in lost]
+    lost = np.asarray(out.pop("lost"), int)
+    singular = np.isnan(np.asarray(out["F"], float)) & (np.asarray(out["num_df"]) > 0)
+    if lost.any() or singular.any():
+        words = [[f"{k} not estimable"] * (k > 0) + [SINGULAR] * bad for k, bad in zip(lost, singular, strict=True)]
+        out["note"] = ["; ".join(w) for w in words]
     return out

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from jaxmm._axes import DATA, SEVERAL, plain, pyplot
 from jaxmm.means.printing import level_text
 
-# Okabe & Ito's colours, which colour-blind readers tell apart, and a marker each
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_TRACES = 12
 
@@ -41,7 +41,7 @@ def plot(
     ax: Any,
 ) -> Any:
     """See ``result.Emmeans.plot``; ``columns`` are those of the levels, ``arrows`` (k,) half the lengths of arrows."""
-    plt = _pyplot()
+    plt = pyplot()
     x, trace, others = _roles(columns, x, trace)
     levels = {n: list(dict.fromkeys(frame[n])) for n in columns}
     keys = list(zip(*(frame[n] for n in others), strict=True)) if others else [()] * len(frame)
@@ -102,9 +102,9 @@ def _panel(
         where = np.zeros(len(rows), int) if x is None else np.array([places.index(v) for v in rows[x]])
         shift = gap * 0.5 * ((j + 0.5) / len(lines) - 0.5) if len(lines) > 1 else 0.0
         spots, value = at[where] + shift, rows[what].to_numpy()
-        colour, marker = COLOURS[j % len(COLOURS)], MARKERS[j % len(MARKERS)]
+        colour, marker = SEVERAL[j % len(SEVERAL)], MARKERS[j % len(MARKERS)]
         ends = np.abs(np.stack([value - rows["lower"], rows["upper"] - value]))
-        style = "-" if j < len(COLOURS) else "--"
+        style = "-" if j < len(SEVERAL) else "--"
         name = None if line is None else level_text(line)
         axis.plot(spots, value, style if len(at) > 1 else "", color=colour, lw=1.0, alpha=0.7)
         axis.errorbar(spots, value, ends, fmt=marker, ms=4.5, color=colour, lw=1.3, capsize=2, label=name)
@@ -117,23 +117,23 @@ def _panel(
             for tick in axis.get_xticklabels():
                 tick.set(rotation=35, ha="right", rotation_mode="anchor")
     axis.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    plain(axis)
 
 
 def _arrows(axis: Any, spots: np.ndarray, value: np.ndarray, half: np.ndarray) -> None:
     for s, v, a in zip(spots, value, half, strict=True):
         if np.isfinite(v) and a > 0:
-            style = {"arrowstyle": "<|-|>", "color": "#8a8a8a", "lw": 1.2, "mutation_scale": 6, "shrinkA": 0}
+            style = {"arrowstyle": "<|-|>", "color": DATA, "lw": 1.2, "mutation_scale": 6, "shrinkA": 0}
             axis.annotate("", (s, v + a), (s, v - a), arrowprops={**style, "shrinkB": 0})
 
 
 def _labels(figure: Any, axes: Any, x: str | None, trace: str | None, label: str, own_figure: bool) -> None:
+    label = textwrap.fill(label, 34)
     if own_figure and len(axes) > 1:
-        figure.supylabel(label, fontsize=9)
+        figure.supylabel(label, fontsize=8)
         figure.supxlabel(x or "", fontsize=9)
     else:
-        axes[0].set_ylabel(label, fontsize=9)
+        axes[0].set_ylabel(label, fontsize=8)
         axes[0].set_xlabel(x or "", fontsize=9)
     if trace is None:
         return
@@ -143,11 +143,3 @@ def _labels(figure: Any, axes: Any, x: str | None, trace: str | None, label: str
         figure.legend(*handles, loc="outside right upper", **words)
     else:
         axes[0].legend(*handles, **words)
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install jaxmm[plot]") from error
-    return plt

@@ -27,8 +27,9 @@ from jaxmm.means import contrasts as named
 from jaxmm.means import joint, plot
 from jaxmm.means.comparisons import Comparisons
 from jaxmm.means.functions import Functions
-from jaxmm.means.printing import html, named_level, printed
+from jaxmm.means.printing import html, level_text, named_level, printed
 
+MOST = 10_000  # contrasts
 _inverse = Elementwise(lambda link, eta: link.inverse(eta))
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])
 
@@ -51,7 +52,6 @@ class Emmeans:
     level: float
     header: tuple[str, ...]
     notes: tuple[str, ...]
-    device: Any
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -76,7 +76,7 @@ class Emmeans:
         return pd.DataFrame(self.functions.vcov, names, names)
 
     def _carried(self, program: Elementwise, eta: np.ndarray) -> np.ndarray:
-        with computing(self.device):
+        with computing(jax.local_devices(backend="cpu")[0]):  # a few numbers
             return np.where(np.isnan(eta), np.nan, program(self.link, np.where(np.isnan(eta), 0.5, eta)))
 
     def regrid(self) -> Emmeans:
@@ -118,6 +118,8 @@ class Emmeans:
         inner = [n for n in (*self.specs, *self.by) if n not in groups]
         labels, keys = np.array(self.labels(inner), dtype=object), self._values(groups)
         ratio = self._ratio
+        if len(inner) == 1 and not isinstance(ref, int | None):  # a level as it stands in the data
+            ref = next((named_level(n, v) for n in inner for v in self.levels[n] if level_text(v) == str(ref)), ref)
         blocks, rows = [], []
         for key in dict.fromkeys(keys):
             at = np.flatnonzero([k == key for k in keys])
@@ -126,6 +128,11 @@ class Emmeans:
             C[:, at] = found.C
             blocks.append((C, found.adjust, len(at)))
             rows += [(*key, name) for name in found.names]
+        if len(rows) > MOST:
+            raise ValueError(
+                f"there would be {len(rows)} contrasts, with as many squared correlations: choose levels by at=, or "
+                "compare with one of them (method='trt.vs.ctrl')"
+            )
         chosen = blocks[0][1] if adjust is None else adjusting.method(adjust)
         if chosen == "tukey" and not (isinstance(method, str) and method.endswith("pairwise")):
             raise ValueError("adjust='tukey' is for method='pairwise' or 'revpairwise': 'mvt' holds for any contrasts")
@@ -187,7 +194,7 @@ class Emmeans:
         df = np.asarray(self.functions.df)
         by = self.functions.reference.name
         known = df[np.isfinite(df)]
-        about = f"degrees of freedom: {by}" if len(known) else "intervals by the normal distribution"
+        about = f"degrees of freedom: {by}" if len(known) else "by the normal distribution"
         end = [f"{100 * self.level:g}% intervals, {about}"]
         if self.scale == "response" and self.link.difference != "difference":
             end[0] += f", made on the {self.link.name} scale"

@@ -4,6 +4,7 @@ caterpillar(fit)        the effects of a factor's levels with intervals
 shrinkage(fit)          data, own line, BLUP and population line, a panel per level
 shrinkage_arrows(fit)   from own estimates to BLUPs in the plane of intercept and slope
 effects(fit, "x")        the fixed effects over a covariate with bands
+predictions(fit, new, "x")  predictions of new rows with their intervals
 residuals(fit)          residuals against fitted values
 qq(fit), qq_ranef(fit)  residuals, random effects against the normal distribution
 """
@@ -15,3 +16,4 @@ from jaxmm.plots.effects import effects as effects
 from jaxmm.plots.levels import caterpillar as caterpillar
 from jaxmm.plots.lines import shrinkage as shrinkage
 from jaxmm.plots.lines import shrinkage_arrows as shrinkage_arrows
+from jaxmm.plots.predictions import predictions as predictions

@@ -10,7 +10,7 @@ from jaxmm._keywords import known_keywords
 from jaxmm._text import number_text
 from jaxmm.fitted import Fitted
 from jaxmm.publish import numbers
-from jaxmm.publish.parts import Content, Entry, Key, Statistic, content, statistic_text
+from jaxmm.publish.parts import Content, Entry, Errors, Key, Statistic, content, statistic_text
 from jaxmm.publish.sheet import Cell, Number, Part, Row, Sheet, Symbol
 
 
@@ -22,6 +22,7 @@ def sheet(
     level: float = 0.95,
     ddf: str | None = None,
     vcov: Any = None,
+    cluster: Any = None,
     stats: Sequence[str] | Mapping[str, Statistic] | None = None,
     exact_p: bool = False,
     names: Mapping[str, str] | None = None,
@@ -33,9 +34,9 @@ def sheet(
     Args:
         digits: significant digits of the standard errors; estimates have as many decimals.
         level: of the intervals.
-        ddf, vcov: degrees of freedom and covariance, as ``Fit.coef_table`` takes them.
-        stats: what stands below: "nobs", "groups", "loglik", "aic" (these by default), "bic", "deviance", "df",
-            "method", "family", "response"; or a mapping of labels to functions of the fit.
+        ddf, vcov, cluster: degrees of freedom and covariance, as ``Fit.coef_table`` takes them.
+        stats: what stands below: "nobs", "groups", "loglik", "aic" (these by default), "bic", "deviance", "df", "r2",
+            "icc", "method", "family", "response"; or a mapping of labels to functions of the fit.
         exact_p: p to three digits however small it is, where "<0.001" is printed else.
         names: other names for terms, effects and factors.
         notes: whether to say below how the tests were made, and what is wrong with the fit.
@@ -44,7 +45,7 @@ def sheet(
         ValueError: digits below 1, a level outside 0 to 1, an unknown statistic, ddf or vcov.
     """
     check_digits(digits)
-    found = content(fit, stats, ddf, vcov, level)
+    found = content(fit, stats, Errors(ddf, vcov, cluster), level)
     names = names or {}
     t = fit.model.likelihood.statistic
     with_df = any(math.isfinite(e.df) for e in found.fixed.values())
@@ -62,17 +63,17 @@ def sheet(
 def _fixed(found: Content, digits: int, with_df: bool, exact: bool, names: Mapping[str, str]) -> list[Part]:
     parts = []
     for title in dict.fromkeys(s for s, _ in found.fixed):
+        own = {name: e for (s, name), e in found.fixed.items() if s == title}
+        places = numbers.several_decimals([e.estimate for e in own.values()], [e.se for e in own.values()], digits)
         rows = [
-            Row(renamed(name, names), _cells(e, digits, with_df, exact))
-            for (s, name), e in found.fixed.items()
-            if s == title
+            Row(renamed(name, names), _cells(e, k, digits, with_df, exact))
+            for (name, e), k in zip(own.items(), places, strict=True)
         ]
         parts.append(Part(tuple(rows), title or "Fixed effects"))
     return parts
 
 
-def _cells(e: Entry, digits: int, with_df: bool, exact: bool) -> tuple[Cell, ...]:
-    places = numbers.decimals(e.estimate, e.se, digits)
+def _cells(e: Entry, places: int, digits: int, with_df: bool, exact: bool) -> tuple[Cell, ...]:
     estimate, se, lower, upper = (numbers.text(x, places, digits, e.se) for x in (e.estimate, e.se, e.lower, e.upper))
     df = ("" if math.isnan(e.df) else number_text(e.df, ".1f"),) if with_df else ()
     statistic = "" if math.isnan(e.statistic) else number_text(e.statistic, ".2f")
@@ -108,7 +109,8 @@ def statistic_cell(label: str, value: Any, digits: int) -> Cell:
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
-    return str(names.get(name, name))
+    """Its other name; else its own, without the back-quotes of a formula."""
+    return str(names[name]) if name in names else name.replace("`", "")
 
 
 def sentence(text: str) -> str:

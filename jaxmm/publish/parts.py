@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxmm import coefficients, diagnostics
 from jaxmm._text import number_text
@@ -46,26 +48,37 @@ class Content:
     notes: tuple[str, ...]
 
 
-Statistic = Callable[[Fitted], Any]
+Statistic = Callable[[Any], Any]  # of a Fit
 
 
-def content(fit: Fitted, stats: Any, ddf: str | None = None, vcov: Any = None, level: float = 0.95) -> Content:
-    """See ``Content``; ``stats`` as ``read_statistics`` takes them, the others as ``Fit.coef_table`` does."""
+class Errors(NamedTuple):
+    """Degrees of freedom and covariance of the coefficients, as ``Fit.coef_table`` takes them."""
+
+    ddf: str | None = None
+    vcov: Any = None
+    cluster: Any = None
+
+
+AS_FITTED = Errors()
+
+
+def content(fit: Fitted, stats: Any, errors: Errors = AS_FITTED, level: float = 0.95) -> Content:
+    """See ``Content``; ``stats`` as ``read_statistics`` takes them."""
     random, correlations = random_entries(fit)
     return Content(
-        _fixed(fit, ddf, vcov, wald.check_level(level)),
+        _fixed(fit, errors, wald.check_level(level)),
         random,
         correlations,
         {label: value for f in read_statistics(stats).values() for label, value in f(fit).items()},
-        _tests(fit, ddf, vcov),
-        tuple(_notes(fit, ddf, vcov)),
+        _tests(fit, errors),
+        tuple(_notes(fit, errors)),
     )
 
 
-def _fixed(fit: Fitted, ddf: str | None, vcov: Any, level: float) -> dict[Key, Entry]:
+def _fixed(fit: Fitted, errors: Errors, level: float) -> dict[Key, Entry]:
     found = {}
     for component in fit.model.design.predictors:
-        table = fit.coef_table(ddf, component, vcov) if vcov is not None else fit.coef_table(ddf, component)
+        table = fit.coef_table(errors.ddf, component, errors.vcov, errors.cluster)
         lower, upper = wald.interval(table["estimate"], table["se"], level, table["df"])
         columns = (table[name] for name in ("estimate", "se", "df", "statistic", "p"))
         for name, *values in zip(table.index, *columns, lower, upper, strict=True):
@@ -113,6 +126,8 @@ STATISTICS: dict[str, Statistic] = {
     "deviance": lambda fit: {"Deviance": fit.deviance},
     "aic": lambda fit: {"AIC": fit.aic},
     "bic": lambda fit: {"BIC": fit.bic},
+    "r2": lambda fit: {f"R² ({kind})": value for kind, value in fit.r2().items()},
+    "icc": lambda fit: {"ICC": fit.icc()["adjusted"]},
 }
 DEFAULT = ("nobs", "groups", "loglik", "aic")
 CRITERIA = frozenset({"Log-likelihood", "Deviance", "AIC", "BIC"})
@@ -154,20 +169,23 @@ def statistic_text(label: str, value: Any, digits: int) -> str:
 
 
 # ---------------------------------------------------------------- sentences
-def _tests(fit: Fitted, ddf: str | None, vcov: Any) -> str:
+def _tests(fit: Fitted, errors: Errors) -> str:
     """Of the coefficients: which degrees of freedom."""
     if not len(fit.fixef):
         return ""
-    reference = fit.reference(ddf, vcov)
-    if all(df == math.inf for df in fit.coef_table(ddf)["df"]):
+    reference = fit.reference(*errors)
+    if np.isinf(reference.df(np.eye(len(reference.beta)))).all():
         return "Tests and intervals by the normal distribution"
     return f"Tests and intervals by t with {reference.name.title()} degrees of freedom"
 
 
-def _notes(fit: Fitted, ddf: str | None, vcov: Any) -> list[str]:
+def _notes(fit: Fitted, errors: Errors) -> list[str]:
     notes = []
-    if vcov is not None:
-        notes.append(f"standard errors: {vcov}" if isinstance(vcov, str) else "standard errors by a given covariance")
+    if isinstance(errors.vcov, str):
+        by = f", clusters by {errors.cluster}" if isinstance(errors.cluster, str) else ""
+        notes.append(f"standard errors: {errors.vcov}{by}")
+    elif errors.vcov is not None:
+        notes.append("standard errors by a given covariance")
     if fit.dropped:
         notes.append(f"left out as combinations of other columns: {', '.join(fit.dropped)}")
     singular = diagnostics.singular_terms(fit)
@@ -175,4 +193,4 @@ def _notes(fit: Fitted, ddf: str | None, vcov: Any) -> list[str]:
         notes.append(f"singular: {', '.join(singular)} with a variance of zero or a perfect correlation")
     if not fit.converged:
         notes.append(f"not converged: {diagnostics.diagnostics(fit).status_message}")
-    return [*notes, *fit.reference(ddf, vcov).notes]
+    return [*notes, *fit.reference(*errors).notes]

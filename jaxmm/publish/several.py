@@ -18,7 +18,7 @@ from jaxmm.publish.hypertext import html
 from jaxmm.publish.latex import latex
 from jaxmm.publish.markdown import markdown
 from jaxmm.publish.one import check_digits, random_cell, random_name, renamed, sentence, statistic_cell
-from jaxmm.publish.parts import CRITERIA, DEFAULT, Content, Entry, Key, Statistic, content
+from jaxmm.publish.parts import CRITERIA, DEFAULT, Content, Entry, Errors, Key, Statistic, content
 from jaxmm.publish.plain import plain
 from jaxmm.publish.sheet import Cell, Part, Row, Sheet, Symbol
 
@@ -85,6 +85,7 @@ def table(
     level: float = 0.95,
     ddf: Any = None,
     vcov: Any = None,
+    cluster: Any = None,
     terms: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
     random: bool = True,
@@ -104,7 +105,7 @@ def table(
             say more.
         digits: significant digits of the standard errors; estimates have as many decimals.
         level: of the intervals.
-        ddf, vcov: as ``Fit.coef_table`` takes them; or a list with one for each fit.
+        ddf, vcov, cluster: as ``Fit.coef_table`` takes them; or a list with one for each fit.
         terms: the coefficients to show, in this order; by default all.
         names: other names for terms, effects and factors.
         random: whether standard deviations and correlations are shown.
@@ -120,8 +121,9 @@ def table(
     style = _Style(_column(se), _shown(show), _levels(stars), digits, level, dict(names or {}))
     check_digits(digits)
     stats = _differing(found) + list(DEFAULT) if stats is None else stats
-    each = zip(found, _each(ddf, len(found), "ddf"), _each(vcov, len(found), "vcov"), strict=True)
-    columns = [content(fit, stats, d, v, level) for fit, d, v in each]
+    errors = [_each(x, len(found), name) for name, x in (("ddf", ddf), ("vcov", vcov), ("cluster", cluster))]
+    each = zip(found, *errors, strict=True)
+    columns = [content(fit, stats, Errors(*own), level) for fit, *own in each]
     fixed = _chosen(_union([list(c.fixed) for c in columns]), terms)
     parts = _fixed_parts(columns, fixed, style)
     if random:

@@ -14,6 +14,7 @@ ma <- lmer(Reaction ~ Days + (1 | Subject) + (0 + Days | Subject), sleepstudy)
 m0 <- lmer(Reaction ~ Days + (1 | Subject), sleepstudy)
 ms <- lmer(Reaction ~ Days + (0 + Days | Subject), sleepstudy)
 out <- list(
+  reml_chisq = anova(m0, lmer(Reaction ~ Days + (Days | Subject), sleepstudy), refit = FALSE)$Chisq[2],
   dye = exact(dye), weak = exact(weak), weak_quantiles = quantiles(weak), weak_rows = nrow(some),
   slopes = exact(ms, ma, m0),
   lrt = unclass(anova(lmer(Reaction ~ Days + (1 | Subject), sleepstudy, REML = FALSE),

@@ -15,7 +15,7 @@ takes, depend on the rows that a hypothesis is written with, and so on the codin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,8 +34,12 @@ from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
 
 FLAT = 1e-9  # of the largest eigenvalue of H: a direction in which the likelihood does not tell θ
+LEAST = 1e-6  # degrees of freedom below it: the variance of the estimate is not told by the data
 ALIKE = 1e-8  # relative: degrees of freedom that are equal
 NAN = "Satterthwaite's degrees of freedom are NaN: the derivatives at the estimates are not finite"
+UNTOLD = (
+    "the data do not tell the variances that standard errors rest on: there Satterthwaite's degrees of freedom are NaN"
+)
 CURVED = (
     "the likelihood curves the wrong way at the estimates of the variances: Satterthwaite's degrees of freedom leave "
     "that direction out"
@@ -72,7 +76,8 @@ class Satterthwaite:
         f = variances(L, self.vcov)
         with np.errstate(invalid="ignore", divide="ignore"):
             d = np.einsum("kp,mpr,kr->km", L, self.moves, L) / f[:, None]
-            return 1 / (np.einsum("km,mn,kn->k", d, self.inverse, d) + 1 / self.residual)
+            df = 1 / (np.einsum("km,mn,kn->k", d, self.inverse, d) + 1 / self.residual)
+        return np.where(df < LEAST, np.nan, df)
 
     def denominator(self, L: np.ndarray) -> Denominator:
         if len(L) == 1:
@@ -83,6 +88,8 @@ class Satterthwaite:
         nu = self.df(eigh(V, S)[1].T @ L)
         if np.ptp(nu) <= ALIKE * np.max(nu):
             return Denominator(1.0, float(np.mean(nu)))
+        if np.any(np.isnan(nu)):
+            return Denominator(1.0, np.nan)
         if np.any(nu <= 2):
             return Denominator(1.0, 2.0)
         E = np.sum(nu / (nu - 2))
@@ -108,7 +115,8 @@ def satterthwaite(model: Any, estimates: Any) -> Satterthwaite:
     told = w > least
     inverse = (Q[:, told] / w[told]) @ Q[:, told].T
     notes = (CURVED,) if np.any(w < -least) else ()
-    return Satterthwaite(beta, vcov, moves, inverse, residual, ordinary, notes)
+    found = Satterthwaite(beta, vcov, moves, inverse, residual, ordinary, notes)
+    return replace(found, notes=(*notes, UNTOLD)) if np.any(np.isnan(found.df(np.eye(len(beta))))) else found
 
 
 def _ordinary(X: np.ndarray) -> np.ndarray:

@@ -1,0 +1,97 @@
+"""Means and coefficients over levels: of other factors, or of the random effects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from jaxmm import shrinkage
+from jaxmm._keywords import AVERAGING, known_keywords
+from jaxmm.fitted import Fitted
+from jaxmm.means import emmeans
+from jaxmm.means.result import Emmeans
+
+
+class Averaging(Fitted):
+    """See the module."""
+
+    @known_keywords(AVERAGING)
+    def emmeans(
+        self,
+        specs: Any,
+        by: Any = None,
+        at: Any = None,
+        ddf: str | None = None,
+        weights: Any = "equal",
+        scale: str = "link",
+        integrate: bool = False,
+        level: float = 0.95,
+        vcov: Any = None,
+        cluster: Any = None,
+    ) -> Emmeans:
+        """Estimated marginal means: over the levels of ``specs``, averaged over those of the other factors.
+
+        Args:
+            specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
+            at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
+                levels. An offset is at its mean, unless a column of it is given.
+            ddf, vcov, cluster: as in ``coef_table``.
+            weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
+                or numbers, the first factor's levels fastest.
+            scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
+                under a log or logit link.
+            integrate: the mean averaged over the random effects, on the response scale, in the place of that at b = 0.
+
+        Returns:
+            ``Emmeans``: ``.frame``, ``.contrasts("pairwise")``, ``.joint_tests()``, ``.plot()``. A mean that the data
+            do not tell is NaN, and a note says so. ``fit.emmeans("Machine").contrasts("trt.vs.ctrl", ref="A")``
+
+        Raises:
+            ValueError, DataError: an unknown column, level, weight or scale; those known are named.
+        """
+        return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov, cluster)
+
+    @known_keywords(AVERAGING)
+    def emtrends(
+        self,
+        specs: Any,
+        var: str,
+        by: Any = None,
+        at: Any = None,
+        ddf: str | None = None,
+        weights: Any = "equal",
+        level: float = 0.95,
+        vcov: Any = None,
+        cluster: Any = None,
+    ) -> Emmeans:
+        """Slopes of the covariate ``var`` on the link scale, over the levels of ``specs``: ``frame`` has ``trend``.
+
+        At the mean of ``var`` unless ``at`` says where; the other arguments are those of ``emmeans``.
+        ``fit.emtrends("Variety", "nitro").contrasts("pairwise")`` compares slopes.
+        """
+        return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov, cluster)
+
+    @known_keywords(AVERAGING)
+    def joint_tests(
+        self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None, cluster: Any = None
+    ) -> pd.DataFrame:
+        """F tests of every term by its marginal means, in each group of ``by``: ``F``, ``num_df``, ``den_df``, ``p``.
+
+        Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
+        out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
+        ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method, the scaled F by Kenward & Roger's.
+        """
+        return emmeans.joint_tests(self, by, at, ddf, vcov, cluster)
+
+    def marginal_coef(self) -> pd.DataFrame:
+        """Population-averaged coefficients: ``estimate``, ``std_error``; β̂ in a linear model.
+
+        What a unit of x does to the average over levels, where β̂ says what it does within one level: nearer to zero in
+        a logistic model, the more so the larger the variance of the effects. See ``inference.marginal``.
+        """
+        return self.model.likelihood.marginal_coef(self)
+
+    def shrinkage(self) -> shrinkage.Shrinkage:
+        """VarCorr beside the spread of the BLUPs, and why they differ."""
+        return shrinkage.shrinkage(self)

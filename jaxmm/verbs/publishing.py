@@ -1,0 +1,84 @@
+"""A fit as text and tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from jaxmm import summary, tidy
+from jaxmm._keywords import known_keywords
+from jaxmm.fitted import Fitted
+from jaxmm.publish import interchange, one
+from jaxmm.publish.hypertext import html
+from jaxmm.publish.latex import latex
+from jaxmm.publish.markdown import markdown
+
+
+class Publishing(Fitted):
+    """See the module."""
+
+    def summary(self) -> summary.Summary:
+        """lmerTest's summary: method, counts, variance components, fixed effects with df and p, flags."""
+        return summary.summary(self)
+
+    @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
+    def tidy(self, conf_level: float | None = None, *, effects: str | None = None) -> pd.DataFrame:
+        """One row per parameter, as broom.mixed: ``estimate``, ``std_error``, ``statistic``, ``df``, ``p_value``.
+
+        ``effects``: "fixed", "ran_pars" (SDs, correlations, σ, with their errors) or "dispersion"; all by default, the
+        errors of the variance parameters left out unless ``conf_level`` asks for intervals. See ``jaxmm.tidy``.
+        """
+        return tidy.tidy(self, effects, conf_level)
+
+    def glance(self) -> pd.DataFrame:
+        """One row for the whole fit."""
+        return summary.glance(self)
+
+    def augment(self) -> pd.DataFrame:
+        """One row per row used: response, fitted value, residual."""
+        return summary.augment(self)
+
+    def to_latex(self, label: str = "", **style: Any) -> str:
+        """The fit as a table for a paper, a ``tabular`` with the rules of the package booktabs.
+
+        Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
+        random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
+        ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``cluster``, ``stats``, ``exact_p``, ``names``,
+        ``caption``, ``notes``; see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+        """
+        return latex(one.sheet(self, **style), label)
+
+    def to_html(self, **style: Any) -> str:
+        """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``."""
+        return html(one.sheet(self, **style))
+
+    def to_markdown(self, **style: Any) -> str:
+        """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``."""
+        return markdown(one.sheet(self, **style))
+
+    @property
+    def __maketables_coef_table__(self) -> pd.DataFrame:
+        return interchange.coefficient_table(self)
+
+    def __maketables_stat__(self, key: str) -> float | int | str | None:
+        return interchange.statistic(self, key)
+
+    @property
+    def __maketables_depvar__(self) -> str:
+        return str(self.model.design.response)
+
+    @property
+    def __maketables_default_stat_keys__(self) -> list[str]:
+        return interchange.default_keys(self)
+
+    @property
+    def endog_names(self) -> str:
+        """The response, as statsmodels calls it."""
+        return str(self.model.design.response)
+
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()

@@ -1,0 +1,126 @@
+"""What is tested and estimated of a fit's parameters: intervals, hypotheses, tables of terms, shares of variance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from jaxmm._keywords import SHARES, known_keywords
+from jaxmm.fitted import Fitted
+from jaxmm.inference import confint, r2
+from jaxmm.inference.anova import TermTests, term_tests
+from jaxmm.inference.hypothesis import LinearTest, linear_test
+from jaxmm.inference.profile import Profile, profile
+from jaxmm.inference.restrictions import restrictions
+
+
+class Testing(Fitted):
+    """See the module."""
+
+    @known_keywords({"alpha": "level=1 - alpha", "nsim": "n=", "seed": "key=jax.random.key(seed)"})
+    def confint(
+        self,
+        method: str = "wald",
+        level: float = 0.95,
+        *,
+        parm: Any = None,
+        ddf: str | None = None,
+        vcov: Any = None,
+        cluster: Any = None,
+        key: Any = None,
+        n: int | None = None,
+    ) -> pd.DataFrame:
+        """Confidence intervals: ``lower``, ``upper``, indexed as ``fixef``, or as ``parm`` says.
+
+        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key`` and ``n``).
+        ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all". See
+        ``inference.confint``.
+
+        >>> fit.confint("profile", parm="all")
+        """
+        return confint.confint(self, method, level, parm, ddf=ddf, vcov=vcov, cluster=cluster, key=key, n=n)
+
+    conf_int = confint
+
+    def test(self, L: Any, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> LinearTest:
+        """Test Lβ = value: t of each row, F of all together; z and χ² in a generalised model.
+
+        Args:
+            L: "Days = 0", "a - b", "2*a + b = 3", the name of a term, a mapping of names to numbers, a list of these,
+                or numbers (k, p), a row per restriction.
+            ddf, vcov, cluster: as in ``coef_table``.
+
+        Raises:
+            ValueError: names or numbers that do not fit the coefficients, or rows of which one follows from others.
+
+        Example:
+            >>> fit.test("Days = 10").p
+        """
+        reference = self.reference(ddf, vcov, cluster)
+        return linear_test(restrictions(L, self.model.design), reference)
+
+    def anova(self, type: int = 3, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> TermTests:
+        """A table with an F test of each term of the formula: ``F``, ``num_df``, ``den_df``, ``p``; of a generalised
+        model ``chisq``, ``df``, ``p``, unless ``ddf`` counts degrees of freedom.
+
+        Args:
+            type: 1, each term after those before it; 2, after all that do not contain it; 3, averaged with equal
+                weights over the levels of other factors. None depends on how factors are coded (``inference.terms``).
+            ddf, vcov, cluster: as in ``coef_table``.
+
+        Raises:
+            ValueError: another type, or a ddf that the model has not.
+        """
+        reference = self.reference(ddf, vcov, cluster)
+        chisq = reference.name == "asymptotic" == self.model.likelihood.ddf[0]
+        return term_tests(self.model.design, reference, type, chisq)
+
+    @known_keywords({"which": "parm=", "alphamax": "level=1 - alphamax", "signames": "names are those of a bootstrap"})
+    def profile(self, parm: Any = None, level: float = 0.99) -> Profile:
+        """The profile likelihood of every parameter, or of those that ``parm`` names: ``frame``, ``confint()``,
+        ``plot()``.
+
+        A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. See
+        ``inference.profile``.
+
+        >>> fit.profile().plot()
+        """
+        return profile(self, parm, level)
+
+    @known_keywords(SHARES)
+    def r2(
+        self,
+        *,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
+        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
+
+        ``interval="bootstrap"`` with a ``key``: a frame ``estimate``, ``lower``, ``upper``, from ``n=999`` parametric
+        replicates. ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
+        "trigamma" or "delta", where family and link have it; the first by default. ``fit.r2()["marginal"]``
+        """
+        return r2.r2(self, r2.How(interval, level, n, key, approximation))
+
+    @known_keywords(SHARES)
+    def icc(
+        self,
+        *,
+        by_group: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        n: int | None = None,
+        key: Any = None,
+        approximation: str | None = None,
+    ) -> Any:
+        """Intraclass correlations, a Series: ``adjusted``, the share of the random effects in the variance that fixed
+        effects leave, and ``unadjusted``, in all; or ``by_group``, the adjusted share of each grouping factor.
+
+        The other arguments as in ``r2``.
+        """
+        return r2.icc(self, by_group, r2.How(interval, level, n, key, approximation))
