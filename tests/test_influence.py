@@ -150,5 +150,5 @@ def test_what_is_asked_for(fit):
 def test_the_picture(fit):
     pytest.importorskip("matplotlib").use("Agg")
     axes = fit.influence("Subject", refit=False).plot()
-    assert axes.get_ylabel() == "Cook's distance" and len(axes.texts) == 5
+    assert axes.get_ylabel() == "Cook's distance" and 1 < len(axes.texts) <= 5
     assert axes.get_xlabel() == "leverage (of a level of Subject)"

@@ -43,13 +43,13 @@ class Testing(Fitted):
 
     conf_int = confint
 
-    def test(self, L: Any, ddf: str | None = None, vcov: Any = None) -> LinearTest:
+    def test(self, L: Any, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> LinearTest:
         """Test Lβ = value: t of each row, F of all together; z and χ² in a generalised model.
 
         Args:
             L: "Days = 0", "a - b", "2*a + b = 3", the name of a term, a mapping of names to numbers, a list of these,
                 or numbers (k, p), a row per restriction.
-            ddf, vcov: as in ``coef_table``.
+            ddf, vcov, cluster: as in ``coef_table``.
 
         Raises:
             ValueError: names or numbers that do not fit the coefficients, or rows of which one follows from others.
@@ -57,22 +57,22 @@ class Testing(Fitted):
         Example:
             >>> fit.test("Days = 10").p
         """
-        reference = self.reference(ddf, vcov)
+        reference = self.reference(ddf, vcov, cluster)
         return linear_test(restrictions(L, self.model.design), reference)
 
-    def anova(self, type: int = 3, ddf: str | None = None, vcov: Any = None) -> TermTests:
+    def anova(self, type: int = 3, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> TermTests:
         """A table with an F test of each term of the formula: ``F``, ``num_df``, ``den_df``, ``p``; of a generalised
         model ``chisq``, ``df``, ``p``, unless ``ddf`` counts degrees of freedom.
 
         Args:
             type: 1, each term after those before it; 2, after all that do not contain it; 3, averaged with equal
                 weights over the levels of other factors. None depends on how factors are coded (``inference.terms``).
-            ddf, vcov: as in ``coef_table``.
+            ddf, vcov, cluster: as in ``coef_table``.
 
         Raises:
             ValueError: another type, or a ddf that the model has not.
         """
-        reference = self.reference(ddf, vcov)
+        reference = self.reference(ddf, vcov, cluster)
         chisq = reference.name == "asymptotic" == self.model.likelihood.ddf[0]
         return term_tests(self.model.design, reference, type, chisq)
 

@@ -22,15 +22,13 @@ def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
     rest = np.setdiff1d(np.flatnonzero(there), first)
     ax.plot(x[rest], y[rest], "o", color=BLUP, ms=3, alpha=0.7, mec="none")
     ax.plot(x[first], y[first], "o", color=OWN, ms=5, mec="none")
-    right = np.median(x[there]) if len(first) else 0.0
-    for k in first:
-        left = x[k] > right
+    for k, side in _sides(x, y, first):
         ax.annotate(
             str(cook.index[k]),
             (x[k], y[k]),
-            xytext=(-6 if left else 6, 0),
+            xytext=(6 * side, 0),
             textcoords="offset points",
-            ha="right" if left else "left",
+            ha="left" if side > 0 else "right",
             va="center",
             fontsize=9,
         )
@@ -42,3 +40,21 @@ def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
     ax.set_ylabel("Cook's distance", fontsize=10)
     ax.tick_params(labelsize=9)
     return ax
+
+
+def _sides(x: np.ndarray, y: np.ndarray, first: list[int]) -> list[tuple[int, int]]:
+    """Of the points ``first`` those whose name has room, 1 to their right or -1 to their left."""
+    width, height = (max(float(np.ptp(v[np.isfinite(v)])), 1e-12) for v in (x, y)) if first else (1.0, 1.0)
+    taken: list[tuple[float, float]] = []
+    found = []
+    middle = np.nanmin(x) + width / 2 if first else 0.0
+    for k in first:
+        for side in (1, -1) if x[k] <= middle else (-1, 1):
+            left, up = x[k] / width + 0.15 * side, y[k] / height
+            points = ((x[o] / width, y[o] / height) for o in first if o != k)
+            clear = all(abs(left - a) > 0.14 or abs(up - b) > 0.06 for a, b in points)
+            if clear and all(abs(left - a) > 0.28 or abs(up - b) > 0.09 for a, b in taken):
+                taken.append((left, up))
+                found.append((k, side))
+                break
+    return found
