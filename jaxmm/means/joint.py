@@ -119,6 +119,9 @@ def table(found: list[dict[str, Any]], groups: Sequence[str]) -> pd.DataFrame:
     lost = np.asarray(out.pop("lost"), int)
     singular = np.isnan(np.asarray(out["F"], float)) & (np.asarray(out["num_df"]) > 0)
     if lost.any() or singular.any():
-        words = [[f"{k} not estimable"] * (k > 0) + [SINGULAR] * bad for k, bad in zip(lost, singular, strict=True)]
+        words = [
+            [f"{k} not estimable"] * (k > 0) + [SINGULAR] * bad
+            for k, bad in zip(lost.tolist(), singular.tolist(), strict=True)
+        ]
         out["note"] = ["; ".join(w) for w in words]
     return out
