@@ -21,8 +21,9 @@ class Varying(NamedTuple):
     ``start`` (L, m) is where the search of each lane begins, in the scaled columns: theta or psi.
     ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p); ``weights`` (L, nobs), zero
     where a row is left out; ``offset`` (L, nobs); ``copies`` (L, J) how often each level of the outermost factor of the
-    chain counts, for a case bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn
-    without responses (``direct.Drawn``)."""
+    chain counts, for a case
+    bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn without responses
+    (``direct.Drawn``)."""
 
     y: Any = None
     X: Any = None
