@@ -34,7 +34,7 @@ def test_predictions_of_new_rows():
     close(fit.predict(new, re="population", scale="link"), linear(fit, new["x"]), 1e-12)
     close(fit.predict(new.drop(columns="g"), re="population"), special.expit(linear(fit, new["x"])), 1e-12)
     close(fit.predict(re="population", scale="link"), linear(fit, data()["x"]), 1e-12)
-    with pytest.raises(NotImplementedError, match="interval"):
+    with pytest.raises(TypeError, match="needs a key"):
         fit.predict(new, interval="prediction")
 
 
