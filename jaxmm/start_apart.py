@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
 
 from jaxmm._compiled import Program, bucket, filled
 from jaxmm._types import Array
@@ -45,6 +44,8 @@ def _value_and_slope(family: Any, predictors: Any, x: Array, data: dict[str, Arr
 
 def start(family: Any, data: Data, rows: Rows, offsets: list[Any], accumulator: Accumulator) -> np.ndarray:
     """psi = (beta_s, theta_s, log phi) to begin with; ``offsets`` (n,) or None of the predictors after the first."""
+    from scipy.optimize import minimize
+
     of, n = rows.structure.predictors, len(data.y)
     beta, phi, *_ = fit_glm(family.glm, data, family.glm.start_constants(family.num_phi))
     constants = {"phi": phi[0] if len(phi) else 0.0, **{p.name: p.start for p in family.further}}
