@@ -88,14 +88,16 @@ class Fitted:
             vcov, cluster = self._robust(vcov, cluster), None
         if callable(getattr(vcov, "denominator", None)) and cluster is None:
             given: Any = vcov
-            return given if ddf in (None, given.name) else ddf_methods.with_covariance(self.reference(ddf), given.vcov)
+            if ddf in (None, given.name):
+                return given
+            return ddf_methods.WithCovariance(self.reference(ddf), given.vcov)
         if cluster is not None:
             raise ValueError("cluster= belongs to a robust covariance: give its kind too, such as vcov='CR2'")
         known = self.__dict__.setdefault("_references", {})
         if ddf not in known:
             known[ddf] = ddf_methods.reference(self.model, self.estimates, ddf)
         own = vcov is None or isinstance(vcov, str)
-        return known[ddf] if own else ddf_methods.with_covariance(known[ddf], vcov)
+        return known[ddf] if own else ddf_methods.with_covariance(known[ddf], vcov, self.model.design.columns)
 
     def _robust(self, kind: str, cluster: Any) -> Reference:
         """That of a robust covariance; kept, but for clusters that are no factor's."""

@@ -153,3 +153,38 @@ def test_generalised_models_have_chi_squared(sleep_reml):
 def test_a_table_without_terms_says_so():
     fit = mm.lmm("Yield ~ 1 + (1 | Batch)", mm.datasets.load("dyestuff"))
     assert len(fit.anova()) == 0 and "no terms" in str(fit.anova())
+
+
+def test_a_generalised_model_counts_its_own_information():
+    """Type 2 of a main effect is nearly its test in the model without the interaction, where X'X would be far off."""
+    rng = np.random.default_rng(3)
+    d = pd.DataFrame({"g": np.arange(200) % 20, "a": rng.choice(["p", "q"], 200, p=[0.3, 0.7])})
+    d["b"] = rng.choice(["u", "v", "w"], 200)
+    d["y"] = rng.poisson(np.exp(0.3 + 1.5 * (d.b == "w") + 0.3 * (d.a == "q") + rng.normal(0, 0.3, 20)[d.g]))
+    both = mm.glmm("y ~ a * b + (1 | g)", d, "poisson").anova(type=2)
+    alone = mm.glmm("y ~ a + b + (1 | g)", d, "poisson").anova()
+    np.testing.assert_allclose(both.loc[["a", "b"], "chisq"], alone["chisq"], rtol=0.05)
+
+
+def test_an_interaction_without_its_main_effects():
+    """All cells are equal: one less than there are, as without the factors' names."""
+    data = tables()["oats"].assign(cell=lambda d: d["Variety"].astype(str) + d["N"].astype(str))
+    with pytest.warns(UserWarning, match="rank"):
+        table = mm.lmm("yield ~ Variety:N + (1 | Block)", data).anova()
+    cells = mm.lmm("yield ~ cell + (1 | Block)", data).anova()
+    np.testing.assert_allclose(table.to_numpy(), cells.to_numpy(), rtol=1e-4)
+
+
+def test_a_covariance_by_names(sleep_reml):
+    turned = sleep_reml.vcov().iloc[::-1, ::-1]
+    np.testing.assert_allclose(sleep_reml.coef_table(vcov=turned), sleep_reml.coef_table())
+    for wrong in (np.zeros((2, 2)), -np.eye(2), [[1.0, 2.0], [2.0, 1.0]]):
+        with pytest.raises(ValueError, match="no covariance matrix"):
+            sleep_reml.test("Days", vcov=wrong)
+    with pytest.raises(ValueError, match=r"must be '\(Intercept\)', 'Days'"):
+        sleep_reml.coef_table(vcov=pd.DataFrame(np.eye(2)))
+
+
+def test_a_term_with_a_comma():
+    model = mm.Model.from_formula("Reaction ~ poly(Days, 2) + (1 | Subject)", mm.datasets.load("sleepstudy"))
+    assert restrictions("poly(Days, 2)", model.design).L.shape == (2, 3)

@@ -131,7 +131,7 @@ class RePCA(Mapping[str, GroupComponents]):
 
 
 def _percent(shares: pd.Series) -> pd.Series:
-    return (100 * shares).map("{:.1f} %".format)
+    return (100 * shares).map(lambda x: "" if np.isnan(x) else f"{x:.1f} %")
 
 
 def re_pca(fit: Fitted) -> RePCA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,15 @@ class TermTests(pd.DataFrame):
         return f"<p>{self.attrs['heading']}</p>{table}{below}"
 
 
-def term_tests(design: Design, reference: Reference, kind: Any, chisq: bool) -> TermTests:
+def term_tests(design: Design, reference: Reference, kind: Any, chisq: bool, remarks: Sequence[str] = ()) -> TermTests:
     """See ``Fit.anova``; ``chisq``: whether the columns are those of a χ² test."""
-    rows, notes, out = rows_of_terms(design, kind), list(reference.notes), []
-    p = len(reference.beta)
+    p, k = len(reference.beta), len(design.columns)
+    own_vcov = reference.vcov[:k, :k]
+    root = design.X
+    if chisq and np.all(np.isfinite(own_vcov)) and k:
+        unit = np.sqrt(np.diag(own_vcov))
+        root = np.linalg.cholesky(np.linalg.inv(own_vcov / np.outer(unit, unit))).T / unit
+    rows, notes, out = rows_of_terms(design, kind, root), [*reference.notes, *remarks], []
     for term, own in rows.items():
         L = np.hstack([own, np.zeros((len(own), p - own.shape[1]))])
         if not len(L):

@@ -223,6 +223,9 @@ def _by_limit(smaller: Fit, larger: Fit, n: Any, key: Any) -> _Found:
     if test.df <= 0:
         note = "no more parameters than the model before it: no test; compare() has the criteria"
         return _Found(test, "", (note,) if smaller.formula != larger.formula else ())
+    if (worse := larger.deviance - smaller.deviance) > 1e-4 + 1e-7 * abs(smaller.deviance):
+        note = f"deviance higher by {worse:.4g} with more parameters: the models are not nested, and there is no test"
+        return _Found(test._replace(statistic=np.nan, p=np.asarray(np.nan)), "", (note,))
     plain = f"χ²({test.df})"
     mixed = boundary.mixture(smaller, larger)
     if isinstance(mixed, boundary.Mixture):

@@ -7,6 +7,7 @@ with V, the scale s and the denominator's degrees of freedom from the ``ddf.Refe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +60,13 @@ def joint(L: np.ndarray, value: Any, reference: Reference) -> tuple[float, float
     return F, df, float(wald.ratio(k * F, k, df))
 
 
-def linear_test(asked: Restrictions, reference: Reference) -> LinearTest:
+def linear_test(asked: Restrictions, reference: Reference, remarks: Sequence[str] = ()) -> LinearTest:
     """Of what the user wrote; NaN with the reason in ``notes`` where the data do not tell it.
 
     Raises:
         ValueError: rows of which one follows from the others.
     """
-    L, known, notes = asked.L, asked.known, list(reference.notes)
+    L, known, notes = asked.L, asked.known, [*reference.notes, *remarks]
     estimate = L @ reference.beta
     se, df = np.sqrt(np.maximum(wald.variances(L, reference.vcov), 0.0)), reference.df(L)
     for column in (estimate, se, df):

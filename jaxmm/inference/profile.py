@@ -303,6 +303,8 @@ def _notes(of: Quantities, both: Both) -> list[tuple[str, bool]]:
     for side, (_, last) in zip(both.sides, of.ends(both.k, both.h), strict=True):
         which, zeta = ("lower" if side.sign < 0 else "upper"), f"{abs(side.last[1]):.3g}"
         if side.stopped == "boundary" and side.last[1] == 0:
+            if abs(last - of.estimates[both.k]) > 1e-3 * max(1.0, abs(last)):
+                continue  # the other end of a correlation that is at one of them
             out.append((f"{name}: the estimate is at the end of its range, {last:g}, and so is the {which} end", False))
         elif side.stopped == "boundary":
             out.append((f"{name}: |ζ| is {zeta} at {last:g}, the end of its range, where wider intervals end", False))

@@ -67,8 +67,9 @@ def restrictions(hypotheses: Any, design: Design) -> Restrictions:
 
 def _rows(given: Any, names: tuple[str, ...], design: Design) -> Iterable[tuple[np.ndarray, float, str]]:
     if isinstance(given, str):
-        for part in _apart(given, names):
-            columns = design.fixed_terms.get(part.strip(), ())
+        known = design.fixed_terms
+        for part in _apart(given, (*names, *known)):
+            columns = known.get(part.strip(), ())
             if part.strip() not in names and columns:
                 for name in columns:
                     yield _unit(name, names), 0.0, name
@@ -77,6 +78,8 @@ def _rows(given: Any, names: tuple[str, ...], design: Design) -> Iterable[tuple[
     elif isinstance(given, pd.DataFrame):
         for label, row in given.iterrows():
             yield _named(dict(row), names), 0.0, str(label)
+    elif isinstance(given, pd.Series):
+        yield from _rows(given.to_dict(), names, design)
     elif isinstance(given, Mapping):
         yield _named(given, names), 0.0, " + ".join(f"{v:g}*{k}" for k, v in given.items()).replace("+ -", "- ")
     elif isinstance(given, list | tuple) and any(isinstance(g, str | Mapping) for g in given):
@@ -207,6 +210,5 @@ def _sum(tokens: list[str | float], names: tuple[str, ...], text: str) -> tuple[
 def _unknown(name: str, names: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, names, 1)
     shown = ", ".join(repr(n) for n in names[:12]) + (", ..." if len(names) > 12 else "")
-    return (
-        f"there is no coefficient {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" There are {shown}"
-    )
+    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"there is no coefficient {name!r}{guess} there are {shown or 'none'}"

@@ -12,7 +12,9 @@ scale: with x in an interaction, type 3 tests a factor at x = 0.
 
 X_s⁺X is found from rows drawn at random, all combinations of levels among them, so that no data are needed; where some
 combinations have no data, what remains of L are the combinations of its rows that the data tell.  A term of which they
-tell nothing, such as x beside 2x, is tested in the model that was fitted, without the columns that were left out.
+tell nothing and that no other contains, such as x beside 2x, is tested in the model that was fitted, without what was
+left out.  Where columns follow from others whatever the data, as those of a:b beside an intercept, X_s is
+without them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from scipy.linalg import null_space
 from jaxmm.design import Design
 from jaxmm.design.columns import Levels
 from jaxmm.design.contrasts import sum_to_zero
-from jaxmm.design.modelmatrix import Coding, ModelMatrix, Variable
+from jaxmm.design.modelmatrix import Coding, ModelMatrix, Variable, independent_columns
 from jaxmm.design.transforms import Matrix
 from jaxmm.inference.restrictions import SAME
 
@@ -33,8 +35,10 @@ Rows = dict[str, np.ndarray]
 TYPES = (1, 2, 3)
 
 
-def rows_of_terms(design: Design, kind: int) -> Rows:
-    """By term L (k, p) over the columns of X; no rows where the data tell nothing of the term.
+def rows_of_terms(design: Design, kind: int, X: np.ndarray) -> Rows:
+    """By term L (k, p) over the columns of X; no rows where the data tell nothing of the term.  ``X`` (.., p) is what
+    types 1 and 2 go by: X of a linear model, any root of the information on β of a generalised one, whose rows count
+    differently.
 
     Raises:
         ValueError: another type than 1, 2 or 3.
@@ -45,10 +49,10 @@ def rows_of_terms(design: Design, kind: int) -> Rows:
     kind = names[kind]
     at = {term: [design.columns.index(c) for c in columns] for term, columns in design.fixed_terms.items()}
     if kind == 1:
-        R = np.asarray(np.linalg.qr(design.X, mode="r"))
+        R = np.asarray(np.linalg.qr(X, mode="r"))
         return {term: _scaled(R[columns]) for term, columns in at.items()}
     if kind == 2:
-        return {term: _after(design, columns, _containing(design, term, at)) for term, columns in at.items()}
+        return {term: _after(X, columns, _containing(design, term, at)) for term, columns in at.items()}
     return _averaged(design, at)
 
 
@@ -79,11 +83,11 @@ def _containing(design: Design, term: str, at: dict[str, list[int]]) -> list[int
     ]
 
 
-def _after(design: Design, own: list[int], containing: list[int]) -> np.ndarray:
+def _after(X: np.ndarray, own: list[int], containing: list[int]) -> np.ndarray:
     """The rows of R of the columns ``own``, after all but those of the terms that contain them."""
-    first = [c for c in range(design.X.shape[1]) if c not in own and c not in containing]
+    first = [c for c in range(X.shape[1]) if c not in own and c not in containing]
     order = [*first, *own, *containing]
-    R = np.asarray(np.linalg.qr(design.X[:, order], mode="r"))
+    R = np.asarray(np.linalg.qr(X[:, order], mode="r"))
     L = np.zeros((len(own), len(order)))
     L[:, order] = R[len(first) : len(first) + len(own)]
     return _scaled(L)
@@ -102,12 +106,13 @@ def _averaged(design: Design, at: dict[str, list[int]]) -> Rows:
     for term, columns in coded.columns_of_terms().items():
         own = L[where : where + len(columns)]
         where += len(columns)
+        own = own[np.any(own != 0, axis=1)]
         rows = own[:, kept]
         if len(dropped):
             gap = own[:, dropped] - rows @ design.spec.aliases
             gap[np.abs(gap) < SAME * np.abs(own).max(axis=1, keepdims=True)] = 0.0
             rows = null_space(gap.T).T @ rows
-            if not len(rows):
+            if not len(rows) and not _containing(design, term, at):
                 rows = np.eye(len(design.columns))[at[term]]
         out[term] = _scaled(rows)
     return out
@@ -127,16 +132,18 @@ def _by_sums(matrix: ModelMatrix) -> ModelMatrix:
 
 
 def _map(matrix: ModelMatrix, coded: ModelMatrix) -> np.ndarray:
-    """X_s⁺ X (p, p), from as many random rows as it takes for X_s to have full rank."""
+    """X_s⁺ X (p, p), from as many random rows as it takes for X_s to have full rank, or no more with twice as many."""
     rng, p = np.random.default_rng(0), len(matrix.columns)
-    n = 64 + int(p * (np.log(p + 1) + 8))
-    for _ in range(6):
+    n, before = 64 + int(p * (np.log(p + 1) + 8)), -1
+    while True:
         values = [_drawn(v, n, rng) for v in matrix.variables]
         X, X_s = matrix.filled(values, n), coded.filled(values, n)
-        if np.linalg.matrix_rank(X_s) == p:
-            return np.linalg.lstsq(X_s, X, rcond=None)[0]
-        n *= 2
-    raise AssertionError("the columns of the model matrix depend on each other whatever the data")
+        kept = independent_columns(X_s)
+        if len(kept) in (p, before):
+            L = np.zeros((p, p))
+            L[kept] = np.linalg.lstsq(X_s[:, kept], X, rcond=None)[0]
+            return L
+        n, before = 2 * n, len(kept)
 
 
 def _drawn(variable: Variable, n: int, rng: np.random.Generator) -> Levels | Matrix | np.ndarray:

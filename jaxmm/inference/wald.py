@@ -97,7 +97,7 @@ def check_level(level: float, name: str = "level", example: str = "0.95 for a 95
     Raises:
         ValueError: another one; ``name`` is what the caller calls it, and ``example`` one that would do.
     """
-    if not 0 < level < 1:
+    if not isinstance(level, int | float | np.number) or not 0 < level < 1:
         raise ValueError(f"{name} must lie between 0 and 1, not {level!r}; {example}")
     return float(level)
 

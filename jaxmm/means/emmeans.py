@@ -82,6 +82,8 @@ def emmeans(
             "integrate=True averages over the random effects, whose variances vcov= says nothing of: leave one out"
         )
     reference = fit.reference(ddf, vcov, cluster)
+    if not fit.model.design.columns:
+        raise ValueError("the model has no fixed effects: there are no marginal means of it")
     grid = reference_grid(fit, at, random=integrate and curved)
     keep = [*names, *groups]
     _checked(grid, keep)
@@ -94,6 +96,8 @@ def emmeans(
         else "at b = 0, which is the average over the random effects as well"
     )  # fmt: skip
     notes = [*_errors(vcov, cluster), *_notes(fit, grid, keep, functions)]
+    if scale == "response" and "(" in fit.model.design.response and not curved:
+        notes.append(f"on the scale of {fit.model.design.response}: nothing is carried back from a formula's response")
     if curved and not integrate:
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
@@ -143,7 +147,7 @@ def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any, clust
     """See ``Fit.joint_tests``."""
     _, groups = read_specs((), by)
     reference = fit.reference(ddf, vcov, cluster)
-    grid = reference_grid(fit, at, spread=lambda column: (column.mean - 1, column.mean + 1))
+    grid = reference_grid(fit, at, spread=_around)
     _checked(grid, groups)
     axes = [a.name for a in grid.axes if len(a.levels) > 1 and a.name not in groups]
     found = []
@@ -153,6 +157,12 @@ def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any, clust
         C = joint.differences([len(grid.axis(n).levels) for n in chosen])
         found += joint.tested(":".join(chosen), functions, C, _table(grid, keep)[groups])
     return joint.table(found, groups)
+
+
+def _around(column: Any) -> tuple[float, float]:
+    """The mean ± 1, or farther apart where 1 is little beside the mean."""
+    step = max(1.0, 1e-3 * abs(column.mean))
+    return column.mean - step, column.mean + step
 
 
 # ---------------------------------------------------------------- words

@@ -50,10 +50,11 @@ def test(functions: Functions) -> Joint:
     f = functions if known.all() else functions.combine(np.eye(len(known))[known])
     C = _estimable(f)
     tested = f.combine(C) if len(C) else f
-    rank_all = _independent(np.hstack([f.rows, f.excess]), f.size) if len(f.value) else np.zeros((0, 0))
+    se = np.sqrt(np.maximum(np.diag(f.reference.vcov), 0.0))
+    unit = np.where(se > 0, se, 1.0)  # of a coefficient: rows in it do not depend on the unit of a covariate
+    rank_all = _independent(np.hstack([f.rows * unit, f.excess])) if len(f.value) else np.zeros((0, 0))
     if len(C):
-        keep = _independent(tested.rows, tested.size)
-        tested = tested.combine(keep)
+        tested = tested.combine(_independent(tested.rows * unit))
     k = len(tested.value) if len(C) else 0
     untold = len(rank_all) - k
     if not k:
@@ -74,11 +75,11 @@ def _estimable(f: Functions) -> np.ndarray:
     return U[:, rank:].T
 
 
-def _independent(rows: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """C (r, k): orthonormal combinations that span the same as the rows."""
-    scale = float(np.max(size, initial=1e-300))
-    U, s, _ = np.linalg.svd(rows / scale, full_matrices=False)
-    return U[:, s > RANK * np.max(s, initial=1e-300)].T
+def _independent(rows: np.ndarray) -> np.ndarray:
+    """C (r, k): combinations that span the same as the rows."""
+    size = np.maximum(np.linalg.norm(rows, axis=1), 1e-300)
+    U, s, _ = np.linalg.svd(rows / size[:, None], full_matrices=False)
+    return U[:, s > RANK * np.max(s, initial=1e-300)].T / size
 
 
 def terms(matrix: ModelMatrix, axes: Sequence[str]) -> Iterator[tuple[str, ...]]:

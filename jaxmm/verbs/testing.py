@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from jaxmm import diagnostics
 from jaxmm._keywords import SHARES, known_keywords
 from jaxmm.fitted import Fitted
 from jaxmm.inference import confint, r2
@@ -58,7 +59,7 @@ class Testing(Fitted):
             >>> fit.test("Days = 10").p
         """
         reference = self.reference(ddf, vcov, cluster)
-        return linear_test(restrictions(L, self.model.design), reference)
+        return linear_test(restrictions(L, self.model.design), reference, diagnostics.remarks(self))
 
     def anova(self, type: int = 3, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> TermTests:
         """A table with an F test of each term of the formula: ``F``, ``num_df``, ``den_df``, ``p``; of a generalised
@@ -74,7 +75,7 @@ class Testing(Fitted):
         """
         reference = self.reference(ddf, vcov, cluster)
         chisq = reference.name == "asymptotic" == self.model.likelihood.ddf[0]
-        return term_tests(self.model.design, reference, type, chisq)
+        return term_tests(self.model.design, reference, type, chisq, diagnostics.remarks(self))
 
     @known_keywords({"which": "parm=", "alphamax": "level=1 - alphamax", "signames": "names are those of a bootstrap"})
     def profile(self, parm: Any = None, level: float = 0.99) -> Profile:

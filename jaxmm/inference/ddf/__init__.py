@@ -5,11 +5,12 @@ A method of one's own is a function with an entry in ``METHODS``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from jaxmm.inference.ddf._base import Denominator as Denominator
 from jaxmm.inference.ddf._base import Reference as Reference
@@ -44,20 +45,29 @@ def reference(model: Any, estimates: Any, ddf: str | None = None) -> Reference:
     raise ValueError(f"ddf must be one of {shown}, not {ddf!r}")
 
 
-def with_covariance(method: Reference, vcov: Any) -> Reference:
-    """The same with another covariance: a matrix of all coefficients (p, p), or of the first ones, those of the mean;
-    the others keep theirs.
+def with_covariance(method: Reference, vcov: Any, names: Sequence[str]) -> Reference:
+    """The same with another covariance: a matrix of all coefficients (p, p), or of those of the mean, which ``names``
+    are; the others keep theirs.  A table may have its rows and columns in another order.
 
     Raises:
-        ValueError: a matrix of another shape, or one that is not symmetric.
+        ValueError: a matrix of another shape, with other names, or one that is no covariance.
     """
-    V, whole = np.asarray(vcov, float), np.array(method.vcov)
-    k = len(V) if V.ndim == 2 else -1
-    if not (V.ndim == 2 and V.shape == (k, k) and 0 < k <= len(whole)):
-        raise ValueError(f"vcov must be a matrix ({len(whole)}, {len(whole)}), not of shape {V.shape}")
+    if isinstance(vcov, pd.DataFrame):
+        if set(vcov.index) == set(vcov.columns) == set(names):
+            vcov = vcov.loc[list(names), list(names)]
+        elif not vcov.index.equals(vcov.columns) or len(vcov) == len(names):
+            raise ValueError(f"the rows and columns of vcov must be {', '.join(map(repr, names))}")
+    V, whole, k = np.asarray(vcov, float), np.array(method.vcov), len(names)
+    if V.shape not in ((k, k), whole.shape):
+        raise ValueError(f"vcov must be a matrix ({k}, {k}), not of shape {V.shape}")
     if not np.allclose(V, V.T, rtol=1e-8, atol=0, equal_nan=True):
         raise ValueError("vcov must be a symmetric matrix")
-    whole[:k, :k] = V
+    variance = np.diag(V)
+    if np.any(variance <= 0) or (
+        np.all(np.isfinite(V)) and np.linalg.eigvalsh(V / np.sqrt(np.outer(variance, variance)))[0] < -1e-8
+    ):
+        raise ValueError("vcov is no covariance matrix: some variances of sums of the coefficients are not above zero")
+    whole[: len(V), : len(V)] = V
     return WithCovariance(method, whole)
 
 

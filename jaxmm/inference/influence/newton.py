@@ -110,7 +110,7 @@ def roots(
     usable[usable] &= np.linalg.eigvalsh(H[usable])[:, 0] > TOLD
     H = np.where(usable[:, None, None], H, 2 * np.eye(k))
     newton = -np.linalg.solve(H, g[:, :, None])[:, :, 0]
-    delta = newton
+    delta, last, lost = newton, newton, np.zeros(len(newton), bool)
     for _ in range(STEPS):
         bent = np.einsum("abc,gc->gab", T, delta)
         slope = g + np.einsum("gab,gb->ga", H + 0.5 * bent, delta)
@@ -118,9 +118,10 @@ def roots(
         down = np.linalg.eigvalsh(J)[:, 0] > 0.1
         J = np.where(down[:, None, None], J, H)
         last = np.linalg.solve(J, slope[:, :, None])[:, :, 0]
-        delta = delta - last
+        lost |= ~(np.linalg.norm(delta - last, axis=1) < 10 * FAR)  # NaN too
+        delta = np.where(lost[:, None], 0.0, delta - last)
     size = np.linalg.norm(delta, axis=1)
-    ended = np.all(np.isfinite(delta), axis=1) & (np.linalg.norm(last, axis=1) < 1e-3 * (1 + size)) & (size < FAR)
+    ended = ~lost & (np.linalg.norm(last, axis=1) < 1e-3 * (1 + size)) & (size < FAR)
     return np.where(ended[:, None], delta, newton) @ S.T
 
 

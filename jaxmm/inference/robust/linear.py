@@ -28,7 +28,7 @@ the space of its [Z_iΛ X_i], outside of which V_i is a multiple of I and A_i is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,8 @@ from jaxmm.inference.robust.clusters import Clusters
 KINDS = ("CR0", "CR1", "CR2", "CR3")
 AT_ONCE = 1 << 22  # numbers in the n_i × n_i matrices of clusters of equal size that are worked on together
 LARGE = 200  # rows of a cluster that is worth turning
+ALONE = 1e-9  # share of a variance's mean that is left where residuals of a cluster are zero by its own coefficient
+SINGLE = "degrees of freedom are NaN where a single cluster alone determines a coefficient: its errors cannot be seen"
 ZERO = 1e-12  # of the largest eigenvalue: a combination of residuals that the model makes zero
 
 
@@ -75,6 +77,8 @@ class Robust:
         own, move = L @ self.b @ L.T, L @ self.alpha
         mean = np.sum(own, axis=0) - np.einsum("msa,mta->st", move, move)
         unit = np.sqrt(np.diag(mean))
+        if np.any(np.diag(mean) <= ALONE * np.einsum("mss->s", own)):
+            return np.nan
         with np.errstate(invalid="ignore", divide="ignore"):
             S = mean / np.outer(unit, unit)
         if not np.all(np.isfinite(S)) or np.linalg.eigvalsh(S)[0] <= ZERO:
@@ -111,7 +115,10 @@ def robust(model: Any, estimates: Any, kind: str, clusters: Clusters) -> Robust:
         b[stack.which] = E @ stack.V @ np.swapaxes(E, 1, 2)
         alpha[stack.which] = E @ stack.X @ half
     factor = m / (m - 1) if kind == "CR1" else 1.0
-    return Robust(beta, factor * pull.T @ pull, b, alpha, (clusters.note(kind),))
+    found = Robust(beta, factor * pull.T @ pull, b, alpha, (clusters.note(kind),))
+    if np.any(np.isnan(found.df(np.eye(len(beta))))):
+        return replace(found, notes=(*found.notes, SINGLE))
+    return found
 
 
 def _weights(stack: Stack, M: np.ndarray, kind: str) -> np.ndarray:
