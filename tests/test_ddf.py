@@ -67,7 +67,8 @@ def variances(fit: mm.Fit) -> tuple[np.ndarray, list[np.ndarray]]:
                 e[a, b] = e[b, a] = 1
                 directions.append((Z @ Z.T) * (term.Z @ e @ term.Z.T))
                 v.append(fit.varcorr().cov[factor.name].to_numpy()[a, b])
-    return np.array([*v, fit.sigma**2]), [*directions, np.eye(fit.nobs)]
+    w = fit.model.design.weights
+    return np.array([*v, fit.sigma**2]), [*directions, np.diag(1 / (np.ones(fit.nobs) if w is None else w))]
 
 
 def kenward_roger_dense(fit: mm.Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,6 +109,17 @@ def test_kenward_roger_by_dense_algebra(case):
         reference = fit.reference(name)
         np.testing.assert_allclose(reference.vcov, adjusted, rtol=1e-6)
         np.testing.assert_allclose(reference.df(np.eye(len(df))), df, rtol=1e-6)
+
+
+def test_kenward_roger_by_dense_algebra_with_weights():
+    """Precisions of their own for each row, where pbkrtest takes them all for one."""
+    case = DENSE[-1]
+    data = tables()[case["data"]]
+    fit = mm.lmm(case["formula"], data, weights=1 + np.arange(len(data)) % 4)
+    adjusted, df, Phi = kenward_roger_dense(fit)
+    np.testing.assert_allclose(fit.vcov(), Phi, rtol=1e-7)
+    np.testing.assert_allclose(fit.reference("kenward-roger").vcov, adjusted, rtol=1e-6)
+    np.testing.assert_allclose(fit.coef_table("kenward-roger")["df"], df, rtol=1e-6)
 
 
 def test_satterthwaite_by_finite_differences():
