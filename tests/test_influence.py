@@ -152,3 +152,13 @@ def test_the_picture(fit):
     axes = fit.influence("Subject", refit=False).plot()
     assert axes.get_ylabel() == "Cook's distance" and 1 < len(axes.texts) <= 5
     assert axes.get_xlabel() == "leverage (of a level of Subject)"
+
+
+def test_a_level_that_alone_has_a_coefficient(sleepstudy):
+    """Without it there is no such coefficient: NaN, and said so; the others are what they are."""
+    data = sleepstudy.assign(only=(sleepstudy["Subject"].astype(str) == "308").astype(float))
+    found = mm.lmm("Reaction ~ Days + only + (1 | Subject)", data).influence("Subject")
+    assert found.status["308"] == "not estimable" and (found.status.drop("308") == "converged").all()
+    for table in (found.exact, found.derivative, found.infinitesimal, found.dfbetas):
+        assert table.loc["308"].isna().all() and np.isfinite(table.drop("308")).all(axis=None)
+    assert "no data for a coefficient" in repr(found)

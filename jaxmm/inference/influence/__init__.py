@@ -29,6 +29,7 @@ from jaxmm.sources.resample import LeaveOneOut, WithoutRows, outermost
 from jaxmm.studies.bootstrap import parameters
 
 CASE = "case"
+ALONE = 1e-9  # of one: a coefficient is that of a row or level alone
 SHOWN = 8  # the most influential, in print
 
 
@@ -79,16 +80,32 @@ class Influence:
         return pd.Index(self.groups.labels, name=self.groups.by)
 
     @cached_property
+    def told(self) -> np.ndarray:
+        """Whether X without each row or level still has full rank: Q_i'Q_i, X = QR, has no eigenvalue of one.  Where it
+        has not, some coefficient has no data left, and everything here is NaN."""
+        X = self.fit.model.design.X
+        Q = np.linalg.qr(X / np.maximum(np.linalg.norm(X, axis=0), 1e-300))[0]
+        if self.groups.by == CASE:
+            return np.sum(Q**2, axis=1) < 1 - ALONE
+        order = np.argsort(self.groups.codes, kind="stable")
+        ends = np.cumsum(np.bincount(self.groups.codes, minlength=self.groups.count))[:-1]
+        return np.array([np.linalg.norm(q, 2) ** 2 < 1 - ALONE if q.size else True for q in np.split(Q[order], ends)])
+
+    def _labelled(self, values: np.ndarray) -> pd.DataFrame:
+        known = np.where(self.told[:, None], values, np.nan)
+        return pd.DataFrame(known, self.index, labels_of(self.fit.model))
+
+    @cached_property
     def derivative(self) -> pd.DataFrame:
         """Change of every parameter if it is left out, by derivatives at the estimates: rows or levels × parameters,
         under the names that ``FitBatch.to_frame`` has. One Newton step; see ``derivatives`` for where it is less."""
-        return pd.DataFrame(derivative(self.fit, self.groups), self.index, labels_of(self.fit.model))
+        return self._labelled(derivative(self.fit, self.groups))
 
     @cached_property
     def infinitesimal(self) -> pd.DataFrame:
         """The infinitesimal jackknife: minus the derivative of every parameter by how often it counts. Near
         ``derivative`` where none has much leverage."""
-        return pd.DataFrame(infinitesimal(self.fit, self.groups), self.index, labels_of(self.fit.model))
+        return self._labelled(infinitesimal(self.fit, self.groups))
 
     @cached_property
     def exact(self) -> pd.DataFrame:
@@ -102,7 +119,7 @@ class Influence:
         labels = labels_of(self.fit.model)
         found = self.batch.estimates()
         table = np.stack([np.where(self.batch.converged, found[name], np.nan) for name in labels], axis=1)
-        return pd.DataFrame(table - np.asarray(parameters(self.fit)[labels]), self.index, labels)
+        return self._labelled(table - np.asarray(parameters(self.fit)[labels]))
 
     @property
     def changes(self) -> pd.DataFrame:
@@ -147,10 +164,12 @@ class Influence:
 
     @property
     def status(self) -> pd.Series:
-        """How the fit without each has ended, "converged" for most; "not fitted again" without these fits."""
+        """How the fit without each has ended, "converged" for most; "not estimable" where a coefficient has no data
+        left; "not fitted again" without these fits."""
         if self.batch is None:
             return pd.Series("not fitted again", self.index, name="status")
-        names = [Status(int(s)).name.lower() for s in self.batch.status]
+        found = zip(self.batch.status, self.told, strict=True)
+        names = [Status(int(s)).name.lower() if told else "not estimable" for s, told in found]
         return pd.Series(names, self.index, name="status")
 
     @property
@@ -173,4 +192,5 @@ class Influence:
         rows = zip(map(str, first.index), *cells, strict=True)
         lines += _text.align([("", *numbers), *rows], [False, *[True] * len(numbers)], gap="  ")
         failed = int(np.sum(self.status != "converged")) if self.batch is not None else 0
-        return "\n".join([*lines, *([f"{failed} of the fits did not converge: NaN"] if failed else [])])
+        note = f"{failed} of the fits did not converge or have no data for a coefficient: NaN"
+        return "\n".join([*lines, *([note] if failed else [])])
