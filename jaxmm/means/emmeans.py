@@ -14,6 +14,7 @@ import pandas as pd
 
 from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
+from jaxmm.inference.anova import TermTests
 from jaxmm.links import Identity
 from jaxmm.means import integrate as means_of
 from jaxmm.means import joint
@@ -156,7 +157,10 @@ def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any, clust
         functions = means_of.linear(fit, grid, keep, grid.weights(keep, "equal"), reference)
         C = joint.differences([len(grid.axis(n).levels) for n in chosen])
         found += joint.tested(":".join(chosen), functions, C, _table(grid, keep)[groups])
-    return joint.table(found, groups)
+    table = TermTests(joint.table(found, groups))
+    heading = f"Joint tests of marginal means: F tests, degrees of freedom: {reference.name}"
+    table.attrs = {"heading": heading, "notes": (*_errors(vcov, cluster), *reference.notes)}
+    return table
 
 
 def _around(column: Any) -> tuple[float, float]:
