@@ -74,6 +74,18 @@ def x64():
 
 
 @pytest.fixture
+def headless():
+    """Pictures are drawn into memory, and closed afterwards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+@pytest.fixture
 def programs():
     """The programs that the test itself has traced or compiled: other threads may still be at it."""
     events: list[str] = []

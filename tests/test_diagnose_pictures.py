@@ -11,15 +11,7 @@ from jaxmm.diagnose.pictures import _smooth, band
 from jaxmm.diagnose.standardised import modes, rows
 
 matplotlib = pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(autouse=True)
-def _headless():
-    matplotlib.use("Agg")
-    yield
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("headless")
 
 
 @pytest.mark.parametrize("n", [10, 75, 400])

@@ -8,17 +8,9 @@ from helpers import says
 from jaxmm import DataError, plots
 
 matplotlib = pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("headless")
 NEW = pd.DataFrame({"Days": [9, 0, 4] * 2, "Subject": ["308"] * 3 + ["new"] * 3})
 OPTIONS = {"interval": "prediction", "new_levels": "sample", "ddf": "asymptotic"}
-
-
-@pytest.fixture(autouse=True)
-def _headless():
-    matplotlib.use("Agg")
-    yield
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
 
 
 def test_lines_with_bands(sleep_reml):

@@ -60,6 +60,13 @@ class Spec:
     aliases: np.ndarray | None = None
     seen: Seen | None = None
 
+    def excess(self, L: np.ndarray) -> np.ndarray:
+        """Of rows over all columns (.., k + d) what the ones left out have beyond what the kept ones imply (.., d): the
+        data tell a row whose excess is zero."""
+        if self.aliases is None:
+            return np.zeros((len(L), 0))
+        return np.delete(L, self.kept_columns, axis=1) - L[:, self.kept_columns] @ self.aliases
+
 
 @dataclass(frozen=True)
 class Design:

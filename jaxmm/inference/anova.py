@@ -12,7 +12,7 @@ from jaxmm._text import p_value
 from jaxmm.design import Design
 from jaxmm.inference.ddf import Reference
 from jaxmm.inference.hypothesis import NOT_ESTIMABLE, joint
-from jaxmm.inference.terms import rows_of_terms
+from jaxmm.inference.terms import rows_of_terms, type_number
 
 NONE = "no terms: the fixed part has an intercept at most"
 ROMAN = {1: "I", 2: "II", 3: "III"}
@@ -37,7 +37,7 @@ class TermTests(pd.DataFrame):
 
 def term_tests(design: Design, reference: Reference, kind: Any, chisq: bool, remarks: Sequence[str] = ()) -> TermTests:
     """See ``Fit.anova``; ``chisq``: whether the columns are those of a χ² test."""
-    p, k = len(reference.beta), len(design.columns)
+    kind, p, k = type_number(kind), len(reference.beta), len(design.columns)
     own_vcov = reference.vcov[:k, :k]
     root = design.X
     if chisq and np.all(np.isfinite(own_vcov)) and k:
@@ -55,7 +55,6 @@ def term_tests(design: Design, reference: Reference, kind: Any, chisq: bool, rem
     F, k, df, value = (np.array(column) for column in zip(*out, strict=True)) if out else np.zeros((4, 0))
     columns = {"chisq": F * k, "df": k, "p": value} if chisq else {"F": F, "num_df": k, "den_df": df, "p": value}
     table = TermTests(columns, pd.Index(list(rows), name="term"))
-    kind = {"I": 1, "II": 2, "III": 3}.get(str(kind), kind)
     how = "Wald chi-squared tests" if chisq else f"F tests, degrees of freedom: {reference.name}"
-    table.attrs = {"heading": f"Type {ROMAN[int(kind)]} analysis of variance: {how}", "notes": tuple(notes)}
+    table.attrs = {"heading": f"Type {ROMAN[kind]} analysis of variance: {how}", "notes": tuple(notes)}
     return table

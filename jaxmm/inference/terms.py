@@ -20,6 +20,7 @@ without them.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.linalg import null_space
@@ -32,21 +33,25 @@ from jaxmm.design.transforms import Matrix
 from jaxmm.inference.restrictions import SAME
 
 Rows = dict[str, np.ndarray]
-TYPES = (1, 2, 3)
+TYPES = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
+
+
+def type_number(kind: Any) -> int:
+    """1, 2 or 3, in Roman numerals too.
+
+    Raises:
+        ValueError: another type.
+    """
+    if kind not in TYPES:
+        raise ValueError(f"type must be 1, 2 or 3, not {kind!r}")
+    return TYPES[kind]
 
 
 def rows_of_terms(design: Design, kind: int, X: np.ndarray) -> Rows:
     """By term L (k, p) over the columns of X; no rows where the data tell nothing of the term.  ``X`` (.., p) is what
     types 1 and 2 go by: X of a linear model, any root of the information on β of a generalised one, whose rows count
-    differently.
-
-    Raises:
-        ValueError: another type than 1, 2 or 3.
+    differently.  ``kind`` is 1, 2 or 3.
     """
-    names = {1: 1, 2: 2, 3: 3, "1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
-    if kind not in names:
-        raise ValueError(f"type must be 1, 2 or 3, not {kind!r}")
-    kind = names[kind]
     at = {term: [design.columns.index(c) for c in columns] for term, columns in design.fixed_terms.items()}
     if kind == 1:
         R = np.asarray(np.linalg.qr(X, mode="r"))
@@ -101,15 +106,14 @@ def _averaged(design: Design, at: dict[str, list[int]]) -> Rows:
     coded = _by_sums(matrix)
     L, where = _map(matrix, coded), int(matrix.intercept)
     kept = design.spec.kept_columns
-    dropped = np.setdiff1d(np.arange(len(matrix.columns)), kept)
     out = {}
     for term, columns in coded.columns_of_terms().items():
         own = L[where : where + len(columns)]
         where += len(columns)
         own = own[np.any(own != 0, axis=1)]
         rows = own[:, kept]
-        if len(dropped):
-            gap = own[:, dropped] - rows @ design.spec.aliases
+        gap = design.spec.excess(own)
+        if gap.shape[1]:
             gap[np.abs(gap) < SAME * np.abs(own).max(axis=1, keepdims=True)] = 0.0
             rows = null_space(gap.T).T @ rows
             if not len(rows) and not _containing(design, term, at):

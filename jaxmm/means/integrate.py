@@ -11,7 +11,6 @@ delta method over all parameters, β and those of D.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def linear(fit: Fitted, grid: Grid, keep: Sequence[str], weights: np.ndarray, re
     rows[:, : len(spec.kept_columns)] = L[:, spec.kept_columns]
     value = np.where(np.isnan(weights).any(axis=1), np.nan, rows @ reference.beta + offset)
     size = np.max(np.abs(L), axis=1, initial=0.0)
-    return Functions(value, rows @ reference.vcov @ rows.T, rows, _excess(spec, L), size, reference)
+    return Functions(value, rows @ reference.vcov @ rows.T, rows, spec.excess(L), size, reference)
 
 
 def averaged(fit: Fitted, grid: Grid, keep: Sequence[str], weights: np.ndarray, reference: Reference) -> Functions:
@@ -52,18 +51,10 @@ def averaged(fit: Fitted, grid: Grid, keep: Sequence[str], weights: np.ndarray, 
     X = grid.X[order]
     rows = NewData(X[:, spec.kept_columns], Z, (), grid.offset[order], np.arange(m), {}, further)  # pyright: ignore
     value, V = marginal.averages(fit, rows, np.where(weights > 0, weights, 0.0))
-    excess = np.max(np.abs(_excess(spec, X)), axis=1, initial=0.0).reshape(weights.shape)
+    excess = np.max(np.abs(spec.excess(X)), axis=1, initial=0.0).reshape(weights.shape)
     told = np.all((excess <= TOLERANCE * np.max(np.abs(X), initial=0.0)) | ~(weights > 0), axis=1)
     value = np.where(told & np.isfinite(at_zero.value), value, np.nan)
     return Functions(value, V, at_zero.rows, np.zeros((len(value), 0)), at_zero.size, reference)
-
-
-def _excess(spec: Any, L: np.ndarray) -> np.ndarray:
-    """(.., d): what the columns left out have beyond what those kept imply; see ``functions``."""
-    if spec.aliases is None:
-        return np.zeros((len(L), 0))
-    kept = spec.kept_columns
-    return np.delete(L, kept, axis=1) - L[:, kept] @ spec.aliases
 
 
 def _where(used: np.ndarray, X: np.ndarray) -> np.ndarray:

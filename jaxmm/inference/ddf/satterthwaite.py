@@ -16,7 +16,7 @@ takes, depend on the rows that a hypothesis is written with, and so on the codin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -61,16 +61,22 @@ def _slopes(theta: Array, gram: Gram) -> tuple[Array, Array, Array]:
 @dataclass(frozen=True, eq=False)
 class Satterthwaite:
     """``moves`` (m, p, p) the derivatives of ``vcov`` by θ; ``inverse`` (m, m) that of H; ``residual`` n_r;
-    ``ordinary`` (p, p) is (X'X)⁻¹."""
+    ``X`` (n, p)."""
 
     beta: np.ndarray
     vcov: np.ndarray
     moves: np.ndarray
     inverse: np.ndarray
     residual: float
-    ordinary: np.ndarray
+    X: np.ndarray
     notes: tuple[str, ...] = ()
     name = "satterthwaite"
+
+    @cached_property
+    def ordinary(self) -> np.ndarray:
+        """(X'X)⁻¹ (p, p); a pass over the rows that only several rows of L at once need."""
+        unit = np.sqrt(np.einsum("ij,ij->j", self.X, self.X))
+        return np.linalg.inv((self.X / unit).T @ (self.X / unit)) / np.outer(unit, unit)
 
     def df(self, L: np.ndarray) -> np.ndarray:
         f = variances(L, self.vcov)
@@ -101,13 +107,13 @@ def satterthwaite(model: Any, estimates: Any) -> Satterthwaite:
     e, gram = estimates, model.arrays
     beta, vcov, m = np.asarray(e.beta), np.asarray(e.vcov), len(e.theta_scaled)
     residual = float(np.asarray(gram.n_obs)) - (len(beta) if model.reml else 0)
-    ordinary = _ordinary(model.design.X)
+    X = model.design.X
     if not len(beta):
-        return Satterthwaite(beta, vcov, np.zeros((m, 0, 0)), np.zeros((m, m)), residual, ordinary)
+        return Satterthwaite(beta, vcov, np.zeros((m, 0, 0)), np.zeros((m, m)), residual, X)
     with computing(model.device):
         M_X, moved, log_r2 = (np.asarray(x) for x in _slopes(e.theta_scaled, gram))
     if not (np.all(np.isfinite(moved)) and np.all(np.isfinite(e.hessian))):
-        return Satterthwaite(beta, vcov, np.full((m, *vcov.shape), np.nan), np.eye(m), residual, ordinary, (NAN,))
+        return Satterthwaite(beta, vcov, np.full((m, *vcov.shape), np.nan), np.eye(m), residual, X, (NAN,))
     half = np.linalg.solve(M_X, np.asarray(gram.T_X).T)  # σ² T M_X⁻¹ T' is vcov
     moves = log_r2[:, None, None] * vcov - float(e.sigma) ** 2 * half.T @ moved @ half
     w, Q = np.linalg.eigh(np.asarray(e.hessian))
@@ -115,11 +121,5 @@ def satterthwaite(model: Any, estimates: Any) -> Satterthwaite:
     told = w > least
     inverse = (Q[:, told] / w[told]) @ Q[:, told].T
     notes = (CURVED,) if np.any(w < -least) else ()
-    found = Satterthwaite(beta, vcov, moves, inverse, residual, ordinary, notes)
+    found = Satterthwaite(beta, vcov, moves, inverse, residual, X, notes)
     return replace(found, notes=(*notes, UNTOLD)) if np.any(np.isnan(found.df(np.eye(len(beta))))) else found
-
-
-def _ordinary(X: np.ndarray) -> np.ndarray:
-    """(X'X)⁻¹."""
-    unit = np.sqrt(np.einsum("ij,ij->j", X, X))
-    return np.linalg.inv((X / unit).T @ (X / unit)) / np.outer(unit, unit)
