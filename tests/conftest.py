@@ -1,5 +1,6 @@
 """Shared settings: what runs by default, a persistent compilation cache, fitted models shared by the tests."""
 
+import json
 import os
 import threading
 from importlib.metadata import version
@@ -71,6 +72,20 @@ def x64():
     """64-bit JAX for tests of the second layer."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def claim(record_property):
+    """Notes what a simulation showed, beside what was claimed and its Monte-Carlo standard error; ``validate.py`` reads
+    these notes from the file of ``--junitxml``."""
+
+    def note(what: str, observed: float, stated: float, *, n: int, error: float | None = None):
+        if error is None:  # a share of n
+            error = (stated * (1 - stated) / n) ** 0.5
+        numbers = {"observed": float(observed), "stated": float(stated), "error": float(error), "n": int(n)}
+        record_property("claim", json.dumps({"what": what, **numbers}))
+
+    return note
 
 
 @pytest.fixture

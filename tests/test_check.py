@@ -169,7 +169,7 @@ def test_standardised_modes_vary_as_they_should(sleep_reml):
 # ---------------------------------------------------------------- false alarms
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [None, "poisson"])
-def test_right_models_are_found_in_order(family, sets=150):
+def test_right_models_are_found_in_order(family, claim, sets=150):
     """Of data sets from the model itself few have a finding that is no note: six looks or so at levels of 1 % each."""
     model = mm.Model.from_formula("y ~ x + (x | g)", clean().assign(y=lambda t: np.round(np.exp(t["y"] / 3))), family)
     sd = {"fixef": {"(Intercept)": 1.0, "x": 0.5}, "sd": {"g": [0.7, 0.6]}, "corr": {"g": 0.3}}
@@ -179,4 +179,5 @@ def test_right_models_are_found_in_order(family, sets=150):
     alarms = [{f.name for f in c if f.severity != "note"} - {"singular"} for c in found]
     share = np.mean([bool(a) for a in alarms])
     counts = {name: sum(name in a for a in alarms) for name in set().union(*alarms)}
+    claim(f"right models in which check() finds something, {family or 'linear'}", share, 0.06, n=sets)
     assert share < 0.06 + 4 * np.sqrt(0.06 * 0.94 / sets), counts

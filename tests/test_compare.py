@@ -105,13 +105,14 @@ def test_bootstrap(fits, sleepstudy):
 
 
 @pytest.mark.slow
-def test_level_of_the_mixture(sleepstudy):
+def test_level_of_the_mixture(sleepstudy, claim):
     """No slopes in truth: half of the statistics are from χ²₁ and half from χ²₂, about."""
     one = mm.lmm("Reaction ~ Days + (1 | Subject)", sleepstudy, reml=False)
     both = mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy, reml=False)
     draws = mm.anova(one, both, method="bootstrap", key=KEY, n=4000).replicates["fit1"]
     p = boundary.Mixture(1, ("Subject", 18)).p(draws)
     rate = np.mean(p <= 0.05)
+    claim("type I error by the mixture of χ²₁ and χ²₂, 18 levels", rate, 0.05, n=4000)
     assert 0.03 < rate < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 4000)  # 18 levels: a little conservative
 
 

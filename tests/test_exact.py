@@ -118,7 +118,7 @@ def test_a_variance_of_zero(sleepstudy):
 
 
 @pytest.mark.slow
-def test_level_with_six_levels():
+def test_level_with_six_levels(claim):
     """No variance between unequal levels in truth: the share of data sets beyond the draws' quantiles is as claimed,
     where the limit of many levels rejects too rarely."""
     n, sizes = 4000, [2, 3, 4, 6, 8, 12]
@@ -135,6 +135,7 @@ def test_level_with_six_levels():
     assert np.mean(statistic < 1e-7) == pytest.approx(np.mean(draws == 0), abs=4 * np.sqrt(0.25 / n))
     for alpha in (0.01, 0.05, 0.1, 0.2):
         rate = np.mean(statistic > np.quantile(draws, 1 - alpha))
+        claim(f"type I error of the exact restricted likelihood ratio, 6 levels, at {alpha:g}", rate, alpha, n=n)
         assert rate == pytest.approx(alpha, abs=4 * np.sqrt(alpha * (1 - alpha) / n))
     assert np.mean(boundary.Mixture(0, ("g", 6)).p(statistic) <= 0.1) < 0.09
 

@@ -26,7 +26,7 @@ def model(kind: str) -> mm.Model:
     return mm.Model.from_formula("y ~ x + (1 | g)", data.assign(y=counts), family="poisson")
 
 
-def test_new_responses_of_linear_models():
+def test_new_responses_of_linear_models(claim):
     """Exact shares given each fit: y of the level 3 is N(1 + x/2 + b₃, 1), of a new one N(1 + x/2, 1 + τ²); τ = 1."""
     n, rng = 800, np.random.default_rng(3)
     held = {"satterthwaite": np.zeros((n, 2)), "asymptotic": np.zeros((n, 2))}
@@ -43,15 +43,18 @@ def test_new_responses_of_linear_models():
         mean_held[k] = of_mean[1] <= center[0] <= of_mean[2]
     for ddf, out in held.items():
         share, error = out.mean(axis=0), out.std(axis=0) / np.sqrt(n)
+        for which, value, e in zip(("a known level", "a new level"), share, error, strict=True):
+            claim(f"share of new responses in prediction intervals, {ddf}, {which}", value, LEVEL, n=n, error=e)
         assert np.all(error < 0.005)
         if ddf == "satterthwaite":
             assert np.all(np.abs(share - LEVEL) < 4 * error + 0.005)
         else:
             assert share[1] < LEVEL - 4 * error[1] - 0.005  # eight levels: normal quantiles hold too little
+    claim("coverage of confidence intervals of conditional means", mean_held.mean(), LEVEL, n=n)
     assert abs(mean_held.mean() - LEVEL) < 4 * np.sqrt(LEVEL * (1 - LEVEL) / n) + 0.01
 
 
-def test_new_counts():
+def test_new_counts(claim):
     """Poisson counts, from 24 levels: no less than the share, and little more, since counts are whole numbers."""
     n, levels, rng = 100, 24, np.random.default_rng(4)
     g, x = np.repeat(np.arange(levels), M), np.tile(np.linspace(-1, 1, M), levels)
@@ -69,5 +72,7 @@ def test_new_counts():
             inside = special.pdtr(high[row], mean) - special.pdtr(low[row], mean) * (frame[row, 1] > 0)
             held[k, row] = inside @ weights
     share, error = held.mean(axis=0), held.std(axis=0) / np.sqrt(n)
+    for which, value, e in zip(("a known level", "a new level"), share, error, strict=True):
+        claim(f"share of new Poisson counts in prediction intervals, {which}", value, LEVEL, n=n, error=e)
     assert np.all(error < 0.008)
     assert np.all(share > LEVEL - 4 * error - 0.01) and np.all(share < LEVEL + 0.025)

@@ -280,7 +280,7 @@ def test_a_coefficient_without_end():
 
 
 @pytest.mark.slow
-def test_coverage():
+def test_coverage(claim):
     """Balanced groups: the mean is covered as t says of J log(1 + t²/(J - 1)) < z², σ as χ² does of its own terms."""
     J, n, level, times = 12, 5, 0.9, 400
     rng = np.random.default_rng(7)
@@ -295,6 +295,10 @@ def test_coverage():
     df = J * (n - 1)
     ends = [optimize.brentq(lambda q: q / df - 1 - np.log(q / df) - z**2 / df, *b) for b in ((1, df), (df, 5 * df))]
     exact = [2 * stats.t.cdf(np.sqrt((J - 1) * np.expm1(z**2 / J)), J - 1) - 1, np.diff(stats.chi2.cdf(ends, df))[0]]
+    for what, share, p in zip(
+        ("mean", "SD of intercepts", "sigma"), hits / times, [exact[0], level, exact[1]], strict=True
+    ):
+        claim(f"coverage of 90 % profile intervals, 12 groups, {what}", share, p, n=times)
     error = 3.5 * np.sqrt(level * (1 - level) / times)
     np.testing.assert_allclose(hits[[0, 2]] / times, exact, atol=error)
     assert abs(hits[1] / times - level) < error + 0.03  # the standard deviation's is of large samples

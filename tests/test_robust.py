@@ -267,7 +267,7 @@ def test_a_column_is_taken_by_its_labels(sleep_reml, sleepstudy):
 
 # ---------------------------------------------------------------- what it promises
 @pytest.mark.slow
-def test_the_level_of_tests_with_ten_clusters():
+def test_the_level_of_tests_with_ten_clusters(claim):
     """CR2 with its degrees of freedom keeps 5 % where the variance of slopes is left out of the model; the model's own
     standard errors do not.  A column between and one within clusters; 1,000 data sets, four Monte-Carlo errors."""
     rng, m, n = np.random.default_rng(5), 10, 12
@@ -281,6 +281,14 @@ def test_the_level_of_tests_with_ten_clusters():
         fit = model.with_response(u[g, 0] + u[g, 1] * x + rng.normal(size=m * n)).fit()
         for kind in wrong:
             wrong[kind] += fit.coef_table(vcov=kind)["p"].to_numpy()[1:] < 0.05
+    for kind, counts in wrong.items():
+        for column, count in zip(("between", "within"), counts, strict=True):
+            claim(
+                f"type I error, 10 clusters, slopes left out, vcov {kind}, a column {column}",
+                count / 1000,
+                0.05,
+                n=1000,
+            )
     error = np.sqrt(0.05 * 0.95 * 1000)
     assert np.all(np.abs(wrong["CR2"] - 50) < 4 * error), wrong
     assert wrong["model"][1] > 150, wrong

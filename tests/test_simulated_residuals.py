@@ -254,7 +254,7 @@ TESTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("re", ["conditional", "new"])
 @pytest.mark.parametrize("family", ["gaussian", "poisson", "binomial"])
-def test_type_one_errors(family, re, J=40, M=5, sets=200, level=0.05):
+def test_type_one_errors(family, re, claim, J=40, M=5, sets=200, level=0.05):
     """No test rejects a true model more often than ``level``, by four Monte-Carlo errors; most are conservative, since
     the model was fitted to the same response."""
     rng = np.random.default_rng(9)
@@ -275,4 +275,7 @@ def test_type_one_errors(family, re, J=40, M=5, sets=200, level=0.05):
         sr = model.with_response(draw()).fit().simulated_residuals(99, key=jax.random.key(k), re=re)
         p.append([test(sr, t).p for test in TESTS.values()])
     rates = np.nanmean(np.array(p) <= level, axis=0)
+    for name, rate in zip(TESTS, rates, strict=True):
+        if np.isfinite(rate):
+            claim(f"type I error of simulated residuals, {name}, {family}, re={re!r}", rate, level, n=sets)
     assert np.all(rates < level + 4 * np.sqrt(level * (1 - level) / sets)), dict(zip(TESTS, rates, strict=True))

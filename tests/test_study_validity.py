@@ -83,11 +83,12 @@ def agrees(rate: float, expected: float, groups: int, n: int = N) -> bool:
 
 @pytest.mark.parametrize("test", ["Wald z", "likelihood ratio"])
 @pytest.mark.parametrize("groups", [12, 200])
-def test_type_one_errors_are_the_closed_forms(groups, test):
+def test_type_one_errors_are_the_closed_forms(groups, test, claim):
     """At 12 groups both reject a true hypothesis in 8 % of the data sets where 5 % are asked for, at 200 in 5 %."""
     expected = rejections(groups, test, 0.0)
     assert expected == pytest.approx({12: 0.08, 200: 0.0515}[groups], abs=0.003)
     seen = rate(found(groups, 0.0), test)
+    claim(f"type I error in a study, {test}, {groups} groups, beside its closed form", seen, expected, n=N)
     assert agrees(seen, expected, groups)
     table = found(groups, 0.0).tests
     assert (table[table["coef"] == "x"]["is"] == "type I error").all()
@@ -99,10 +100,12 @@ def test_type_one_errors_are_the_closed_forms(groups, test):
 
 @pytest.mark.parametrize("test", ["Wald z", "likelihood ratio"])
 @pytest.mark.parametrize("groups, effect", [(12, 1.5), (30, 1.0)])
-def test_power_is_the_closed_form(groups, effect, test):
+def test_power_is_the_closed_form(groups, effect, test, claim):
     expected = rejections(groups, test, effect)
     assert 0.6 < expected < 0.8
-    assert agrees(rate(found(groups, effect), test), expected, groups)
+    seen = rate(found(groups, effect), test)
+    claim(f"power in a study, {test}, {groups} groups, beside its closed form", seen, expected, n=N)
+    assert agrees(seen, expected, groups)
 
 
 def test_estimates_and_errors_recover_the_truth():

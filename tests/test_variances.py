@@ -121,7 +121,7 @@ def test_a_second_print_computes_nothing(sleep_reml, programs):
 
 
 @pytest.mark.slow
-def test_coverage():
+def test_coverage(claim):
     """Of 95 % intervals of standard deviations, the correlation and σ, with 60 levels."""
     rng = np.random.default_rng(11)
     g, x = np.repeat(np.arange(60), 8), rng.normal(size=480)
@@ -135,6 +135,8 @@ def test_coverage():
     assert known.mean() > 0.99
     covered = (ends[..., 0] <= truth) & (truth <= ends[..., 1])
     rates = covered.sum(axis=0) / known.sum(axis=0)
+    for what, share in zip(("SD of intercepts", "correlation", "SD of slopes", "sigma"), rates, strict=True):
+        claim(f"coverage of Wald intervals, 60 groups, {what}", share, 0.95, n=n)
     np.testing.assert_allclose(rates, 0.95, atol=4 * np.sqrt(0.95 * 0.05 / n))
 
 
