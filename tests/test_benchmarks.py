@@ -124,3 +124,15 @@ def test_one_command(tmp_path):
 def test_without_an_accelerator_nothing_is_measured(tmp_path):
     assert command("gpu.py", "--out", str(tmp_path), JAX_PLATFORMS="cpu").startswith("nothing measured: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_how_times_grow(modules):
+    """Sizes are those that are asked for, and a fit of them gives its likelihood."""
+    scaling = modules("scaling")
+    for axis in ("rows", "levels", "crossed"):
+        columns, size = scaling.data(axis, 200), 200
+        grown = len(columns["y"]) if axis == "rows" else len(np.unique(columns.get("g", columns.get("a"))))
+        assert grown == size
+    call = scaling.single("rows", 1000, "jaxmm")
+    assert np.isfinite(call()) and call() == call()
+    assert scaling.AXES.keys() == scaling.ABOUT.keys()
