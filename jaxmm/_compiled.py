@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxmm import costs
+from jaxmm._waiting import FirstCall
 
 # one piece of code for each program, not optimised: ready in a third of the time, in a fifth of the maps
 QUICK = {
@@ -118,7 +119,7 @@ class Program:
             return self.function(*args)
 
         options = quick_options() if quick else {}
-        return jax.jit(own, static_argnums=tuple(self.static), compiler_options=options or None)
+        return FirstCall(jax.jit(own, static_argnums=tuple(self.static), compiler_options=options or None))
 
 
 def bucket(n: int) -> int:

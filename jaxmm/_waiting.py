@@ -1,0 +1,63 @@
+"""A first call that takes more than a second → a line that says what is waited for.
+
+Programs are compiled at their first call.  Where somebody is looking (a terminal, a notebook), and only there, a line on
+standard error tells that it is compiling and, the first time in a process, how programs are kept on disk.  The
+environment variable ``JAXMM_QUIET`` leaves it out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 1.0  # seconds without a word
+LINE = "jaxmm is compiling for a new shape of data or model, {elapsed}"
+KEEP = (
+    "jaxmm compiles once for each shape: later calls start at once. To keep compiled programs for later processes, set "
+    "the environment variable JAX_COMPILATION_CACHE_DIR to a folder. (JAXMM_QUIET=1 leaves such lines out.)"
+)
+_told = threading.Event()
+
+
+def looked_at() -> bool:
+    """Whether a person sees standard error."""
+    if os.environ.get("JAXMM_QUIET") or sys.stderr is None:
+        return False
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
+
+
+def _tell(done: threading.Event) -> None:
+    """A line with the time that has passed, which goes away when it is done."""
+    if done.wait(PATIENCE):
+        return
+    from tqdm import tqdm  # its lines and bars stay whole beside each other
+
+    if not _told.is_set() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        tqdm.write(KEEP, file=sys.stderr)
+    _told.set()
+    with tqdm(bar_format=LINE, leave=False, file=sys.stderr) as line:
+        while not done.wait(0.5):
+            line.refresh()
+
+
+class FirstCall:
+    """A jitted function, whose first call may take long."""
+
+    def __init__(self, function: Callable):
+        self.function, self.ready = function, False
+
+    def __call__(self, *args: Any) -> Any:
+        if self.ready or not looked_at():
+            return self.function(*args)
+        done = threading.Event()
+        watch = threading.Thread(target=_tell, args=(done,), daemon=True)
+        watch.start()
+        try:
+            return self.function(*args)
+        finally:
+            done.set()
+            watch.join()
+            self.ready = True
