@@ -1,6 +1,6 @@
 """A first call that takes more than a second → a line that says what is waited for.
 
-Programs are compiled at their first call.  Where somebody is looking (a terminal, a notebook), and only there, a line on
+Programs are compiled at their first call. Where somebody is looking (a terminal, a notebook), and only there, a line on
 standard error tells that it is compiling and, the first time in a process, how programs are kept on disk.  The
 environment variable ``JAXMM_QUIET`` leaves it out.
 """
