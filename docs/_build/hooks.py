@@ -174,6 +174,8 @@ def _output(output, alt: str | None, name: str, pictures: dict[str, bytes]) -> s
         width = output.get("metadata", {}).get("image/png", {}).get("width", 600)
         alt = html.escape(alt or "Picture drawn by the code above")
         return f'\n![{alt}]({file}){{ .output width="{width}" loading=lazy }}\n'
+    if "text/markdown" in output.data:
+        return f"\n{output.data['text/markdown']}\n\n"
     if "text/html" in output.data:
         table = re.sub(r"<style.*?</style>", "", output.data["text/html"], flags=re.S)
         return f'\n<div class="output">\n{table.strip()}\n</div>\n'
