@@ -16,10 +16,11 @@ import hashlib
 import html
 import json
 import logging
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import nbclient
@@ -37,8 +38,9 @@ CELL = re.compile(r"^```python[ \t]*([^\n`]*)\n(.*?)^```[ \t]*$\n?", re.M | re.S
 NOT_RUN = re.compile(r"^[ \t>]+```python", re.M)
 TAGS = ("raises-exception", "remove-cell", "remove-input")
 
-# Pictures twice as fine as shown; warnings without the paths of this machine, in the order of the rest
+# pictures twice as fine as shown; warnings without the paths of this machine, in the order of the rest
 SETTING_UP = """
+%matplotlib inline
 %config InlineBackend.figure_formats = ["retina"]
 import warnings as _warnings
 _warnings.showwarning = lambda message, category, *_, **__: print(f"{category.__name__}: {message}")
@@ -62,6 +64,9 @@ def on_files(files, config):
     """All pages that have cells are run, and their pictures become files of the site."""
     pages = {f.src_uri: f.content_string for f in files.documentation_pages()}
     pages = {uri: text for uri, text in pages.items() if CELL.search(text) or NOT_RUN.search(text)}
+    root = Path(config.config_file_path).parent
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / ".jax_cache"))  # of the kernels, which inherit it
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     began = time.perf_counter()
     with ThreadPoolExecutor(KERNELS) as pool:
         results = list(pool.map(_execute_or_say, pages, pages.values()))
@@ -126,7 +131,8 @@ def execute(text: str, name: str) -> Executed:
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     try:
-        nbclient.NotebookClient(notebook, timeout=LONGEST, kernel_name="python3").execute()
+        quiet = ["--log-level=ERROR"]
+        nbclient.NotebookClient(notebook, timeout=LONGEST, kernel_name="python3", extra_arguments=quiet).execute()
     except nbclient.exceptions.CellExecutionError as error:
         raise Failed(f"a cell fails:\n\n{error.traceback}") from error
     pictures: dict[str, bytes] = {}

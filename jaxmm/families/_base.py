@@ -39,7 +39,8 @@ class Family:
 
     Attributes:
         link: an instance, or a name in ``links``; the first of them unless given.
-        name, links: the family's name, the names of the links it accepts.
+        name: what the family is called.
+        links: the names of the links that it accepts.
         num_phi: number of dispersion parameters, estimated as log phi.  phi is a scalar when there is one,
             ignored when there is none, an array (num_phi,) otherwise. The first is ``Fit.dispersion``.
         phi_names: what the others are called in ``Fit.family_params``, num_phi - 1 names; "phi2", … unless given.
