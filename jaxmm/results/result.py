@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm.frames import as_backend
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
 from jaxmm.results import multiplicity
@@ -115,6 +116,8 @@ class FitBatch:
         coef: str | Sequence[str] | None = None,
         adjust: str | None = "fdr_bh",
         labels: Sequence[Any] | None = None,
+        *,
+        backend: str = "pandas",
     ) -> pd.DataFrame:
         """A row per response and coefficient: ``estimate, se, z, p, p_adjusted, is_singular, status``.
 
@@ -155,14 +158,17 @@ class FitBatch:
                 "status": status,
             }
             parts.append(pd.DataFrame(part))
-        return pd.concat(parts, ignore_index=True)
+        return as_backend(pd.concat(parts, ignore_index=True), backend)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per replicate: estimates, standard errors (``se_…``), variance components, status."""
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """One row per replicate: estimates, standard errors (``se_…``), variance components, status.
+
+        ``backend``: "pandas" or "polars".
+        """
         table = pd.DataFrame(self._tabled(lambda _: True))
         table["status"] = [Status(int(s)).name.lower() for s in self.status]
         table.insert(table.columns.get_loc("is_singular"), "converged", self.converged)  # pyright: ignore
-        return table
+        return as_backend(table, backend)
 
     def summary(self) -> pd.DataFrame:
         """Over the converged replicates: ``mean``, ``sd`` (divisor n - 1), and ``mean_se`` of the fixed effects.
