@@ -6,7 +6,7 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,10 +17,14 @@ from jaxmm import _text
 from jaxmm.frames import as_backend
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
-from jaxmm.results import multiplicity
+from jaxmm.results import exports, multiplicity
 from jaxmm.results.files import ArrayFile, write_arrays
 from jaxmm.results.replicate import Replicate
 from jaxmm.results.schema import Column, Names, blank, completed, schema
+from jaxmm.sources.labelled import Labels
+
+if TYPE_CHECKING:
+    import xarray
 
 _SHOWN = 12  # estimates in a printed batch
 
@@ -43,10 +47,12 @@ class FitBatch:
         is_singular: (n,) as ``Fit.is_singular``.
         status: (n,) ``Status`` numbers. Where a fit failed every estimate is NaN.
         iterations: (n,).
+        labels: what the responses are called, where they came with names (``sources.labelled``).
     """
 
     names: Names
     columns: Mapping[str, np.ndarray]
+    labels: Labels | None = field(default=None, kw_only=True)
 
     if TYPE_CHECKING:
 
@@ -84,7 +90,8 @@ class FitBatch:
 
     def take(self, index: Any) -> Self:
         """The replicates of an index or mask."""
-        return replace(self, columns={name: x[index] for name, x in self.columns.items()})
+        labels = None if self.labels is None else self.labels.take(index)
+        return replace(self, columns={name: x[index] for name, x in self.columns.items()}, labels=labels)
 
     def __getitem__(self, k: int) -> Replicate:
         """The replicate in row k; ``take`` for several."""
@@ -128,7 +135,8 @@ class FitBatch:
         Args:
             coef: a coefficient or several; all where None.
             adjust: how, see ``multiplicity.adjust``.
-            labels: (n,) of the responses; the column "response" has their numbers where None.
+            labels: (n,) of the responses, in the column "response"; where None those that they came with, under the
+                names of their dimensions, or else their numbers.
 
         Raises:
             KeyError: a coefficient that the model has not. ValueError: labels of another number than the responses.
@@ -141,13 +149,16 @@ class FitBatch:
         if labels is not None and len(labels) != len(self):
             raise ValueError(f"{len(labels)} labels for {len(self)} responses: give one for each")
         status = np.array([s.name.lower() for s in Status])[np.asarray(self.status, int)]
+        named: dict[str, Any] = {"response": self.replicate if labels is None else labels}
+        if labels is None and self.labels is not None:
+            named = self.labels.columns()
         z, _, p = wald.each(self.fixef, self.bse)
         p = np.where(self.converged[:, None], p, np.nan)
         parts = []
         for name in wanted:
             j = names.index(name)
             part = {
-                "response": self.replicate if labels is None else labels,
+                **named,
                 "coef": name,
                 "estimate": self.fixef[:, j],
                 "se": self.bse[:, j],
@@ -163,12 +174,37 @@ class FitBatch:
     def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
         """One row per replicate: estimates, standard errors (``se_…``), variance components, status.
 
+        After ``replicate``, its number, stand the labels of the responses, where they came with some.
         ``backend``: "pandas" or "polars".
         """
         table = pd.DataFrame(self._tabled(lambda _: True))
+        for at, (name, own) in enumerate(() if self.labels is None else self.labels.columns().items(), 1):
+            table.insert(at, name, own)  # pyright: ignore
         table["status"] = [Status(int(s)).name.lower() for s in self.status]
         table.insert(table.columns.get_loc("is_singular"), "converged", self.converged)  # pyright: ignore
         return as_backend(table, backend)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """An ``xarray.Dataset`` with the dimensions and coordinates of the responses, and ``coef``, ``sd``, ``corr``.
+
+        Responses without labels have the dimension ``replicate``. Cells of which there is no replicate, as after
+        ``take``, are NaN. ``batch.to_xarray()["fixef"].sel(coef="Days")``
+
+        Raises:
+            ImportError: xarray is not installed. ValueError: a dimension has the name of a result.
+        """
+        return exports.to_xarray(self)
+
+    def annotate(self, adata: Any, prefix: str = "") -> Any:
+        """Write the results into ``adata.var``, a column each, and return ``adata``: estimates, ``se_…``, ``z_…``,
+        ``p_…``, ``p_adjusted_…`` (Benjamini & Hochberg), variance components, ``status``.
+
+        Variables that were not fitted have NaN. ``prefix`` is put before the names of the columns.
+
+        Raises:
+            ValueError: variables that ``adata`` has not, or a batch without names of variables.
+        """
+        return exports.annotate(self, adata, prefix)
 
     def summary(self) -> pd.DataFrame:
         """Over the converged replicates: ``mean``, ``sd`` (divisor n - 1), and ``mean_se`` of the fixed effects.
@@ -229,7 +265,10 @@ class FitBatch:
         arrays = {name: np.asarray(x, columns[name].kind) for name, x in self.columns.items()}
         for name in [name for name, c in columns.items() if c.optional and c.labels == ()]:
             del arrays[name]  # so that a file of what was there before is one as it was before
-        write_arrays(path, arrays, self.names.columns(), {"names": asdict(self.names)}, overwrite)
+        about = {"names": asdict(self.names)}
+        if self.labels is not None:
+            about["labels"] = self.labels.as_json()
+        write_arrays(path, arrays, self.names.columns(), about, overwrite)
 
     @classmethod
     def of_file(cls, file: ArrayFile, arrays: dict[str, np.ndarray]) -> FitBatch:
@@ -239,7 +278,7 @@ class FitBatch:
             ValueError: it is not a file of fits.
         """
         try:
-            return cls(Names.of_json(file.about["names"]), arrays)
+            return cls(Names.of_json(file.about["names"]), arrays, labels=Labels.of_json(file.about.get("labels")))
         except (KeyError, TypeError, ValueError):
             other = f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there"
             raise ValueError(other) from None
