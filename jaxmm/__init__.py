@@ -6,6 +6,9 @@ print(fit)
 print(fit.shrinkage())
 """
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 from jaxmm import datasets as datasets
 from jaxmm import families as families
 from jaxmm import links as links
@@ -50,3 +53,10 @@ from jaxmm.studies.study import study as study
 from jaxmm.studies.study_result import StudyResult as StudyResult
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _Any:
+    """``jaxmm.sklearn``, imported where it is asked for: nothing else needs scikit-learn."""
+    if name == "sklearn":
+        return _import_module("jaxmm.sklearn")
+    raise AttributeError(f"module 'jaxmm' has no attribute {name!r}")

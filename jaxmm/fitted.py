@@ -14,6 +14,7 @@ import pandas as pd
 from jaxmm import coefficients
 from jaxmm._context import computing
 from jaxmm.covariance import free
+from jaxmm.frames import as_backend
 from jaxmm.inference import ddf as ddf_methods
 from jaxmm.inference import robust, wald
 from jaxmm.inference.ddf import Reference
@@ -111,7 +112,13 @@ class Fitted:
         return known[key]
 
     def coef_table(
-        self, ddf: str | None = None, component: str = "mu", vcov: Any = None, cluster: Any = None
+        self,
+        ddf: str | None = None,
+        component: str = "mu",
+        vcov: Any = None,
+        cluster: Any = None,
+        *,
+        backend: str = "pandas",
     ) -> pd.DataFrame:
         """The coefficients of one predictor: ``estimate``, ``se``, ``df``, ``statistic``, ``p``, a row each.
 
@@ -127,11 +134,13 @@ class Fitted:
                 kind "satterthwaite", the default of a linear model, is that of the robust variance (Bell & McCaffrey;
                 several rows by Hotelling's T²).
             cluster: of a robust kind, as in ``vcov``.
+            backend: "pandas", or "polars" with the names in a column ``term``.
 
         Raises:
             ValueError: a component, a ddf or a kind that the model has not, or a matrix of another shape.
         """
-        return coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
+        table = coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
+        return as_backend(table, backend, "term")
 
     @property
     def theta(self) -> np.ndarray:

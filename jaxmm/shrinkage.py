@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm.frames import as_backend
 from jaxmm.tables import correlation, pairs, sample_cov
 
 
@@ -141,11 +142,12 @@ class Shrinkage:
             frames[g.group] = frame
         return frames
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
         """One row per element of D: its decomposition and the correlations.
 
         Columns: group, effect1, effect2 (missing in a variance's row), D, mean_cond_cov, cov_modes, sum,
         sample_cov_modes, share_kept (in a variance's row), corr_D, corr_modes (in a covariance's row).
+        ``backend``: "pandas" or "polars".
         """
         rows = []
         for g in self.groups:
@@ -169,7 +171,7 @@ class Shrinkage:
                         "corr_modes": np.nan if variance else rho_modes[l, k],
                     }
                 )
-        return pd.DataFrame(rows)
+        return as_backend(pd.DataFrame(rows), backend)
 
     def __str__(self) -> str:
         parts = ["VarCorr and the random effects: two different variances"]

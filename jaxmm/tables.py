@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm.frames import as_backend
 
 _HEADERS = {"variance": "Variance", "sd": "Std.Dev."}
 
@@ -67,11 +68,11 @@ class VarCorr:
     def corr(self) -> dict[str, pd.DataFrame]:
         return {b.group: _square(b.corr(), b.effects) for b in self.blocks}
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
         """One row per parameter: group, effect1, effect2, cov, sdcor.
 
         Without effect2 the row is a variance and a standard deviation, else a covariance and a correlation.
-        The residual comes last.
+        The residual comes last. ``backend``: "pandas" or "polars".
         """
         rows = []
         for b in self.blocks:
@@ -84,7 +85,7 @@ class VarCorr:
             ]
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
-        return pd.DataFrame(rows, columns=["group", "effect1", "effect2", "cov", "sdcor"])
+        return as_backend(pd.DataFrame(rows, columns=["group", "effect1", "effect2", "cov", "sdcor"]), backend)
 
     def to_string(self, comp: Sequence[str] = ("variance", "sd"), digits: int = 4) -> str:
         """The table as text, with the columns of `comp` ("variance", "sd") and the correlations."""
@@ -196,8 +197,8 @@ class RandomEffects(Mapping[str, pd.DataFrame]):
         cov = self.cov(group)
         return _square(correlation(cov.to_numpy()), cov.columns)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per level and effect: group, level, effect, mode, cond_sd."""
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """One row per level and effect: group, level, effect, mode, cond_sd. ``backend``: "pandas" or "polars"."""
         sds = self.cond_sd
         frames = [
             pd.DataFrame(
@@ -211,7 +212,7 @@ class RandomEffects(Mapping[str, pd.DataFrame]):
             )
             for g, t in self._tables.items()
         ]
-        return pd.concat(frames, ignore_index=True)
+        return as_backend(pd.concat(frames, ignore_index=True), backend)
 
     def __repr__(self) -> str:
         parts = []

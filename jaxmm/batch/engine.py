@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,7 @@ from jaxmm.optimize import Control, as_control
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
 from jaxmm.results.store import Store
+from jaxmm.sources import labelled
 from jaxmm.sources.direct import design_of
 from jaxmm.sources.responses import Responses, Varying, as_responses, unfitted
 
@@ -44,13 +46,18 @@ def fit_many(
     control: Control | dict | None = None,
     collapse: bool = True,
     collect: bool = True,
+    dim: str | None = None,
+    layer: str | None = None,
 ) -> FitBatch:
     """Fit one design to many responses.
 
     Args:
         model: a ``Model``, or a ``Fit`` whose model is meant.
-        Y: (n, nobs), a response in each row: an array, a memory map, a table; or an iterator of such arrays; or a
-            source of responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials.
+        Y: (n, nobs), a response in each row: an array, a memory map; or an iterator of such arrays; or a source of
+            responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials. Or responses
+            with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
+            observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
+            matched by label where Y has the labels of all rows of the model, else by position.
         start: where every search begins: a ``Fit``, theta (m,), a ``Truth`` or the mapping of one, as ``study`` takes
             it; by default moments of each response.
         batch: lanes that are searched at once; by default as many as suit the cache, or the accelerator's memory.
@@ -63,17 +70,22 @@ def fit_many(
             ``device``: "auto" is all that JAX sees, of its default kind.
         collect: False returns an empty batch and leaves the results in the folder ``out``, for ``load``: memory then
             does not grow with the number of replicates.
+        dim: along which the observations run, where Y leaves a doubt: a dimension of a DataArray; "rows" or "columns"
+            of a table.
+        layer: of an AnnData, in the place of its X.
         collapse: whether levels with equal cross-products share their factor (it changes rounding only).
 
     Several threads may call it. Beside it no other program of many matrices' ``jnp.linalg`` should run on the same CPU:
     jaxlib 0.10.2 lets two such programs wait for each other for ever.
 
     Returns:
-        ``FitBatch``, by replicate. A response that is not finite, does not vary or cannot be fitted has a status that
-        says so and NaN for estimates; it changes nothing for the others.
+        ``FitBatch``, by replicate, with the labels of Y: ``to_frame()``, ``test_table()``, ``to_xarray()`` and
+        ``annotate(adata)`` have them. A response that is not finite, does not vary or cannot be fitted has a status
+        that says so and NaN for estimates; it changes nothing for the others.
 
     Raises:
-        DataError: responses of another length than the model has observations.
+        DataError: responses of another length than the model has observations; a table or a DataArray of which
+            several axes may be the observations.
         ValueError: a folder that holds another study; a model whose number of quadrature nodes is "auto".
         FileNotFoundError: the folder is removed during the run.
         TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
@@ -81,11 +93,13 @@ def fit_many(
     check_not_traced("fit_many", Y, start)
     model = unfitted(model)
     control = as_control(control)
+    Y, labels = labelled.read(Y, model.design, dim, layer)
     source = as_responses(Y, len(model.design.y))
     job = _Job(model, source, start, batch, control, collapse)
     if not collect and out is None:
         raise ValueError("collect=False leaves results in a folder: give its path as out=")
-    return job.run(out, progress, collect)
+    found = job.run(out, progress, collect)
+    return found if labels is None or not len(found) else replace(found, labels=labels)
 
 
 HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal

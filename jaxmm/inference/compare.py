@@ -26,6 +26,7 @@ from jaxmm._text import p_value
 from jaxmm.batch.engine import fit_many
 from jaxmm.families import Family
 from jaxmm.fit import Fit
+from jaxmm.frames import as_backend
 from jaxmm.inference import boundary, exact
 from jaxmm.inference.wald import Tested
 from jaxmm.sources.draw import Simulated
@@ -69,8 +70,9 @@ class Comparison:
     notes: tuple[str, ...]
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def to_frame(self) -> pd.DataFrame:
-        return self.table.copy()
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """``table``. ``backend``: "pandas" or "polars"."""
+        return as_backend(self.table.copy(), backend, "model")
 
     def __repr__(self) -> str:
         lines = list(self.notes) + [f"{name}: {formula}" for name, formula in self.formulas.items()]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm.frames import as_backend
 from jaxmm.inference import wald
 from jaxmm.means import adjust as adjusting
 from jaxmm.means import joint
@@ -49,6 +50,10 @@ class Comparisons:
         value, se = self._shown()
         t = np.concatenate([x.t for x in self.families])
         return self.table.assign(estimate=value, se=se, df=f.df, statistic=t, p=p)
+
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """``frame``. ``backend``: "pandas" or "polars"."""
+        return as_backend(self.frame.copy(), backend)
 
     def _shown(self) -> tuple[np.ndarray, np.ndarray]:
         f = self.functions

@@ -20,6 +20,7 @@ import pandas as pd
 from jaxmm import _text
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
+from jaxmm.frames import as_backend
 from jaxmm.inference import wald
 from jaxmm.links import Identity, Link
 from jaxmm.means import adjust as adjusting
@@ -57,6 +58,10 @@ class Emmeans:
     def frame(self) -> pd.DataFrame:
         """A row for each mean, the first of ``specs`` fastest."""
         return self.confint(self.level)
+
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """``frame``. ``backend``: "pandas" or "polars"."""
+        return as_backend(self.frame.copy(), backend)
 
     def confint(self, level: float | None = None) -> pd.DataFrame:
         """``frame`` with intervals of another level."""

@@ -6,7 +6,7 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,12 +14,17 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm.frames import as_backend
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
-from jaxmm.results import multiplicity
+from jaxmm.results import exports, multiplicity
 from jaxmm.results.files import ArrayFile, write_arrays
 from jaxmm.results.replicate import Replicate
 from jaxmm.results.schema import Column, Names, blank, completed, schema
+from jaxmm.sources.labelled import Labels
+
+if TYPE_CHECKING:
+    import xarray
 
 _SHOWN = 12  # estimates in a printed batch
 
@@ -30,6 +35,7 @@ class FitBatch:
 
     Attributes:
         names: of the columns.
+<<<<<<< .merge_file_fsUpty
         columns: name -> array, of each column that ``schema.DECLARED`` has; each is an attribute too,
             of which the shapes are:
         replicate (n,): the number of each replicate, from 0.
@@ -45,10 +51,26 @@ class FitBatch:
         is_singular (n,): as ``Fit.is_singular``.
         status (n,): ``Status`` numbers. Where a fit failed every estimate is NaN.
         iterations (n,): of the search.
+=======
+        columns: name -> array, of each column that ``schema.DECLARED`` has; each is an attribute too:
+        replicate: (n,) the number of each replicate, from 0.
+        fixef, bse: (n, p) estimates and standard errors of the fixed effects.
+        theta: (n, m) as ``Fit.theta``.
+        sigma: (n,) residual standard deviation, 1 where the family has none.
+        dispersion: (n,) φ, the first where there are several, NaN where the family has none.
+        family_params: (n, k) the family's other parameters, as ``Fit.family_params``; mostly there are none, k = 0.
+        loglik: (n,) restricted where the model is.
+        varcorr_sd: (n, s) standard deviations of the random effects; varcorr_corr: (n, c) their correlations.
+        is_singular: (n,) as ``Fit.is_singular``.
+        status: (n,) ``Status`` numbers. Where a fit failed every estimate is NaN.
+        iterations: (n,).
+        labels: what the responses are called, where they came with names (``sources.labelled``).
+>>>>>>> .merge_file_ckzbAU
     """
 
     names: Names
     columns: Mapping[str, np.ndarray]
+    labels: Labels | None = field(default=None, kw_only=True)
 
     if TYPE_CHECKING:
 
@@ -86,7 +108,8 @@ class FitBatch:
 
     def take(self, index: Any) -> Self:
         """The replicates of an index or mask."""
-        return replace(self, columns={name: x[index] for name, x in self.columns.items()})
+        labels = None if self.labels is None else self.labels.take(index)
+        return replace(self, columns={name: x[index] for name, x in self.columns.items()}, labels=labels)
 
     def __getitem__(self, k: int) -> Replicate:
         """The replicate in row k; ``take`` for several."""
@@ -118,6 +141,8 @@ class FitBatch:
         coef: str | Sequence[str] | None = None,
         adjust: str | None = "fdr_bh",
         labels: Sequence[Any] | None = None,
+        *,
+        backend: str = "pandas",
     ) -> pd.DataFrame:
         """A row per response and coefficient: ``estimate, se, z, p, p_adjusted, is_singular, status``.
 
@@ -128,7 +153,8 @@ class FitBatch:
         Args:
             coef: a coefficient or several; all where None.
             adjust: how, see ``multiplicity.adjust``.
-            labels: (n,) of the responses; the column "response" has their numbers where None.
+            labels: (n,) of the responses, in the column "response"; where None those that they came with, under the
+                names of their dimensions, or else their numbers.
 
         Raises:
             KeyError: a coefficient that the model has not. ValueError: labels of another number than the responses.
@@ -141,13 +167,16 @@ class FitBatch:
         if labels is not None and len(labels) != len(self):
             raise ValueError(f"{len(labels)} labels for {len(self)} responses: give one for each")
         status = np.array([s.name.lower() for s in Status])[np.asarray(self.status, int)]
+        named: dict[str, Any] = {"response": self.replicate if labels is None else labels}
+        if labels is None and self.labels is not None:
+            named = self.labels.columns()
         z, _, p = wald.each(self.fixef, self.bse)
         p = np.where(self.converged[:, None], p, np.nan)
         parts = []
         for name in wanted:
             j = names.index(name)
             part = {
-                "response": self.replicate if labels is None else labels,
+                **named,
                 "coef": name,
                 "estimate": self.fixef[:, j],
                 "se": self.bse[:, j],
@@ -158,14 +187,42 @@ class FitBatch:
                 "status": status,
             }
             parts.append(pd.DataFrame(part))
-        return pd.concat(parts, ignore_index=True)
+        return as_backend(pd.concat(parts, ignore_index=True), backend)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per replicate: estimates, standard errors (``se_…``), variance components, status."""
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """One row per replicate: estimates, standard errors (``se_…``), variance components, status.
+
+        After ``replicate``, its number, stand the labels of the responses, where they came with some.
+        ``backend``: "pandas" or "polars".
+        """
         table = pd.DataFrame(self._tabled(lambda _: True))
+        for at, (name, own) in enumerate(() if self.labels is None else self.labels.columns().items(), 1):
+            table.insert(at, name, own)  # pyright: ignore
         table["status"] = [Status(int(s)).name.lower() for s in self.status]
         table.insert(table.columns.get_loc("is_singular"), "converged", self.converged)  # pyright: ignore
-        return table
+        return as_backend(table, backend)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """An ``xarray.Dataset`` with the dimensions and coordinates of the responses, and ``coef``, ``sd``, ``corr``.
+
+        Responses without labels have the dimension ``replicate``. Cells of which there is no replicate, as after
+        ``take``, are NaN. ``batch.to_xarray()["fixef"].sel(coef="Days")``
+
+        Raises:
+            ImportError: xarray is not installed. ValueError: a dimension has the name of a result.
+        """
+        return exports.to_xarray(self)
+
+    def annotate(self, adata: Any, prefix: str = "") -> Any:
+        """Write the results into ``adata.var``, a column each, and return ``adata``: estimates, ``se_…``, ``z_…``,
+        ``p_…``, ``p_adjusted_…`` (Benjamini & Hochberg), variance components, ``status``.
+
+        Variables that were not fitted have NaN. ``prefix`` is put before the names of the columns.
+
+        Raises:
+            ValueError: variables that ``adata`` has not, or a batch without names of variables.
+        """
+        return exports.annotate(self, adata, prefix)
 
     def summary(self) -> pd.DataFrame:
         """Over the converged replicates: ``mean``, ``sd`` (divisor n - 1), and ``mean_se`` of the fixed effects.
@@ -226,7 +283,10 @@ class FitBatch:
         arrays = {name: np.asarray(x, columns[name].kind) for name, x in self.columns.items()}
         for name in [name for name, c in columns.items() if c.optional and c.labels == ()]:
             del arrays[name]  # so that a file of what was there before is one as it was before
-        write_arrays(path, arrays, self.names.columns(), {"names": asdict(self.names)}, overwrite)
+        about = {"names": asdict(self.names)}
+        if self.labels is not None:
+            about["labels"] = self.labels.as_json()
+        write_arrays(path, arrays, self.names.columns(), about, overwrite)
 
     @classmethod
     def of_file(cls, file: ArrayFile, arrays: dict[str, np.ndarray]) -> FitBatch:
@@ -236,7 +296,7 @@ class FitBatch:
             ValueError: it is not a file of fits.
         """
         try:
-            return cls(Names.of_json(file.about["names"]), arrays)
+            return cls(Names.of_json(file.about["names"]), arrays, labels=Labels.of_json(file.about.get("labels")))
         except (KeyError, TypeError, ValueError):
             other = f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there"
             raise ValueError(other) from None

@@ -30,7 +30,7 @@ from jaxmm.results.result import FitBatch
 from jaxmm.results.schema import cor_label, sd_label
 from jaxmm.sources.draw import Simulated
 from jaxmm.sources.resample import Case, Residual
-from jaxmm.studies import intervals
+from jaxmm.studies import draws, intervals
 from jaxmm.studies.jackknife import leave_out
 from jaxmm.tables import pairs
 
@@ -339,6 +339,19 @@ class Bootstrap(FitBatch):
                 f"{n} replicates are too few for intervals of level {level:g}, which then end at the outermost of "
                 f"them: take n = {needed} at the very least"
             )
+
+    def to_arviz(self) -> Any:
+        """The replicates that converged as an ``arviz.InferenceData`` (a ``DataTree`` from ArviZ 1.0 on).
+
+        The group ``posterior`` has one chain of ``fixef``, ``varcorr_sd``, ``varcorr_corr`` and ``sigma`` or
+        ``dispersion``, with the names of coefficients, standard deviations and correlations as coordinates, or the
+        ``statistic``; ``observed_data`` the response. They are draws of the estimators and not from a posterior.
+        ``arviz.summary(boot.to_arviz(), kind="stats")``
+
+        Raises:
+            ImportError: arviz is not installed.
+        """
+        return draws.to_arviz(self)
 
     # ------------------------------------------------------------ print
     def __repr__(self) -> str:

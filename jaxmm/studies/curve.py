@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._text import align
+from jaxmm.frames import as_backend
 from jaxmm.studies.hypotheses import Columns
 from jaxmm.studies.smallest import Size, fit_curve, smallest_size
 from jaxmm.studies.study_result import note_lines, with_error
@@ -92,8 +93,9 @@ class PowerCurve:
             rows.append({"test": group.test[0], "coef": ", ".join(group.test[1]), **group.others, **found._asdict()})
         return pd.DataFrame(rows)
 
-    def to_frame(self) -> pd.DataFrame:
-        return self.table.copy()
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """``table``. ``backend``: "pandas" or "polars"."""
+        return as_backend(self.table.copy(), backend, "test")
 
     def _groups(self) -> list[_Group]:
         """The points along the first factor, for each test and combination of the other sizes."""

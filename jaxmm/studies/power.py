@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxmm.frames import as_backend
 from jaxmm.model import Model
 from jaxmm.results.store import as_folder
 from jaxmm.sources.draw import Simulated
@@ -45,8 +46,9 @@ class Power:
         """As ``StudyResult.rates``: fits that are singular, failed, not converged."""
         return self.study.rates
 
-    def to_frame(self) -> pd.DataFrame:
-        return self.table.copy()
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """``table``. ``backend``: "pandas" or "polars"."""
+        return as_backend(self.table.copy(), backend, "test")
 
     def __repr__(self) -> str:
         s = self.study

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._text import align
+from jaxmm.frames import as_backend
 from jaxmm.results.result import FitBatch
 from jaxmm.studies.hypotheses import Columns, Fits
 from jaxmm.studies.montecarlo import accuracy, exact_interval, share
@@ -120,10 +121,13 @@ class StudyResult:
             out["full, by ML"] = by_ml
         return out | {f"without {name}": batch for name, batch in self.null_batches.items()}
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per replicate: ``batch.to_frame()`` and a column of p-values for each test."""
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """One row per replicate: ``batch.to_frame()`` and a column of p-values for each test.
+
+        ``backend``: "pandas" or "polars".
+        """
         p = {f"p_{', '.join(columns)} ({test})": x for (test, columns), x in self.p_values.items()}
-        return self.batch.to_frame().assign(**p)
+        return as_backend(self.batch.to_frame().assign(**p), backend)
 
     # ------------------------------------------------------------ print
     def __repr__(self) -> str:

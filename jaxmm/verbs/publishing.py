@@ -9,6 +9,7 @@ import pandas as pd
 from jaxmm import summary, tidy
 from jaxmm._keywords import known_keywords
 from jaxmm.fitted import Fitted
+from jaxmm.frames import as_backend
 from jaxmm.publish import interchange, one
 from jaxmm.publish.hypertext import html
 from jaxmm.publish.latex import latex
@@ -23,21 +24,24 @@ class Publishing(Fitted):
         return summary.summary(self)
 
     @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
-    def tidy(self, conf_level: float | None = None, *, effects: str | None = None) -> pd.DataFrame:
+    def tidy(
+        self, conf_level: float | None = None, *, effects: str | None = None, backend: str = "pandas"
+    ) -> pd.DataFrame:
         """One row per parameter, as broom.mixed: ``estimate``, ``std_error``, ``statistic``, ``df``, ``p_value``.
 
         ``effects``: "fixed", "ran_pars" (SDs, correlations, σ, with their errors) or "dispersion"; all by default, the
-        errors of the variance parameters left out unless ``conf_level`` asks for intervals. See ``jaxmm.tidy``.
+        errors of the variance parameters left out unless ``conf_level`` asks for intervals. ``backend``: "pandas" or
+        "polars". See ``jaxmm.tidy``.
         """
-        return tidy.tidy(self, effects, conf_level)
+        return as_backend(tidy.tidy(self, effects, conf_level), backend)
 
-    def glance(self) -> pd.DataFrame:
-        """One row for the whole fit."""
-        return summary.glance(self)
+    def glance(self, *, backend: str = "pandas") -> pd.DataFrame:
+        """One row for the whole fit. ``backend``: "pandas" or "polars"."""
+        return as_backend(summary.glance(self), backend)
 
-    def augment(self) -> pd.DataFrame:
-        """One row per row used: response, fitted value, residual."""
-        return summary.augment(self)
+    def augment(self, *, backend: str = "pandas") -> pd.DataFrame:
+        """One row per row used: response, fitted value, residual. ``backend``: "pandas" or "polars"."""
+        return as_backend(summary.augment(self), backend)
 
     def to_latex(self, label: str = "", **style: Any) -> str:
         """The fit as a table for a paper, a ``tabular`` with the rules of the package booktabs.

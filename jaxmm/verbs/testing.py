@@ -9,6 +9,7 @@ import pandas as pd
 from jaxmm import diagnostics
 from jaxmm._keywords import SHARES, known_keywords
 from jaxmm.fitted import Fitted
+from jaxmm.frames import as_backend
 from jaxmm.inference import confint, r2
 from jaxmm.inference.anova import TermTests, term_tests
 from jaxmm.inference.hypothesis import LinearTest, linear_test
@@ -31,16 +32,18 @@ class Testing(Fitted):
         cluster: Any = None,
         key: Any = None,
         n: int | None = None,
+        backend: str = "pandas",
     ) -> pd.DataFrame:
         """Confidence intervals: ``lower``, ``upper``, indexed as ``fixef``, or as ``parm`` says.
 
         ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key`` and ``n``).
-        ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all". See
-        ``inference.confint``.
+        ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all".
+        ``backend``: "pandas" or "polars". See ``inference.confint``.
 
         >>> fit.confint("profile", parm="all")
         """
-        return confint.confint(self, method, level, parm, ddf=ddf, vcov=vcov, cluster=cluster, key=key, n=n)
+        table = confint.confint(self, method, level, parm, ddf=ddf, vcov=vcov, cluster=cluster, key=key, n=n)
+        return as_backend(table, backend, "term")
 
     conf_int = confint
 
