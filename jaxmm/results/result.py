@@ -35,7 +35,6 @@ class FitBatch:
 
     Attributes:
         names: of the columns.
-<<<<<<< .merge_file_fsUpty
         columns: name -> array, of each column that ``schema.DECLARED`` has; each is an attribute too,
             of which the shapes are:
         replicate (n,): the number of each replicate, from 0.
@@ -51,21 +50,7 @@ class FitBatch:
         is_singular (n,): as ``Fit.is_singular``.
         status (n,): ``Status`` numbers. Where a fit failed every estimate is NaN.
         iterations (n,): of the search.
-=======
-        columns: name -> array, of each column that ``schema.DECLARED`` has; each is an attribute too:
-        replicate: (n,) the number of each replicate, from 0.
-        fixef, bse: (n, p) estimates and standard errors of the fixed effects.
-        theta: (n, m) as ``Fit.theta``.
-        sigma: (n,) residual standard deviation, 1 where the family has none.
-        dispersion: (n,) φ, the first where there are several, NaN where the family has none.
-        family_params: (n, k) the family's other parameters, as ``Fit.family_params``; mostly there are none, k = 0.
-        loglik: (n,) restricted where the model is.
-        varcorr_sd: (n, s) standard deviations of the random effects; varcorr_corr: (n, c) their correlations.
-        is_singular: (n,) as ``Fit.is_singular``.
-        status: (n,) ``Status`` numbers. Where a fit failed every estimate is NaN.
-        iterations: (n,).
         labels: what the responses are called, where they came with names (``sources.labelled``).
->>>>>>> .merge_file_ckzbAU
     """
 
     names: Names
