@@ -20,6 +20,7 @@ KEEP = (
     "the environment variable JAX_COMPILATION_CACHE_DIR to a folder. (JAXMM_QUIET=1 leaves such lines out.)"
 )
 _told = threading.Event()
+_shown = threading.Lock()  # one line, however many threads compile
 
 
 def looked_at() -> bool:
@@ -31,16 +32,19 @@ def looked_at() -> bool:
 
 def _tell(done: threading.Event) -> None:
     """A line with the time that has passed, which goes away when it is done."""
-    if done.wait(PATIENCE):
+    if done.wait(PATIENCE) or not _shown.acquire(blocking=False):
         return
     from tqdm import tqdm  # its lines and bars stay whole beside each other
 
     if not _told.is_set() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         tqdm.write(KEEP, file=sys.stderr)
     _told.set()
-    with tqdm(bar_format=LINE, leave=False, file=sys.stderr) as line:
-        while not done.wait(0.5):
-            line.refresh()
+    try:
+        with tqdm(bar_format=LINE, leave=False, file=sys.stderr) as line:
+            while not done.wait(0.5):
+                line.refresh()
+    finally:
+        _shown.release()
 
 
 class FirstCall:
