@@ -7,6 +7,7 @@ dtype, else sorted (numbers by size, text by code point); labels are texts as R 
 """
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -279,8 +280,12 @@ def _foreign(data: Any) -> Any:
     try:
         return nw.from_native(data, eager_only=True)
     except TypeError:
+        remedy = "; read the file first: pandas.read_csv(path)" if isinstance(data, str | os.PathLike) else ""
+        if isinstance(data, np.ndarray):
+            remedy = "; give its columns names: pandas.DataFrame(array, columns=[...])"
+        kind = type(data).__name__
         raise DataError(
-            f"data must be a pandas, polars or pyarrow table or a mapping of columns, not {type(data).__name__}"
+            f"data must be a pandas, polars or pyarrow table or a mapping of columns, not {kind}{remedy}"
         ) from None
 
 

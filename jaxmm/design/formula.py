@@ -101,7 +101,8 @@ def parse(formula: str) -> Terms:
         FormulaError: the text does not follow the grammar. The message shows the place and what to write.
     """
     if not isinstance(formula, str):
-        raise FormulaError(f"a formula is a text such as 'y ~ x + (1 | g)', not {type(formula).__name__}")
+        turned = " (the formula comes first, then the table)" if hasattr(formula, "columns") else ""
+        raise FormulaError(f"a formula is a text such as 'y ~ x + (1 | g)', not {type(formula).__name__}{turned}")
     text = " ".join(formula.split())
     tree = _sides(text)
     _check_calls(tree.left, text, left=True)
