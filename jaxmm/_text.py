@@ -7,6 +7,7 @@ scientific notation, the column is printed in scientific notation.
 
 import html
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,16 +56,42 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[bool], gap: str = " ") 
     ]
 
 
+class Grid(NamedTuple):
+    """Cells by row, the first row a header, and which columns are set flush right."""
+
+    rows: Sequence[Sequence[str]]
+    right: Sequence[bool]
+
+    def lines(self) -> list[str]:
+        return align(self.rows, self.right, gap="  ")
+
+    def html(self) -> str:
+        def cell(tag: str, text: str, right: bool) -> str:
+            side = "right" if right else "left"
+            return f'<{tag} style="text-align:{side};padding:0.15em 0.6em">{html.escape(text.strip())}</{tag}>'
+
+        head, *body = ["".join(cell("td" if k else "th", *c) for c in zip(row, self.right, strict=True))
+                       for k, row in enumerate(self.rows)]  # fmt: skip
+        rows = "".join(f"<tr>{row}</tr>" for row in body)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+class Printed:
+    """What prints as text and, in a notebook, as HTML: `_parts`, lines of text and tables, from top to bottom."""
+
+    def _parts(self) -> Sequence[str | Grid]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "\n".join(line for p in self._parts() for line in ([p] if isinstance(p, str) else p.lines()))
+
+    def _repr_html_(self) -> str:
+        return "".join(paragraph(p) if isinstance(p, str) else p.html() for p in self._parts() if p)
+
+
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
     """A table whose first `names` columns are names and whose others are numbers."""
-
-    def cell(tag: str, text: str, k: int) -> str:
-        side = "left" if k < names else "right"
-        return f'<{tag} style="text-align:{side}">{html.escape(text.strip())}</{tag}>'
-
-    head = "".join(cell("th", t, k) for k, t in enumerate(header))
-    body = "".join("<tr>" + "".join(cell("td", t, k) for k, t in enumerate(row)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return Grid([header, *rows], [k >= names for k in range(len(header))]).html()
 
 
 def paragraph(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxmm._text import html_table, paragraph
 from jaxmm.design import Design
 from jaxmm.prepared import Prepared
 
@@ -40,6 +42,13 @@ def describe(model: Prepared) -> str:
     lines.append(f"  solver    {plan.name}; arrays {plan.memory}; {parameters}")
     lines.append(f"  device    {model.device.platform}:{model.device.id}, float64")
     return "\n".join(lines)
+
+
+def described_html(model: Prepared) -> str:
+    """The same as a table of what and how, for notebooks."""
+    heading, *lines = describe(model).splitlines()
+    rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines]
+    return paragraph(heading) + html_table(["", ""], [[*row, ""][:2] for row in rows], names=2)
 
 
 def _columns(names: tuple[str, ...], dropped: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._warn import warn
-from jaxmm.describe import describe
+from jaxmm.describe import describe, described_html
 from jaxmm.design import build
 from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
@@ -150,6 +150,9 @@ class Model(Prepared):
 
     def __repr__(self) -> str:
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        return described_html(self)
 
 
 @known_keywords(FITTING)

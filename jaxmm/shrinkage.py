@@ -35,6 +35,9 @@ from jaxmm import _text
 from jaxmm.frames import as_backend
 from jaxmm.tables import correlation, pairs, sample_cov
 
+_HEADING = "VarCorr and the random effects: two different variances"
+_ESTIMATES = "What each number estimates"
+
 
 @dataclass(frozen=True, eq=False)
 class GroupShrinkage:
@@ -174,7 +177,7 @@ class Shrinkage:
         return as_backend(pd.DataFrame(rows), backend)
 
     def __str__(self) -> str:
-        parts = ["VarCorr and the random effects: two different variances"]
+        parts = [_HEADING]
         for g in self.groups:
             cells = _group_cells(g)
             table = _text.align(cells, [False, *[True] * (len(cells[0]) - 1)], gap="  ")
@@ -184,12 +187,13 @@ class Shrinkage:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        parts = []
+        parts = [_text.paragraph(_HEADING)]
         for g in self.groups:
             header, *rows = _group_cells(g)
             parts.append(_text.paragraph(_group_title(g)) + _text.html_table(header, rows))
             parts += [_text.paragraph(remark) for remark in _group_remarks(g)]
-        return "".join([*parts, *map(_text.paragraph, _statements(self.reml, self.exact, self.restricted))])
+        statements = [_ESTIMATES, *_statements(self.reml, self.exact, self.restricted)]
+        return "".join([*parts, *map(_text.paragraph, statements)])
 
 
 def shrinkage(fit: Any) -> Shrinkage:
@@ -282,9 +286,9 @@ def _statements(reml: bool, exact: bool, restricted: Sequence[str]) -> list[str]
 
 
 def _explanation(reml: bool, exact: bool, restricted: Sequence[str]) -> list[str]:
-    lines = ["What each number estimates"]
+    lines = [_ESTIMATES]
     for statement in _statements(reml, exact, restricted):
-        lines += textwrap.wrap(statement, 96, initial_indent="- ", subsequent_indent="  ")
+        lines += textwrap.wrap(statement, 80, initial_indent="- ", subsequent_indent="  ")
     return lines
 
 

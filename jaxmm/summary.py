@@ -70,12 +70,13 @@ class Summary:
             [
                 f"<h4>{title}</h4>",
                 *map(_text.paragraph, about),
-                _text.paragraph(self.formula),
+                _text.paragraph(f"Formula: {self.formula}"),
                 _text.paragraph(_criteria_sentence(self.criteria)),
+                _text.paragraph("Random effects:"),
                 self.varcorr._repr_html_(),
                 _text.paragraph(self.counts),
                 _text.paragraph(self.dispersion) if self.dispersion else "",
-                _text.html_table(header, rows) if rows else "",
+                _text.paragraph("Fixed effects:") + _text.html_table(header, rows) if rows else "",
                 *others,
                 *map(_text.paragraph, self.notes),
             ]

@@ -228,6 +228,7 @@ class RandomEffects(Mapping[str, pd.DataFrame]):
             rows = [[str(level), *(c[i] for c in columns)] for i, level in enumerate(t.index[:6])]
             header = ["", *map(str, t.columns)]
             parts.append(_text.paragraph(_size(g, t)) + _text.html_table(header, rows))
+            parts += [_text.paragraph(f"... {len(t) - 6} more levels")] if len(t) > 6 else []
         return "".join(parts)
 
     def __getstate__(self) -> dict:

@@ -185,7 +185,7 @@ def test_repr_counts_every_status():
     for status in (Status.CONVERGED, Status.MAX_ITERATIONS, Status.NOT_FINITE):
         assert f"  {np.sum(batch.status == status)} {status.message}\n" in text
     assert f"  {batch.is_singular.sum()} singular\n" in text
-    assert "SD (of the converged)" in text
+    assert "of the converged  " in text
     line = next(line for line in text.splitlines() if line.startswith("Days"))
     mean, sd = map(float, line.split()[1:])
     np.testing.assert_allclose([mean, sd], batch.summary().loc["Days", ["mean", "sd"]].astype(float), rtol=1e-3)

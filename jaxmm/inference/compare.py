@@ -22,7 +22,7 @@ from scipy.special import chdtrc
 
 from jaxmm._keywords import known_keywords
 from jaxmm._random import check_key
-from jaxmm._text import p_value
+from jaxmm._text import html_table, p_value, paragraph
 from jaxmm.batch.engine import fit_many
 from jaxmm.families import Family
 from jaxmm.fit import Fit
@@ -79,8 +79,9 @@ class Comparison:
         return "\n".join([*lines, self._shown().to_string(na_rep="", float_format=lambda x: f"{x:.5g}")])
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{n}</p>" for n in self.notes)
-        return notes + self._shown().to_html(na_rep="", float_format=lambda x: f"{x:.5g}")
+        notes = "".join(map(paragraph, self.notes))
+        formulas = html_table(["", "formula"], list(self.formulas.items()), names=2)
+        return notes + formulas + self._shown().to_html(na_rep="", float_format=lambda x: f"{x:.5g}", border=0)
 
     def _shown(self) -> pd.DataFrame:
         if "p" not in self.table:

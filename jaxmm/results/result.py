@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _SHOWN = 12  # estimates in a printed batch
 
 
-@dataclass(frozen=True, eq=False)
-class FitBatch:
+@dataclass(frozen=True, eq=False, repr=False)
+class FitBatch(_text.Printed):
     """Many fits of one design; every array has the replicates first.
 
     Attributes:
@@ -224,22 +224,21 @@ class FitBatch:
             table.iloc[: len(self.names.fixef), 2] = self.bse[self.converged].mean(axis=0)
         return table
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | _text.Grid]:
         n, counts = len(self), Counter(self.status.tolist())
         criterion = "restricted" if self.names.reml else "maximum"
-        lines = [f"FitBatch of {n} replicate{'s' if n != 1 else ''}, by {criterion} likelihood"]
-        lines += [f"  {count} {Status(s).message}" for s, count in sorted(counts.items())]
-        lines += [f"  {np.sum(self.is_singular)} singular"]
+        parts: list[str | _text.Grid] = [f"FitBatch of {n} replicate{'s' if n != 1 else ''}, by {criterion} likelihood"]
+        parts += [f"  {count} {Status(s).message}" for s, count in sorted(counts.items())]
+        parts += [f"  {np.sum(self.is_singular)} singular"]
         table = self.summary()
         shown = table.iloc[:_SHOWN]
         if counts[Status.CONVERGED]:
             cells = [_text.number_column(shown[c].to_numpy(), 4) for c in ("mean", "sd")]
-            rows = [("", "mean", "SD"), *zip(shown.index, *cells, strict=True)]
-            over = "" if counts[Status.CONVERGED] == n else " (of the converged)"
-            lines += ["", *_text.align(rows, [False, True, True], gap="  ")]
-            lines[-len(rows)] += over
-            lines += [f"... {len(table) - _SHOWN} more: summary()"] if len(table) > _SHOWN else []
-        return "\n".join(lines)
+            of = "" if counts[Status.CONVERGED] == n else "of the converged"
+            rows = [(of, "mean", "SD"), *zip(shown.index, *cells, strict=True)]
+            parts += ["", _text.Grid(rows, [False, True, True])]
+            parts += [f"... {len(table) - _SHOWN} more: summary()"] if len(table) > _SHOWN else []
+        return parts
 
     # ------------------------------------------------------------ files
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:

@@ -354,10 +354,10 @@ class Bootstrap(FitBatch):
         return draws.to_arviz(self)
 
     # ------------------------------------------------------------ print
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | _text.Grid]:
         n = len(self)
         name = self.kind.capitalize()
-        lines = [f"{name} bootstrap of {self.fit.formula}: {n} replicates, {self.singular} singular"]
+        lines = [f"{name} bootstrap of {self.fit.formula}", f"{n} replicates, {self.singular} singular"]
         lines += [f"{self.failed} failed and {'is' if self.failed == 1 else 'are'} left out"] if self.failed else []
         values = self.statistics.to_numpy()
         lines += [lacking] if (lacking := self._lacking(values)) else []
@@ -375,6 +375,6 @@ class Bootstrap(FitBatch):
             columns["of"] = counts
             cells.append(_text.fixed_column(counts[:_SHOWN], 0))
         rows = [("", *columns), *zip(map(str, self.observed.index[:_SHOWN]), *cells, strict=True)]
-        lines += ["", *_text.align(rows, [False] + [True] * len(columns), gap="  ")]
         more = len(self.observed) - _SHOWN
-        return "\n".join([*lines, f"... {more} more: confint()"] if more > 0 else lines)
+        rest = [f"... {more} more: confint()"] if more > 0 else []
+        return [*lines, "", _text.Grid(rows, [False] + [True] * len(columns)), *rest]

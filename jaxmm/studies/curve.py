@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxmm._text import align
+from jaxmm._text import Grid, Printed
 from jaxmm.frames import as_backend
 from jaxmm.studies.hypotheses import Columns
 from jaxmm.studies.smallest import Size, fit_curve, smallest_size
@@ -31,8 +31,8 @@ class Point(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class PowerCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class PowerCurve(Printed):
     """What ``power_curve`` found: ``table``, ``smallest``, ``to_frame()``, ``plot()``; print it."""
 
     points: Sequence[Point]
@@ -111,7 +111,7 @@ class PowerCurve:
         return list(found.values())
 
     # ------------------------------------------------------------ print and draw
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | Grid]:
         first = self.factors[0]
         header = [*self.factors, "rows", "test", "coefficient", "power", f"{100 * self.level:g}% interval", "smooth",
                   "singular", "not converged"]  # fmt: skip
@@ -124,18 +124,18 @@ class PowerCurve:
             rows.append([*sizes, f"{row['nobs']:,}", row["test"], row["coef"], share, between, smooth,
                          f"{100 * row['singular']:.1f}%", f"{100 * row['not_converged']:.1f}%"])  # fmt: skip
         right = [True] * (len(self.factors) + 1) + [False, False] + [True] * 5
-        lines = [f"Power over {' and '.join(self.factors)}: {self.n:,} responses at each size, p <= {self.alpha:g}", ""]
-        lines += [*align(rows, right, "  "), *self._notes(), ""]
+        parts = [f"Power over {' and '.join(self.factors)}: {self.n:,} responses at each size, p <= {self.alpha:g}", ""]
+        parts += [Grid(rows, right), *self._notes(), ""]
         for row in self.smallest.to_dict("records"):
             where = "".join(f", {name} = {row[name]}" for name in self.factors[1:])
             what = f"{row['coef']} ({row['test']}{where})"
             if row["note"]:
-                lines.append(f"{what}: a power of {row['note']}")
+                parts.append(f"{what}: a power of {row['note']}")
                 continue
             how = "" if row["by"] == "curve" else ", the nearest sizes tried"
             interval = f"{100 * self.level:g}% interval {row['lower']:,.0f} to {row['upper']:,.0f}"
-            lines.append(f"{what}: a power of {self.target:g} needs {first} = {row['size']:,.0f} ({interval}{how})")
-        return "\n".join(lines)
+            parts.append(f"{what}: a power of {self.target:g} needs {first} = {row['size']:,.0f} ({interval}{how})")
+        return parts
 
     def _notes(self) -> list[str]:
         """The notes of the smallest size that has one stand for all."""

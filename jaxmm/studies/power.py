@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxmm._text import Grid, Printed
 from jaxmm.frames import as_backend
 from jaxmm.model import Model
 from jaxmm.results.store import as_folder
@@ -24,13 +25,13 @@ from jaxmm.studies.curve import Point, PowerCurve
 from jaxmm.studies.extending import REPEATS, extend_model, first_levels
 from jaxmm.studies.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
 from jaxmm.studies.study import Run, check_settings, examine, truth_of
-from jaxmm.studies.study_result import StudyResult, note_lines, power_lines, rate_lines
+from jaxmm.studies.study_result import StudyResult, note_lines, power_grid, rate_grid
 
 METHODS = ("wald", "lrt")
 
 
-@dataclass(frozen=True, eq=False)
-class Power:
+@dataclass(frozen=True, eq=False, repr=False)
+class Power(Printed):
     """The power of some tests in one design: ``table``, ``rates``, the ``study`` behind them."""
 
     study: StudyResult
@@ -50,19 +51,17 @@ class Power:
         """``table``. ``backend``: "pandas" or "polars"."""
         return as_backend(self.table.copy(), backend, "test")
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | Grid]:
         s = self.study
-        return "\n".join(
-            [
-                f"Power, {len(s):,} responses of {s.nobs:,} rows: {s.formula}",
-                f"{s.kind}; value ± its Monte-Carlo standard error",
-                "",
-                *power_lines(self.table, s.alpha, s.level),
-                *note_lines(s.notes),
-                "",
-                *rate_lines(self.rates),
-            ]
-        )
+        return [
+            f"Power, {len(s):,} responses of {s.nobs:,} rows: {s.formula}",
+            f"{s.kind}; value ± its Monte-Carlo standard error",
+            "",
+            power_grid(self.table, s.alpha, s.level),
+            *note_lines(s.notes),
+            "",
+            rate_grid(self.rates),
+        ]
 
 
 def power(

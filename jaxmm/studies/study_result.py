@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._text import align
+from jaxmm._text import Grid, Printed
 from jaxmm.frames import as_backend
 from jaxmm.results.result import FitBatch
 from jaxmm.studies.hypotheses import Columns, Fits
@@ -20,8 +20,8 @@ from jaxmm.studies.montecarlo import accuracy, exact_interval, share
 RECOVERY = ("bias", "rmse", "sd", "mean_se", "coverage")
 
 
-@dataclass(frozen=True, eq=False)
-class StudyResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyResult(Printed):
     """What ``study`` found; every ``…_mc`` is the Monte-Carlo standard error of the column before it.
 
     ``recovery``, ``tests`` and ``rates`` are tables; ``batch`` has the fits themselves, ``null_batches`` those of the
@@ -130,18 +130,18 @@ class StudyResult:
         return as_backend(self.batch.to_frame().assign(**p), backend)
 
     # ------------------------------------------------------------ print
-    def __repr__(self) -> str:
-        lines = [
+    def _parts(self) -> list[str | Grid]:
+        parts = [
             f"Study of {len(self):,} responses of {self.nobs:,} rows: {self.formula}",
             f"{self.kind}; value ± its Monte-Carlo standard error",
             "",
-            *_recovery_lines(self.recovery, self.level),
+            *_recovery(self.recovery, self.level),
             "",
-            *power_lines(self.tests, self.alpha, self.level),
+            power_grid(self.tests, self.alpha, self.level),
         ]
         if self.fits.by_ml is not None and self.fits.by_ml is not self.batch:
-            lines.append("likelihood ratios compare fits by maximum likelihood, all else here is by REML")
-        return "\n".join([*lines, *note_lines(self.notes), "", *rate_lines(self.rates)])
+            parts.append("likelihood ratios compare fits by maximum likelihood, all else here is by REML")
+        return [*parts, *note_lines(self.notes), "", rate_grid(self.rates)]
 
 
 def _parameters(batch: FitBatch, statistics: Mapping[str, Callable[[FitBatch], Any]]) -> dict[str, np.ndarray]:
@@ -157,7 +157,7 @@ def _parameters(batch: FitBatch, statistics: Mapping[str, Callable[[FitBatch], A
     return out
 
 
-def _recovery_lines(table: pd.DataFrame, level: float) -> list[str]:
+def _recovery(table: pd.DataFrame, level: float) -> list[str | Grid]:
     header = ["parameter", "truth", "mean", "bias", "RMSE", "SD", "mean SE", f"coverage of {100 * level:g}%"]
     rows = [header]
     for name, row in table.to_dict("index").items():
@@ -167,28 +167,28 @@ def _recovery_lines(table: pd.DataFrame, level: float) -> list[str]:
     counts = table["n"].to_numpy(int)
     fewest, n = counts.min(), counts.max()
     note = [] if fewest == n else [f"from {fewest:,.0f} to {n:,.0f} fits: a correlation needs two variances above zero"]
-    return [*align(rows, [False] + [True] * 7, "  "), *note]
+    return [Grid(rows, [False] + [True] * 7), *note]
 
 
-def power_lines(table: pd.DataFrame, alpha: float, level: float) -> list[str]:
-    """The lines of ``StudyResult.tests``."""
+def power_grid(table: pd.DataFrame, alpha: float, level: float) -> str | Grid:
+    """``StudyResult.tests`` as it is printed."""
     if table.empty:
-        return ["no tests"]
+        return "no tests"
     rows = [["test", "coefficient", "truth", "", f"p <= {alpha:g}", f"{100 * level:g}% interval", "of"]]
     for row in table.to_dict("records"):
         between = f"{100 * row['lower']:.1f}-{100 * row['upper']:.1f}%"
         rate = with_error(100 * row["rate"], 100 * row["rate_mc"], "%")
         rows.append([row["test"], row["coef"], f"{row['truth']:.4g}", row["is"], rate, between, f"{row['n']:,}"])
-    return align(rows, [False, False, True, False, True, True, True], "  ")
+    return Grid(rows, [False, False, True, False, True, True, True])
 
 
-def rate_lines(table: pd.DataFrame) -> list[str]:
-    """The lines of ``StudyResult.rates``."""
+def rate_grid(table: pd.DataFrame) -> Grid:
+    """``StudyResult.rates`` as it is printed."""
     rows = [["fits of", "singular", "failed", "not converged", "of"]]
     for name, row in table.to_dict("index").items():
         shares = [with_error(100 * row[c], 100 * row[f"{c}_mc"], "%") for c in ("singular", "failed", "not_converged")]
         rows.append([str(name), *shares, f"{row['n']:,.0f}"])
-    return align(rows, [False, True, True, True, True], "  ")
+    return Grid(rows, [False, True, True, True, True])
 
 
 def note_lines(notes: Sequence[str]) -> list[str]:
