@@ -1,6 +1,6 @@
 """The reference of the site: every public name is on one of its pages, once."""
 
-import importlib
+import importlib.util
 import inspect
 import re
 from collections import Counter
@@ -32,8 +32,15 @@ def own(module) -> list[str]:
     ]
 
 
+def path_of(name: str) -> str:
+    """``jaxmm.plan`` is a module for who reads the source, so that the function stands under its full name."""
+    if importlib.util.find_spec(f"jaxmm.{name}") is None:
+        return name
+    return f"{getattr(mm, name).__module__}.{name}".removeprefix("jaxmm.")
+
+
 def expected() -> set[str]:
-    names = {n for n in public(mm) if not inspect.ismodule(getattr(mm, n))}
+    names = {path_of(n) for n in public(mm) if not inspect.ismodule(getattr(mm, n))}
     names |= {f"{c.__name__}.{n}" for c in (mm.Fit, mm.Model) for n in public(c)}
     names |= {f"{m}.{n}" for m in ("families", "datasets", "plots") for n in own(getattr(mm, m))}
     names |= {f"links.{n}" for n, x in vars(mm.links).items() if inspect.isclass(x) and issubclass(x, mm.links.Link)}

@@ -20,7 +20,7 @@ def load(name: str):
     return module
 
 
-hooks, docstrings = load("hooks"), load("docstrings")
+hooks, formulas, docstrings = (load(name) for name in ("hooks", "formulas", "docstrings"))
 
 PAGE = """# Title
 
@@ -93,6 +93,11 @@ def test_a_picture_is_a_file_with_words(executed):
     assert "![A line that &quot;rises&quot;](page-1.png)" in executed.text
 
 
+def test_columns_of_words_are_known_from_the_right():
+    table = '<table class="dataframe"><tr><th>0</th><td>ab</td><td>NaN</td><td>1.5</td></tr></table>'
+    assert 'class="dataframe words-3"' in hooks._aligned(table)
+
+
 @pytest.mark.parametrize(
     "page, message",
     [
@@ -124,11 +129,15 @@ def test_a_fence_is_longer_than_those_that_it_holds():
 
 
 def test_formulas_are_mathml():
-    shown = hooks.with_mathml(r'<p><span class="arithmatex">\(\beta &lt; 1\)</span></p>')
+    shown = formulas.with_mathml(r'<p><span class="arithmatex">\(\beta &lt; 1\)</span></p>')
     assert shown.startswith('<p><span class="formula"><math') and "<mi>&#x003B2;</mi><mo>&#x0003C;</mo>" in shown
-    assert 'display="block"' in hooks.with_mathml(r'<div class="arithmatex">\[x^2\]</div>')
+    assert 'display="block"' in formulas.with_mathml(r'<div class="arithmatex">\[x^2\]</div>')
+    aligned = formulas.with_mathml(
+        r'<div class="arithmatex">\[\begin{aligned}a &amp;= \log x\\ b &amp;= 1\end{aligned}\]</div>'
+    )
+    assert aligned.count("<mtr>") == 2 and f"<mi>log</mi>{formulas.THIN}<mi>x</mi>" in aligned
     with pytest.raises(ValueError, match=r"\\nosuch is not known"):
-        hooks.with_mathml(r'<span class="arithmatex">\(\nosuch x\)</span>')
+        formulas.with_mathml(r'<span class="arithmatex">\(\nosuch x\)</span>')
 
 
 def test_examples_of_docstrings_are_code():
@@ -143,4 +152,5 @@ def test_names_in_docstrings_are_links():
     assert docstrings.linked("as ``Fit.vcov`` and `lmm()`, not ``levels``", known) == (
         "as [`Fit.vcov`][jaxmm.Fit.vcov] and [`lmm()`][jaxmm.lmm], not ``levels``"
     )
+    assert docstrings.RETURNED.sub(r"\1\2: ", "Returns:\n    ``VarCorr``: it") == "Returns:\n    VarCorr: it"
     assert docstrings.linked("```\n``lmm``\n```", known) == "```\n``lmm``\n```"

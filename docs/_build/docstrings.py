@@ -6,6 +6,7 @@ from pathlib import Path
 import griffe
 
 EXAMPLE = re.compile(r"((?:^[ \t]*(?:>>>|\.\.\.) .*\n?)(?:^[ \t]*\S.*\n?)*)", re.M)
+RETURNED = re.compile(r"^([ \t]+)``(\w+)``: ", re.M)
 NAME = re.compile(r"(``?)(?:jaxmm\.|mm\.)?([\w.]+)(\(\))?\1(?!`)")
 DIRECTIVE = re.compile(r"^::: (jaxmm\.\S+)$", re.M)
 
@@ -19,7 +20,8 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **_) -> None:
         if obj.docstring:
-            obj.docstring.value = linked(fenced(obj.docstring.value), self._documented)
+            text = RETURNED.sub(r"\1\2: ", obj.docstring.value)  # below "Returns:" the type, which is a link by itself
+            obj.docstring.value = linked(fenced(text), self._documented)
 
 
 def fenced(text: str) -> str:

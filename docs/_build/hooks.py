@@ -1,4 +1,4 @@
-"""A page of Markdown -> the page with what its Python cells print, draw and return below them, formulas as MathML.
+"""A page of Markdown -> the page with what its Python cells print, draw and return below them.
 
 A fence that opens with ```python is a cell; the cells of a page run in order in a kernel of their own, before the site is
 built. What else may stand on that line, as in Jupytext's Markdown notebooks:
@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import nbclient
 import nbformat
-from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
@@ -85,13 +84,6 @@ def on_page_markdown(markdown, page, config, files):
     return _without_front_matter(done.text) if done else markdown
 
 
-def on_page_content(content, page, config, files):
-    try:
-        return with_mathml(content)
-    except ValueError as error:
-        raise PluginError(f"{page.file.src_uri}: {error}") from error
-
-
 # ---------------------------------------------------------------- cells
 def _key(uri: str, text: str) -> str:
     return hashlib.sha256(f"{uri}\0{text}".encode()).hexdigest()
@@ -134,7 +126,10 @@ def execute(text: str, name: str) -> Executed:
         quiet = ["--log-level=ERROR"]
         nbclient.NotebookClient(notebook, timeout=LONGEST, kernel_name="python3", extra_arguments=quiet).execute()
     except nbclient.exceptions.CellExecutionError as error:
-        raise Failed(f"a cell fails:\n\n{error.traceback}") from error
+        *_, last = (c for c in cells if any(o.output_type == "error" for o in c.outputs))  # the run ends there
+        raise Failed(f"a cell fails:\n\n{last.source}\n\n{error.ename}: {error.evalue}") from error
+    except (nbclient.exceptions.CellTimeoutError, nbclient.exceptions.DeadKernelError) as error:
+        raise Failed(str(error)) from error
     pictures: dict[str, bytes] = {}
     pieces, end = [], 0
     for match, option, cell in zip(matches, options, cells[1:], strict=True):
@@ -184,31 +179,17 @@ def _output(output, alt: str | None, name: str, pictures: dict[str, bytes]) -> s
         return f"\n{output.data['text/markdown']}\n\n"
     if "text/html" in output.data:
         table = re.sub(r"<style.*?</style>", "", output.data["text/html"], flags=re.S)
-        return f'\n<div class="output">\n{table.strip()}\n</div>\n'
+        return f'\n<div class="output">\n{_aligned(table).strip()}\n</div>\n'
     return _text(output.data["text/plain"])
+
+
+def _aligned(table: str) -> str:
+    """Columns of words of a data frame get a class, "words-2" for the second from the right: pandas puts all to the right."""
+    rows = [re.findall(r"<td>(.*?)</td>", row, re.S)[::-1] for row in re.findall(r"<tr>.*?</tr>", table, re.S)]
+    words = {j + 1 for row in rows for j, cell in enumerate(row) if re.match(r"(?!NaN|None|inf|<NA>)[^\W\d]", cell)}
+    return table.replace('class="dataframe"', f'class="{" ".join(["dataframe", *(f"words-{j}" for j in sorted(words))])}"')
 
 
 def _text(text: str) -> str:
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
     return f"\n{fence} {{ .text .output }}\n{text.rstrip()}\n{fence}\n"
-
-
-# ---------------------------------------------------------------- formulas
-MATHS = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
-
-
-def with_mathml(content: str) -> str:
-    """LaTeX in Arithmatex's elements -> MathML, which browsers draw without a script.
-
-    Raises:
-        ValueError: a formula with a command that is not known.
-    """
-    return MATHS.sub(_mathml, content)
-
-
-def _mathml(match: re.Match) -> str:
-    latex = html.unescape(match[3]).strip()
-    made = convert(latex, display="block" if match[2] == "[" else "inline")
-    if unknown := re.search(r"\\[A-Za-z]+", made):
-        raise ValueError(f"{unknown[0]} is not known to latex2mathml, in the formula {latex}")
-    return f'<{match[1]} class="formula">{made}</{match[1]}>'
