@@ -1,6 +1,5 @@
 """Pages for newcomers: the verbs in their tables, which no cell runs, exist under the names given there."""
 
-import dataclasses
 import functools
 import pathlib
 import re
@@ -30,7 +29,8 @@ def unknown(text: str) -> list[str]:
         if functools.reduce(lambda at, name: getattr(at, name, None), path.split("."), mm) is None:
             names.append(f"mm.{path}")
     for variable, kind in NAMED.items():
-        there = {*dir(kind), *(field.name for field in dataclasses.fields(kind))}
+        there = {*dir(kind), *(name for base in kind.__mro__ for name in vars(base).get("__annotations__", {}))}
+        there |= {"model", "design"}  # set when one is made
         found = re.findall(rf"(?<![\w.]){re.escape(variable)}\.([a-z_]\w*)", text)
         names += [f"{variable}.{name}" for name in found if name not in there]
     return names
