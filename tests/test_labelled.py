@@ -75,6 +75,15 @@ def test_rows_are_matched_by_label_where_all_are_there(model, wide, sleepstudy):
         read(other, fewer.design)
 
 
+def test_an_order_in_doubt_is_asked_for(wide, sleepstudy):
+    """A table of simulated responses, wrapped without labels: its rows are those of the shuffled table, or are they?"""
+    design = mm.Model.from_formula("Reaction ~ Days + (1 | Subject)", sleepstudy.sample(frac=1, random_state=1)).design
+    with pytest.raises(DataError, match=r"the rows of Y are only counted.*give Y the index of that table"):
+        read(wide.reset_index(drop=True), design)
+    labelled = wide.set_index(np.arange(180))
+    np.testing.assert_array_equal(read(labelled, design).Y, wide.to_numpy().T[:, design.index])
+
+
 def test_an_axis_in_doubt_is_asked_for(model, wide):
     square = pd.concat([wide] * 30, axis=1).set_axis(range(180), axis=1)
     with pytest.raises(DataError, match=r"both its rows and its columns may be they; say dim='rows' or dim='columns'"):

@@ -79,9 +79,9 @@ def fit_many(
     jaxlib 0.10.2 lets two such programs wait for each other for ever.
 
     Returns:
-        ``FitBatch``, by replicate, with the labels of Y: ``to_frame()``, ``test_table()``, ``to_xarray()`` and
-        ``annotate(adata)`` have them. A response that is not finite, does not vary or cannot be fitted has a status
-        that says so and NaN for estimates; it changes nothing for the others.
+        ``FitBatch``, by replicate, with the labels of Y, which ``to_frame()``, ``test_table()``, ``to_xarray()``,
+        ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone. A response that is not finite, does
+        not vary or cannot be fitted has a status that says so and NaN for estimates; it changes nothing for the others.
 
     Raises:
         DataError: responses of another length than the model has observations; a table or a DataArray of which

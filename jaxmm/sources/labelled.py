@@ -131,7 +131,8 @@ def _observations(labels: Any, n: int, design: Design) -> Any:
     """Which of n observations the model has, in its order: all, or by label.
 
     Raises:
-        DataError: a number of observations that is not the model's, without its labels.
+        DataError: a number of observations that is not the model's, without its labels; labels that only count and
+            would put the rows in another order.
     """
     own = design.index[design.kept]
     if labels is not None:
@@ -139,6 +140,12 @@ def _observations(labels: Any, n: int, design: Design) -> Any:
         if given.is_unique and own.is_unique:
             at = given.get_indexer(own)
             if np.all(at >= 0):
+                if isinstance(given, pd.RangeIndex) and np.any(np.diff(at) < 0):
+                    raise DataError(
+                        "the rows of Y are only counted, and those of the model's table have such labels in another "
+                        "order: give Y the index of that table, or pass an array with a response in each row, in the "
+                        "order of the table"
+                    )
                 return slice(None) if np.array_equal(at, np.arange(n)) else at
     if n != len(own):
         raise DataError(
