@@ -1,14 +1,55 @@
 """Mixed-effects models on JAX: exact derivatives, compiled, and a fit that explains itself.
 
-import jaxmm as mm
-fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
-print(fit)
-print(fit.shrinkage())
+>>> import jaxmm as mm
+>>> fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
+>>> print(fit.varcorr())  # doctest: +SKIP
+
+A map of what is public; ``help(mm.lmm)`` says more of each, and ``dir(fit)`` lists what can be done with a fit.
+
+Fit a model
+    lmm, glmm               from a formula and a table: linear, generalised
+    Model, Term             the two steps apart; without a formula, from arrays
+    Fit                     what a fit knows: coefficients, tests, intervals, predictions, checks, tables
+    Control, Status         when a search ends, and how it ended
+
+Compare and report
+    anova, compare          tests and information criteria of several fits
+    exact_rlrt              whether a variance is zero, by the exact distribution
+    table                   several fits side by side, for a paper
+
+Many fits at once
+    fit_many, FitBatch      one design, many responses; what comes of them
+    load                    a batch or a study from a file
+    Truth, Simulated, DirectlySimulated, Generated
+                            parameters that are true, and responses drawn from them or from a function of yours
+
+Studies
+    bootstrap, Bootstrap    draws of any quantity, and their intervals
+    study, StudyResult      bias, coverage, rejections of simulated data
+    power, power_curve, PowerCurve
+                            power of a design, and over sizes of it
+    WaldZ, LikelihoodRatio  the tests that a study makes
+    plan, make_design, extend
+                            designs before there are data: models, tables, more levels of what there is
+
+Inside a JAX program
+    estimate, neg2_loglik, deviance
+                            pure functions of arrays: they compile, differentiate, vectorise
+    Parameters, Estimates, GlmmEstimates
+                            what those take and give
+
+Parts
+    families, links, covariance
+                            distributions, link functions, structures of random effects; yours have a place there
+    plots                   pictures of fits (needs matplotlib)
+    datasets                small published tables
+    DataError, FormulaError what is raised for data or a formula that cannot be used
 """
 
 from importlib import import_module as _import_module
 from typing import Any as _Any
 
+from jaxmm import covariance as covariance
 from jaxmm import datasets as datasets
 from jaxmm import families as families
 from jaxmm import links as links
@@ -52,6 +93,52 @@ from jaxmm.studies.power import power_curve as power_curve
 from jaxmm.studies.study import study as study
 from jaxmm.studies.study_result import StudyResult as StudyResult
 
+__all__ = [
+    "Bootstrap",
+    "Control",
+    "DataError",
+    "DirectlySimulated",
+    "Estimates",
+    "Fit",
+    "FitBatch",
+    "FormulaError",
+    "Generated",
+    "GlmmEstimates",
+    "LikelihoodRatio",
+    "Model",
+    "Parameters",
+    "PowerCurve",
+    "Simulated",
+    "Status",
+    "StudyResult",
+    "Term",
+    "Truth",
+    "WaldZ",
+    "anova",
+    "bootstrap",
+    "compare",
+    "covariance",
+    "datasets",
+    "deviance",
+    "estimate",
+    "exact_rlrt",
+    "extend",
+    "families",
+    "fit_many",
+    "glmm",
+    "links",
+    "lmm",
+    "load",
+    "make_design",
+    "neg2_loglik",
+    "plan",
+    "plots",
+    "power",
+    "power_curve",
+    "study",
+    "table",
+]
+
 __version__ = "0.1.0"
 
 
@@ -60,3 +147,8 @@ def __getattr__(name: str) -> _Any:
     if name == "sklearn":
         return _import_module("jaxmm.sklearn")
     raise AttributeError(f"module 'jaxmm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names alone: modules within the package are attributes of it too, once they are imported."""
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"])

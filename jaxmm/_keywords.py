@@ -40,7 +40,7 @@ PREDICTING = {
     "type": "scale='response' or scale='link'",
     "data": "the table is newdata=",
     "exog": "the table is newdata=",
-    "seed": "key=jax.random.key(seed)",
+    "seed": "key=seed",
     "nsim": "the number of draws is n=",
     "n_sims": "the number of draws is n=",
     "se_fit": "interval='confidence'",
@@ -59,8 +59,8 @@ AVERAGING = {
     "data": "the means are those of the fit's own columns; at={'x': values} changes them",
 }
 SIMULATING = {
-    "seed": "key=jax.random.key(seed)",
-    "rng": "key=jax.random.key(0)",
+    "seed": "key=seed",
+    "rng": "key=1, a seed, or key=jax.random.key(1)",
     "nsim": "the number of replicates is n=",
     "use_u": "re='conditional' keeps the random effects at their modes",
 }

@@ -35,13 +35,24 @@ ROOT_HALF = 0x3FE6A09E667F3BCD  # of the square root of a half
 ATANH = [0.25**k / (2 * k + 1) for k in range(1, 11)]  # 2 atanh(s / 2) = s + s³ Σ ATANH[k] s^2k
 TAYLOR = [(-1) ** (k // 2) / math.factorial(k) for k in range(17)]  # of the sine and the cosine
 
+_ACCEPTED = (
+    "key must be a seed, a whole number from 0 to 4294967295 such as key=1, or one JAX key such as jax.random.key(0)"
+)
 
-def check_key(key: Any) -> jax.Array:
-    """A PRNG key; one of the old style may be a NumPy array.
+
+def as_key(key: Any) -> jax.Array:
+    """What a user gives as ``key=``, as a PRNG key: a whole number is its seed, a key of the old style may be NumPy's.
+
+    Seeds end at 2^32 - 1: of larger ones JAX would take other bits in 32-bit mode than in 64-bit mode.
 
     Raises:
-        TypeError: no key, with how to make one; a key that JAX traces.
+        TypeError: neither, with both ways to say it; a key that JAX traces.
+        ValueError: a whole number that is no seed.
     """
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if not 0 <= key < 1 << 32:
+            raise ValueError(f"key={key} is no seed: {_ACCEPTED}")
+        return jax.random.key(int(key))
     check_not_traced("what takes a key here", key)
     found: Any = jnp.asarray(key) if isinstance(key, np.ndarray) and key.dtype == np.uint32 else key
     is_key = isinstance(found, jax.Array) and (
@@ -50,9 +61,7 @@ def check_key(key: Any) -> jax.Array:
     )  # fmt: skip
     if not is_key:
         given = f"an array of shape {np.shape(key)}" if np.ndim(key) else repr(key)
-        raise TypeError(
-            f"key must be one JAX key such as jax.random.key(0), not {given}: results are reproducible by it alone"
-        )
+        raise TypeError(f"{_ACCEPTED}, not {given}: results are reproducible by it alone")
     return found
 
 

@@ -11,6 +11,9 @@ from jaxmm.verbs.predicting import Predicting
 from jaxmm.verbs.publishing import Publishing
 from jaxmm.verbs.testing import Testing
 
+# what other modules read of a fit: arrays without labels, names in the words of other packages' protocols
+_UNLISTED = frozenset({"effects", "modes", "factor_lam", "endog_names"})
+
 
 class Fit(Testing, Averaging, Predicting, Checking, Publishing):
     """A fitted mixed model; ``lmm``, ``glmm`` or ``Model.fit`` makes one.  Values are properties, the rest methods.
@@ -29,3 +32,7 @@ class Fit(Testing, Averaging, Predicting, Checking, Publishing):
     def bootstrap(self, n: int, *, key: Any, **options: Any) -> Bootstrap:
         """``jaxmm.bootstrap`` of this fit."""
         return bootstrap(self, n, key=key, **options)
+
+    def __dir__(self) -> list[str]:
+        """What completion shows: all but what other modules read."""
+        return sorted(set(super().__dir__()) - _UNLISTED)

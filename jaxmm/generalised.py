@@ -242,7 +242,7 @@ class Generalised:
         if draws is None:
             raise TypeError(
                 "interval='prediction' of a generalised model is simulated and needs a key, such as "
-                "key=jax.random.key(0); n= is the number of draws"
+                "key=1 or key=jax.random.key(1); n= is the number of draws"
             )
         phi, extras = self._constants(e)
         if ahead.covariance.shape[1] > len(ahead.etas) + 1 or (extras and ahead.covariance.shape[1] > len(ahead.etas)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
-from jaxmm._random import check_key, normals, replicate_keys
+from jaxmm._random import as_key, normals, replicate_keys
 from jaxmm.design import DataError, NewData
 from jaxmm.fitted import Fitted
 from jaxmm.predict import linear_predictors, rows_used
@@ -20,7 +20,7 @@ from jaxmm.predict import linear_predictors, rows_used
 
 def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any, offset: Any) -> np.ndarray:
     """See ``Fit.simulate``."""
-    key = check_key(key)
+    key = as_key(key)
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive number of replicates, not {n!r}")
     if re not in ("new", "conditional"):

@@ -46,7 +46,7 @@ def test_unknown_keyword(data, arguments, parts):
     [
         (lambda m, f: f.predict(re_form=None), ["predict() has no keyword 're_form'", "re='population'"]),
         (lambda m, f: f.predict(allow_new_levels=True), ["new_levels='population'"]),
-        (lambda m, f: f.simulate(seed=1), ["simulate() has no keyword 'seed': key=jax.random.key(seed)"]),
+        (lambda m, f: f.simulate(seed=1), ["simulate() has no keyword 'seed': key=seed"]),
         (lambda m, f: m.fit(contorl={}), ["fit() has no keyword 'contorl': did you mean 'control'?"]),
         (lambda m, f: mm.Model.from_formula("y ~ (1 | g)", {}, REML=1), ["from_formula() has no keyword 'REML'"]),
         (lambda m, f: mm.Model.from_arrays([], [], [], sigma=1), ["from_arrays() has no keyword 'sigma'"]),
@@ -114,10 +114,23 @@ def test_unknown_values(fit, call, parts):
 
 
 @pytest.mark.parametrize(
-    "key, shown", [(1, "not 1"), (None, "not None"), (jax.random.split(jax.random.key(0)), "(2,)")]
+    "key, shown",
+    [
+        (1.0, "not 1.0"),
+        (True, "not True"),
+        ("1", "not '1'"),
+        (None, "not None"),
+        (jax.random.split(jax.random.key(0)), "(2,)"),
+    ],
 )
 def test_wrong_key(fit, key, shown):
-    with says(TypeError, "key must be one JAX key such as jax.random.key(0)", shown):
+    with says(TypeError, "key must be a seed", shown):
+        fit.simulate(3, key=key)
+
+
+@pytest.mark.parametrize("key", [-1, 2**32])
+def test_a_number_that_is_no_seed(fit, key):
+    with says(ValueError, f"key={key} is no seed", "from 0 to 4294967295", "key=1", "jax.random.key(0)"):
         fit.simulate(3, key=key)
 
 

@@ -138,7 +138,7 @@ def test_a_key_of_numbers(sleep_reml):
     np.testing.assert_array_equal(found[2], found[0])
     np.testing.assert_array_equal(sleep_reml.simulate(2, key=raw), sleep_reml.simulate(2, key=KEY))
     for wrong in (np.array([0, 6]), np.zeros((1, 2), np.uint32), np.array([6], np.uint32)):
-        with pytest.raises(TypeError, match="key must be one JAX key"):
+        with pytest.raises(TypeError, match="key must be a seed"):
             mm.Simulated(sleep_reml, TRUTH, 2, wrong)
 
 

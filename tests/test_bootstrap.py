@@ -290,8 +290,8 @@ def test_bad_input(sleep_reml, weighted):
     for n in (1, 0, -3, 2.5, True, None):
         with pytest.raises(ValueError, match="n must be a number of replicates, at least 2"):
             bootstrap(sleep_reml, n, **good)
-    with pytest.raises(TypeError, match="key must be one JAX key"):
-        bootstrap(sleep_reml, 9, key=1)
+    with pytest.raises(TypeError, match="key must be a seed"):
+        bootstrap(sleep_reml, 9, key=1.0)
     with pytest.raises(TypeError, match=r"takes a fit.*not Model"):
         bootstrap(sleep_reml.model, 9, **good)
     with pytest.raises(ValueError, match="kind must be one of 'parametric', 'residual', 'case', not 'wild'"):

@@ -569,10 +569,10 @@ def test_misuse(error, options, parts):
 
 def test_more_misuse():
     fit, new = counts("one"), pd.DataFrame({"x": [1.0], "g": ["who"]})
-    with says(TypeError, "is simulated and needs a key, such as key=jax.random.key(0)"):
+    with says(TypeError, "is simulated and needs a key, such as key=1"):
         fit.predict(interval="prediction")
-    with says(TypeError, "key must be one JAX key", "not 3"):
-        fit.predict(interval="prediction", key=3)
+    with says(TypeError, "key must be a seed", "not 3.0"):
+        fit.predict(interval="prediction", key=3.0)
     with says(DataError, "not seen the level 'who' of 'g'", "'population'", "re='marginal' for the mean", "'sample'"):
         fit.predict(new, interval="confidence")
     with says(DataError, "weights of a generalised model count rows"):

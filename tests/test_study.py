@@ -191,7 +191,7 @@ def test_each_model_has_its_folder(model, tmp_path):
         ({"n": 0}, ValueError, "positive number of replicates, not 0"),
         ({"alpha": 5}, ValueError, "alpha must lie between 0 and 1, not 5"),
         ({"level": 95}, ValueError, "level must lie between 0 and 1"),
-        ({"key": 3}, TypeError, "key must be one JAX key"),
+        ({"key": 3.0}, TypeError, "key must be a seed"),
         ({"lrt": ["conda"]}, KeyError, "no coefficient and no term 'conda'"),
         ({"statistics": {"s": lambda batch: 1.0}}, ValueError, "statistic 's' gave shape"),
     ],

@@ -208,4 +208,5 @@ def test_simulations_depend_on_their_key_and_number_alone(sleep_reml):
     assert np.all(sleep_reml.simulate(3, key=jax.random.key(8)) != three)
     np.testing.assert_array_equal(sleep_reml.simulate(3, key=jax.random.PRNGKey(7)), three)
     with pytest.raises(TypeError, match=r"jax\.random\.key\(0\)"):
-        sleep_reml.simulate(3, key=7)
+        sleep_reml.simulate(3, key=7.0)
+    np.testing.assert_array_equal(sleep_reml.simulate(3, key=7), three)

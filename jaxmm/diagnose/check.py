@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from jaxmm._random import as_key
 from jaxmm.diagnose import of_design, of_distribution, of_search
 from jaxmm.diagnose.finding import RANK, Check, Finding
 from jaxmm.diagnose.simulated import SHARE, simulated_residuals
@@ -28,7 +28,7 @@ class Look(NamedTuple):
 
 def check(fit: Fitted, key: Any) -> Check:
     """See ``Fit.check``."""
-    looks = [*_of_search(fit), *_of_design(fit), *_of_distribution(fit, key)]
+    looks = [*_of_search(fit), *_of_design(fit), *_of_distribution(fit, as_key(0 if key is None else key))]
     done = [look for look in looks if look.why_not is None]
     found = [finding for look in done for finding in look.find()]
     return Check(
@@ -75,7 +75,7 @@ def _of_distribution(fit: Any, key: Any) -> list[Look]:
             "residuals", "normal, of one spread, none far out", lambda: of_distribution.residuals(fit), why_not=ended
         )
         return [of_rows, effects]
-    return [effects, *_by_simulation(fit, jax.random.key(0) if key is None else key, ended)]
+    return [effects, *_by_simulation(fit, key, ended)]
 
 
 def _by_simulation(fit: Any, key: Any, why_not: str | None) -> list[Look]:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._context import computing
-from jaxmm._random import check_key, words
+from jaxmm._random import as_key, words
 from jaxmm.batch.engine import fit_many
 from jaxmm.covariance import lower
 from jaxmm.fitted import Fitted
@@ -59,7 +59,7 @@ class Starts(Responses):
 
 def random_starts(fit: Fitted, n: int, key: Any) -> np.ndarray:
     """(n, m) theta, or psi of a generalised model, as to the scaled columns; start k depends on ``key`` and k alone."""
-    own, arrays, e = words(check_key(key)), fit.model.arrays, fit.estimates
+    own, arrays, e = words(as_key(key)), fit.model.arrays, fit.estimates
     rows = arrays if isinstance(arrays, Rows) else None
     if rows is not None:
         beta, _, log_phi = rows.layout.split(np.asarray(e.psi))

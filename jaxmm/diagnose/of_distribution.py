@@ -154,7 +154,7 @@ def uniformity(sr: SimulatedResiduals) -> list[Finding]:
         if test.p < LEVEL:
             text = f"{what} ({test.symbol} = {test.statistic:.3g}, p = {test.p:.2g})"
             advice = (
-                "Look at fit.simulated_residuals(key=jax.random.key(0)).plot(): a bend speaks for a missing term or "
+                "Look at fit.simulated_residuals(key=1).plot(): a bend speaks for a missing term or "
                 "another link, a fan for another family."
             )
             out.append(Finding("simulated residuals", CAUTION, text, advice))

@@ -24,7 +24,7 @@ def convergence(fit: Any) -> list[Finding]:
         return []
     left = f"; the deviance might still fall by about {float(e.decrement):.2g}" if np.isfinite(e.decrement) else ""
     advice = (
-        "Try other starts, fit.multistart(20, key=jax.random.key(0)); a simpler random part, see fit.re_pca(); "
+        "Try other starts, fit.multistart(20, key=1); a simpler random part, see fit.re_pca(); "
         "predictors on scales of similar size. Report nothing from this fit."
     )
     return [Finding("convergence", PROBLEM, f"the search did not converge: {status.message}{left}", advice)]
@@ -89,7 +89,7 @@ def curvature(fit: Any) -> list[Finding]:
     who = " and ".join(dict.fromkeys(names))
     if w[0] < -NEARLY_FLAT:
         text = f"the end of the search is a saddle: the likelihood rises along {who}"
-        return [Finding("curvature", PROBLEM, text, "Try other starts: fit.multistart(20, key=jax.random.key(0)).")]
+        return [Finding("curvature", PROBLEM, text, "Try other starts: fit.multistart(20, key=1).")]
     advice = (
         "The data hardly tell these parameters apart: leave one out or fix it; their estimates depend on the start."
     )

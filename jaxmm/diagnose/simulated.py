@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._random import check_key, words
+from jaxmm._random import as_key, words
 from jaxmm.design import DataError
 from jaxmm.diagnose import pit, residual_tests, simulated_plot
 from jaxmm.diagnose.effective import effective_df, leverages
@@ -36,7 +36,7 @@ MOST = 10
 
 def simulated_residuals(fit: Fitted, n: int, key: Any, re: str) -> SimulatedResiduals:
     """See ``Fit.simulated_residuals``."""
-    key = check_key(key)
+    key = as_key(key)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < LEAST:
         raise ValueError(f"n must be a number of simulations, at least {LEAST}, not {n!r}")
     simulations = simulate(fit, int(n), key, None, re, None, None)

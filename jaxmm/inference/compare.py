@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from jaxmm._keywords import known_keywords
-from jaxmm._random import check_key
+from jaxmm._random import as_key
 from jaxmm._text import html_table, p_value, paragraph
 from jaxmm.batch.engine import fit_many
 from jaxmm.families import Family
@@ -39,7 +39,7 @@ _HINTS = {
     "test": "method='lrt', 'bootstrap' or 'exact'",
     "REML": "refit=False compares REML fits of the same X as they are",
     "nsim": "the number of replicates is n=",
-    "seed": "key=jax.random.key(seed)",
+    "seed": "key=seed",
     "model_names": "labels=",
     "names": "labels=",
 }
@@ -129,7 +129,7 @@ def anova(
             an unknown method, labels that do not fit; ``refit=False`` with another X, or REML beside ML.
 
     Example:
-        >>> mm.anova(fit0, fit1, labels=["intercepts", "slopes"], method="bootstrap", key=jax.random.key(1))
+        >>> mm.anova(fit0, fit1, labels=["intercepts", "slopes"], method="bootstrap", key=1)
     """
     how = _method(method, key, n)
     called, notes = _checked("anova", fits, labels)
@@ -286,8 +286,8 @@ def _method(method: str, key: Any, n: Any) -> str:
             raise ValueError("key= and n= are for method='bootstrap' and 'exact': method='lrt' draws nothing")
         return how
     if key is None:
-        raise TypeError(f"method={method!r} needs a key, such as key=jax.random.key(0)")
-    check_key(key)
+        raise TypeError(f"method={method!r} needs a key, such as key=1 or key=jax.random.key(1)")
+    as_key(key)
     if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
         raise ValueError(f"n must be a positive number of replicates, not {n!r}")
     return how

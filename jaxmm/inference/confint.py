@@ -66,7 +66,7 @@ def _profile(fit: Fitted, level: float, parm: Any) -> pd.DataFrame:
 def _bootstrap(fit: Fitted, level: float, parm: Any, key: Any = None, n: int = REPLICATES) -> pd.DataFrame:
     names = chosen(fit, parm, list(fit.fixef.index))
     if key is None:
-        raise TypeError("confint(method='bootstrap') needs a key, such as key=jax.random.key(0)")
+        raise TypeError("confint(method='bootstrap') needs a key, such as key=1 or key=jax.random.key(1)")
     return bootstrap(fit, n, key=key, progress=False).confint("percentile", level, parm=names)
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._context import computing
-from jaxmm._random import check_key, words
+from jaxmm._random import as_key, words
 from jaxmm._text import p_value
 from jaxmm.describe import spell
 from jaxmm.design import Design
@@ -67,7 +67,7 @@ def exact_rlrt(fit: Fitted, term: str | None = None, *, key: Any, n: int = DRAWS
         fit: of a linear model, by REML.
         term: which bar, as ``fit.singular_terms`` writes them, ``"(1 | batch)"``, or by its grouping factor where that
             has one bar; it has one effect. Not needed where there is one bar.
-        key: such as ``jax.random.key(0)``; the draws depend on it alone.
+        key: a seed, such as 1, or a key, such as ``jax.random.key(1)``; the draws depend on it alone.
         n: draws of the statistic under the hypothesis.
 
     Returns:
@@ -81,7 +81,7 @@ def exact_rlrt(fit: Fitted, term: str | None = None, *, key: Any, n: int = DRAWS
         ValueError: a fit by maximum likelihood or of another family, an unknown term, or one of several effects.
 
     Example:
-        >>> mm.exact_rlrt(mm.lmm("Yield ~ 1 + (1 | Batch)", dyestuff), key=jax.random.key(0))
+        >>> mm.exact_rlrt(mm.lmm("Yield ~ 1 + (1 | Batch)", dyestuff), key=1)
     """
     check(fit, n)
     d = fit.model.design
@@ -177,7 +177,7 @@ def spectrum(X: np.ndarray, Z: np.ndarray, codes: np.ndarray, levels: int, weigh
 
 def draw(mu: np.ndarray, left: int, n: int, key: Any) -> np.ndarray:
     """(n,) of the statistic under the hypothesis, with the eigenvalues ``mu`` and n − p = ``left``."""
-    rng = np.random.Generator(np.random.Philox(key=np.asarray(words(check_key(key)), np.uint64)))
+    rng = np.random.Generator(np.random.Philox(key=np.asarray(words(as_key(key)), np.uint64)))
     values, counts = _distinct(mu)
     rest = left - int(counts.sum())
     steps = np.linspace(LOWEST, HIGHEST, POINTS)

@@ -64,7 +64,7 @@ def check_interval(asked: Asked, interval: Interval, scale: str) -> None:
     if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1):
         raise ValueError(f"n must be a positive number of draws, not {n!r}")
     if n is not None and interval.key is None:
-        raise TypeError("n= is the number of draws, which need a key, such as key=jax.random.key(0)")
+        raise TypeError("n= is the number of draws, which need a key, such as key=1 or key=jax.random.key(1)")
     if asked.newdata is None and interval.weights is not None:
         raise ValueError("weights= is for new data: the rows of the fit have their own")
 

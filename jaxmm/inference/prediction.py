@@ -23,7 +23,7 @@ import pandas as pd
 
 from jaxmm._compiled import Program, bucket
 from jaxmm._context import computing
-from jaxmm._random import check_key
+from jaxmm._random import as_key
 from jaxmm._types import Array
 from jaxmm.design import NewData
 from jaxmm.fitted import Fitted
@@ -137,7 +137,7 @@ def _responses(of: Of, rows: NewData) -> np.ndarray:
     etas, covariance, degrees = _predictors(of, rows)
     mean = point(fit, rows, factors, of.asked.averaged, "response")
     given = own_weights(fit) if newdata is None else new_weights(fit, newdata, interval.weights, len(mean))
-    draws = None if interval.key is None else (check_key(interval.key), int(interval.n or DRAWS))
+    draws = None if interval.key is None else (as_key(interval.key), int(interval.n or DRAWS))
     with computing(fit.model.device):
         ahead = Ahead(etas, covariance, *given, degrees)
         found = fit.model.likelihood.response_interval(fit.estimates, ahead, interval.level, draws)

@@ -229,7 +229,7 @@ def _table(fit: Fitted, what: Callable[[Parts], pd.Series], how: How) -> pd.Seri
     if how.interval is None and (how.key is not None or how.n is not None):
         raise ValueError("key= and n= are for interval='bootstrap'")
     if how.interval is not None and how.key is None:
-        raise TypeError("interval='bootstrap' needs a key, such as key=jax.random.key(0)")
+        raise TypeError("interval='bootstrap' needs a key, such as key=1 or key=jax.random.key(1)")
     account = Account(fit, how.approximation)
     if how.interval is None:
         return what(account.parts(fit))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm._random import check_key, normals_of, replicate_words, threefry, words
+from jaxmm._random import as_key, normals_of, replicate_words, threefry, words
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes.closed_form import BlockData, Blocks, can_have_blocks
@@ -42,7 +42,7 @@ class DirectlySimulated(Responses):
         model: a linear model of one grouping factor.
         truth: a ``Truth``, or what ``as_truth`` takes.
         n: number of replicates, below 2^32.
-        key: a JAX key. Replicate k depends on it and on k alone.
+        key: a seed, a whole number, or a JAX key. Replicate k depends on it and on k alone.
 
     Raises:
         ValueError: a model for which the statistics have no such form, with the remedy.
@@ -52,7 +52,7 @@ class DirectlySimulated(Responses):
     varies = frozenset({"statistics"})
 
     def __init__(self, model: Prepared, truth: Any, n: int, key: Any):
-        self.n, self._key = check_n(n), words(check_key(key))
+        self.n, self._key = check_n(n), words(as_key(key))
         model = unfitted(model)
         if not model.likelihood.precisions or not can_have_blocks(model.structure):
             raise ValueError(

@@ -19,8 +19,8 @@ from jaxmm._compiled import Program
 from jaxmm._random import (
     ZERO,
     apart,
+    as_key,
     as_keys,
-    check_key,
     from_bits,
     normals_of,
     random_bits,
@@ -49,7 +49,7 @@ class Simulated(Responses):
         model: its design, family, offset and weights (precisions in a linear model) or trials.
         truth: a ``Truth``, or what ``as_truth`` takes.
         n: number of replicates, below 2^32.
-        key: a JAX key.
+        key: a seed, a whole number, or a JAX key.
         re: "new", random effects drawn anew for each replicate; "conditional", at the modes of ``fit``.
         fit: for "conditional" the ``Fit`` whose parameters are the truth and whose rows are the model's; unless truth
             is itself a Fit.
@@ -62,7 +62,7 @@ class Simulated(Responses):
     endless, trusted = True, True  # replicates beyond n may be asked for; every value is the family's
 
     def __init__(self, model: Prepared, truth: Any, n: int, key: Any, re: str = "new", fit: Fitted | None = None):
-        self.n, self._key = check_n(n), words(check_key(key))
+        self.n, self._key = check_n(n), words(as_key(key))
         if re not in ("new", "conditional"):
             raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
         if re == "new" and fit is not None:
@@ -119,7 +119,8 @@ class Generated(Responses):
             Whatever is random in it must come from the key: it is called once, so that the numbers of a NumPy generator
             would be the same in every replicate.
         n: number of replicates, below 2^32.
-        key: a JAX key; replicate k is ``function`` of the key with k folded in, and depends on nothing else.
+        key: a seed, a whole number, or a JAX key; replicate k is ``function`` of the key with k folded in, and
+            depends on nothing else.
 
     Raises:
         ValueError: ``n`` that is no positive whole number, or a function whose value is not one array (nobs,); from
@@ -133,7 +134,7 @@ class Generated(Responses):
     def __init__(self, function: Callable[[jax.Array], Any], n: int, key: Any):
         if not callable(function):
             raise TypeError(f"function must map a key to a response (nobs,), not {function!r}")
-        self.n, self._key, self.function = check_n(n), words(check_key(key)), function
+        self.n, self._key, self.function = check_n(n), words(as_key(key)), function
         self._checked = False  # whether it was looked at that the key has an effect
         self._program = jax.jit(jax.vmap(lambda data: jnp.asarray(function(as_keys(data)), jnp.float64)))
         with jax.enable_x64(True):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._compiled import Program
-from jaxmm._random import as_keys, check_key, replicate_words, words
+from jaxmm._random import as_key, as_keys, replicate_words, words
 from jaxmm._types import Array
 from jaxmm.predict import linear_predictor, rows_used
 from jaxmm.sources.responses import Responses, Varying, fingerprint
@@ -76,7 +76,7 @@ class Residual(Responses):
     Args:
         fit: of a linear model.
         n: replicates.
-        key: such as ``jax.random.key(0)``.
+        key: a seed, such as 1, or a key, such as ``jax.random.key(1)``.
 
     Raises:
         ValueError: a generalised model, whose residuals have no common distribution; or modes that do not vary in a
@@ -104,7 +104,7 @@ class Residual(Responses):
                 effects.append(reflate(fit.modes[f], cov[factor.name].to_numpy()))
             except ValueError as error:
                 raise ValueError(f"'{factor.name}': {error}; use kind='parametric'") from None
-        self.n, self._key, self.y = n, words(check_key(key)), d.y
+        self.n, self._key, self.y = n, words(as_key(key)), d.y
         self.effects, self.residuals = effects, residuals * (fit.sigma / size if size > 0 else 0.0)
         Z = [np.hstack([t.Z for t in d.terms if t.factor == f]) for f in range(len(d.factors))]
         self._arrays = (
@@ -167,7 +167,7 @@ class Case(Responses):
                 "kind='residual' for a linear model"
             )
         d = fit.model.design
-        self.n, self._key, self.y = n, words(check_key(key)), d.y
+        self.n, self._key, self.y = n, words(as_key(key)), d.y
         self.levels = len(d.factors[outer].levels)
 
     def block(self, first: int, size: int) -> Varying:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from jaxmm import _text
 from jaxmm._keywords import known_keywords
-from jaxmm._random import check_key
+from jaxmm._random import as_key
 from jaxmm._warn import warn
 from jaxmm.batch.engine import fit_many
 from jaxmm.fitted import Fitted
@@ -43,7 +43,7 @@ _HINTS = {
     "nsim": "the number of replicates is n=",
     "R": "the number of replicates is n=",
     "B": "the number of replicates is n=",
-    "seed": "key=jax.random.key(seed)",
+    "seed": "key=seed",
     "type": "kind='parametric', 'residual' or 'case'",
     "use_u": "re='conditional' keeps the random effects at their modes",
     "FUN": "statistic=",
@@ -71,7 +71,7 @@ def bootstrap(
     Args:
         fit: from ``lmm``, ``glmm`` or ``Model.fit``.
         n: replicates, at least 2; 1,999 are few enough to wait for and enough for intervals of level 0.95.
-        key: such as ``jax.random.key(0)``; replicate k depends on it and on k alone.
+        key: a seed, such as 1, or a key, such as ``jax.random.key(1)``; replicate k depends on it and on k alone.
         kind: "parametric" (responses drawn from the fitted model), "residual" (from its modes and residuals, reflated
             to the fitted variances; Carpenter, Goldstein & Rasbash 2003; linear models), or "case" (the levels of the
             only factor, or of the outermost of nested ones, drawn with replacement).
@@ -95,7 +95,7 @@ def bootstrap(
         raise TypeError(f"bootstrap takes a fit, as from lmm(), glmm() or model.fit(), not {type(fit).__name__}")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 2:
         raise ValueError(f"n must be a number of replicates, at least 2, not {n!r}")
-    check_key(key)
+    as_key(key)
     source = _source(fit, int(n), key, kind, re)
     if statistic is not None:
         if not callable(statistic):

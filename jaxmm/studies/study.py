@@ -51,7 +51,7 @@ def study(
         model: a ``Model`` or a ``Fit``.
         truth: a ``Fit``, or ``{"fixef", "sd", "corr", "sigma" | "dispersion"}``; None for a ``Fit`` means itself.
         n: responses, whose random effects are drawn anew each time; the k-th depends on ``key`` and k alone.
-        key: such as ``jax.random.key(0)``.
+        key: a seed, such as 1, or a key, such as ``jax.random.key(1)``.
         tests: objects with the three members of ``hypotheses.Test``; Wald's z of every coefficient where None.
         lrt: coefficients to test by likelihood ratio as well: a column, a term of the formula (all its columns), or a
             list of these, each tested by itself; a tuple in the list is tested jointly. Both fits are by maximum

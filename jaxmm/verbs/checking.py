@@ -50,7 +50,7 @@ class Checking(Fitted):
 
         Looks into convergence, separation, singular covariances, flat directions, levels, collinear terms, and whether
         residuals and random effects are distributed as the model says: of counts by simulation, with ``key``
-        (``jax.random.key(0)`` where None). A sequence of ``Finding`` with ``severity``, ``text``, ``advice``; ``ok``
+        (a seed or a JAX key; 0 where None). A sequence of ``Finding`` with ``severity``, ``text``, ``advice``; ``ok``
         where there is nothing but notes. See ``diagnose.check``.
 
         >>> print(mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy).check())
@@ -62,7 +62,8 @@ class Checking(Fitted):
         """Randomised quantile residuals: the place of each response among ``n`` that the fit would give, in (0, 1).
 
         Args:
-            key: such as ``jax.random.key(0)``; it alone decides the simulations and how ties are broken.
+            key: a seed, such as 1, or a key, such as ``jax.random.key(1)``; it alone decides the simulations and how
+                ties are broken.
             re: "conditional", given the fitted effects of the levels at hand (the default of DHARMa since 0.5), or
                 "new", with effects drawn anew (its default before). See ``diagnose.simulated`` on what each finds.
 
@@ -94,11 +95,12 @@ class Checking(Fitted):
         """
         return components.re_pca(self)
 
-    @known_keywords({"seed": "key=jax.random.key(seed)"})
+    @known_keywords({"seed": "key=seed"})
     def multistart(self, n: int = 20, *, key: Any, batch: int | None = None) -> multistart.Multistart:
         """The same search from ``n`` random starts as one batch: whether there is a better optimum.
 
-        ``key``: such as ``jax.random.key(0)``; start k depends on it and on k alone. ``batch`` as in ``fit_many``.
+        ``key``: a seed, such as 1, or a key, such as ``jax.random.key(1)``; start k depends on it and on k alone.
+        ``batch`` as in ``fit_many``.
         ``frame`` has a row per start: log-likelihood, distance from this fit, whether it converged; ``better`` says
         whether one is better, and ``fit`` is the better one. See ``diagnose.multistart`` on how starts are drawn.
 

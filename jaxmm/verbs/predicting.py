@@ -77,7 +77,7 @@ class Predicting(Fitted):
                 have any), "variances" (estimates of variances and dispersion) and "residual" (a new response): all but
                 "variances" unless given. The rest is taken for known. See ``inference.prediction``.
             weights: of new responses, for "prediction": precisions, or numbers of trials; a column's name, an array.
-            key, n: for "prediction" in a generalised model, which is simulated: a JAX key, and the draws of each row,
+            key, n: for "prediction" in a generalised model, which is simulated: a seed or a JAX key; draws of each row,
                 1000 unless given. Row i depends on the key and i alone. Shares where there are trials.
 
         >>> fit.predict(new, interval="prediction", new_levels="sample")  # doctest: +SKIP
@@ -117,7 +117,8 @@ class Predicting(Fitted):
     ) -> np.ndarray:
         """``n`` new responses (n, nobs): random effects drawn anew ("new"), or at their modes ("conditional").
 
-        Replicate k depends on ``key`` and k alone. On ``newdata`` every level, seen or not, gets its own draw;
+        Replicate k depends on ``key``, a seed or a JAX key, and on k alone.
+        On ``newdata`` every level, seen or not, gets its own draw;
         ``weights`` (precisions, or the numbers of trials; asked for if the fit had any) and ``offset`` are those of the
         new rows. Counts of successes where the response has trials.
         """

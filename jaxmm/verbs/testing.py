@@ -20,7 +20,7 @@ from jaxmm.inference.restrictions import restrictions
 class Testing(Fitted):
     """See the module."""
 
-    @known_keywords({"alpha": "level=1 - alpha", "nsim": "n=", "seed": "key=jax.random.key(seed)"})
+    @known_keywords({"alpha": "level=1 - alpha", "nsim": "n=", "seed": "key=seed"})
     def confint(
         self,
         method: str = "wald",
@@ -36,7 +36,7 @@ class Testing(Fitted):
     ) -> pd.DataFrame:
         """Confidence intervals: ``lower``, ``upper``, indexed as ``fixef``, or as ``parm`` says.
 
-        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key`` and ``n``).
+        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key``, a seed or a JAX key, and ``n``).
         ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all".
         ``backend``: "pandas" or "polars". See ``inference.confint``.
 
@@ -105,8 +105,9 @@ class Testing(Fitted):
         """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
         explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
 
-        ``interval="bootstrap"`` with a ``key``: a frame ``estimate``, ``lower``, ``upper``, from ``n=999`` parametric
-        replicates. ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
+        ``interval="bootstrap"`` with a ``key``, a seed or a JAX key: a frame ``estimate``, ``lower``, ``upper``, from
+        ``n=999`` parametric replicates.
+        ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
         "trigamma" or "delta", where family and link have it; the first by default. ``fit.r2()["marginal"]``
         """
         return r2.r2(self, r2.How(interval, level, n, key, approximation))
