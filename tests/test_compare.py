@@ -11,6 +11,7 @@ from helpers import says
 from scipy import stats
 
 import jaxmm as mm
+from jaxmm._compiled import STORE
 from jaxmm.inference import boundary, nesting
 from jaxmm.inference.compare import aicc
 
@@ -47,7 +48,9 @@ def test_a_correlated_slope(fits, sleep_reml):
 def crossed() -> pd.DataFrame:
     rng, row = np.random.default_rng(1), np.arange(240)
     columns = {"x": rng.normal(size=240), "z": rng.normal(size=240), "c": np.where(rng.random(240) < 0.5, "u", "v")}
-    return pd.DataFrame({"y": rng.normal(size=240), "g": row % 12, "h": row // 12 % 10, "half": row % 12 // 2, **columns})
+    return pd.DataFrame(
+        {"y": rng.normal(size=240), "g": row % 12, "h": row // 12 % 10, "half": row % 12 // 2, **columns}
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,10 +74,17 @@ def crossed() -> pd.DataFrame:
 )
 def test_what_is_nested(smaller, larger, obstacle, doubt):
     data = crossed()
-    a, b = (mm.Model(f"y ~ {text}", data) for text in (smaller, larger))
+    a, b = (mm.Model.from_formula(f"y ~ {text}", data) for text in (smaller, larger))
     found = nesting.obstacle(a, b)
     assert found is None if obstacle is None else found is not None and obstacle in found
     assert (nesting.doubt(a, b) is not None) == doubt
+
+
+def test_refits_by_ml_compile_nothing(sleepstudy):
+    fit = mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy)
+    before = set(STORE.kept)
+    assert fit.refit_ml().deviance != fit.deviance
+    assert set(STORE.kept) == before
 
 
 @pytest.mark.parametrize("how", [{"method": "lrt"}, {"method": "boot", "key": KEY, "n": 9}])

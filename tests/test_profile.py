@@ -319,6 +319,9 @@ def test_methods_of_confint():
     random = fit.confint("boot", key=jax.random.key(4), n=60, level=0.8, parm=["sd_Days|Subject", "sigma"])
     assert list(random.index) == ["sd_Days|Subject", "sigma"]
     assert np.all(random["lower"] < random["upper"])
+    for how in ({"method": "wald"}, {"method": "profile"}, {"method": "boot", "key": jax.random.key(4)}):
+        assert fit.confint(**how, parm=[]).shape[0] == 0
+    assert fit.profile([]).frame.empty
     wald = fit.confint(parm="Days")
     assert list(wald) == ["lower", "upper"] and list(wald.index) == ["Days"]
     for options in ({}, {"ddf": "kenward-roger"}, {"vcov": "CR2", "cluster": "Subject"}):
