@@ -72,16 +72,16 @@ class Estimates:
 
 
 # ---------------------------------------------------------------- compiled programs, one per structure
-def _criterion(theta: Array, gram: Gram) -> tuple[Array, Profile]:
-    at = profile(scaled_factors(theta, gram), gram)
+def _criterion(theta: Array, gram: Gram, restricted: Array | None = None) -> tuple[Array, Profile]:
+    at = profile(scaled_factors(theta, gram), gram, restricted)
     return at.deviance, at
 
 
-def _value_and_derivatives(theta: Array, gram: Gram, one_by_one: bool):
+def _value_and_derivatives(theta: Array, gram: Gram, one_by_one: bool, restricted: Array | None = None):
     """Deviance, gradient, Hessian, profile; the Hessian's columns at once, or one after another to save memory."""
 
     def first(t):
-        (value, at), gradient = jax.value_and_grad(_criterion, has_aux=True)(t, gram)
+        (value, at), gradient = jax.value_and_grad(_criterion, has_aux=True)(t, gram, restricted)
         return gradient, (value, at)
 
     gradient, push, (value, at) = jax.linearize(first, theta, has_aux=True)
@@ -94,18 +94,23 @@ derivatives = Program(_value_and_derivatives, (2,))
 gradient_only = Program(jax.value_and_grad(_criterion, has_aux=True))
 
 
+def either(gram: Gram) -> Gram:
+    """The same arrays, whose programs are those of both criteria."""
+    return dataclasses.replace(gram, structure=dataclasses.replace(gram.structure, reml=True))
+
+
 def objective(gram: Gram) -> Objective:
-    """The criterion on the host: NumPy in, NumPy out."""
-    dear = is_dear(gram)
-    like = np.zeros(gram.structure.num_theta)
-    first, second = gradient_only.bind(like, gram), derivatives.bind(like, gram, dear)
+    """The criterion on the host: NumPy in, NumPy out.  REML and ML are one program, for the refits of comparisons."""
+    dear, restricted = is_dear(gram), np.asarray(gram.structure.reml, gram.dtype)
+    like, both = np.zeros(gram.structure.num_theta), either(gram)
+    first, second = gradient_only.bind(like, both, restricted), derivatives.bind(like, both, dear, restricted)
 
     def gradient(theta):
-        (value, at), g = first(theta, gram)
+        (value, at), g = first(theta, both, restricted)
         return float(value), np.asarray(g), at
 
     def hessian(theta):
-        value, g, H, at = second(theta, gram, dear)
+        value, g, H, at = second(theta, both, dear, restricted)
         return float(value), np.asarray(g), np.asarray(H), at
 
     return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if dear else None)
@@ -138,7 +143,11 @@ def is_dear(gram: Gram) -> bool:
     return s.rest_size > costs.DEAR_REST or work > costs.DEAR_WORK
 
 
-@Program
+def _size(theta: Array, gram: Gram) -> int:
+    return gram.structure.solver.size(gram)
+
+
+@partial(Program, size=_size)
 def pwrss_slope(theta: Array, gram: Gram) -> Array:
     """The derivatives of r² by ``theta`` (as to Z_s)."""
     return jax.grad(lambda t: profile(scaled_factors(t, gram), gram).pwrss)(theta)
@@ -161,7 +170,7 @@ def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
     return np.block([[P + np.outer(h, h) / df, h[:, None]], [h[None], np.full((1, 1), df)]])
 
 
-@Program
+@partial(Program, size=_size)
 def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """NB = ΛM^-1Λ'Z'W[X_s y] at ``theta`` (as to Z_s), per factor (J, q, p + 1), in the data's columns of Z.
 
@@ -177,7 +186,7 @@ def covariance_of_effects(theta: Array, gram: Gram) -> tuple[Array, ...]:
     return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
 
 
-conditional_covariance = Program(covariance_of_effects)
+conditional_covariance = Program(covariance_of_effects, size=_size)
 
 
 # ---------------------------------------------------------------- the start and the end of a search

@@ -15,7 +15,7 @@ from jaxmm.objective.lmm import profile, scaled_factors
 def read_off(theta, arrays):
     """In elimination order, relative to sigma² = pwrss / df."""
     at = profile(scaled_factors(theta, arrays), arrays)
-    NB, N = explained(theta, arrays), conditional_covariance(theta, arrays)
+    NB, N = explained.function(theta, arrays), conditional_covariance.function(theta, arrays)
     weights = jax.numpy.append(-at.beta, 1.0)
     return arrays.T_X @ (at.beta + arrays.beta0), at.pwrss, [x @ weights for x in NB], N
 

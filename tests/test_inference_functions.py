@@ -192,8 +192,7 @@ def test_what_has_no_test_is_nan_and_leaves_its_neighbours_alone():
     assert np.isnan(found.statistic[:4]).all() and np.isnan(found.p[:4]).all()
     assert found.statistic[4] == expected.statistic[4]
     z, _, p = wald.each([0.0, 1.0, np.nan], [0.0, 0.0, 1.0])
-    np.testing.assert_array_equal(z, [np.nan, np.inf, np.nan])
-    np.testing.assert_array_equal(p, [np.nan, 0.0, np.nan])
+    assert np.isnan(z).all() and np.isnan(p).all()  # no certainty, p = 0, from a standard error of zero
 
 
 def test_a_hypothesis_that_is_none_is_refused():

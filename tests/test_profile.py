@@ -11,6 +11,8 @@ import pytest
 from scipy import optimize, stats
 
 import jaxmm as mm
+from jaxmm.inference import profile
+from jaxmm.inference.paths import run
 from jaxmm.inference.wald import quantile
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "profile.json").read_text())
@@ -254,7 +256,7 @@ def test_no_correlation_and_one_of_one(no_slopes):
     found.plot()
 
 
-def test_a_coefficient_without_end():
+def test_a_coefficient_without_end(monkeypatch):
     """All successes where x = 1: the likelihood falls to one side alone."""
     rng = np.random.default_rng(3)
     data = pd.DataFrame({"g": np.repeat(np.arange(10), 6), "x": np.tile([0, 0, 0, 0, 1, 1], 10)})
@@ -275,8 +277,13 @@ def test_a_coefficient_without_end():
     assert least(lower) - least(50) == pytest.approx(Z95**2, rel=1e-3)
     assert np.all(np.isfinite(found.confint().loc["(Intercept)"]))
     assert any("rises to 0 and no further" in note for note in found.notes)
+    rounds = []
+    monkeypatch.setattr(profile, "run", lambda paths, evaluate: run(paths, lambda q: rounds.append(0) or evaluate(q)))
     with pytest.warns(UserWarning, match="did not converge"):
-        fit.confint("profile")
+        direct = fit.confint("profile", parm="x")
+    np.testing.assert_allclose(direct.loc["x", ["lower", "upper"]].astype(float), [lower, np.inf], rtol=1e-6)
+    assert len(rounds) < 40  # from a plateau, where ζ has no slope that says where to go
+    assert not any("another mode" in note for note in direct.attrs["notes"])
 
 
 @pytest.mark.slow
@@ -316,6 +323,9 @@ def test_methods_of_confint():
     random = fit.confint("boot", key=jax.random.key(4), n=60, level=0.8, parm=["sd_Days|Subject", "sigma"])
     assert list(random.index) == ["sd_Days|Subject", "sigma"]
     assert np.all(random["lower"] < random["upper"])
+    for how in ({"method": "wald"}, {"method": "profile"}, {"method": "boot", "key": jax.random.key(4)}):
+        assert fit.confint(**how, parm=[]).shape[0] == 0
+    assert fit.profile([]).frame.empty
     wald = fit.confint(parm="Days")
     assert list(wald) == ["lower", "upper"] and list(wald.index) == ["Days"]
     for options in ({}, {"ddf": "kenward-roger"}, {"vcov": "CR2", "cluster": "Subject"}):

@@ -62,7 +62,7 @@ def added(smaller: Prepared, larger: Prepared) -> Added | None:
     left = list(range(len(a.terms)))
     more = []
     for t in range(len(b.terms)):
-        match = next((s for s in left if _alike(a, s, b, t)), None)
+        match = next((s for s in left if alike(a, s, b, t)), None)
         if match is None:
             more.append(t)
         else:
@@ -74,11 +74,11 @@ def added(smaller: Prepared, larger: Prepared) -> Added | None:
         return Added(more[0], 0) if term.covariance.num_params == 1 else None
     old = a.terms[left[0]]
     grows = (
-        _same_factor(a.factors[old.factor], b.factors[term.factor])
-        and _is_full(old)
-        and _is_full(term)
+        same_factor(a.factors[old.factor], b.factors[term.factor])
+        and is_full(old)
+        and is_full(term)
         and term.covariance.q == old.covariance.q + 1
-        and _rank(np.hstack([old.Z, term.Z])) == _rank(term.Z)
+        and rank(np.hstack([old.Z, term.Z])) == rank(term.Z)
     )
     return Added(more[0], old.covariance.q) if grows else None
 
@@ -102,16 +102,16 @@ def differs_in_effects(smaller: Prepared, larger: Prepared) -> bool:
     a, b = smaller.design, larger.design
     if len(a.terms) != len(b.terms):
         return True
-    return not all(any(_alike(a, s, b, t) for s in range(len(a.terms))) for t in range(len(b.terms)))
+    return not all(any(alike(a, s, b, t) for s in range(len(a.terms))) for t in range(len(b.terms)))
 
 
 # ---------------------------------------------------------------- comparisons of parts
 def same_span(A: np.ndarray, B: np.ndarray) -> bool:
     """Whether the columns span the same space."""
-    return _rank(A) == _rank(B) == _rank(np.hstack([A, B]))
+    return rank(A) == rank(B) == rank(np.hstack([A, B]))
 
 
-def _rank(A: np.ndarray) -> int:
+def rank(A: np.ndarray) -> int:
     size = np.linalg.norm(A, axis=0)
     return int(np.linalg.matrix_rank(A / np.where(size > 0, size, 1.0), RANK)) if A.size else 0
 
@@ -122,29 +122,29 @@ def _same_further(a: Design, b: Design) -> bool:
     )
 
 
-def _same_factor(f: Factor, g: Factor) -> bool:
+def same_factor(f: Factor, g: Factor) -> bool:
     """Whether they divide the rows alike, and add to the same parameter."""
     pairs = np.unique(f.codes.astype(np.int64) * len(g.levels) + g.codes).size
     return f.predictor == g.predictor and pairs == len(f.levels) == len(g.levels)
 
 
-def _alike(a: Design, s: int, b: Design, t: int) -> bool:
+def alike(a: Design, s: int, b: Design, t: int) -> bool:
     """Whether two terms allow the same covariances of the rows."""
     old, new = a.terms[s], b.terms[t]
-    if not _same_factor(a.factors[old.factor], b.factors[new.factor]):
+    if not same_factor(a.factors[old.factor], b.factors[new.factor]):
         return False
     if not np.array_equal(_or_none(old.inputs), _or_none(new.inputs)):
         return False
     if old.covariance != new.covariance:
         return False
-    return np.array_equal(old.Z, new.Z) or (_is_full(old) and same_span(old.Z, new.Z))
+    return np.array_equal(old.Z, new.Z) or (is_full(old) and same_span(old.Z, new.Z))
 
 
 def _or_none(x: np.ndarray | None) -> np.ndarray:
     return np.zeros(0) if x is None else x
 
 
-def _is_full(term: RandomTerm) -> bool:
+def is_full(term: RandomTerm) -> bool:
     """Whether any covariance matrix of the effects is one of the structure's."""
     q = term.covariance.q
     return term.covariance.closed_under == "linear" and term.covariance.num_params == q * (q + 1) // 2

@@ -27,13 +27,14 @@ from jaxmm.batch.engine import fit_many
 from jaxmm.families import Family
 from jaxmm.fit import Fit
 from jaxmm.frames import as_backend
-from jaxmm.inference import boundary, exact
+from jaxmm.inference import boundary, exact, nesting
 from jaxmm.inference.wald import Tested
 from jaxmm.sources.draw import Simulated
 
 METHODS = {"lrt": "lrt", "bootstrap": "bootstrap", "boot": "bootstrap", "exact": "exact"}
 REPLICATES = 999
 CRITERIA = ("aic", "aicc", "bic")
+INSTEAD = "mm.compare() orders models by AIC, nested or not"
 BY_ML = "refitted by maximum likelihood (instead of REML) before comparing"
 _HINTS = {
     "test": "method='lrt', 'bootstrap' or 'exact'",
@@ -121,7 +122,9 @@ def anova(
         ``Comparison`` with columns ``npar``, ``aic``, ``aicc``, ``bic``, ``loglik``, ``deviance``, ``chisq``, ``df``,
         ``p``, ``reference``.
 
-    Families may differ where they take the same response, as nbinom2 and poisson do.
+    Of models that are not nested (``inference.nesting``) and of those with as many parameters there is no p, and a note
+    says why. Families may differ where they take the same response, as nbinom2 and poisson do; whether such models are
+    nested is the user's to know.
 
     Raises:
         TypeError: something that is not a ``Fit``; draws without a key.
@@ -143,7 +146,8 @@ def anova(
     used, called = [used[i] for i in order], [called[i] for i in order]
     rows, replicates = [_criteria(used[0]) | {"chisq": np.nan, "df": np.nan, "p": np.nan, "reference": ""}], {}
     for before, f, name in zip(used, used[1:], called[1:], strict=False):
-        found = {"lrt": _by_limit, "bootstrap": _by_bootstrap, "exact": _by_draws}[how](before, f, n, key)
+        found = None if how == "exact" else _untested(before, f)
+        found = found or {"lrt": _by_limit, "bootstrap": _by_bootstrap, "exact": _by_draws}[how](before, f, n, key)
         rows.append(_criteria(f) | found.row())
         notes += [f"{name}: {note}" for note in found.notes]
         if found.replicates is not None:
@@ -220,15 +224,31 @@ class _Found:
         return own | {"reference": self.reference}
 
 
+def _untested(smaller: Fit, larger: Fit) -> _Found | None:
+    """Where no likelihood ratio tests the one against the other, with the reason; None where one does."""
+    df = larger.df - smaller.df
+    none = Tested(np.asarray(np.nan), df, np.asarray(np.nan))
+    if why := nesting.obstacle(smaller.model, larger.model):
+        return _Found(none, "", (f"not nested, {why}: no test; {INSTEAD}",))
+    test = likelihood_ratio(smaller.deviance, larger.deviance, df)
+    if df <= 0:
+        note = f"no more parameters than the model before it, so that there is nothing to test; {INSTEAD}"
+        return _Found(test, "", (note,) if smaller.formula != larger.formula else ())
+    if (worse := larger.deviance - smaller.deviance) > 1e-4 + 1e-7 * abs(smaller.deviance):
+        reason = "the models are not nested" if nesting.doubt(smaller.model, larger.model) else "its search ended early"
+        note = f"deviance higher by {worse:.4g} with more parameters: {reason}, and there is no test; {INSTEAD}"
+        return _Found(none, "", (note,))
+    return None
+
+
+def _doubts(smaller: Fit, larger: Fit) -> tuple[str, ...]:
+    doubt = nesting.doubt(smaller.model, larger.model)
+    return (f"whether the models are nested is not known ({doubt}): if not, {INSTEAD}",) if doubt else ()
+
+
 def _by_limit(smaller: Fit, larger: Fit, n: Any, key: Any) -> _Found:
     """χ², or the mixture where it holds."""
     test = likelihood_ratio(smaller.deviance, larger.deviance, larger.df - smaller.df)
-    if test.df <= 0:
-        note = "no more parameters than the model before it: no test; compare() has the criteria"
-        return _Found(test, "", (note,) if smaller.formula != larger.formula else ())
-    if (worse := larger.deviance - smaller.deviance) > 1e-4 + 1e-7 * abs(smaller.deviance):
-        note = f"deviance higher by {worse:.4g} with more parameters: the models are not nested, and there is no test"
-        return _Found(test._replace(statistic=np.nan, p=np.asarray(np.nan)), "", (note,))
     plain = f"χ²({test.df})"
     mixed = boundary.mixture(smaller, larger)
     if isinstance(mixed, boundary.Mixture):
@@ -241,8 +261,8 @@ def _by_limit(smaller: Fit, larger: Fit, n: Any, key: Any) -> _Found:
     if mixed is not None or boundary.differs_in_effects(smaller.model, larger.model):
         why = f" ({mixed})" if mixed else ""
         note = f"p from {plain} is conservative where a variance is zero under the hypothesis{why}; method='bootstrap'"
-        return _Found(test, plain, (note,))
-    return _Found(test, plain)
+        return _Found(test, plain, (note, *_doubts(smaller, larger)))
+    return _Found(test, plain, _doubts(smaller, larger))
 
 
 def _by_bootstrap(smaller: Fit, larger: Fit, n: int | None, key: Any) -> _Found:
@@ -256,6 +276,7 @@ def _by_bootstrap(smaller: Fit, larger: Fit, n: int | None, key: Any) -> _Found:
     p = (1 + int(np.sum(statistics[both] >= test.statistic))) / (1 + used) if used else np.nan
     lost = len(both) - used
     notes = (f"{lost} of {len(both)} replicates failed and are left out",) if lost else ()
+    notes += _doubts(smaller, larger)
     return _Found(test._replace(p=np.asarray(p)), f"bootstrap, {used} replicates", notes, statistics)
 
 

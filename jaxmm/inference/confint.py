@@ -28,7 +28,8 @@ def confint(fit: Fitted, method: str, level: float, parm: Any, **options: Any) -
         method: "wald", by t with the errors and degrees of freedom of ``coef_table``; "profile", by maximum likelihood
             (``attrs["notes"]`` says what there is to know); or "bootstrap" ("boot"), the percentiles of ``n``
             parametric replicates (1,999 by default) drawn with ``key``: ``Fit.bootstrap`` has the other kinds.
-        parm: names, as ``quantities.chosen`` has them; by default the coefficients of the mean, as ``fixef``.
+        parm: names, as ``quantities.chosen`` has them; by default the coefficients of the mean, as ``fixef``; of
+            none the frame has no rows.
         options: ``ddf`` ("asymptotic" is the normal distribution, as in lme4), ``vcov`` and ``cluster`` of "wald", as
             ``coef_table`` takes them; ``key`` and ``n`` of "bootstrap".  None is an option that was not given.
 
@@ -67,6 +68,8 @@ def _bootstrap(fit: Fitted, level: float, parm: Any, key: Any = None, n: int = R
     names = chosen(fit, parm, list(fit.fixef.index))
     if key is None:
         raise TypeError("confint(method='bootstrap') needs a key, such as key=1 or key=jax.random.key(1)")
+    if not names:
+        return pd.DataFrame({"lower": [], "upper": []}, names, dtype=float)
     return bootstrap(fit, n, key=key, progress=False).confint("percentile", level, parm=names)
 
 

@@ -20,6 +20,7 @@ from jaxmm.inference.ddf import Reference
 from jaxmm.inference.restrictions import Restrictions
 
 NOT_ESTIMABLE = "the data do not tell {}: its columns follow from others"
+NO_ERROR = "{}: a standard error of zero, and no test"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ def linear_test(asked: Restrictions, reference: Reference, remarks: Sequence[str
     se, df = np.sqrt(np.maximum(wald.variances(L, reference.vcov), 0.0)), reference.df(L)
     for column in (estimate, se, df):
         column[~known] = np.nan
+    notes += [NO_ERROR.format(label) for label, none in zip(asked.labels, se == 0, strict=True) if none]
     t = wald.each(estimate - asked.value, se, df)
     columns = {"estimate": estimate, "value": asked.value, "se": se, "df": df, "statistic": t.statistic, "p": t.p}
     frame = pd.DataFrame(columns, list(asked.labels))

@@ -33,7 +33,9 @@ LOOSE = 0.05  # a decrement from which the minimum is sought before the path goe
 STRIDE = 1.0  # of ζ, the longest step along the path
 MOVES = 60  # along the path, for each end
 STEPS = 60  # of the trust region
-SHORTER = 8  # times a step is shortened, by a quarter each, where there is no likelihood at its end
+SHORTER = 16  # times a step is shortened, to a quarter each, where its end is none: no likelihood there, or a cliff
+CLIFF = 4.0  # of ζ: a step of ``STRIDE`` that rises by more began where the slope says nothing, as on a plateau
+SHOWS = 1e-3  # of ζ: below it rounding hides F', and whether ζ falls
 AWAY = 300.0  # steps of one in ζ, as the slope at the estimate has it, after which a profile has levelled off
 LOWER = 1e-4  # of the deviance: below its minimum by more than this, it was none
 REACHED = 1e-6  # of c: how nearly h must be what was asked for
@@ -234,7 +236,7 @@ def place(here: Local, side: Side, minimum: float, inner: Any, outer: Any = None
     side.lower = max(side.lower, minimum - here.at.value)
     size = np.sqrt(max(rise, 0.0))
     by_curvature = np.sqrt(max(here.curvature, 0.0) / 2)
-    slope = side.sign * here.mu / (2 * size) if size > 1e-3 else by_curvature
+    slope = side.sign * here.mu / (2 * size) if size > SHOWS else by_curvature
     return Track(here, side.sign * size, float(slope), inner, outer)
 
 
@@ -248,9 +250,10 @@ def move(track: Track, side: Side, minimum: float, goal: float, limit: float) ->
     step = length_of_step(track, goal, sign)
     aim = limit if sign * (c + step - limit) >= 0 else c + step
     back = here.back if here.decrement <= LOOSE else np.zeros_like(here.back)
+    most = minimum + (max(abs(track.zeta), abs(goal)) + CLIFF) ** 2
     for _ in range(SHORTER):
         point = yield Asked(here.at.x + back + here.along * (aim - c), aim, here.at.kept)
-        if is_there(point, aim):
+        if is_there(point, aim) and point.value <= most:
             break
         aim = c + 0.25 * (aim - c)
     else:
@@ -259,7 +262,7 @@ def move(track: Track, side: Side, minimum: float, goal: float, limit: float) ->
     there = local(point)
     if there.decrement > LOOSE or there.is_saddle:
         there = yield from settle(there, aim, MINIMISED)
-    side.falls |= track.slope <= 0
+    side.falls |= track.slope <= 0 and abs(track.zeta) > SHOWS
     after = place(there, side, minimum, track.inner, track.outer)
     after.step = aim - c
     return after

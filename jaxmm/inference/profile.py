@@ -74,7 +74,8 @@ class Profile:
             pd.DataFrame({"parameter": c.name, "value": c.value, "zeta": c.zeta, "deviance": least + c.zeta**2})
             for c in self.curves.values()
         ]
-        return pd.concat(parts, ignore_index=True)
+        columns = ("parameter", "value", "zeta", "deviance")
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns, dtype=float)
 
     def confint(self, level: float = 0.95) -> pd.DataFrame:
         """``lower``, ``upper`` and the ``estimate`` by maximum likelihood, for each parameter profiled.

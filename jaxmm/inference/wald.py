@@ -39,9 +39,10 @@ def variances(L: Any, vcov: Any) -> np.ndarray:
 
 
 def each(estimate: Any, se: Any, df: Any = np.inf) -> Tested:
-    """Each of ``estimate`` by itself, against zero: t and its two-sided p, by the normal distribution without df."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t = np.asarray(estimate, float) / np.asarray(se, float)
+    """Each of ``estimate`` by itself, against zero: t and its two-sided p, by the normal distribution without df; NaN
+    where the standard error is zero, as it is of what rounding alone is left of."""
+    se = np.asarray(se, float)
+    t = np.asarray(estimate, float) / np.where(se == 0, np.nan, se)
     return Tested(t, 1, 2 * stdtr(df, -np.abs(t)))
 
 

@@ -52,9 +52,11 @@ class Unprofiled(NamedTuple):
     M_X: Array
 
 
-def eliminate(lams: tuple[Array, ...], gram: Gram) -> Unprofiled:
-    """What the criterion is made of, at the factors ``lams``."""
+def eliminate(lams: tuple[Array, ...], gram: Gram, restricted: Array | None = None) -> Unprofiled:
+    """What the criterion is made of, at the factors ``lams``.  ``restricted``: 1 by REML, 0 by ML, so that one program
+    serves both; by default as the structure says."""
     s = gram.structure
+    share = s.reml if restricted is None else restricted
     logdet, C = reduce(lams, gram)
     M_X, right, pwrss = C[:-1, :-1], C[:-1, -1:], C[-1, -1]
     df, logdet_X, beta = gram.n_obs, jnp.zeros_like(pwrss), jnp.zeros_like(right[:, 0])
@@ -62,15 +64,15 @@ def eliminate(lams: tuple[Array, ...], gram: Gram) -> Unprofiled:
         Linv = DENSE.factor(M_X)
         pwrss = pwrss - spd.quad(DENSE, M_X, Linv, right)[0, 0]
         beta = spd.solve(DENSE, M_X, Linv, right)[:, 0]
-        if s.reml:
-            df = gram.n_obs - s.p
-            logdet_X = spd.logdet(DENSE, M_X, Linv) - 2 * gram.logdet_T
+        if share is not False:
+            df = gram.n_obs - share * s.p
+            logdet_X = share * (spd.logdet(DENSE, M_X, Linv) - 2 * gram.logdet_T)
     return Unprofiled(logdet, logdet_X, df, pwrss, beta, M_X)
 
 
-def profile(lams: tuple[Array, ...], gram: Gram) -> Profile:
-    """The criterion and the profiled parameters at the factors ``lams``."""
-    at = eliminate(lams, gram)
+def profile(lams: tuple[Array, ...], gram: Gram, restricted: Array | None = None) -> Profile:
+    """The criterion and the profiled parameters at the factors ``lams``; ``restricted`` as ``eliminate`` takes it."""
+    at = eliminate(lams, gram, restricted)
     spread = at.df * (1 + jnp.log(2 * jnp.pi * at.pwrss / at.df))
     deviance = at.logdet + spread + at.logdet_X - gram.sum_log_weights
     return Profile(deviance, at.pwrss, at.beta, at.M_X, at.logdet)

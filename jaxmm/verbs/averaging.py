@@ -41,8 +41,8 @@ class Averaging(Fitted):
                 or numbers, the first factor's levels fastest.
             scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
                 under a log or logit link.
-            integrate: the mean of the response averaged over the random effects, in the place of that at b = 0; shown on
-                the scale that ``scale`` names.
+            integrate: the mean of the response averaged over the random effects, in the place of that at b = 0; shown
+                on the scale that ``scale`` names.
 
         Returns:
             ``Emmeans``: ``.frame``, ``.contrasts("pairwise")``, ``.joint_tests()``, ``.plot()``. A mean that the data

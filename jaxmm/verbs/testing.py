@@ -36,7 +36,8 @@ class Testing(Fitted):
     ) -> pd.DataFrame:
         """Confidence intervals: ``lower``, ``upper``, indexed as ``fixef``, or as ``parm`` says.
 
-        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key``, a seed or a JAX key, and ``n``).
+        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key``, a seed or a
+        JAX key, and ``n``).
         ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all".
         ``backend``: "pandas" or "polars". See ``inference.confint``.
 

@@ -31,8 +31,7 @@ import numpy as np
 
 from jaxmm._compiled import Program
 from jaxmm._types import Array
-from jaxmm.estimate import derivatives as of_linear
-from jaxmm.estimate import is_dear
+from jaxmm.estimate import objective
 from jaxmm.estimate_glmm import derivatives as of_generalised
 from jaxmm.estimate_glmm import is_large
 from jaxmm.fitted import Fitted
@@ -76,10 +75,10 @@ def _step(fit: Fitted, found: Any) -> Step:
     e = fit.estimates
     gram: Any = fit.model.arrays
     g, H, rest, slopes = (np.moveaxis(np.asarray(x), -1, 0) for x in found)
-    dear = is_dear(gram)
+    criterion = objective(gram)
 
     def hessian(theta: np.ndarray) -> np.ndarray:
-        return np.asarray(of_linear(theta, gram, dear)[2])
+        return criterion.hessian(theta)[2]
 
     move = roots(g, H, np.asarray(e.theta_scaled), np.asarray(e.hessian), hessian)
     rest = rest + np.einsum("gmr,gm->gr", slopes, move)
