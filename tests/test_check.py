@@ -116,6 +116,7 @@ def test_separation():
     told = [f for f in found if f.name == "separation"]
     assert told and "always" in told[0].text and "anova" in told[0].advice
     assert "two values" in found.skipped["dispersion"] and "Not looked into" in repr(found)
+    assert "convergence" in names(found) and not {"convergence", "curvature", "approximation"} & set(found.in_order)
 
 
 def test_amounts_are_no_counts():

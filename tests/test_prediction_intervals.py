@@ -302,6 +302,8 @@ def test_what_is_uncertain_is_said():
         (ValueError, {"new_levels": "sample"}, ["new_levels='sample' is for intervals", "re='marginal'"]),
         (ValueError, {"uncertain": "fixed"}, ["uncertain= says what an interval counts"]),
         (ValueError, {"weights": 2.0}, ["weights= is for interval='prediction'"]),
+        (ValueError, {"level": 0.9}, ["level=0.9 is the share of an interval: pass interval='confidence' or"]),
+        (ValueError, {"vcov": "CR2"}, ["vcov= and cluster= are for intervals"]),
         (ValueError, {"interval": "confidence", "key": KEY}, ["key= is for interval='prediction'"]),
         (
             ValueError,
@@ -355,3 +357,33 @@ def test_a_matrix_that_would_be_too_large(monkeypatch):
     monkeypatch.setattr("jaxmm.inference.joint.LARGEST", 10)
     with says(ValueError, "would have 22 rows, and 10 are the most: name fewer levels, as levels={'g': [...]}"):
         fitted("slopes").joint_vcov()
+
+
+def test_another_covariance_of_the_coefficients():
+    """x'Vx of the covariance given, its own degrees of freedom, wherever the coefficients alone are uncertain."""
+    fit, new = fitted("slopes"), table()[:4]
+    X, robust = fit.model.design.X[:4], fit.reference(vcov="CR2")
+    se = np.sqrt(np.einsum("na,ab,nb->n", X, fit.vcov("CR2"), X))
+    for options in ({"re": "population"}, {"re": "marginal"}, {"uncertain": "fixed"}):
+        frame = fit.predict(new, interval="confidence", vcov="CR2", **options)
+        close((frame["upper"] - frame["lower"]) / 2, special.stdtrit(robust.df(X), 0.975) * se, 1e-9)
+        assert repr(frame).endswith("Standard errors robust within clusters: CR2, 10 of 'g'.")
+    V = 4 * fit.vcov()
+    options = {"re": "population", "interval": "confidence", "ddf": "residual"}
+    once, twice = (fit.predict(new, **options, **more) for more in ({}, {"vcov": V}))
+    close(twice["upper"] - twice["lower"], 2 * (once["upper"] - once["lower"]), 1e-9)
+    assert "covariance given" in twice.attrs["note"] and "Standard errors" not in once.attrs["note"]
+    poisson = counts("one")
+    frame = poisson.predict(new, scale="link", re="population", interval="confidence", vcov="CR1", cluster="g")
+    close((frame["upper"] - frame["lower"]) / 2, Q * np.sqrt(np.einsum("na,ab,nb->n", X, poisson.vcov("CR1"), X)), 1e-9)
+    assert "10 clusters are few" in frame.attrs["note"]
+    with says(
+        ValueError, "vcov= is the covariance of the coefficients alone", "'fixed' and 'random'", "re='population'"
+    ):
+        fit.predict(new, interval="confidence", vcov="CR2")
+    with says(ValueError, "coefficients alone", "'fixed' and 'variances'"):
+        poisson.predict(new, re="marginal", interval="confidence", vcov="CR1")
+    with says(ValueError, "coefficients alone", "'residual'"):
+        fit.predict(new, re="population", interval="prediction", vcov="CR2")
+    with says(ValueError, "cluster= belongs to a robust covariance"):
+        fit.predict(new, re="population", interval="confidence", cluster="g")

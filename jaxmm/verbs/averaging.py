@@ -41,7 +41,11 @@ class Averaging(Fitted):
                 or numbers, the first factor's levels fastest.
             scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
                 under a log or logit link.
-            integrate: the mean averaged over the random effects, on the response scale, in the place of that at b = 0.
+            integrate: E[g⁻¹(xβ + offset + zb)] in the place of g⁻¹(xβ + offset) at b = 0, over the effects b of all
+                grouping factors of the mean together, b ~ N(0, D̂), β at β̂: the mean of the population of levels,
+                before zeros are added. Averaged over other factors it is on the response scale, shown as g of it
+                unless ``scale="response"``. Its standard error counts the errors of β̂ and of D̂ (delta method), the
+                covariance of the model; under an identity link it is the mean at b = 0 itself.
 
         Returns:
             ``Emmeans``: ``.frame``, ``.contrasts("pairwise")``, ``.joint_tests()``, ``.plot()``. A mean that the data
