@@ -119,20 +119,20 @@ def _of_block(block: Any, move: Moving | None, found: Information | None) -> Ite
 def _of_constants(fit: Fitted, at: Curvature | None, found: Information | None) -> Iterator[tuple]:
     """σ, φ where it is no residual variance, and the family's further parameters."""
     sigma, further = fit.varcorr().sigma, list(fit.family_params.items())
-    has_phi = fit.dispersion is not None
+    phi = fit.dispersion
     values, slopes = [], np.zeros((0, 0))
     if at is not None and found is not None:
         values, slopes = _constants(fit, at)
     errors = iter(np.full(len(further) + 1, np.nan))
     if found is not None and len(values):
         errors = iter(standard_errors(slopes, found))
-    if has_phi:
+    if phi is not None:
         error = float(next(errors))
         if sigma is not None:
             yield "ran_pars", "mu", "Residual", "sd__Observation", sigma, error / (2 * sigma), "log"
         if not fit.family.has_scale:
-            error = error if error < BEYOND * fit.dispersion else np.nan
-            yield "dispersion", "phi", None, "phi", fit.dispersion, error, "log"
+            error = error if error < BEYOND * phi else np.nan
+            yield "dispersion", "phi", None, "phi", phi, error, "log"
     for name, value in further:
         yield "dispersion", name, None, name, value, float(next(errors)), "identity"
 
