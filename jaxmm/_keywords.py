@@ -72,11 +72,17 @@ SHARES = {
 }
 
 
-def known_keywords(hints: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a function raise TypeError for an unknown keyword, with the hint or what is accepted."""
+def known_keywords(
+    hints: Mapping[str, str], passes: Callable | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a function raise TypeError for an unknown keyword, with the hint or what is accepted; a function that
+    ``passes`` its ``**style`` on accepts the keywords of the other one too."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        accepted = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+        own = inspect.signature(function).parameters.values()
+        accepted = [p.name for p in own if p.name not in ("self", "cls") and p.kind is not p.VAR_KEYWORD]
+        inner = inspect.signature(passes).parameters.values() if passes else ()
+        accepted += [p.name for p in inner if p.kind is p.KEYWORD_ONLY]
 
         @wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -91,7 +91,7 @@ class Fitted:
             given: Any = vcov
             if ddf in (None, given.name):
                 return given
-            return ddf_methods.WithCovariance(self.reference(ddf), given.vcov)
+            return ddf_methods.WithCovariance(self.reference(ddf), given.vcov, tuple(given.notes))
         if cluster is not None:
             raise ValueError("cluster= belongs to a robust covariance: give its kind too, such as vcov='CR2'")
         known = self.__dict__.setdefault("_references", {})

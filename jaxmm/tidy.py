@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm.diagnostics import remarks, singular_terms
 from jaxmm.inference import variances, wald
 
 EFFECTS = ("fixed", "ran_pars", "dispersion")
@@ -32,7 +33,8 @@ def tidy(fit: Any, effects: str | None = None, conf_level: float | None = None) 
         conf_level: adds the columns conf_low and conf_high, intervals of this level: of coefficients by their df,
             symmetric on the log scale for standard deviations, σ and φ, by Fisher's z for correlations.
 
-    The errors of the variance parameters are by the delta method, NaN in a singular term. They are in the table where
+    The errors of the variance parameters are by the delta method, NaN in a singular term and of a φ at its limit, as
+    ``attrs["notes"]`` of the table says. They are in the table where
     ``effects`` is "ran_pars" or "dispersion", or ``conf_level`` is given; else NaN stands there, since a linear model
     needs a gradient more for them, of a program that is compiled first.
 
@@ -53,7 +55,15 @@ def tidy(fit: Any, effects: str | None = None, conf_level: float | None = None) 
         parts.append(_variances(fit, effects, conf_level))
     parts = [part for part in parts if len(part)] or parts[:1]
     columns = COLUMNS + (["conf_low", "conf_high"] if conf_level is not None else [])
-    return pd.DataFrame(pd.concat(parts, ignore_index=True), columns=columns)
+    out = pd.DataFrame(pd.concat(parts, ignore_index=True), columns=columns)
+    out.attrs["notes"] = _notes(fit)
+    return out
+
+
+def _notes(fit: Any) -> tuple[str, ...]:
+    """Why numbers are missing, or mean little."""
+    singular = [f"no errors of {t}: a variance of zero, or a perfect correlation" for t in singular_terms(fit)]
+    return (*singular, *remarks(fit))
 
 
 def _fixed(fit: Any, level: float | None) -> pd.DataFrame:

@@ -64,7 +64,12 @@ class Given(mm.Fit):
 
 
 def given(k: int, table: dict) -> mm.Fit:
-    return Given(model(k), SimpleNamespace(beta=np.array(table["beta"]), vcov=np.array(table["V"])), mm.Control())
+    nothing_to_remark = {"sigma": 1.0, "status": 0, "mode_found": True, "hessian": np.eye(1), "log_phi": np.zeros(0)}
+    theta = np.ones(model(k).structure.num_theta)
+    e = SimpleNamespace(
+        beta=np.array(table["beta"]), vcov=np.array(table["V"]), theta=theta, theta_scaled=theta, **nothing_to_remark
+    )
+    return Given(model(k), e, mm.Control())
 
 
 def asked(table: dict) -> dict:

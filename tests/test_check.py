@@ -10,7 +10,7 @@ import pytest
 from glmm_fits import data, fitted
 
 import jaxmm as mm
-from jaxmm.diagnose import standardised
+from jaxmm.diagnose import of_distribution, standardised
 from jaxmm.diagnose.finding import Check, Finding
 from jaxmm.diagnose.normality import straightness
 from jaxmm.diagnose.of_design import vif
@@ -116,6 +116,16 @@ def test_separation():
     told = [f for f in found if f.name == "separation"]
     assert told and "always" in told[0].text and "anova" in told[0].advice
     assert "two values" in found.skipped["dispersion"] and "Not looked into" in repr(found)
+    assert "convergence" in names(found) and not {"convergence", "curvature", "approximation"} & set(found.in_order)
+
+
+def test_one_bin_has_nothing_to_change_along():
+    """A prediction that is the same in every row: residuals that are not uniform are told of once."""
+    table = data().assign(y=lambda t: np.exp(3 * np.random.default_rng(1).normal(size=len(t))))
+    sr = mm.lmm("y ~ 1 + (1 | g)", table).simulated_residuals(200, key=jax.random.key(1))
+    assert sr.test_quantiles().p < 0.01
+    (told,) = of_distribution.uniformity(sr)
+    assert "not uniform" in told.text
 
 
 def test_amounts_are_no_counts():

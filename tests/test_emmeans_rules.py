@@ -167,7 +167,9 @@ def test_another_covariance():
     robust = fit.emmeans("N", vcov="CR0", cluster="Block").contrasts()
     C, V = robust.functions.rows, fit.vcov(kind="CR0", cluster="Block").to_numpy()
     np.testing.assert_allclose(robust["se"], np.sqrt(np.diag(C @ V @ C.T)))
-    assert "standard errors: CR0, clusters by Block" in str(robust)
+    assert str(robust).count("standard errors") == 1 and "clusters: CR0, 6 of 'Block'" in str(robust)
+    assert str(fit.emmeans("N", vcov=4 * fit.vcov(), ddf="residual")).count("by the covariance given") == 1
+    assert str(fit.emmeans("N", vcov="CR1", ddf="residual")).count("clusters: CR1, 6 of 'Block'") == 1
     few = fit.joint_tests(vcov="CR2", cluster="Block")  # six blocks do not tell six interactions' covariance
     assert np.isnan(few.loc["Variety:N", "F"]) and "singular" in few.loc["Variety:N", "note"]
 
@@ -258,3 +260,44 @@ def test_intervals_of_averaged_means_cover():
     assert np.all(np.abs(inside / n - 0.95) < 3 * np.sqrt(0.95 * 0.05 / n)), inside / n
     spread = np.std(averaged, axis=0) / np.sqrt(n)
     assert np.all(np.abs(np.mean(averaged, axis=0) - truth) < 3 * spread), (np.mean(averaged, axis=0) - truth) / spread
+
+
+def test_the_mean_of_a_model_without_columns():
+    """An intercept alone: one mean, and it is the intercept."""
+    fit = mm.lmm("yield ~ 1 + (1 | Block)", tables()["whole"])
+    frame = fit.emmeans([]).frame
+    np.testing.assert_allclose(frame[["emmean", "se"]], [[fit.fixef.iloc[0], fit.bse.iloc[0]]])
+    assert "nothing to compare" in str(fit.emmeans([]).contrasts()) and fit.joint_tests().empty
+
+
+def test_values_at_which_the_model_is_not_defined(recwarn):
+    """NaN, and which function has no value where; nothing is said of the data, and nothing warns from within."""
+    data = tables()["whole"].assign(nitro=lambda d: d["nitro"] + 0.1)
+    fit = mm.lmm("yield ~ log(nitro) * Variety + (1 | Block)", data)
+    found = fit.emmeans("Variety", at={"nitro": [0, 0.5, -1]}, by="nitro")
+    told = found.frame["emmean"].notna()
+    assert told.equals(found.frame["nitro"] == 0.5)
+    reason = "NaN: not defined, for log(nitro) has no value at nitro = 0"
+    pairs = found.contrasts()
+    assert pairs["estimate"].notna().sum() == 3 and pairs["estimate"][3:6].notna().all()
+    for shown in (
+        found,
+        pairs,
+        fit.emmeans("Variety", at={"nitro": 0}),
+        fit.emtrends("Variety", "nitro", at={"nitro": 0}),
+    ):
+        assert reason in str(shown) and "not estimable" not in str(shown) and "normal" not in str(shown)
+    joint = fit.joint_tests(at={"nitro": [0, 1]})
+    assert joint.attrs["notes"][0] == reason and "not defined" in joint.loc["Variety", "note"]
+    assert found.joint_tests()["note"].str.contains("not defined").tolist() == [True, False, True]
+    assert not len(recwarn)
+
+
+def test_a_coefficient_that_runs_away():
+    """Every table of means says so, as the summary does."""
+    data = pd.DataFrame({"f": np.tile(list("abc"), 40), "g": np.repeat(np.arange(12), 10)})
+    data["y"] = (data["f"] == "a") | (np.random.default_rng(2).random(120) < 0.5)
+    fit = mm.glmm("y ~ f + (1 | g)", data, "binomial")
+    means = fit.emmeans("f")
+    shown = (means, means.contrasts(), means.regrid(), fit.joint_tests())
+    assert all(str(x).count("separation: (Intercept)") == 1 for x in shown)

@@ -1,81 +1,17 @@
-"""Intervals of predictions, and the joint covariance of β̂ and b̂, beside Henderson's matrix written out."""
+"""Intervals of predictions of linear models, and the joint covariance of β̂ and b̂, beside Henderson's matrix written
+out; what is printed, and misuse."""
 
-import json
 from functools import cache
-from pathlib import Path
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import central, close, says
+from prediction_cases import KEY, LINEAR, NORMAL, Q, counts, expanded, fitted, prior, t_of, table
 from scipy import special
 
 import jaxmm as mm
 from jaxmm import DataError
-
-KEY = jax.random.key(4)
-Q = special.ndtri(0.975)
-NORMAL = {"ddf": "asymptotic"}
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "predictions.json").read_text())
-
-
-@cache
-def table() -> pd.DataFrame:
-    """Ten levels of g within four of s, crossed with six of h; precisions and an offset; few and uneven rows."""
-    rng = np.random.default_rng(5)
-    n = 140
-    g = rng.integers(0, 10, n)
-    data = pd.DataFrame({"g": [f"g{k}" for k in g], "s": [f"s{k}" for k in g % 4], "h": rng.integers(0, 6, n)})
-    data["x"], data["w"], data["o"] = rng.normal(size=n), rng.uniform(0.5, 3, n), rng.normal(size=n)
-    b = rng.normal(size=(10, 2)) @ [[1.2, 0.4], [0, 0.9]]
-    eta = (
-        1
-        + 0.5 * data["x"]
-        + b[g, 0]
-        + b[g, 1] * data["x"]
-        + 2 * rng.normal(size=4)[g % 4]
-        + rng.normal(size=6)[data["h"]]
-    )
-    data["y"] = eta + data["o"] + rng.normal(size=n) / np.sqrt(data["w"])
-    data["count"] = rng.poisson(np.exp(0.4 * eta))
-    return data
-
-
-LINEAR = {
-    "slopes": ("y ~ x + (x | g)", {"weights": "w"}),
-    "apart": ("y ~ x + (1 | g) + (0 + x | g)", {}),
-    "nested": ("y ~ x + (1 | s/g)", {"weights": "w", "offset": "o"}),
-    "crossed": ("y ~ x + (x | g) + (1 | h)", {"weights": "w", "offset": "o"}),
-    "all": ("y ~ x + (1 | s) + (x | g) + (x | h)", {"reml": False, "weights": "w"}),
-}
-
-
-@cache
-def fitted(name: str) -> mm.Fit:
-    formula, options = LINEAR[name]
-    return mm.lmm(formula, table(), **options)
-
-
-def expanded(fit: mm.Fit, factors=None) -> np.ndarray:
-    """Z (n, Q), factor by factor in the design's order, level by level."""
-    d, blocks = fit.model.design, []
-    for f, factor in enumerate(d.factors):
-        Z = np.hstack([t.Z for t in d.terms if t.factor == f])
-        full = np.zeros((len(d.y), len(factor.levels), Z.shape[1]))
-        full[np.arange(len(d.y)), factor.codes] = Z
-        blocks.append(full.reshape(len(d.y), -1))
-    return np.hstack(blocks)
-
-
-def prior(fit: mm.Fit) -> np.ndarray:
-    """D of all effects (Q, Q), in the same order."""
-    blocks = [np.kron(np.eye(len(f.levels)), fit.varcorr().cov[f.name]) for f in fit.model.design.factors]
-    ends = np.cumsum([0] + [len(b) for b in blocks])
-    out = np.zeros((ends[-1], ends[-1]))
-    for at, b in zip(ends, blocks, strict=False):
-        out[at : at + len(b), at : at + len(b)] = b
-    return out
 
 
 @cache
@@ -244,11 +180,6 @@ def degrees(fit: mm.Fit, variance) -> np.ndarray:
     return 1 / (np.einsum("kn,kl,ln->n", d, np.linalg.inv(H), d) + 1 / left)
 
 
-def t_of(frame: pd.DataFrame, se) -> np.ndarray:
-    """The quantile that an interval was made with."""
-    return ((frame["upper"] - frame["lower"]) / 2 / se).to_numpy()
-
-
 @pytest.mark.parametrize("name", ["slopes", "crossed"])
 def test_degrees_of_freedom_of_the_whole_variance(name):
     """Old levels, one new and one old, all new: of a mean, and with the response's own variance."""
@@ -342,177 +273,6 @@ def test_levels_of_rows_that_do_not_count():
     assert fit.predict(interval="confidence", **NORMAL, new_levels="sample").notna().all().all()
 
 
-# ---------------------------------------------------------------- generalised models
-GENERALISED = {"crossed": "count ~ x + (x | g) + (1 | h)", "one": "count ~ x + (1 | g)"}
-
-
-@cache
-def counts(name: str, family: str = "poisson") -> mm.Fit:
-    return mm.glmm(GENERALISED[name], table(), family)
-
-
-def test_the_joint_covariance_of_a_generalised_model():
-    """N = (Z'WZ + D⁻¹)⁻¹ at the modes, and b̂ moves with β̂ by -NZ'WX."""
-    fit = counts("crossed")
-    d, Z, mu = fit.model.design, expanded(fit), fit.fitted().to_numpy()
-    D = prior(fit)
-    N = D - D @ Z.T @ np.linalg.solve(Z @ D @ Z.T + np.diag(1 / mu), Z @ D)
-    G = np.vstack([np.eye(2), -N @ Z.T @ (mu[:, None] * d.X)])
-    expected = G @ fit.vcov().to_numpy() @ G.T
-    expected[2:, 2:] += N
-    close(fit.joint_vcov(), expected, 1e-6)  # to what the modes' search leaves
-    A = np.hstack([d.X, Z])
-    se = np.sqrt(np.einsum("na,ab,nb->n", A, expected, A))
-    frame, eta = fit.predict(interval="confidence"), fit.predict(scale="link")
-    close(np.log(frame["upper"]) - eta, Q * se, 1e-6)
-    close(eta - np.log(frame["lower"]), Q * se, 1e-6)
-    new = pd.DataFrame({"x": [1.0], "g": ["who"], "h": ["who"]})
-    v = np.ones(2) @ (fit.vcov() + fit.varcorr().cov["g"].to_numpy()) @ np.ones(2) + fit.varcorr().cov["h"].iloc[0, 0]
-    link = fit.predict(new, scale="link", new_levels="sample", interval="confidence")
-    close(link["upper"] - link["predicted"], [Q * np.sqrt(v)], 1e-9)
-
-
-def test_the_modes_move_with_every_parameter():
-    """By differences of modes found as roots of the score of each level, θ and φ uncertain too."""
-    fit = counts("one", "nbinom2")
-    d, e = fit.model.design, fit.estimates
-    codes, y = d.factors[0].codes, d.y
-    scales = [*np.asarray(fit.model.arrays.T_X), fit.theta[0] / e.psi[2]]
-
-    def modes(psi):
-        beta, theta, phi = np.array(scales[:2]) @ psi[:2], scales[2] * psi[2], np.exp(psi[3])
-        b = np.zeros(len(d.factors[0].levels))
-        for _ in range(50):
-            mu = np.exp(d.X @ beta + b[codes])
-            score = np.bincount(codes, (y - mu) / (1 + mu / phi)) - b / theta**2
-            slope = np.bincount(codes, mu * (1 + y / phi) / (1 + mu / phi) ** 2) + 1 / theta**2
-            b = b + score / slope
-        return d.X @ beta + b[codes], 1 / slope
-
-    eta, N = modes(np.asarray(e.psi))
-    close(eta, fit.predict(scale="link"), 1e-8)
-    steps = 1e-5 * np.eye(4)
-    J = np.stack([(modes(e.psi + h)[0] - modes(e.psi - h)[0]) / 2e-5 for h in steps], axis=1)
-    whole = ("fixed", "random", "variances")
-    for uncertain, kept in {whole: slice(4), ("fixed", "random"): slice(2)}.items():
-        V = np.asarray(e.covariance)[kept, kept]
-        expected = np.einsum("nk,kl,nl->n", J[:, kept], V, J[:, kept]) + N[codes]
-        frame = fit.predict(scale="link", interval="confidence", uncertain=uncertain)
-        close(frame["upper"] - frame["predicted"], Q * np.sqrt(expected), 1e-6)
-    drawn = [fit.predict(interval="prediction", key=KEY, uncertain=(*u, "residual")) for u in (whole, whole[:2])]
-    assert (drawn[0] != drawn[1]).any().any()
-
-
-def tails(fit: mm.Fit, frame: pd.DataFrame, eta, v) -> tuple[np.ndarray, np.ndarray]:
-    """P(y < lower) and P(y > upper) of Poisson counts whose log mean is N(eta, v), by quadrature."""
-    nodes, mass = np.polynomial.hermite_e.hermegauss(80)
-    mean = np.exp(np.asarray(eta)[:, None] + np.sqrt(v)[:, None] * nodes)
-    below = (
-        special.pdtr(np.maximum(frame["lower"].to_numpy() - 1, 0)[:, None], mean) * (frame[["lower"]] > 0).to_numpy()
-    )
-    above = special.pdtrc(frame["upper"].to_numpy()[:, None], mean)
-    return below @ mass / mass.sum(), above @ mass / mass.sum()
-
-
-@pytest.mark.parametrize("new_levels", ["error", "sample"])
-def test_simulated_responses(new_levels):
-    """Both tails beside the mixture's own, within four Monte-Carlo errors: no more than (1 - level)/2, and more with
-    one count less."""
-    fit, n = counts("crossed"), 4000
-    new = table()[:40] if new_levels == "error" else table()[:40].assign(g="who", h="who")
-    eta = fit.predict(new, scale="link", new_levels="population")
-    link = fit.predict(new, scale="link", interval="confidence", new_levels=new_levels)
-    v = ((link["upper"] - link["predicted"]).to_numpy() / Q) ** 2
-    frame = fit.predict(new, interval="prediction", new_levels=new_levels, key=KEY, n=n, level=0.9)
-    error = 4 * np.sqrt(0.05 * 0.95 / n)
-    for below in tails(fit, frame, eta, v):
-        assert (below < 0.05 + error).all()
-    inside = pd.DataFrame({"lower": frame["lower"] + 1, "upper": frame["upper"] - 1})
-    for above in tails(fit, inside, eta, v):
-        assert (above > 0.05 - error).all()
-    # a row's draws are its own, and the key's
-    again = fit.predict(new[:3], interval="prediction", new_levels=new_levels, key=KEY, n=n, level=0.9)
-    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(frame[:3]))
-    other = fit.predict(new, interval="prediction", new_levels=new_levels, key=jax.random.key(5), n=n, level=0.9)
-    assert (other["upper"] != frame["upper"]).any()
-
-
-def test_shares_of_trials():
-    """Ends of successes among trials are shares; the fit's own trials on its own rows."""
-    data = table().assign(size=7, won=lambda d: np.minimum(d["count"], 7))
-    fit = mm.glmm("cbind(won, size - won) ~ x + (1 | g)", data, "binomial")
-    own = fit.predict(interval="prediction", key=KEY)
-    assert own[["lower", "upper"]].stack().between(0, 1).all()
-    close(np.round(7 * own["upper"]), 7 * own["upper"], 1e-12)
-    many = fit.predict(data, interval="prediction", key=KEY, weights=1000)
-    narrow = fit.predict(data, interval="confidence")
-    assert (own["upper"] - own["lower"]).mean() > 1.5 * (many["upper"] - many["lower"]).mean()
-    close((many["upper"] - many["lower"]).mean(), (narrow["upper"] - narrow["lower"]).mean(), 0.1)
-    with says(DataError, "the fit had numbers of trials: pass weights="):
-        fit.predict(data, interval="prediction", key=KEY)
-
-
-def test_several_predictors():
-    """Effects on the counts and on the zeros are correlated given the data; the mean has the errors of both."""
-    from test_predictors import fitted as ponds_fit
-    from test_predictors import ponds
-
-    fit, data = ponds_fit("zeros"), ponds()
-    C, rows = fit.joint_vcov(), data.iloc[[3, 200]]
-    place = {label: k for k, label in enumerate(C.index)}
-    assert abs(C.iloc[place["pond", "3", "(Intercept)"], place["zi~pond", "3", "(Intercept)"]]) > 1e-6
-    frame = fit.predict(rows, interval="confidence")
-    for k, (_, row) in enumerate(rows.iterrows()):
-        pond, ends = str(row["pond"]), np.zeros((len(C), 2))
-        ends[:2, 0] = 1, row["x"]
-        ends[2:4, 1] = 1, row["bad"] == "yes"
-        ends[place["pond", pond, "(Intercept)"], 0] = 1
-        ends[place["zi~pond", pond, "(Intercept)"], 1] = 1
-        S = ends.T @ C.to_numpy() @ ends
-        pi = fit.predict(rows, scale="zero").iloc[k]
-        f = np.array([1.0, -pi])  # log((1 - π) μ) by η and logit π
-        half = Q * np.sqrt(f @ S @ f)
-        close(
-            np.log(frame.iloc[k, 1:].astype(float)), np.log(frame["predicted"].iloc[k]) + half * np.array([-1, 1]), 1e-9
-        )
-        zero = fit.predict(rows, scale="zero", interval="confidence").iloc[k]
-        close(special.logit(zero["upper"]) - special.logit(pi), Q * np.sqrt(S[1, 1]), 1e-9)
-    drawn = fit.predict(rows, interval="prediction", key=KEY)
-    assert (drawn["lower"] == 0).all() and (drawn["upper"] > drawn["predicted"]).all()
-
-
-@pytest.mark.parametrize("name", ["shares", "both"])
-def test_dispersion_formulas(name):
-    from test_predictors import fitted as ponds_fit
-    from test_predictors import ponds
-
-    fit, rows = ponds_fit(name), ponds().iloc[:5]
-    frame = fit.predict(rows, interval="prediction", key=KEY, re="marginal")
-    assert (frame["lower"] <= frame["predicted"]).all() and (frame["predicted"] <= frame["upper"]).all()
-    phi = fit.predict(rows, scale="dispersion", interval="confidence")
-    assert (phi["lower"] < phi["upper"]).all()
-
-
-@pytest.mark.parametrize("case", REFERENCE, ids=lambda c: c["formula"])
-def test_standard_errors_as_in_r(case):
-    """Everything uncertain, at old and new levels and at b = 0."""
-    data = mm.datasets.load(case["data"])
-    data = data[np.arange(1, len(data) + 1) % {"sleepstudy": 7, "penicillin": 5, "grouseticks": 3}[case["data"]] != 0]
-    groups = [c for c in ("Subject", "plate", "sample", "BROOD", "LOCATION") if c in data]
-    data = data.astype(dict.fromkeys(groups, str))
-    if case["family"] == "gaussian":
-        fit = mm.lmm(case["formula"], data, reml=False)
-    else:
-        fit = mm.glmm(case["formula"], data.assign(height=(data["HEIGHT"] - 460) / 50), case["family"])
-    options = {"scale": "link", "interval": "confidence", **NORMAL}
-    whole, new = ("fixed", "random", "variances"), pd.DataFrame(case["new"])
-    frame = fit.predict(new, new_levels="sample", uncertain=whole, **options)
-    close(frame["predicted"], case["fit"], 1e-5)
-    np.testing.assert_allclose((frame["upper"] - frame["predicted"]) / Q, case["se"], rtol=1e-4)
-    zero = fit.predict(new, re="population", uncertain=("fixed", "variances"), **options)
-    np.testing.assert_allclose((zero["upper"] - zero["predicted"]) / Q, case["se_at_zero"], rtol=1e-4)
-
-
 # ---------------------------------------------------------------- what is printed, and misuse
 def test_what_is_uncertain_is_said():
     frame = fitted("slopes").predict(interval="confidence", uncertain=["random", "fixed"])
@@ -542,6 +302,8 @@ def test_what_is_uncertain_is_said():
         (ValueError, {"new_levels": "sample"}, ["new_levels='sample' is for intervals", "re='marginal'"]),
         (ValueError, {"uncertain": "fixed"}, ["uncertain= says what an interval counts"]),
         (ValueError, {"weights": 2.0}, ["weights= is for interval='prediction'"]),
+        (ValueError, {"level": 0.9}, ["level=0.9 is the share of an interval: pass interval='confidence' or"]),
+        (ValueError, {"vcov": "CR2"}, ["vcov= and cluster= are for intervals"]),
         (ValueError, {"interval": "confidence", "key": KEY}, ["key= is for interval='prediction'"]),
         (
             ValueError,
@@ -595,3 +357,33 @@ def test_a_matrix_that_would_be_too_large(monkeypatch):
     monkeypatch.setattr("jaxmm.inference.joint.LARGEST", 10)
     with says(ValueError, "would have 22 rows, and 10 are the most: name fewer levels, as levels={'g': [...]}"):
         fitted("slopes").joint_vcov()
+
+
+def test_another_covariance_of_the_coefficients():
+    """x'Vx of the covariance given, its own degrees of freedom, wherever the coefficients alone are uncertain."""
+    fit, new = fitted("slopes"), table()[:4]
+    X, robust = fit.model.design.X[:4], fit.reference(vcov="CR2")
+    se = np.sqrt(np.einsum("na,ab,nb->n", X, fit.vcov("CR2"), X))
+    for options in ({"re": "population"}, {"re": "marginal"}, {"uncertain": "fixed"}):
+        frame = fit.predict(new, interval="confidence", vcov="CR2", **options)
+        close((frame["upper"] - frame["lower"]) / 2, special.stdtrit(robust.df(X), 0.975) * se, 1e-9)
+        assert repr(frame).endswith("Standard errors robust within clusters: CR2, 10 of 'g'.")
+    V = 4 * fit.vcov()
+    options = {"re": "population", "interval": "confidence", "ddf": "residual"}
+    once, twice = (fit.predict(new, **options, **more) for more in ({}, {"vcov": V}))
+    close(twice["upper"] - twice["lower"], 2 * (once["upper"] - once["lower"]), 1e-9)
+    assert "covariance given" in twice.attrs["note"] and "Standard errors" not in once.attrs["note"]
+    poisson = counts("one")
+    frame = poisson.predict(new, scale="link", re="population", interval="confidence", vcov="CR1", cluster="g")
+    close((frame["upper"] - frame["lower"]) / 2, Q * np.sqrt(np.einsum("na,ab,nb->n", X, poisson.vcov("CR1"), X)), 1e-9)
+    assert "10 clusters are few" in frame.attrs["note"]
+    with says(
+        ValueError, "vcov= is the covariance of the coefficients alone", "'fixed' and 'random'", "re='population'"
+    ):
+        fit.predict(new, interval="confidence", vcov="CR2")
+    with says(ValueError, "coefficients alone", "'fixed' and 'variances'"):
+        poisson.predict(new, re="marginal", interval="confidence", vcov="CR1")
+    with says(ValueError, "coefficients alone", "'residual'"):
+        fit.predict(new, re="population", interval="prediction", vcov="CR2")
+    with says(ValueError, "cluster= belongs to a robust covariance"):
+        fit.predict(new, re="population", interval="confidence", cluster="g")

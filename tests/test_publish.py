@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from helpers import says
 
 import jaxmm as mm
 from jaxmm.publish import numbers, one, parts
@@ -212,9 +213,10 @@ def test_tests_and_covariances_of_ones_own(slopes):
     assert "df" not in one.sheet(slopes, ddf="asymptotic").head
     doubled = parts.content(slopes, None, parts.Errors(vcov=4 * slopes.vcov().to_numpy()))
     assert doubled.fixed["", "Days"].se == pytest.approx(2 * slopes.bse["Days"])
-    assert "standard errors by a given covariance" in doubled.notes
+    assert "standard errors by the covariance given" in doubled.notes
     robust = slopes.to_markdown(vcov="CR2", cluster="Subject")
-    assert "Standard errors: CR2, clusters by Subject." in robust
+    assert robust.lower().count("standard errors") == 1  # said once
+    assert "Standard errors robust within clusters: CR2, 18 of 'Subject'." in robust
 
 
 def test_a_generalised_fit(cbpp):
@@ -291,7 +293,7 @@ def test_the_same_fit_with_several_errors(slopes):
     table = mm.table([slopes, slopes], ["model", "doubled"], vcov=[None, 4 * slopes.vcov().to_numpy()])
     se = table.frame.xs("se", axis=1, level="quantity").loc[("fixed", "", "Days")]
     assert se["doubled"] == pytest.approx(2 * se["model"])
-    assert "Doubled: standard errors by a given covariance." in table.sheet.notes
+    assert "Doubled: standard errors by the covariance given." in table.sheet.notes
     assert not any("not comparable" in n for n in table.sheet.notes)
 
 
@@ -337,3 +339,23 @@ def test_protocol_of_maketables(slopes):
     assert not hasattr(shown, "params") and shown.__maketables_coef_table__.equals(frame)
     assert shown.__maketables_stat__("Subject: SD Days") == pytest.approx(5.9221, abs=1e-4)
     assert slopes.endog_names == shown.__maketables_depvar__ == "Reaction"
+
+
+def test_keywords_are_those_of_the_verb(slopes):
+    for verb, name in ((slopes.to_latex, "to_latex"), (slopes.to_html, "to_html"), (slopes.to_markdown, "to_markdown")):
+        with says(TypeError, f"{name}() has no keyword 'foo'", "digits, level, ddf, vcov"):
+            verb(foo=1)
+    with says(TypeError, "to_latex() has no keyword 'digit': did you mean 'digits'", "accepted: label, digits"):
+        slopes.to_latex(digit=2)
+    with says(TypeError, "to_markdown() has no keyword 'label': label= is for to_latex() alone"):
+        slopes.to_markdown(label="tab:a")
+
+
+def test_a_label_has_a_number_to_refer_to(slopes):
+    """LaTeX's label is that of the caption before it: there is one, empty, where none was given."""
+    text = slopes.to_latex("tab:a_b")
+    assert text.index("\\caption{}") < text.index("\\label{tab:a_b}") < text.index("\\begin{tabular}")
+    assert "\\label" not in slopes.to_latex(caption="Fit") and "table}" not in slopes.to_latex()
+    assert "\\caption{}\n\\label{tab:two}" in mm.table([slopes]).to_latex(label="tab:two")
+    with says(ValueError, "label must be a text without", "'50%'"):
+        slopes.to_latex("50%")

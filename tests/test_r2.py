@@ -138,5 +138,7 @@ def test_bad_input(sleep_reml):
         sleep_reml.r2(n=10)
     with says(ValueError, "level must lie between 0 and 1"):
         sleep_reml.r2(level=95)
+    with says(ValueError, "level=0.9 is the share of an interval: pass interval='bootstrap' with it"):
+        sleep_reml.icc(level=0.9)
     with says(TypeError, "r2() has no keyword 'ci'"):
         sleep_reml.r2(ci=True)

@@ -191,6 +191,16 @@ def test_quantiles_say_where():
     assert found.table["below 0.25"].iloc[0] < 0.15 < 0.3 < found.table["below 0.25"].iloc[-1]
 
 
+def test_quantiles_say_why_bins_are_few(sleep_reml):
+    alike = mm.lmm("Reaction ~ 1 + (1 | Subject)", mm.datasets.load("sleepstudy")).simulated_residuals(50, key=KEY)
+    assert "(1 bin: the prediction is the same in every row, by" in repr(alike.test_quantiles())
+    sr = sleep_reml.simulated_residuals(50, key=KEY)
+    assert sr.test_quantiles(40).how.startswith("10 bins of the prediction, which ties in many rows")
+    assert sr.test_quantiles(1).how.startswith("1 bin, as asked for")
+    few = mm.lmm("Reaction ~ Days + (1 | Subject)", mm.datasets.load("sleepstudy")[:30])
+    assert few.simulated_residuals(50, key=KEY).test_quantiles().how.startswith("1 bin: fewer than 40 rows")
+
+
 def test_what_is_printed(sleep_reml):
     sr = sleep_reml.simulated_residuals(100, key=KEY)
     text = repr(sr)

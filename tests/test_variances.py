@@ -99,6 +99,16 @@ def test_a_singular_term_has_no_errors_and_others_have():
     np.testing.assert_allclose(frame.loc[["g", "Residual"], "std_error"], alone["std_error"], rtol=1e-4)
 
 
+def test_a_dispersion_at_its_limit_has_no_error(recwarn):
+    """Counts less spread than Poisson's: φ is NaN in its error and interval, with the reason, without a warning."""
+    rng = np.random.default_rng(1)
+    table = {"y": rng.binomial(4, 0.5, 120), "g": np.repeat(np.arange(12), 10)}
+    frame = mm.glmm("y ~ 1 + (1 | g)", table, "nbinom2").tidy(0.95)
+    assert frame[frame["effect"] == "dispersion"][["std_error", "conf_low", "conf_high"]].isna().all(axis=None)
+    assert "no errors of (1 | g): a variance of zero" in frame.attrs["notes"][0]
+    assert "the dispersion is at its limit" in frame.attrs["notes"][1] and not len(recwarn)
+
+
 def test_what_is_computed_when(sleep_reml):
     """The errors are computed on request, once, and are no part of a pickle."""
     fit = pickle.loads(pickle.dumps(sleep_reml))

@@ -46,15 +46,30 @@ def _of_search(fit: Any) -> list[Look]:
         Look("convergence", "the search ended at a maximum", lambda: of_search.convergence(fit)),
         Look("data", "nothing was read in a way that may surprise", lambda: of_search.remarks(fit)),
         Look("singular", "every direction of the random effects has a variance", lambda: of_search.singular(fit)),
-        Look("curvature", "the likelihood falls in every direction", lambda: of_search.curvature(fit)),
+        Look(
+            "curvature",
+            "the likelihood falls in every direction",
+            lambda: of_search.curvature(fit),
+            _not_ended(fit) or ("it is flat where the covariance is singular" if fit.singular_terms else None),
+        ),
     ]
     if nodes is None:
         looks.append(
-            Look("approximation", "more nodes change the likelihood little", lambda: of_search.approximation(fit))
+            Look(
+                "approximation",
+                "more nodes change the likelihood little",
+                lambda: of_search.approximation(fit),
+                _not_ended(fit),
+            )
         )
     if free is None:
         looks.append(Look("separation", "every coefficient has a standard error", lambda: of_search.separation(fit)))
     return looks
+
+
+def _not_ended(fit: Any) -> str | None:
+    """A reason not to look at an end that there is not."""
+    return None if fit.converged else "the search did not converge"
 
 
 def _of_design(fit: Any) -> list[Look]:
@@ -66,7 +81,7 @@ def _of_design(fit: Any) -> list[Look]:
 
 def _of_distribution(fit: Any, key: Any) -> list[Look]:
     """A linear model's residuals as they are; those of others by simulation."""
-    ended = None if fit.converged else "the search did not converge"
+    ended = _not_ended(fit)
     effects = Look(
         "random effects", "modes are normal, none is far out", lambda: of_distribution.effects(fit), why_not=ended
     )

@@ -20,8 +20,10 @@ WIDE_SE = 10.0  # of a coefficient of a column of mean square one, where eta has
 def convergence(fit: Any) -> list[Finding]:
     """Whether the search ended at a maximum."""
     e, status = fit.estimates, Status(int(fit.estimates.status))
-    if status in (Status.CONVERGED, Status.RUNAWAY):
+    if status is Status.CONVERGED:
         return []
+    if status is Status.RUNAWAY:
+        return [Finding("convergence", PROBLEM, f"the search has no end: {status.message}", "See separation, below.")]
     left = f"; the deviance might still fall by about {float(e.decrement):.2g}" if np.isfinite(e.decrement) else ""
     advice = (
         "Try other starts, fit.multistart(20, key=1); a simpler random part, see fit.re_pca(); "
@@ -77,8 +79,8 @@ def singular(fit: Any) -> list[Finding]:
 def curvature(fit: Any) -> list[Finding]:
     """Directions in which the likelihood hardly changes, or rises."""
     H = np.asarray(fit.estimates.hessian, float)
-    if not fit.converged or singular_terms(fit) or not H.size:
-        return []  # told elsewhere
+    if not H.size:
+        return []
     if not np.all(np.isfinite(H)):
         return [Finding("curvature", PROBLEM, "the Hessian of the deviance is not finite", "Try fit.multistart().")]
     scale = np.sqrt(np.maximum(np.abs(np.diag(H)), 1e-300))

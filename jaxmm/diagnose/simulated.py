@@ -177,7 +177,7 @@ class SimulatedResiduals:
         regression, which DHARMa uses, finds the same departures; ``table`` says in which bin they are.
         """
         m = len(self.observed)
-        bins = int(np.clip(m // IN_BIN, 1, MOST)) if bins is None else bins
+        given, bins = bins, int(np.clip(m // IN_BIN, 1, MOST)) if bins is None else bins
         if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
             raise ValueError(f"bins must be a positive number of bins, not {bins!r}")
         edges = np.unique(np.quantile(self.predicted, np.arange(1, bins) / bins))
@@ -186,7 +186,16 @@ class SimulatedResiduals:
         low = [self.predicted[group == g].min() for g in range(group.max() + 1)]
         high = [self.predicted[group == g].max() for g in range(group.max() + 1)]
         labels = [f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)]
-        return self._quartiles("quantiles", group, labels, f"{len(labels)} bins of the prediction")
+        found = len(labels)
+        if self.predicted.max() == self.predicted.min():
+            how = "1 bin: the prediction is the same in every row"
+        elif found < bins:
+            how = f"{found} bin{'s' * (found > 1)} of the prediction, which ties in many rows"
+        elif found == 1:
+            how = "1 bin, as asked for" if given is not None else f"1 bin: fewer than {2 * IN_BIN} rows"
+        else:
+            how = f"{found} bins of the prediction"
+        return self._quartiles("quantiles", group, labels, how)
 
     def test_by(self, column: Any) -> ResidualTest:
         """Whether the residuals are uniform at each value of a category: χ² of the counts between the quartiles.

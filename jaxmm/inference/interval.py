@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
+from jaxmm.inference.ddf import Reference
 from jaxmm.inference.joint import PARTS, check_uncertain
 from jaxmm.predict import SCALES, Asked, check_scale, factors_asked
 
@@ -27,7 +28,8 @@ WORDS = {
 
 class Interval(NamedTuple):
     """``kind`` "confidence" or "prediction", ``level``, what is ``uncertain`` (None: the default of the kind), the
-    ``weights`` of new responses, the ``key`` and ``n`` of their draws, and the degrees of freedom ``ddf``."""
+    ``weights`` of new responses, the ``key`` and ``n`` of their draws, the degrees of freedom ``ddf``, and ``vcov`` of
+    β̂ with its ``cluster``."""
 
     kind: str | None
     level: float = 0.95
@@ -36,6 +38,8 @@ class Interval(NamedTuple):
     key: Any = None
     n: int | None = None
     ddf: Any = None
+    vcov: Any = None
+    cluster: Any = None
 
 
 def check_interval(asked: Asked, interval: Interval, scale: str) -> None:
@@ -54,6 +58,9 @@ def check_interval(asked: Asked, interval: Interval, scale: str) -> None:
         raise ValueError("uncertain= says what an interval counts: pass interval='confidence' or 'prediction' with it")
     if interval.kind is None and interval.ddf is not None:
         raise ValueError("ddf= is for intervals: pass interval='confidence' or 'prediction' with it")
+    if interval.kind is None and (interval.vcov is not None or interval.cluster is not None):
+        raise ValueError("vcov= and cluster= are for intervals: pass interval='confidence' with them")
+    wald.check_no_level(interval.level, interval.kind, "'confidence' or 'prediction'")
     given = {"weights": interval.weights, "key": interval.key, "n": interval.n}
     for name, value in given.items() if interval.kind != "prediction" else ():
         if value is not None:
@@ -69,9 +76,9 @@ def check_interval(asked: Asked, interval: Interval, scale: str) -> None:
         raise ValueError("weights= is for new data: the rows of the fit have their own")
 
 
-def _listed(names: Collection[str]) -> str:
+def _listed(names: Collection[str], word: str = "or") -> str:
     *most, last = map(repr, names)
-    return f"{', '.join(most)} or {last}"
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 class Levels(NamedTuple):
@@ -168,6 +175,16 @@ class Of(NamedTuple):
         several = self.scale == "response" and fit.family.further
         return component if component in fit.model.design.predictors and not several else None
 
+    @property
+    def of_beta(self) -> bool:
+        """Whether β̂ of one predictor is all that is uncertain."""
+        return self.uncertain == ("fixed",) and self.component is not None
+
+    @property
+    def reference(self) -> Reference:
+        """What the interval of a linear function of β̂ is made with."""
+        return self.fit.reference(self.ddf, self.interval.vcov, self.interval.cluster)
+
 
 def checked(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> Of:
     """What is asked for, completed.
@@ -179,7 +196,13 @@ def checked(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> Of:
     levels = levels_meant(fit, asked, interval.kind)
     uncertain = what_is_uncertain(fit, asked, interval, levels, scale)
     of = Of(fit, asked, scale, interval, levels, uncertain, "")
-    return of._replace(ddf=degrees_meant(fit, interval.ddf, uncertain == ("fixed",) and of.component is not None))
+    if (interval.vcov is not None or interval.cluster is not None) and not of.of_beta:
+        raise ValueError(
+            f"vcov= is the covariance of the coefficients alone, and this interval counts {_listed(uncertain, 'and')}"
+            f"{'' if uncertain != ('fixed',) else ' of several predictors'}: pass interval='confidence' with "
+            "re='population' or uncertain='fixed', or leave vcov= out"
+        )
+    return of._replace(ddf=degrees_meant(fit, interval.ddf, of.of_beta))
 
 
 def described(of: Of, degrees: np.ndarray | None) -> str:
@@ -203,8 +226,14 @@ def described(of: Of, degrees: np.ndarray | None) -> str:
         held += ["b = 0 at new levels"] if asked.new_levels == "population" and not levels.all_new else []
     return (
         f"{100 * interval.level:g} % {interval.kind} intervals, {_quantiles(of, degrees)}. Uncertain: "
-        f"{', '.join(said)}. Held: {'; '.join(held) or 'nothing'}."
+        f"{', '.join(said)}. Held: {'; '.join(held) or 'nothing'}.{_covariance(of)}"
     )
+
+
+def _covariance(of: Of) -> str:
+    """Sentences on a covariance other than the model's."""
+    notes = of.reference.notes if of.interval.vcov is not None else ()
+    return "".join(f" {note[:1].upper()}{note[1:]}." for note in notes)
 
 
 def _quantiles(of: Of, degrees: np.ndarray | None) -> str:

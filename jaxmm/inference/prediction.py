@@ -101,11 +101,11 @@ def every_row(fit: Fitted) -> NewData:
 
 def _means(of: Of, rows: NewData) -> np.ndarray:
     """(m, 4) means, their intervals, degrees of freedom."""
-    fit, asked, scale, fixed = of.fit, of.asked, of.scale, of.uncertain == ("fixed",)
+    fit, asked, scale = of.fit, of.asked, of.scale
     df: Any = np.inf
-    if fixed and of.component:
+    if of.of_beta and of.component:
         center, se, df = _of_beta(of, of.component, rows)
-    elif asked.averaged or is_constant(fit, scale) or (fixed and not of.levels.factors):
+    elif asked.averaged or is_constant(fit, scale) or (of.uncertain == ("fixed",) and not of.levels.factors):
         center, se = fit.model.likelihood.mean_on_link(fit, rows, scale, asked.averaged)
     else:
         etas, covariance, degrees = _predictors(of, rows)
@@ -118,7 +118,7 @@ def _means(of: Of, rows: NewData) -> np.ndarray:
 def _of_beta(of: Of, component: str, rows: NewData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One predictor of the rows, the standard error that β̂ gives it, and degrees of freedom."""
     fit, levels = of.fit, of.levels
-    d, reference = fit.model.design, fit.reference(of.ddf)
+    d, reference = fit.model.design, of.reference
     L = np.zeros((len(rows.X), len(reference.beta)))
     L[:, d.predictors[component]] = _sides(fit, rows)[component]
     eta = linear_predictors(fit, rows, set() if levels.all_new else levels.factors)[component]

@@ -29,7 +29,7 @@ from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.design.predictor import MEAN
 from jaxmm.fitted import Fitted
-from jaxmm.inference.wald import check_level
+from jaxmm.inference.wald import check_level, check_no_level
 from jaxmm.predict import Parameters, parameters
 from jaxmm.prepared import Prepared
 from jaxmm.sources.draw import Simulated
@@ -228,6 +228,7 @@ def _table(fit: Fitted, what: Callable[[Parts], pd.Series], how: How) -> pd.Seri
         raise ValueError(f"interval must be None or 'bootstrap', not {how.interval!r}")
     if how.interval is None and (how.key is not None or how.n is not None):
         raise ValueError("key= and n= are for interval='bootstrap'")
+    check_no_level(how.level, how.interval, "'bootstrap'")
     if how.interval is not None and how.key is None:
         raise TypeError("interval='bootstrap' needs a key, such as key=1 or key=jax.random.key(1)")
     account = Account(fit, how.approximation)

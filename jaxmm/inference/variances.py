@@ -10,7 +10,7 @@ or log φ,
 Intervals are symmetric for log sd, log σ, log φ, and Fisher's z = artanh r, and carried back: those of nlme
 (Pinheiro & Bates 2000, section 2.4).  Where a term is singular its estimates lie on the boundary of what there is, and
 no normal distribution holds: NaN, for each effect of the term.  Other terms have theirs, as if the singular one were
-known.
+known.  A φ at its limit, where the likelihood is flat, has none either.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from jaxmm.likelihood import Curvature
 from jaxmm.tables import pairs
 
 COLUMNS = ["effect", "component", "group", "term", "estimate", "std_error", "scale"]
+
+BEYOND = 350.0  # error of log φ: the ends of its interval leave what a float holds, φ is at its limit
 
 
 class Moving(NamedTuple):
@@ -117,19 +119,20 @@ def _of_block(block: Any, move: Moving | None, found: Information | None) -> Ite
 def _of_constants(fit: Fitted, at: Curvature | None, found: Information | None) -> Iterator[tuple]:
     """σ, φ where it is no residual variance, and the family's further parameters."""
     sigma, further = fit.varcorr().sigma, list(fit.family_params.items())
-    has_phi = fit.dispersion is not None
+    phi = fit.dispersion
     values, slopes = [], np.zeros((0, 0))
     if at is not None and found is not None:
         values, slopes = _constants(fit, at)
     errors = iter(np.full(len(further) + 1, np.nan))
     if found is not None and len(values):
         errors = iter(standard_errors(slopes, found))
-    if has_phi:
+    if phi is not None:
         error = float(next(errors))
         if sigma is not None:
             yield "ran_pars", "mu", "Residual", "sd__Observation", sigma, error / (2 * sigma), "log"
         if not fit.family.has_scale:
-            yield "dispersion", "phi", None, "phi", fit.dispersion, error, "log"
+            error = error if error < BEYOND * phi else np.nan
+            yield "dispersion", "phi", None, "phi", phi, error, "log"
     for name, value in further:
         yield "dispersion", name, None, name, value, float(next(errors)), "identity"
 
@@ -155,7 +158,7 @@ def interval(frame: pd.DataFrame, level: float) -> tuple[np.ndarray, np.ndarray]
     """Lower and upper ends of each row of ``table``."""
     half = wald.quantile(level) * frame["std_error"].to_numpy(float)
     x, scale = frame["estimate"].to_numpy(float), frame["scale"].to_numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # an error beyond measure: (0, ∞)
         z, factor = np.arctanh(x), np.exp(half / x)
         lower = np.select([scale == "log", scale == "fisher"], [x / factor, np.tanh(z - half / (1 - x * x))], x - half)
         upper = np.select([scale == "log", scale == "fisher"], [x * factor, np.tanh(z + half / (1 - x * x))], x + half)

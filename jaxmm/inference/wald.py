@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import chdtrc, fdtrc, stdtr, stdtrit
 
+LEVEL = 0.95  # of intervals, unless told
 FEW_LEVELS = 10  # of a factor: a z test with fewer of them is not to be trusted
 ROUNDING = 1e-12  # of a correlation matrix's eigenvalues, or a matrix's singular values: none is left below it
 
@@ -101,6 +102,16 @@ def check_level(level: float, name: str = "level", example: str = "0.95 for a 95
     if not isinstance(level, int | float | np.number) or not 0 < level < 1:
         raise ValueError(f"{name} must lie between 0 and 1, not {level!r}; {example}")
     return float(level)
+
+
+def check_no_level(level: float, interval: Any, kinds: str) -> None:
+    """``level`` says nothing where there is no ``interval``: one of ``kinds``.
+
+    Raises:
+        ValueError: another level than the default, without an interval.
+    """
+    if interval is None and check_level(level) != LEVEL:
+        raise ValueError(f"level={level!r} is the share of an interval: pass interval={kinds} with it")
 
 
 def quantile(level: float, df: Any = np.inf) -> Any:

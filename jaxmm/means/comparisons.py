@@ -113,7 +113,7 @@ class Comparisons:
         words = [] if self.adjust == "none" or m < 2 else [f"p adjusted by {self.adjust}, a family{of}"]
         if self.adjust == "mvt":
             words[-1:] = [f"{w}; standard error of the p-values {self.error:.1g}" for w in words[-1:]]
-        if not self.functions.known.all():
+        if self.functions.untold:
             words.append(NOT_ESTIMABLE)
         groups = [c for c in self.table.columns if c != "contrast"]
         frame = self.frame.rename(columns={"estimate": self.ratio}) if self.ratio else self.frame

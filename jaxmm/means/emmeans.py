@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm import diagnostics
 from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
 from jaxmm.inference.anova import TermTests
@@ -19,7 +20,7 @@ from jaxmm.links import Identity
 from jaxmm.means import integrate as means_of
 from jaxmm.means import joint
 from jaxmm.means.functions import NOT_ESTIMABLE, Functions
-from jaxmm.means.grid import Grid, reference_grid, slopes
+from jaxmm.means.grid import Grid, reference_grid, slopes, undefined
 from jaxmm.means.printing import level_text
 from jaxmm.means.result import Emmeans
 
@@ -96,7 +97,7 @@ def emmeans(
         else "at b = 0" if curved
         else "at b = 0, which is the average over the random effects as well"
     )  # fmt: skip
-    notes = [*_errors(vcov, cluster), *_notes(fit, grid, keep, functions)]
+    notes = _notes(fit, grid, keep, functions)
     if scale == "response" and "(" in fit.model.design.response and not curved:
         notes.append(f"on the scale of {fit.model.design.response}: nothing is carried back from a formula's response")
     if curved and not integrate:
@@ -136,7 +137,7 @@ def emtrends(
     _checked(grid, [*keep, var])
     grid = slopes(fit, grid, var)
     functions = means_of.linear(fit, grid, keep, grid.weights(keep, weights), reference)
-    notes = [*_errors(vcov, cluster), *_notes(fit, grid, [*keep, var], functions)]
+    notes = _notes(fit, grid, [*keep, var], functions)
     where = "" if var in keep else f", at {var} = {_shown(grid.axis(var).levels)}"
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "trend", Identity(), "link", level,
@@ -159,7 +160,8 @@ def joint_tests(fit: Fitted, by: Any, at: Any, ddf: str | None, vcov: Any, clust
         found += joint.tested(":".join(chosen), functions, C, _table(grid, keep)[groups])
     table = TermTests(joint.table(found, groups))
     heading = f"Joint tests of marginal means: F tests, degrees of freedom: {reference.name}"
-    table.attrs = {"heading": heading, "notes": (*_errors(vcov, cluster), *reference.notes)}
+    nowhere = () if np.all(np.isfinite(grid.X)) else undefined(fit, grid)
+    table.attrs = {"heading": heading, "notes": (*reference.notes, *nowhere, *diagnostics.remarks(fit))}
     return table
 
 
@@ -198,14 +200,6 @@ def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:
     return [*out, *([", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
 
 
-def _errors(vcov: Any, cluster: Any) -> list[str]:
-    """Where the standard errors are from, unless they are the model's."""
-    if vcov is None:
-        return []
-    by = f", clusters by {cluster}" if isinstance(cluster, str) else ", clusters given" if cluster is not None else ""
-    return [f"standard errors: {vcov}{by}" if isinstance(vcov, str) else "standard errors: by the covariance given"]
-
-
 def _notes(fit: Fitted, grid: Grid, keep: list[str], functions: Functions) -> list[str]:
     out = list(functions.reference.notes)
     over = joint.interacting(fit.model.design.spec.matrix, grid.averaged(keep), keep)
@@ -213,6 +207,8 @@ def _notes(fit: Fitted, grid: Grid, keep: list[str], functions: Functions) -> li
         out.append(
             f"the average over {', '.join(over)} may mislead: the model has interactions of it with these levels"
         )
-    if not functions.estimable.all() or (~np.isfinite(functions.value) & np.isfinite(functions.size)).any():
+    if functions.untold:
         out.append(NOT_ESTIMABLE)
-    return out
+    if functions.undefined.any():
+        out += undefined(fit, grid)
+    return [*out, *diagnostics.remarks(fit)]

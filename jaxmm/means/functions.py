@@ -27,7 +27,8 @@ NOT_ESTIMABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Functions:
-    """``value`` (k,), ``vcov`` (k, k), ``rows`` (k, p), ``excess`` (k, d), ``size`` (k,) the largest elements."""
+    """``value`` (k,), ``vcov`` (k, k), ``rows`` (k, p), ``excess`` (k, d), ``size`` (k,) the largest elements, NaN
+    where a row has no value, as log(x) at x = 0."""
 
     value: np.ndarray
     vcov: np.ndarray
@@ -35,6 +36,16 @@ class Functions:
     excess: np.ndarray
     size: np.ndarray
     reference: Reference
+
+    @cached_property
+    def undefined(self) -> np.ndarray:
+        """(k,) whether a row itself has no value, whatever the data."""
+        return np.isnan(self.size)
+
+    @cached_property
+    def untold(self) -> bool:
+        """Whether some of them are defined, and the data do not tell them."""
+        return bool(np.any(~self.known & ~self.undefined))
 
     @cached_property
     def estimable(self) -> np.ndarray:
@@ -72,6 +83,7 @@ class Functions:
         excess = np.where(bad[:, None], 0.0, self.excess)
         V = np.where(bad[:, None] | bad, 0.0, self.vcov)
         size = np.abs(C) @ np.where(bad, 0.0, self.size)
+        size = np.where(np.any(C[:, self.undefined] != 0, axis=1), np.nan, size)
         out = Functions(C @ value, C @ V @ C.T, C @ rows, C @ excess, size, self.reference)
         return replace(out, value=np.where(lost, np.nan, out.value)) if lost.any() else out
 

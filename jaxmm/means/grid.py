@@ -19,10 +19,12 @@ import numpy as np
 
 from jaxmm.design import DataError
 from jaxmm.design.columns import Levels, Table
+from jaxmm.design.functions import Matrix
 from jaxmm.design.inputs import formula_offset
 from jaxmm.design.predictor import MEAN
 from jaxmm.design.seen import SeenColumn
 from jaxmm.design.syntax import names
+from jaxmm.design.transforms import evaluate
 from jaxmm.fitted import Fitted
 
 STEP = 1e-3  # of a covariate's range, in which its slopes are taken
@@ -80,7 +82,7 @@ class Grid:
         places = [self.names.index(n) for n in keep]
         rest = [j for j in range(len(self.axes)) if j not in places]
         a, sizes = len(self.axes), self.sizes
-        whole = values.reshape(*sizes[::-1], *values.shape[1:])  # axis j of the grid is dimension a - 1 - j
+        whole = values.reshape((*sizes[::-1], *values.shape[1:]))  # axis j of the grid is dimension a - 1 - j
         order = [a - 1 - j for j in (*places[::-1], *rest[::-1])]
         k = int(np.prod([sizes[j] for j in places]))
         moved = np.transpose(whole, (*order, *range(a, whole.ndim)))
@@ -216,12 +218,38 @@ def reference_grid(
 
 def _evaluated(spec: Any, frame: dict[str, Levels | np.ndarray], m: int, moved: bool) -> tuple[np.ndarray, np.ndarray]:
     """X (m, P) and the offset (m,) on the rows of ``frame``; the offset is at its mean unless it was ``moved``."""
-    if not moved:
-        return spec.matrix.rows(frame, m, spec.memory), np.full(m, spec.seen.offset)
-    offset = formula_offset(spec.offsets, frame, spec.memory, m) + spec.seen.argument  # pyright: ignore
-    if spec.offset_column is not None:
-        offset = offset + np.asarray(frame[spec.offset_column])
-    return spec.matrix.rows(frame, m, spec.memory), offset
+    with np.errstate(invalid="ignore", divide="ignore"):
+        X, offset = spec.matrix.rows(frame, m, spec.memory), np.full(m, spec.seen.offset)
+        if moved:
+            offset = formula_offset(spec.offsets, frame, spec.memory, m) + spec.seen.argument  # pyright: ignore
+        if moved and spec.offset_column is not None:
+            offset = offset + np.asarray(frame[spec.offset_column])
+    return _finite(X), _finite(offset)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """NaN, with which sums and products warn of nothing, in the place of ±∞."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def undefined(fit: Fitted, grid: Grid) -> list[str]:
+    """Which functions of which columns have no value in some rows of the grid, and where first, a sentence each."""
+    spec: Any = fit.model.design.spec
+    exprs = [v.expr for v in spec.matrix.variables if v.labels is None] + list(spec.offsets if grid.moved else ())
+    out = []
+    for expr in exprs:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = evaluate(expr, grid.frame, spec.memory, fitting=False)
+        if isinstance(value, Levels):
+            continue
+        numbers = np.asarray(value.values if isinstance(value, Matrix) else value, float)
+        bad = ~np.isfinite(numbers if numbers.ndim < 2 else numbers.sum(axis=1)) & np.ones(len(grid.X), bool)
+        if bad.any():
+            row = int(np.argmax(bad))
+            own = {n: grid.frame[n] for n in names(expr) if n in grid.frame}
+            at = [f"{n} = {x[row]:.7g}" for n, x in own.items() if not isinstance(x, Levels)]
+            out.append(f"NaN: not defined, for {expr} has no value at {', '.join(at)}")
+    return out or ["NaN: not defined, for a column of the model has no value there, or too near for a slope"]
 
 
 def slopes(fit: Fitted, grid: Grid, var: str) -> Grid:

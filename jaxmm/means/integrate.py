@@ -48,11 +48,13 @@ def averaged(fit: Fitted, grid: Grid, keep: Sequence[str], weights: np.ndarray, 
         for term, matrix in zip(d.terms, spec.bars, strict=True)
     )
     further = tuple((np.zeros((m, len(p.columns))), np.zeros(m)) for p in d.further)
-    X = grid.X[order]
+    used = (weights > 0).ravel()[:, None]
+    X, Z = np.where(used, grid.X[order], 0.0), tuple(np.where(used, z, 0.0) for z in Z)
     rows = NewData(X[:, spec.kept_columns], Z, (), grid.offset[order], np.arange(m), {}, further)  # pyright: ignore
     value, V = marginal.averages(fit, rows, np.where(weights > 0, weights, 0.0))
     excess = np.max(np.abs(spec.excess(X)), axis=1, initial=0.0).reshape(weights.shape)
-    told = np.all((excess <= TOLERANCE * np.max(np.abs(X), initial=0.0)) | ~(weights > 0), axis=1)
+    size = np.max(np.abs(X), where=np.isfinite(X), initial=0.0)
+    told = np.all((excess <= TOLERANCE * size) | ~(weights > 0), axis=1)
     value = np.where(told & np.isfinite(at_zero.value), value, np.nan)
     return Functions(value, V, at_zero.rows, np.zeros((len(value), 0)), at_zero.size, reference)
 

@@ -23,6 +23,7 @@ from jaxmm.inference import wald
 from jaxmm.means.functions import TOLERANCE, Functions
 
 SINGULAR = "no F: the covariance of the contrasts is singular"
+UNDEFINED = "no F: the contrasts are not defined at these values"
 RANK = 1e-8  # of the largest singular value of the rows
 
 
@@ -119,10 +120,11 @@ def table(found: list[dict[str, Any]], groups: Sequence[str]) -> pd.DataFrame:
     out = pd.DataFrame(found, columns=["term", *groups, "F", "num_df", "den_df", "p", "lost"]).set_index("term")
     lost = np.asarray(out.pop("lost"), int)
     singular = np.isnan(np.asarray(out["F"], float)) & (np.asarray(out["num_df"]) > 0)
-    if lost.any() or singular.any():
+    nothing = np.isnan(np.asarray(out["F"], float)) & (np.asarray(out["num_df"]) == 0) & (lost == 0)
+    if lost.any() or singular.any() or nothing.any():
         words = [
-            [f"{k} not estimable"] * (k > 0) + [SINGULAR] * bad
-            for k, bad in zip(lost.tolist(), singular.tolist(), strict=True)
+            [f"{k} not estimable"] * (k > 0) + [SINGULAR] * bad + [UNDEFINED] * none
+            for k, bad, none in zip(lost.tolist(), singular.tolist(), nothing.tolist(), strict=True)
         ]
         out["note"] = ["; ".join(w) for w in words]
     return out

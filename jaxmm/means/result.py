@@ -199,7 +199,8 @@ class Emmeans:
         df = np.asarray(self.functions.df)
         by = self.functions.reference.name
         known = df[np.isfinite(df)]
-        about = f"degrees of freedom: {by}" if len(known) else "by the normal distribution"
+        normal = not len(known) and np.isinf(df).any()
+        about = "by the normal distribution" if normal else f"degrees of freedom: {by}"
         end = [f"{100 * self.level:g}% intervals, {about}"]
         if self.scale == "response" and self.link.difference != "difference":
             end[0] += f", made on the {self.link.name} scale"

@@ -59,7 +59,14 @@ def number(text: str) -> str:
 
 
 def latex(sheet: Sheet, label: str = "") -> str:
-    """The ``tabular`` with its notes below; with a caption or a label within a ``table``."""
+    """The ``tabular`` with its notes below; with a caption or a label within a ``table`` with a number, which a label
+    refers to.
+
+    Raises:
+        ValueError: a label that LaTeX cannot read.
+    """
+    if not isinstance(label, str) or set(label) & set("{}%#\\~^"):
+        raise ValueError(f"label must be a text without {{ }} % # \\ ~ ^, such as 'tab:fit', not {label!r}")
     k = sheet.width
     lines = ["% \\usepackage{booktabs}", f"\\begin{{tabular}}{{l{'c' * (k - 1)}}}", "\\toprule"]
     if sheet.spans:
@@ -76,8 +83,7 @@ def latex(sheet: Sheet, label: str = "") -> str:
         notes = " \\\\\n".join(_guarded(escape(note)) for note in sheet.notes)
         lines.append(f"\\par\\smallskip\n\\parbox{{\\linewidth}}{{\\raggedright\\footnotesize\n{notes}}}")
     if sheet.caption or label:
-        above = [f"\\caption{{{escape(sheet.caption)}}}"] if sheet.caption else []
-        above += [f"\\label{{{label}}}"] if label else []
+        above = [f"\\caption{{{escape(sheet.caption)}}}", *([f"\\label{{{label}}}"] if label else [])]
         lines = [lines[0], "\\begin{table}[htbp]", "\\centering", *above, *lines[1:], "\\end{table}"]
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmm._keywords import known_keywords
 from jaxmm._text import number_text
 from jaxmm.fitted import Fitted
 from jaxmm.publish import numbers
@@ -14,7 +13,6 @@ from jaxmm.publish.parts import Content, Entry, Errors, Key, Statistic, content,
 from jaxmm.publish.sheet import Cell, Number, Part, Row, Sheet, Symbol
 
 
-@known_keywords({"label": "label= is for to_latex() alone"})
 def sheet(
     fit: Fitted,
     *,

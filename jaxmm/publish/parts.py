@@ -181,11 +181,6 @@ def _tests(fit: Fitted, errors: Errors) -> str:
 
 def _notes(fit: Fitted, errors: Errors) -> list[str]:
     notes = []
-    if isinstance(errors.vcov, str):
-        by = f", clusters by {errors.cluster}" if isinstance(errors.cluster, str) else ""
-        notes.append(f"standard errors: {errors.vcov}{by}")
-    elif errors.vcov is not None:
-        notes.append("standard errors by a given covariance")
     if fit.dropped:
         notes.append(f"left out as combinations of other columns: {', '.join(fit.dropped)}")
     singular = diagnostics.singular_terms(fit)

@@ -52,6 +52,8 @@ class Predicting(Fitted):
         interval: str | None = None,
         level: float = 0.95,
         ddf: str | None = None,
+        vcov: Any = None,
+        cluster: Any = None,
         uncertain: str | Collection[str] | None = None,
         key: Any = None,
         n: int | None = None,
@@ -69,10 +71,13 @@ class Predicting(Fitted):
                 ``predicted`` is at b = 0. With ``re="population"`` every level is a new one.
             interval: "confidence" of the mean, or "prediction" of a new response: a frame with ``predicted``,
                 ``lower`` and ``upper``, and in ``attrs`` and under it what they are.
-            level: the share of an interval.
+            level: the share of an interval; for an interval alone.
             ddf: its degrees of freedom in a linear model: "satterthwaite" (the default), of the whole variance; or
                 "asymptotic", normal quantiles, the default of a generalised model; or, where β̂ alone is uncertain, any
                 method of ``coef_table``.
+            vcov, cluster: the covariance of β̂, as in ``coef_table``, for an interval in which β̂ alone is uncertain: a
+                confidence interval with ``re="population"``, in a linear model "marginal" too, or
+                ``uncertain="fixed"``.
             uncertain: what an interval counts, of "fixed" (β̂), "random" (the levels' effects, given the data where they
                 have any), "variances" (estimates of variances and dispersion) and "residual" (a new response): all but
                 "variances" unless given. The rest is taken for known. See ``inference.prediction``.
@@ -84,10 +89,13 @@ class Predicting(Fitted):
 
         Raises:
             DataError: a missing column, an unseen level, missing weights; the message names it and the remedy.
+            ValueError: arguments that do not go together, as a level or a vcov without an interval that it is of.
             TypeError: no key for a simulation.
         """
         asked = Asked(newdata, re, offset, new_levels)
-        return predictions(self, asked, scale, Interval(interval, level, uncertain, weights, key, n, ddf))
+        return predictions(
+            self, asked, scale, Interval(interval, level, uncertain, weights, key, n, ddf, vcov, cluster)
+        )
 
     def joint_vcov(
         self, levels: Mapping[str, Any] | None = None, *, uncertain: str | Collection[str] = ("fixed", "random")

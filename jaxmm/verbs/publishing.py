@@ -15,6 +15,8 @@ from jaxmm.publish.hypertext import html
 from jaxmm.publish.latex import latex
 from jaxmm.publish.markdown import markdown
 
+ELSEWHERE = {"label": "label= is for to_latex() alone"}
+
 
 class Publishing(Fitted):
     """See the module."""
@@ -43,20 +45,28 @@ class Publishing(Fitted):
         """One row per row used: response, fitted value, residual. ``backend``: "pandas" or "polars"."""
         return as_backend(summary.augment(self), backend)
 
+    @known_keywords({}, one.sheet)
     def to_latex(self, label: str = "", **style: Any) -> str:
         """The fit as a table for a paper, a ``tabular`` with the rules of the package booktabs.
 
         Coefficients with standard errors, df, t or z, p and intervals; standard deviations and correlations of the
-        random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``.
+        random effects; counts and criteria.  With a ``caption`` or a ``label`` it stands in a ``table``, numbered so
+        that ``\\ref{label}`` finds it.
         ``style``: ``digits``, ``level``, ``ddf``, ``vcov``, ``cluster``, ``stats``, ``exact_p``, ``names``,
         ``caption``, ``notes``; see ``publish.one.sheet``.  ``jaxmm.table`` sets several fits side by side.
+
+        Raises:
+            ValueError: a label that LaTeX cannot read; what ``publish.one.sheet`` says.
+            TypeError: an unknown keyword.
         """
         return latex(one.sheet(self, **style), label)
 
+    @known_keywords(ELSEWHERE, one.sheet)
     def to_html(self, **style: Any) -> str:
         """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``."""
         return html(one.sheet(self, **style))
 
+    @known_keywords(ELSEWHERE, one.sheet)
     def to_markdown(self, **style: Any) -> str:
         """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``."""
         return markdown(one.sheet(self, **style))

@@ -71,12 +71,17 @@ def with_covariance(method: Reference, vcov: Any, names: Sequence[str]) -> Refer
     return WithCovariance(method, whole)
 
 
+GIVEN = "standard errors by the covariance given"
+
+
 @dataclass(frozen=True, eq=False)
 class WithCovariance:
-    """Another covariance matrix of β̂ (p, p); degrees of freedom as ``method`` has them for its own."""
+    """Another covariance matrix of β̂ (p, p), on which there are notes of its ``own``; degrees of freedom as ``method``
+    has them for its own."""
 
     method: Reference
     vcov: np.ndarray
+    own: tuple[str, ...] = (GIVEN,)
 
     @property
     def name(self) -> str:
@@ -88,7 +93,7 @@ class WithCovariance:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.method.notes
+        return (*self.method.notes, *self.own)
 
     def df(self, L: np.ndarray) -> np.ndarray:
         return self.method.df(L)
