@@ -75,7 +75,7 @@ def words(key: jax.Array) -> np.ndarray:
     return found
 
 
-@partial(Program, static_argnums=(2,))
+@partial(Program, static_argnums=(2,), size=lambda *_: 0)  # whole numbers, few of them: nothing to optimise
 def _replicate_words(key: Array, first: Array, n: int) -> tuple[Array, Array]:
     k = first + jnp.arange(n, dtype=jnp.uint32)
     zero = jnp.zeros_like(k)

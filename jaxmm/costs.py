@@ -8,10 +8,13 @@ Measured on 2 cores of a server CPU, jaxlib 0.10; ``benchmarks/NOTES.md`` has th
 SMALL_PROGRAM = (
     4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
 )
+CALLED_ONCE = 16  # times as large may be what is computed once, as it takes 5 times as long without
 PROGRAMS_KEPT = 64  # a fit needs 1 to 5, a batch 3 to 6, and each takes up to 30 MB and 400 maps
 PROGRAMS_DROPPED = 16  # programs after which what they leave behind is collected: it takes 0.1 s
 LONG_ROWS = 1 << 16  # numbers from which padding costs more than a program
 SHORT_ROWS = 256  # numbers up to which all functions of rows share one program
+APART, APART_ROWS = 256, 1 << 20  # generalised replicates, and rows of all of them together, up to which the fit's own
+# program, one replicate after another, is done before one for all of them is compiled
 UNROLLED_ROOT = 6  # the largest q whose Cholesky is written out entry by entry: the graph grows with q³
 UNROLLED_PRODUCT = 128  # the longest inner axis of a product of blocks that is written out
 UNROLLED_SWEEP = 5  # parameters up to which a sweep of rotations is written out
@@ -21,6 +24,7 @@ CHUNK_ROWS = 1 << 18  # rows in flight on the host: a few of their columns fit t
 HELD_ROWS = 4096  # rows below which computing again is cheaper than keeping (above: 10 ms for 62 ms of half a million)
 FEW_PIECES = 256  # pieces of rows, so many at least, for a long inner axis
 PIECE_ROWS = 0.5  # what the scatter of one piece costs, in rows
+SIMULATED_QUICKLY = 1 << 19  # numbers of a simulation in all, up to which its program is not worth optimising
 SIMULATED_AT_ONCE = 2**14  # numbers in a block of replicates of one fit
 PREDICTED_AT_ONCE = 2**14  # rows whose slopes by the parameters are held together
 DRAWN_AT_ONCE = 2**18  # new responses of rows, some draws of each, in one call

@@ -120,7 +120,7 @@ def _value_only(psi: Array, rows: Rows, u: tuple[Array, ...], n_agq: int) -> Arr
     return _criterion(psi, rows, find_mode(scaled_point(psi, rows), rows, u), n_agq, 2)
 
 
-value_only = Program(_value_only, (3,), _size)
+value_only = Program(_value_only, (3,), lambda *arguments: _size(*arguments) // costs.CALLED_ONCE)
 
 
 def objective(rows: Rows, n_agq: int) -> Objective:
@@ -157,6 +157,11 @@ def is_large(rows: Rows) -> bool:
     return (rows.y.size + s.rest_size**2) * (s.p + s.num_theta) > costs.HESSIAN_AT_ONCE
 
 
+def are_few(rows: Rows, count: int) -> bool:
+    """Whether so many evaluations, or searches, one by one take less time than to compile one program for all."""
+    return count <= costs.APART and count * rows.y.size <= costs.APART_ROWS
+
+
 def _random_effects(psi: Array, rows: Rows, u: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Modes (J, q) and conditional covariances (J, q, q) of each factor, in the data's columns of Z."""
     point = scaled_point(psi, rows)
@@ -175,6 +180,23 @@ def estimate_on_host(rows: Rows, start: Any, control: Control, n_agq: int) -> Gl
     if begins_again(found.theta, found.status == Status.CONVERGED, rows):
         found = once_more(found, rows, control, n_agq)
     return finish(found, rows, n_agq)
+
+
+def estimate_within(rows: Rows, basis: np.ndarray, start: np.ndarray, control: Control, n_agq: int) -> Search | None:
+    """The best psi = ``basis`` x, by the program of psi's own search: what a smaller model finds, whose own would have
+    to be compiled.  ``start`` and the result are x (j,); None where a search from one place does not do."""
+    whole = objective(rows, n_agq)
+
+    def gradient(x):
+        value, g, mode = whole.gradient(basis @ x)
+        return value, basis.T @ g, mode
+
+    def hessian(x):
+        value, g, H, mode = whole.hessian(basis @ x)
+        return value, basis.T @ g, basis.T @ H @ basis, mode
+
+    found = minimise(dataclasses.replace(whole, gradient=gradient, hessian=hessian), start, control)
+    return None if begins_again(basis @ found.theta, found.status == Status.CONVERGED, rows) else found
 
 
 def once_more(found: Search, rows: Rows, control: Control, n_agq: int) -> Search:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from jaxmm import start_apart, start_glmm
+from jaxmm import costs, start_apart, start_glmm
 from jaxmm._compiled import Program
 from jaxmm.design import Design, NewData
 from jaxmm.design.checks import check_glmm
@@ -317,12 +317,12 @@ class Generalised:
         return scores.robust(model, e, kind, clusters)
 
     def draw(
-        self, keys: jax.Array, etas: dict[str, np.ndarray], e: GlmmEstimates, weights: Any, trials: Any
+        self, keys: jax.Array, etas: dict[str, np.ndarray], e: GlmmEstimates, weights: Any, trials: Any, few: bool
     ) -> np.ndarray:
         """Responses (n, m) at the linear predictors (n, m), one key for each; counts where there are trials."""
         trials = np.ones(etas["mu"].shape[-1]) if trials is None else trials
         phi, extras = self._constants(e)
-        return np.asarray(sample(self.family, tuple(etas), keys, tuple(etas.values()), phi, trials, extras))
+        return np.asarray(_drawn(self.family, tuple(etas), keys, tuple(etas.values()), phi, trials, extras, few))
 
 
 NOTHING = 1e-6  # a change of the log-likelihood that is rounding: Laplace's method is exact
@@ -343,7 +343,11 @@ def _method(n_agq: int | str) -> str:
 _with_response = Program(Rows.with_response)
 
 
-@partial(Program, static_argnums=(0, 1))
+@partial(Program, static_argnums=(0, 1, 7), size=lambda *arguments: 0 if arguments[-1] else costs.SMALL_PROGRAM)
+def _drawn(family: Family, names: tuple[str, ...], keys, etas, phi, trials, extras, few: bool):
+    return sample(family, names, keys, etas, phi, trials, extras)
+
+
 def sample(family: Family, names: tuple[str, ...], keys, etas, phi, trials, extras):
     """Responses (n, m) of a family whose parameters ``names`` have the predictors ``etas`` (n, m)."""
 

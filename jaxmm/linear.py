@@ -185,7 +185,9 @@ class Linear:
     def robust(self, model: Any, e: Estimates, kind: str, clusters: Any) -> sandwich.Robust:
         return sandwich.robust(model, e, kind, clusters)
 
-    def draw(self, keys: jax.Array, etas: dict[str, np.ndarray], e: Estimates, weights: Any, trials: Any) -> np.ndarray:
+    def draw(
+        self, keys: jax.Array, etas: dict[str, np.ndarray], e: Estimates, weights: Any, trials: Any, few: bool
+    ) -> np.ndarray:
         """Responses (n, m) at the linear predictor (n, m), one key for each."""
         eta = etas["mu"]
         noise = np.asarray(normals(keys, eta.shape[-1]))

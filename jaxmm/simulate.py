@@ -43,6 +43,7 @@ def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any,
     widths = [b.shape[1] for b in fit.modes]
     sizes = [J * q for J, q in zip(counts, widths, strict=True)] if re == "new" else []
     together = max(1, costs.SIMULATED_AT_ONCE // max(1, len(rows.X), sum(sizes)))
+    few = n * len(rows.X) <= costs.SIMULATED_QUICKLY
 
     def block(first: int) -> np.ndarray:
         with computing(fit.model.device):
@@ -54,7 +55,7 @@ def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any,
             total[d.factors[f].predictor] += own
             at += size
         with computing(fit.model.device):
-            return lik.draw(for_response, total, fit.estimates, given, trials)
+            return lik.draw(for_response, total, fit.estimates, given, trials, few)
 
     return np.concatenate([block(first) for first in range(0, n, together)])[:n]
 

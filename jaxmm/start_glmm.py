@@ -166,8 +166,9 @@ def second_start(psi: Any, rows: Rows, xp: Any = np) -> Any:
     if len(log_phi) - family.num_extras == 1:
         mean = family.mean_range[0] + 0.5 if family.mean_range[1] <= 1 else 1.0
         values = [np.array(e.start).reshape(-1 if len(e.start) > 1 else ()) for e in family.extras]
-        others = [p.link.inverse(p.start) for p in family.further]
-        twice, once = (family.variance(mean, phi, 2.0, *others, *values) for phi in (2.0, 1.0))
+        with jax.ensure_compile_time_eval():  # numbers, also where a program is traced
+            others = [p.link.inverse(p.start) for p in family.further]
+            twice, once = (float(family.variance(mean, phi, 2.0, *others, *values)) for phi in (2.0, 1.0))
         change = np.zeros(len(log_phi))
         change[0] = (1.0 if family.has_scale or twice > once else -1.0) * np.log(SECOND_PHI)
         log_phi = log_phi - change.reshape(-1, *(1,) * (psi.ndim - 1))

@@ -208,13 +208,17 @@ def test_scores_of_a_generalised_model():
     np.testing.assert_allclose(table["se"], np.sqrt(np.diag(expected["CR1"]))[: k - 1], rtol=1e-5)
 
 
-def test_scores_add_up():
+def test_scores_add_up(monkeypatch):
     """To the gradient and the Hessian of the whole; one cluster after another gives the same."""
     fit = glmm_fitted("slopes")
     clusters = clusters_of(fit.model.design)
     g, H = scores.derivatives(fit.model, fit.estimates, clusters, True)
     np.testing.assert_allclose(g.sum(axis=0), fit.estimates.gradient, atol=1e-7)
     close(H.sum(axis=0), fit.estimates.hessian, 1e-8)
+    monkeypatch.setattr(scores, "are_few", lambda rows, count: False)
+    together = scores.derivatives(fit.model, fit.estimates, clusters, True)
+    close(together[0], g, 1e-8)
+    close(together[1], H, 1e-8)
 
 
 def test_crossed_within_clusters():

@@ -190,7 +190,7 @@ class _Job:
     def _own(self, out: Any, progress: bool) -> tuple[Store | None, list[FitBatch]]:
         """The folder, if there is one, and the parts of this process that are not written to it."""
         store = None if out is None else Store(out, self.identity)
-        with _bar(progress, self.n) as tick:
+        with progress_bar(progress, self.n) as tick:
             return store, self._all(store, tick)
 
     def _with_others(self, out: Any, progress: bool, collect: bool) -> FitBatch:
@@ -347,7 +347,7 @@ def _devices(wanted: Any) -> list[Any]:
 
 
 @contextmanager
-def _bar(progress: bool, n: int | None) -> Iterator[Any]:
+def progress_bar(progress: bool, n: int | None) -> Iterator[Any]:
     """A function that is told how many more replicates are done."""
     if not progress:
         yield lambda count: None

@@ -22,6 +22,7 @@ import pandas as pd
 
 from jaxmm._context import computing
 from jaxmm._random import as_key, words
+from jaxmm.batch.apart import can_be_apart, fits_apart
 from jaxmm.batch.engine import fit_many
 from jaxmm.covariance import lower
 from jaxmm.fitted import Fitted
@@ -97,6 +98,8 @@ def multistart(fit: Fitted, n: int, key: Any, batch: int | None = None, progress
         raise ValueError(f"n must be a positive number of starts, not {n!r}")
     with computing(fit.model.device):
         source = Starts(fit, int(n), key)
+    if batch is None and can_be_apart(fit, source.n):
+        return Multistart(fit, fits_apart(fit, source, progress))
     return Multistart(fit, fit_many(fit.model, source, batch=batch, progress=progress, control=fit._control))
 
 

@@ -28,14 +28,17 @@ import pandas as pd
 from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.design.predictor import MEAN
+from jaxmm.estimate_glmm import estimate_within
 from jaxmm.fitted import Fitted
 from jaxmm.inference.wald import check_level, check_no_level
 from jaxmm.predict import Parameters, parameters
 from jaxmm.prepared import Prepared
+from jaxmm.rows import Rows
 from jaxmm.sources.draw import Simulated
 from jaxmm.studies.bootstrap import bootstrap
 
 REPLICATES = 999
+CONSTANT = 1e-9  # of one: the columns of X make it up
 ALIKE = 1e-9  # relative: spreads that do not depend on the mean
 INTERVALS = (None, "bootstrap")
 
@@ -136,6 +139,25 @@ def null_model(model: Prepared) -> Prepared:
     return model.with_design(replace(d, formula=f"{d.formula}, intercept alone", spec=spec, **changes))
 
 
+def null_intercept(fit: Fitted) -> float:
+    """Of ``null_model``; where the columns of X have the constant among their combinations, it is searched for along
+    that one by the fit's own program."""
+    model, e, rows = fit.model, fit.estimates, fit.model.arrays
+    X = model.design.X
+    c = np.linalg.lstsq(X, np.ones(len(X)), rcond=None)[0]
+    if isinstance(rows, Rows) and np.allclose(X @ c, 1.0, rtol=0, atol=CONSTANT):
+        own = np.linalg.solve(np.asarray(rows.T_X)[: len(c), : len(c)], c)
+        psi, p = np.asarray(e.psi), len(c)
+        basis = np.eye(len(psi))[:, p - 1 :]
+        basis[:p, 0] = own
+        start = np.append(np.mean(X @ np.asarray(fit.fixef)), psi[p:])
+        with computing(model.device):
+            found = estimate_within(rows, basis, start, fit._control, fit.n_agq)
+        if found is not None:
+            return float(found.theta[0])
+    return float(null_model(model).fit(control=fit._control).fixef.iloc[0])
+
+
 def _depends_on_mean(fit: Fitted, spread: Spread) -> bool:
     """Whether another mean would change a row's spread."""
     p = parameters(fit, _predictors(fit.model, np.asarray(fit.estimates.beta), None))
@@ -154,13 +176,13 @@ class Account:
             raise ValueError(f"approximation must be one of {', '.join(map(repr, known))}, not {approximation!r}")
         self.fit, self.moments = fit, moments(fit.model)
         self.spread = known[approximation or next(iter(known))]
-        self.null: Fitted | None = None
+        self.null: float | None = None  # the intercept of the model without covariates, where it matters
         self.null_beta: dict[int, float] = {}
         eta = fit.model.design.X @ np.asarray(fit.fixef)
         if _depends_on_mean(fit, self.spread) and not np.all(eta == eta[:1]):
             kept: dict[str, Any] = vars(fit)
             if "_null" not in kept:
-                kept["_null"] = null_model(fit.model).fit(control=fit._control)
+                kept["_null"] = null_intercept(fit)
             self.null = kept["_null"]
 
     def parts(self, f: Any) -> Parts:
@@ -180,7 +202,7 @@ class Account:
     def _parameters(self, f: Any, beta: np.ndarray, replicate: int | None) -> Parameters:
         null = None
         if self.null is not None:
-            null = float(self.null.fixef.iloc[0]) if replicate is None else self.null_beta[replicate]
+            null = self.null if replicate is None else self.null_beta[replicate]
         found = parameters(self.fit, _predictors(self.fit.model, beta, null))
         if replicate is None or "phi" in self.fit.model.design.predictors or f.dispersion is None:
             return found
@@ -189,8 +211,8 @@ class Account:
     def follow(self, n: int, key: Any) -> None:
         """Fit the model without covariates to the responses of the bootstrap too."""
         if self.null is not None:
-            source = Simulated(self.fit.model, self.fit, n, key)
-            nulls = fit_many(self.null.model, source, start=self.null, progress=False)
+            source, model = Simulated(self.fit.model, self.fit, n, key), null_model(self.fit.model)
+            nulls = fit_many(model, source, start=model.fit(control=self.fit._control), progress=False)
             values = np.where(nulls.converged, nulls.fixef[:, 0], np.nan)
             self.null_beta = dict(zip(nulls.replicate.tolist(), values.tolist(), strict=True))
 

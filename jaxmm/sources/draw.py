@@ -203,7 +203,7 @@ def _sample(
     trials: Array,
     extras: tuple[Array, ...],
 ) -> Array:
-    return sample.function(family, names, as_keys(data), etas, phi, trials, extras)
+    return sample(family, names, as_keys(data), etas, phi, trials, extras)
 
 
 # ---------------------------------------------------------------- their arrays

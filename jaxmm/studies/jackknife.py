@@ -8,20 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.batch.engine import fit_many
+from jaxmm.batch.apart import without_each
 from jaxmm.design import DataError, Design
 from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.fitted import Fitted
 from jaxmm.prepared import Prepared
 from jaxmm.results.result import FitBatch
-from jaxmm.sources.resample import LeaveOneOut, outermost
+from jaxmm.sources.resample import outermost
 
 
 def leave_out(fit: Fitted) -> FitBatch | Iterator[Fitted | None]:
     """The levels of the only factor, or of the outermost of nested ones, as one batch; of crossed factors the levels of
     that with the fewest, fit by fit, None where what is left cannot be fitted."""
-    if outermost(fit.model) is not None:
-        return fit_many(fit.model, LeaveOneOut(fit), start=fit, progress=False)
+    outer = outermost(fit.model)
+    if outer is not None:
+        own = fit.model.design.factors[outer]
+        return without_each(fit, own.codes, len(own.levels), True)
     factors = fit.model.design.factors
     fewest = min(range(len(factors)), key=lambda f: len(factors[f].levels))
     return (_without(fit.model, fewest, j) for j in range(len(factors[fewest].levels)))

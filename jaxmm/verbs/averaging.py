@@ -32,27 +32,27 @@ class Averaging(Fitted):
     ) -> Emmeans:
         """Estimated marginal means: over the levels of ``specs``, averaged over those of the other factors.
 
-                Args:
-                    specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
-                    at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
-                        levels. An offset is at its mean, unless a column of it is given.
-                    ddf, vcov, cluster: as in ``coef_table``.
-                    weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
-                        or numbers, the first factor's levels fastest.
-                    scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
-                        under a log or logit link.
-                            integrate: E[g⁻¹(xβ + offset + zb)] in the place of g⁻¹(xβ + offset) at b = 0, over the effects b of all
-                        grouping factors of the mean together, b ~ N(0, D̂), β at β̂: the mean of the population of levels,
-                        before zeros are added. Averaged over other factors it is on the response scale, shown as g of it
-                        unless ``scale="response"``. Its standard error counts the errors of β̂ and of D̂ (delta method), the
-                        covariance of the model; under an identity link it is the mean at b = 0 itself.
-        
-                Returns:
-                    ``Emmeans``: ``.frame``, ``.contrasts("pairwise")``, ``.joint_tests()``, ``.plot()``. A mean that the data
-                    do not tell is NaN, and a note says so. ``fit.emmeans("Machine").contrasts("trt.vs.ctrl", ref="A")``
+        Args:
+            specs, by: names of columns, or "~ a * b | c". [] for the mean of all.
+            at: {"x": value or values} in the place of a covariate's mean (both values, where it has two) or a factor's
+                levels. An offset is at its mean, unless a column of it is given.
+            ddf, vcov, cluster: as in ``coef_table``.
+            weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
+                or numbers, the first factor's levels fastest.
+            scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
+                under a log or logit link.
+            integrate: E[g⁻¹(xβ + offset + zb)] in the place of g⁻¹(xβ + offset) at b = 0, over the effects b of all
+                grouping factors of the mean together, b ~ N(0, D̂), β at β̂: the mean of the population of levels,
+                before zeros are added. Averaged over other factors it is on the response scale, shown as g of it
+                unless ``scale="response"``. Its standard error counts the errors of β̂ and of D̂ (delta method), the
+                covariance of the model; under an identity link it is the mean at b = 0 itself.
 
-                Raises:
-                    ValueError, DataError: an unknown column, level, weight or scale; those known are named.
+        Returns:
+            ``Emmeans``: ``.frame``, ``.contrasts("pairwise")``, ``.joint_tests()``, ``.plot()``. A mean that the data
+            do not tell is NaN, and a note says so. ``fit.emmeans("Machine").contrasts("trt.vs.ctrl", ref="A")``
+
+        Raises:
+            ValueError, DataError: an unknown column, level, weight or scale; those known are named.
         """
         return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov, cluster)
 

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
-from jaxmm.batch.engine import fit_many
+from jaxmm.batch.apart import without_each
 from jaxmm.fitted import Fitted
 from jaxmm.inference.influence.derivatives import Groups, derivative, infinitesimal, labels_of
 from jaxmm.inference.influence.leverage import leverage, marginal_leverage
 from jaxmm.inference.influence.picture import draw
 from jaxmm.optimize import Status
 from jaxmm.results.result import FitBatch
-from jaxmm.sources.resample import LeaveOneOut, WithoutRows, outermost
+from jaxmm.sources.resample import outermost
 from jaxmm.studies.bootstrap import parameters
 
 CASE = "case"
@@ -36,10 +36,7 @@ SHOWN = 8  # the most influential, in print
 def influence(fit: Fitted, by: str, refit: bool) -> Influence:
     """See ``Fit.influence``."""
     groups = groups_of(fit, by)
-    batch = None
-    if refit:
-        source = LeaveOneOut(fit) if groups.outermost else WithoutRows(fit, groups.codes, groups.count)
-        batch = fit_many(fit.model, source, start=fit, progress=False)
+    batch = without_each(fit, groups.codes, groups.count, groups.outermost) if refit else None
     own = leverage(fit)
     return Influence(fit, groups, batch, np.bincount(groups.codes, own, groups.count))
 

@@ -8,8 +8,9 @@ quadrature, is a sum d = Σ_i d_i over them.  With g_i = ∂d_i/∂ψ and H = �
     CR3   Σ s_i s_i',   s_i = (H − H_i)⁻¹ g_i         ψ̂ without cluster i less ψ̂, by one Newton step
 
 for β, θ and φ together: what the estimate of a variance does to β is counted in.  d is linear in how often each level
-of the outermost factor counts (``Rows.copies``), and d_i its derivative by that; where factors are crossed within
-the clusters, d_i is d with the weights of all other rows set to zero.
+of the outermost factor counts (``Rows.copies``), and d_i its derivative by that.  It is also d with the weights of all
+other rows set to zero, which needs no program but the fit's: so with few clusters, and where factors are crossed
+within them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
-from jaxmm.estimate_glmm import covariance_matrix
+from jaxmm.estimate_glmm import are_few, covariance_matrix, is_large
+from jaxmm.estimate_glmm import derivatives as of_model
 from jaxmm.inference.ddf.constant import Constant
 from jaxmm.inference.robust.clusters import Clusters
 from jaxmm.objective.laplace import scaled_point
@@ -62,15 +64,15 @@ def derivatives(model: Any, estimates: Any, clusters: Clusters, second: bool) ->
     """g_i (m, k) and H_i (m, k, k), or None, by psi, at the estimates."""
     e, rows = estimates, model.arrays
     with computing(model.device):
-        if rows.structure.rest:
+        if rows.structure.rest or are_few(rows, clusters.count):
             source = np.asarray(rows.source)
-            found = _one_by_one(e.psi, rows, e.u, clusters.codes[source], clusters.count, e.n_agq, second)
+            found = _one_by_one(e.psi, rows, e.u, clusters.codes[source], clusters.count, e.n_agq)
         else:
             chain = [model.groupings[f] for f in model.elimination.chain]
             own = tuple(clusters.of_levels(g.codes, g.levels) for g in chain)
             found = _all_at_once(e.psi, rows, e.u, own, clusters.count, e.n_agq, second)
         scores, hessians = (None if x is None else np.asarray(x) for x in found)
-    return scores, hessians  # pyright: ignore
+    return scores, hessians if second else None  # pyright: ignore
 
 
 @partial(Program, static_argnums=(4, 5, 6))
@@ -95,24 +97,13 @@ def _all_at_once(
     return scores.T, jnp.moveaxis(jax.vmap(push)(eye), 2, 0)
 
 
-@partial(Program, static_argnums=(4, 5, 6))
 def _one_by_one(
-    psi: Array, rows: Rows, u: tuple[Array, ...], own: Array, count: int, n_agq: int, second: bool
-) -> tuple[Array, Array | None]:
-    """``own`` (H, P): the cluster of each row."""
-    eye = jnp.eye(len(psi), dtype=psi.dtype)
-
-    def slope(psi: Array, k: Array) -> Array:
-        alone = replace(rows, weights=jnp.where(own == k, rows.weights, 0.0))
-
-        def value(psi: Array) -> Array:
-            return neg2_loglik(scaled_point(psi, alone), alone, u, n_agq, 4 if second else 3)
-
-        return jax.grad(value)(psi)
-
-    def both(k: Array) -> tuple[Array, Array]:  # the rule of ``density.term`` holds inside a loop
-        score, push = jax.linearize(lambda x: slope(x, k), psi)
-        return score, jax.vmap(push)(eye)
-
-    each = jnp.arange(count)
-    return jax.lax.map(both, each) if second else (jax.lax.map(lambda k: slope(psi, k), each), None)
+    psi: Array, rows: Rows, u: tuple[Array, ...], own: np.ndarray, count: int, n_agq: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``own`` (H, P): the cluster of each row.  By the program of the fit's search, which is there."""
+    weights, large, found = np.asarray(rows.weights), is_large(rows), []
+    for k in range(count):
+        alone = replace(rows, weights=np.where(own == k, weights, 0.0))
+        found.append(of_model(psi, alone, u, n_agq, large)[1:3])
+    scores, hessians = (np.stack([np.asarray(x) for x in each]) for each in zip(*found, strict=True))
+    return scores, hessians
