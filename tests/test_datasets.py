@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from reference import grids
 
 from jaxmm import datasets
 
@@ -41,6 +42,11 @@ def test_shape_levels_and_sums(name):
         assert frame[column].sum() == pytest.approx(total, rel=1e-12, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", grids.GRIDS)
+def test_files_are_those_that_the_grids_make(name):
+    assert (grids.FOLDER / f"{name}.csv").read_text(encoding="utf-8") == grids.text(name)
+
+
 def test_level_orders():
     machines, oats = datasets.load("machines"), datasets.load("oats")
     assert machines["Worker"].cat.ordered and list(machines["Worker"].cat.categories) == list("624135")
@@ -73,6 +79,7 @@ def test_each_load_is_a_fresh_frame():
 def test_description_names_source_and_every_variable(name):
     text = datasets.describe(name)
     assert text.startswith(f"{name}: ")
+    assert "Values: " in text and "Terms: " in text
     assert "Source: " in text and any(f"({year})" in text for year in range(1900, 2025))
     for column in datasets.load(name).columns:
         assert f"\n  {column} " in text

@@ -47,3 +47,21 @@ def test_every_module_has_a_place_in_the_map():
     }
     small = {"__init__", "_types", "_text", "_warn", "_keywords", "_context", "_random"}
     assert top - small == set(named) & (top - small)
+
+
+def test_an_index_page_has_no_relative_paths():
+    """The substitutions of the long description leave neither image nor link to a file beside the README."""
+    text = (ROOT / "README.md").read_text()
+    assert re.search(r"!\[[^\]]*\]\(docs/", text)  # what a clone shows
+    for each in PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(each["pattern"], each["replacement"], text)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    assert targets and all(t.startswith(("https://", "#")) for t in targets)
+    assert "https://raw.githubusercontent.com/jaxmm/jaxmm/main/docs/shrinkage.png" in targets
+
+
+def test_the_index_page_has_links_and_the_pythons_tried():
+    assert {"Homepage", "Documentation", "Source", "Changelog", "Issues"} <= set(PROJECT["project"]["urls"])
+    named = {c.split()[-1] for c in PROJECT["project"]["classifiers"] if re.search(r":: 3\.\d+$", c)}
+    assert named == {"3.11", "3.12", "3.13"}

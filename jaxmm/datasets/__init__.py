@@ -8,7 +8,8 @@ the publication that the numbers were measured for. Columns that follow from oth
 `batch:cask`, a centred predictor) are made on loading. Column and level names are those under which the
 tables are known in the R literature, so that a formula from a textbook runs as it stands.
 
-Adding a table takes its `.csv` file and one entry in `_DATASETS`.
+Adding a table takes its `.csv` file and one entry in `_DATASETS`. The balanced ones are written from grids by
+`tests/reference/grids.py`.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One table: a title, what was done, its columns in order, its publication."""
+    """One table: a title, what was done, its columns in order, its publication, where R has the same numbers."""
 
     title: str
     about: str
     columns: dict[str, Column]
     source: str
     example: str
+    same_as: str
 
 
 def _counted(first: int, last: int) -> tuple[str, ...]:
@@ -57,6 +59,12 @@ def _counted(first: int, last: int) -> tuple[str, ...]:
 _DAVIES = (
     "Davies, O. L. and Goldsmith, P. L. (eds) (1972). Statistical Methods in Research and Production, 4th "
     "edition (1st edition 1947). Oliver and Boyd, London, section {}."
+)
+
+_VALUES = "those of {} in R, with which they were compared; the printed publication was not at hand."
+_TERMS = (
+    "numbers are facts, on which jaxmm claims no rights, and the publication states no terms for them that we know "
+    "of; please cite it. Their arrangement in this file and this description come under jaxmm's licence, Apache 2.0."
 )
 
 _DATASETS = {
@@ -79,6 +87,7 @@ _DATASETS = {
             "Research 12, 1-12."
         ),
         example="Reaction ~ Days + (Days | Subject)",
+        same_as="lme4::sleepstudy",
     ),
     "dyestuff": Dataset(
         title="Yield of a dyestuff by batch of its intermediate",
@@ -93,6 +102,7 @@ _DATASETS = {
         },
         source=_DAVIES.format("6.4"),
         example="Yield ~ 1 + (1 | Batch)",
+        same_as="lme4::Dyestuff",
     ),
     "dyestuff2": Dataset(
         title="Constructed yields whose batches differ less than chance",
@@ -109,6 +119,7 @@ _DATASETS = {
             "Addison-Wesley, Reading, Massachusetts, section 5.1.2."
         ),
         example="Yield ~ 1 + (1 | Batch)",
+        same_as="lme4::Dyestuff2",
     ),
     "penicillin": Dataset(
         title="Zones of inhibition in a penicillin assay",
@@ -124,6 +135,7 @@ _DATASETS = {
         },
         source=_DAVIES.format("6.6"),
         example="diameter ~ 1 + (1 | plate) + (1 | sample)",
+        same_as="lme4::Penicillin",
     ),
     "pastes": Dataset(
         title="Strength of a chemical paste by delivery and cask",
@@ -145,6 +157,7 @@ _DATASETS = {
         },
         source=_DAVIES.format("6.5"),
         example="strength ~ 1 + (1 | batch / cask)",
+        same_as="lme4::Pastes",
     ),
     "machines": Dataset(
         title="Productivity of six workers on three machines",
@@ -162,6 +175,7 @@ _DATASETS = {
             "Experiments. Chapman and Hall, London, p. 285."
         ),
         example="score ~ Machine + (0 + Machine | Worker)",
+        same_as="nlme::Machines",
     ),
     "oats": Dataset(
         title="A split-plot trial of oats and nitrogen",
@@ -181,6 +195,7 @@ _DATASETS = {
             "Society 2, 181-247."
         ),
         example="yield ~ nitro + (1 | Block / Variety)",
+        same_as="nlme::Oats",
     ),
     "cbpp": Dataset(
         title="New cases of contagious bovine pleuropneumonia",
@@ -201,6 +216,7 @@ _DATASETS = {
             "in Ethiopian highlands. Preventive Veterinary Medicine 64, 27-40."
         ),
         example="cbind(incidence, size - incidence) ~ period + (1 | herd)",
+        same_as="lme4::cbpp",
     ),
     "grouseticks": Dataset(
         title="Ticks on the heads of red grouse chicks",
@@ -227,6 +243,7 @@ _DATASETS = {
             "563-569."
         ),
         example="TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)",
+        same_as="lme4::grouseticks",
     ),
 }
 
@@ -252,7 +269,7 @@ def load(name: str) -> pd.DataFrame:
 
 
 def describe(name: str) -> str:
-    """What the table is, its variables with their units, and where it was published.
+    """What the table is, its variables with their units, where it was published, under which terms it is here.
 
     >>> print(describe("dyestuff").splitlines()[0])
     dyestuff: Yield of a dyestuff by batch of its intermediate
@@ -279,6 +296,8 @@ def describe(name: str) -> str:
             f"Model: {dataset.example}",
             "",
             fill(f"Source: {dataset.source}", rest="  "),
+            fill(f"Values: {_VALUES.format(dataset.same_as)}", rest="  "),
+            fill(f"Terms: {_TERMS}", rest="  "),
         ]
     )
 
