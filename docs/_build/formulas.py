@@ -4,10 +4,12 @@ MkDocs calls ``on_page_content``.
 """
 
 import html
+import logging
 import re
 
 from latex2mathml.converter import convert
-from mkdocs.exceptions import PluginError
+
+log = logging.getLogger("mkdocs.hooks.formulas")
 
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
@@ -18,7 +20,8 @@ def on_page_content(content, page, config, files):
     try:
         return with_mathml(content)
     except ValueError as error:
-        raise PluginError(f"{page.file.src_uri}: {error}") from error
+        log.error("%s: %s", page.file.src_uri, error)
+        return content
 
 
 def with_mathml(content: str) -> str:

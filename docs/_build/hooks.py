@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import nbclient
 import nbformat
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 log = logging.getLogger("mkdocs.hooks.cells")
@@ -69,11 +68,8 @@ def on_files(files, config):
     began = time.perf_counter()
     with ThreadPoolExecutor(KERNELS) as pool:
         results = list(pool.map(_execute_or_say, pages, pages.values()))
-    failures = [str(r) for r in results if isinstance(r, Failed)]
-    if failures:
-        raise PluginError("\n\n".join(failures))
     for uri, result in zip(pages, results, strict=True):
-        for name, content in result.pictures.items():
+        for name, content in result.pictures.items() if result else ():
             files.append(File.generated(config, str(PurePosixPath(uri).with_name(name)), content=content))
     log.info("%d pages with cells run in %.0f s", len(pages), time.perf_counter() - began)
     return files
@@ -89,14 +85,16 @@ def _key(uri: str, text: str) -> str:
     return hashlib.sha256(f"{uri}\0{text}".encode()).hexdigest()
 
 
-def _execute_or_say(uri: str, text: str) -> Executed | Failed:
+def _execute_or_say(uri: str, text: str) -> Executed | None:
+    """None where a cell fails, which is logged: ``--strict`` ends with that, ``serve`` waits for the next version."""
     key = _key(uri, text)
     if key not in _done:
         began = time.perf_counter()
         try:
             _done[key] = execute(text, PurePosixPath(uri).stem)
         except Failed as failure:
-            return Failed(f"{uri}: {failure}")
+            log.error("%s: %s", uri, failure)
+            return None
         log.info("%5.1f s  %s", time.perf_counter() - began, uri)
     return _done[key]
 
