@@ -22,15 +22,30 @@ class Fit(Testing, Averaging, Predicting, Checking, Publishing):
     """
 
     def refit(self, y: Any) -> Self:
-        """The same model with another response (nobs,); nothing is compiled again."""
+        """The same model with another response (nobs,); nothing is compiled again.
+
+        Example:
+            >>> fit.refit(fit.simulate(1, key=1)[0]).converged
+            True
+        """
         return self.model.with_response(y).fit(control=self._control)
 
     def refit_ml(self) -> Self:
-        """The same model by maximum likelihood; itself if it is that already."""
+        """The same model by maximum likelihood; itself if it is that already.
+
+        Example:
+            >>> fit.refit_ml().reml
+            False
+        """
         return self.model.by_ml().fit(control=self._control) if self.reml else self
 
     def bootstrap(self, n: int, *, key: Any, **options: Any) -> Bootstrap:
-        """``jaxmm.bootstrap`` of this fit."""
+        """``jaxmm.bootstrap`` of this fit.
+
+        Example:
+            >>> fit.bootstrap(2, key=1, progress=False).fixef.shape
+            (2, 2)
+        """
         return bootstrap(self, n, key=key, **options)
 
     def __dir__(self) -> list[str]:

@@ -33,10 +33,12 @@ class Fitted:
     # ------------------------------------------------------------ estimates
     @property
     def formula(self) -> str:
+        """The formula, as the design has it."""
         return self.model.design.formula
 
     @property
     def reml(self) -> bool:
+        """Whether the likelihood is the restricted one."""
         return self.model.reml
 
     @property
@@ -75,7 +77,8 @@ class Fitted:
         Raises:
             ValueError: a kind that the model has not, an unknown cluster, or clusters that are not independent.
 
-        >>> fit.vcov("CR2"), fit.vcov("CR2", cluster=data["school"])
+        >>> fit.vcov("CR2", cluster="Subject").shape
+        (2, 2)
         """
         model = robust.check_kind(self.model, kind) == robust.MODEL and cluster is None
         V = self.estimates.vcov if model else self.reference(None, kind, cluster).vcov
@@ -84,7 +87,12 @@ class Fitted:
     def reference(self, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> Reference:
         """What tests of the coefficients are made with: their covariance, which the method may adjust, and degrees of
         freedom; an ``inference.ddf.Reference``, computed once.  ``ddf``, ``vcov`` and ``cluster`` as in
-        ``coef_table``."""
+        ``coef_table``.
+
+        Example:
+            >>> fit.reference("satterthwaite").name
+            'satterthwaite'
+        """
         if isinstance(vcov, str) and robust.check_kind(self.model, vcov) != robust.MODEL:
             vcov, cluster = self._robust(vcov, cluster), None
         if callable(getattr(vcov, "denominator", None)) and cluster is None:
@@ -138,6 +146,12 @@ class Fitted:
 
         Raises:
             ValueError: a component, a ddf or a kind that the model has not, or a matrix of another shape.
+
+        Example:
+            >>> fit.coef_table().round(2)
+                         estimate    se    df  statistic    p
+            (Intercept)    251.41  6.82  17.0      36.84  0.0
+            Days            10.47  1.55  17.0       6.77  0.0
         """
         table = coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
         return as_backend(table, backend, "term")
@@ -191,6 +205,7 @@ class Fitted:
 
     @property
     def loglik(self) -> float:
+        """Log-likelihood with all constants, −deviance / 2; the restricted one when ``reml``."""
         return -0.5 * self.deviance
 
     @property
@@ -207,10 +222,12 @@ class Fitted:
 
     @property
     def aic(self) -> float:
+        """Akaike's criterion, deviance + 2 df; smaller is better."""
         return self.deviance + 2 * self.df
 
     @property
     def bic(self) -> float:
+        """Schwarz's criterion, deviance + log(nobs) df; smaller is better."""
         return self.deviance + np.log(self.nobs) * self.df
 
     @property
@@ -228,6 +245,7 @@ class Fitted:
 
     @property
     def converged(self) -> bool:
+        """Whether the search ended at a maximum; ``diagnostics`` says how it ended."""
         return int(self.estimates.status) == Status.CONVERGED
 
     @property
@@ -237,7 +255,15 @@ class Fitted:
 
     # ------------------------------------------------------------ random effects
     def varcorr(self) -> VarCorr:
-        """D by grouping factor, σ²ΛΛ' in a linear model and else ΛΛ': of the population of levels, before the data."""
+        """D by grouping factor, σ²ΛΛ' in a linear model and else ΛΛ': of the population of levels, before the data.
+
+        Example:
+            >>> print(fit.varcorr())
+             Groups   Name        Std.Dev. Corr
+             Subject  (Intercept) 24.7405
+                      Days         5.9221  0.066
+             Residual             25.5918
+        """
         d, blocks = self.model.design, []
         scale = self.model.likelihood.effects_scale(self.estimates)
         for factor in self._factors_in_order():
@@ -265,7 +291,12 @@ class Fitted:
             return self._by_design(self.model.likelihood.modes(self.model.arrays, self.estimates))
 
     def ranef(self) -> RandomEffects:
-        """Conditional modes (BLUPs) per grouping factor: levels × effects."""
+        """Conditional modes (BLUPs) per grouping factor: levels × effects.
+
+        Example:
+            >>> fit.ranef()["Subject"].shape
+            (18, 2)
+        """
         d, tables = self.model.design, {}
         for factor in self._factors_in_order():
             f = d.factors.index(factor)
@@ -278,7 +309,12 @@ class Fitted:
         return {f.name: x for f, x in zip(self.model.design.factors, self.effects.conditional, strict=True)}
 
     def coef(self) -> dict[str, pd.DataFrame]:
-        """Fixed plus random effects per level, by grouping factor: levels × effects of X and Z."""
+        """Fixed plus random effects per level, by grouping factor: levels × effects of X and Z.
+
+        Example:
+            >>> fit.coef()["Subject"].round(1).loc["308"].tolist()
+            [253.7, 19.7]
+        """
         out = {}
         for name, table in self.ranef().items():
             columns = list(dict.fromkeys([*self.fixef.index, *table.columns]))

@@ -190,6 +190,13 @@ def lmm(
         FormulaError, DataError: the message names the token or the column, the value and the remedy.
 
     The criterion is that of Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1).
+
+    Example:
+        >>> fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
+        >>> fit.fixef.round(2)
+        (Intercept)    251.41
+        Days            10.47
+        Name: estimate, dtype: float64
     """
     settings = as_control(control)
     check_flag("reml", reml)
@@ -243,6 +250,16 @@ def glmm(
     Raises:
         FormulaError, DataError: the message names the token or the column, the row, the value and the remedy.
         ValueError: an unknown family or link, or quadrature where it cannot be had.
+
+    Example:
+        >>> cbpp = mm.datasets.load("cbpp")
+        >>> herds = mm.glmm("cbind(incidence, size - incidence) ~ period + (1 | herd)", cbpp, "binomial")
+        >>> herds.fixef.round(2)
+        (Intercept)   -1.40
+        period2       -0.99
+        period3       -1.13
+        period4       -1.58
+        Name: estimate, dtype: float64
     """
     settings = as_control(control)
     if family is None:

@@ -42,6 +42,7 @@ class Prepared(ABC):
 
     @property
     def reml(self) -> bool:
+        """Whether the likelihood is the restricted one."""
         return self.likelihood.reml
 
     # ------------------------------------------------------------ what a program needs
@@ -97,7 +98,7 @@ class Prepared(ABC):
         Raises:
             ValueError: another length.
 
-        >>> jax.grad(lambda y: mm.estimate(model.arrays_for(y)).beta[1])(model.design.y)
+        >>> jax.grad(lambda y: mm.estimate(model.arrays_for(y)).beta[1])(model.design.y)  # doctest: +SKIP
         """
         n = self.design.y.shape
         for name, x in (("y", y), ("weights", weights), ("offset", offset)):

@@ -89,6 +89,10 @@ def fit_many(
         ValueError: a folder that holds another study; a model whose number of quadrature nodes is "auto".
         FileNotFoundError: the folder is removed during the run.
         TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
+
+    Example:
+        >>> mm.fit_many(fit, fit.simulate(2, key=1), progress=False).fixef.shape
+        (2, 2)
     """
     check_not_traced("fit_many", Y, start)
     model = unfitted(model)

@@ -132,7 +132,8 @@ def anova(
             an unknown method, labels that do not fit; ``refit=False`` with another X, or REML beside ML.
 
     Example:
-        >>> mm.anova(fit0, fit1, labels=["intercepts", "slopes"], method="bootstrap", key=1)
+        >>> fit0 = mm.lmm("Reaction ~ Days + (1 | Subject)", mm.datasets.load("sleepstudy"))
+        >>> tests = mm.anova(fit0, fit, labels=["intercepts", "slopes"])  # print it
     """
     how = _method(method, key, n)
     called, notes = _checked("anova", fits, labels)
@@ -177,7 +178,8 @@ def compare(*fits: Fit, labels: Sequence[str] | None = None, criterion: str = "a
         ValueError: as ``anova``; another criterion.
 
     Example:
-        >>> mm.compare(fit0, fit1, fit2, labels=["linear", "quadratic", "spline"], criterion="aicc")
+        >>> fit0 = mm.lmm("Reaction ~ Days + (1 | Subject)", mm.datasets.load("sleepstudy"))
+        >>> ranks = mm.compare(fit0, fit, labels=["intercepts", "slopes"], criterion="aicc")  # print it
     """
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(map(repr, CRITERIA))}, not {criterion!r}")

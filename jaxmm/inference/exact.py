@@ -81,7 +81,8 @@ def exact_rlrt(fit: Fitted, term: str | None = None, *, key: Any, n: int = DRAWS
         ValueError: a fit by maximum likelihood or of another family, an unknown term, or one of several effects.
 
     Example:
-        >>> mm.exact_rlrt(mm.lmm("Yield ~ 1 + (1 | Batch)", dyestuff), key=1)
+        >>> yields = mm.lmm("Yield ~ 1 + (1 | Batch)", mm.datasets.load("dyestuff"))
+        >>> test = mm.exact_rlrt(yields, key=1)  # print it
     """
     check(fit, n)
     d = fit.model.design

@@ -115,7 +115,7 @@ def table(
         ValueError, TypeError: an argument that is none of these, or what is no fit; the message names it.
 
     Example:
-        mm.table([fit0, fit1], labels=["Intercepts", "Slopes"], stars=True).to_latex()
+        >>> latex = mm.table([fit, fit.refit_ml()], labels=["REML", "ML"], stars=True).to_latex()
     """
     found, labels = _fits(fits, labels)
     style = _Style(_column(se), _shown(show), _levels(stars), digits, level, dict(names or {}))

@@ -90,6 +90,10 @@ def bootstrap(
     Raises:
         ValueError: fewer than two replicates, an unknown kind, or one that the model does not allow.
         TypeError: no fit, no key, or a statistic that returns something else.
+
+    Example:
+        >>> mm.bootstrap(fit, 2, key=1, progress=False).fixef.shape
+        (2, 2)
     """
     if not isinstance(fit, Fitted):
         raise TypeError(f"bootstrap takes a fit, as from lmm(), glmm() or model.fit(), not {type(fit).__name__}")

@@ -59,6 +59,10 @@ def make_design(
 
     Raises:
         DataError: an unknown factor, a size below one, a name used twice; a draw of the wrong length.
+
+    Example:
+        >>> mm.make_design({"subject": 4, "item": 2}, within={"cond": ["a", "b"]}, counterbalance=True).shape
+        (8, 3)
     """
     paths = _paths(levels)
     within, between, covariates = dict(within or {}), dict(between or {}), dict(covariates or {})
@@ -205,6 +209,11 @@ def plan(formula: str, table: Any, family: Any = None, **keywords: Any) -> Model
 
     Raises:
         FormulaError, DataError: as ``Model.from_formula``.
+
+    Example:
+        >>> table = mm.make_design({"subject": 4}, within={"cond": ["a", "b"]}, repeats=2)
+        >>> mm.plan("y ~ cond + (1 | subject)", table).reml
+        True
     """
     response = str(parse(formula).response).strip("`")
     data = as_pandas(table)

@@ -97,6 +97,10 @@ def extend(data: Any, along: Mapping[str, int], *, nested: Sequence[str] = ()) -
 
     Raises:
         DataError: an unknown column, a size that is no whole number of at least 1, a factor with missing values.
+
+    Example:
+        >>> mm.extend(mm.datasets.load("dyestuff"), {"Batch": 8}).shape
+        (40, 2)
     """
     table = as_pandas(data)
     for name in nested:

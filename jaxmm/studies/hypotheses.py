@@ -64,6 +64,7 @@ class WaldZ:
         return few and f"{few}: the rate where there is no effect is part of this power"
 
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
+        """As ``Test.p_values``: p (n,) by the columns that are tested, NaN where a fit has none."""
         names = fits.batch.names.fixef
         wanted = names if self.columns is None else self.columns
         p = wald.each(fits.batch.fixef, fits.batch.bse).p
@@ -79,6 +80,7 @@ class LikelihoodRatio:
     name: str = "likelihood ratio"
 
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
+        """As ``Test.p_values``: p (n,) by the columns that are tested, NaN where a fit has none."""
         full, null = fits.by_ml, fits.nulls[self.without]
         assert full is not None
         p = likelihood_ratio(null.deviance, full.deviance, len(self.without)).p

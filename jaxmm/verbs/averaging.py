@@ -53,6 +53,10 @@ class Averaging(Fitted):
 
         Raises:
             ValueError, DataError: an unknown column, level, weight or scale; those known are named.
+
+        Example:
+            >>> herds.emmeans("period").frame.shape
+            (4, 6)
         """
         return emmeans.emmeans(self, specs, by, at, ddf, weights, scale, integrate, level, vcov, cluster)
 
@@ -73,6 +77,10 @@ class Averaging(Fitted):
 
         At the mean of ``var`` unless ``at`` says where; the other arguments are those of ``emmeans``.
         ``fit.emtrends("Variety", "nitro").contrasts("pairwise")`` compares slopes.
+
+        Example:
+            >>> fit.emtrends([], "Days").frame.shape
+            (1, 5)
         """
         return emmeans.emtrends(self, specs, var, by, at, ddf, weights, level, vcov, cluster)
 
@@ -85,6 +93,10 @@ class Averaging(Fitted):
         Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
         out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
         ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method, the scaled F by Kenward & Roger's.
+
+        Example:
+            >>> herds.joint_tests().index.tolist()
+            ['period']
         """
         return emmeans.joint_tests(self, by, at, ddf, vcov, cluster)
 
@@ -93,9 +105,21 @@ class Averaging(Fitted):
 
         What a unit of x does to the average over levels, where β̂ says what it does within one level: nearer to zero in
         a logistic model, the more so the larger the variance of the effects. See ``inference.marginal``.
+
+        Example:
+            >>> herds.marginal_coef().round(2)
+                         estimate  std_error
+            (Intercept)     -1.29       0.22
+            period2         -0.94       0.30
+            period3         -1.07       0.32
+            period4         -1.51       0.42
         """
         return self.model.likelihood.marginal_coef(self)
 
     def shrinkage(self) -> shrinkage.Shrinkage:
-        """VarCorr beside the spread of the BLUPs, and why they differ."""
+        """VarCorr beside the spread of the BLUPs, and why they differ.
+
+        Example:
+            >>> shares = fit.shrinkage()  # print it
+        """
         return shrinkage.shrinkage(self)

@@ -39,7 +39,12 @@ class Checking(Fitted):
         return diagnostics.remarks(self)
 
     def accuracy(self) -> str | None:
-        """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors."""
+        """What more nodes would do to the log-likelihood of a Laplace fit, in a sentence; None with several factors.
+
+        Example:
+            >>> fit.accuracy() is None  # the likelihood of a linear model is exact
+            True
+        """
         if "_accuracy" not in self.__dict__:  # once: printing computes nothing
             with computing(self.model.device):
                 self.__dict__["_accuracy"] = self.model.likelihood.accuracy(self)
@@ -53,7 +58,7 @@ class Checking(Fitted):
         (a seed or a JAX key; 0 where None). A sequence of ``Finding`` with ``severity``, ``text``, ``advice``; ``ok``
         where there is nothing but notes. See ``diagnose.check``.
 
-        >>> print(mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy).check())
+        >>> found = fit.check()  # print it
         """
         return check.check(self, key)
 
@@ -69,6 +74,10 @@ class Checking(Fitted):
 
         Print it for its tests: uniformity, dispersion, outliers, zeros, quantiles; ``test_by(column)``,
         ``test_autocorrelation(column)``; ``plot()``.
+
+        Example:
+            >>> bool(fit.simulated_residuals(20, key=1).residuals.between(0, 1).all())
+            True
         """
         return simulated.simulated_residuals(self, n, key, re)
 
@@ -83,7 +92,8 @@ class Checking(Fitted):
         Returns:
             ``Influence``: ``frame``, ``exact`` and ``derivative`` (the change of every parameter), ``plot()``.
 
-        >>> fit.influence("Subject").frame.nlargest(5, "cooks_distance")
+        >>> fit.influence("Subject", refit=False).frame["cooks_distance"].shape
+        (18,)
         """
         return influence(self, by, refit)
 
@@ -92,6 +102,9 @@ class Checking(Fitted):
 
         By factor ``sd``, ``proportion``, ``loadings``; ``to_frame()`` has standard deviations over σ too, which are
         what lme4's ``rePCA`` gives. See ``diagnose.components``.
+
+        Example:
+            >>> pca = fit.re_pca()  # print it
         """
         return components.re_pca(self)
 
@@ -106,6 +119,10 @@ class Checking(Fitted):
 
         Raises:
             ValueError: no positive ``n``; a model by ``n_agq="auto"``, which batches cannot have.
+
+        Example:
+            >>> fit.multistart(2, key=1).better
+            False
         """
         return multistart.multistart(self, n, key, batch)
 

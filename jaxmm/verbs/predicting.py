@@ -25,6 +25,10 @@ class Predicting(Fitted):
         """g⁻¹(Xβ̂ + Zb̂ + offset) on the labels of the rows used (also those of weight zero), in the data's order.
 
         The response's scale; proportions where the response counts successes; with zero inflation the zeros count.
+
+        Example:
+            >>> fit.fitted().round(1).head(2).tolist()
+            [253.7, 273.3]
         """
         return fitted_values(self)
 
@@ -36,6 +40,10 @@ class Predicting(Fitted):
         lme4's not divided by σ; "deviance": the signed roots of the unit deviances; "working": (y − μ) dη/dμ.
         With zero inflation, y less the mean and over the variance that include the zeros; with a formula for a scale φ,
         V includes it.
+
+        Example:
+            >>> fit.residuals("pearson").shape
+            (180,)
         """
         return residuals(self, kind)
 
@@ -129,5 +137,9 @@ class Predicting(Fitted):
         On ``newdata`` every level, seen or not, gets its own draw;
         ``weights`` (precisions, or the numbers of trials; asked for if the fit had any) and ``offset`` are those of the
         new rows. Counts of successes where the response has trials.
+
+        Example:
+            >>> fit.simulate(2, key=1).shape
+            (2, 180)
         """
         return simulate.simulate(self, n, key, newdata, re, weights, offset)

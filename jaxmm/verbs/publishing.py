@@ -22,7 +22,11 @@ class Publishing(Fitted):
     """See the module."""
 
     def summary(self) -> summary.Summary:
-        """lmerTest's summary: method, counts, variance components, fixed effects with df and p, flags."""
+        """lmerTest's summary: method, counts, variance components, fixed effects with df and p, flags.
+
+        Example:
+            >>> summary = fit.summary()  # print it
+        """
         return summary.summary(self)
 
     @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
@@ -34,15 +38,29 @@ class Publishing(Fitted):
         ``effects``: "fixed", "ran_pars" (SDs, correlations, σ, with their errors) or "dispersion"; all by default, the
         errors of the variance parameters left out unless ``conf_level`` asks for intervals. ``backend``: "pandas" or
         "polars". See ``jaxmm.tidy``.
+
+        Example:
+            >>> fit.tidy(effects="fixed")["estimate"].round(2).tolist()
+            [251.41, 10.47]
         """
         return as_backend(tidy.tidy(self, effects, conf_level), backend)
 
     def glance(self, *, backend: str = "pandas") -> pd.DataFrame:
-        """One row for the whole fit. ``backend``: "pandas" or "polars"."""
+        """One row for the whole fit. ``backend``: "pandas" or "polars".
+
+        Example:
+            >>> fit.glance().shape
+            (1, 10)
+        """
         return as_backend(summary.glance(self), backend)
 
     def augment(self, *, backend: str = "pandas") -> pd.DataFrame:
-        """One row per row used: response, fitted value, residual. ``backend``: "pandas" or "polars"."""
+        """One row per row used: response, fitted value, residual. ``backend``: "pandas" or "polars".
+
+        Example:
+            >>> fit.augment().shape
+            (180, 4)
+        """
         return as_backend(summary.augment(self), backend)
 
     @known_keywords({}, one.sheet)
@@ -58,17 +76,28 @@ class Publishing(Fitted):
         Raises:
             ValueError: a label that LaTeX cannot read; what ``publish.one.sheet`` says.
             TypeError: an unknown keyword.
+
+        Example:
+            >>> latex = fit.to_latex(label="tab:sleep", digits=2)
         """
         return latex(one.sheet(self, **style), label)
 
     @known_keywords(ELSEWHERE, one.sheet)
     def to_html(self, **style: Any) -> str:
-        """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``."""
+        """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``.
+
+        Example:
+            >>> html = fit.to_html()
+        """
         return html(one.sheet(self, **style))
 
     @known_keywords(ELSEWHERE, one.sheet)
     def to_markdown(self, **style: Any) -> str:
-        """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``."""
+        """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``.
+
+        Example:
+            >>> markdown = fit.to_markdown()
+        """
         return markdown(one.sheet(self, **style))
 
     @property

@@ -41,7 +41,8 @@ class Testing(Fitted):
         ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all".
         ``backend``: "pandas" or "polars". See ``inference.confint``.
 
-        >>> fit.confint("profile", parm="all")
+        >>> fit.confint("wald").round(1).loc["Days"].tolist()
+        [7.2, 13.7]
         """
         table = confint.confint(self, method, level, parm, ddf=ddf, vcov=vcov, cluster=cluster, key=key, n=n)
         return as_backend(table, backend, "term")
@@ -60,7 +61,7 @@ class Testing(Fitted):
             ValueError: names or numbers that do not fit the coefficients, or rows of which one follows from others.
 
         Example:
-            >>> fit.test("Days = 10").p
+            >>> test = fit.test("Days = 10")  # print it
         """
         reference = self.reference(ddf, vcov, cluster)
         return linear_test(restrictions(L, self.model.design), reference, diagnostics.remarks(self))
@@ -76,6 +77,10 @@ class Testing(Fitted):
 
         Raises:
             ValueError: another type, or a ddf that the model has not.
+
+        Example:
+            >>> fit.anova(type=2)["F"].round(2).tolist()
+            [45.85]
         """
         reference = self.reference(ddf, vcov, cluster)
         chisq = reference.name == "asymptotic" == self.model.likelihood.ddf[0]
@@ -89,7 +94,7 @@ class Testing(Fitted):
         A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. See
         ``inference.profile``.
 
-        >>> fit.profile().plot()
+        >>> intervals = fit.profile("Days").confint()
         """
         return profile(self, parm, level)
 
@@ -110,6 +115,12 @@ class Testing(Fitted):
         ``n=999`` parametric replicates.
         ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
         "trigamma" or "delta", where family and link have it; the first by default. ``fit.r2()["marginal"]``
+
+        Example:
+            >>> fit.r2().round(3)
+            marginal       0.279
+            conditional    0.799
+            Name: r2, dtype: float64
         """
         return r2.r2(self, r2.How(interval, level, n, key, approximation))
 
@@ -128,5 +139,11 @@ class Testing(Fitted):
         effects leave, and ``unadjusted``, in all; or ``by_group``, the adjusted share of each grouping factor.
 
         The other arguments as in ``r2``.
+
+        Example:
+            >>> fit.icc().round(3)
+            adjusted      0.722
+            unadjusted    0.521
+            Name: icc, dtype: float64
         """
         return r2.icc(self, by_group, r2.How(interval, level, n, key, approximation))
