@@ -42,7 +42,7 @@ MATRIX_LIBRARY = re.compile(r"lapack|blas|solver|cu_lu|triangular|cholesky|magma
 def lowered(program, *arguments, platform="cuda"):
     """The program's text for a platform, and the shapes of its results."""
     with jax.enable_x64(True):
-        traced = program.bind(*arguments).trace(*arguments)
+        traced = program.bind(*arguments).function.trace(*arguments)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
     if platform == "cuda":
         assert "lapack" not in text
@@ -206,7 +206,7 @@ def test_families(name):
         lowered(programs_of(estimate_glmm)[program], *arguments[program])
     lowered(start_glmm._working_of_all, family, *[np.ones(n)] * 4, np.zeros(family.num_phi))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), LANES))
-    lowered(generalised.sample, family, ("mu",), keys, (np.zeros((LANES, n)),), np.ones(()), np.ones(n), ())
+    lowered(generalised._drawn, family, ("mu",), keys, (np.zeros((LANES, n)),), np.ones(()), np.ones(n), (), True)
 
 
 # ---------------------------------------------------------------- batches

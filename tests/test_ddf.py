@@ -185,6 +185,8 @@ def test_balanced_data_have_the_analysis_of_variance():
         df = fit.coef_table(name)["df"]
         np.testing.assert_allclose(df.iloc[1:3], 10, rtol=1e-5)
         np.testing.assert_allclose(df["nitro"], 53, rtol=1e-5)
+        for kind in (1, 2, 3):  # rounding in the rows of a hypothesis makes no within effect one between
+            np.testing.assert_allclose(fit.anova(type=kind, ddf=name)["den_df"], [10, 53], rtol=1e-5)
     assert np.all(fit.coef_table("residual")["df"] == 72 - 4)
     assert np.all(np.isinf(fit.coef_table("asymptotic")["df"]))
 

@@ -238,7 +238,7 @@ def test_pictures(tmp_path):
 
 
 @pytest.mark.slow
-def test_intervals_of_averaged_means_cover():
+def test_intervals_of_averaged_means_cover(claim):
     """60 groups of 8 yes and no, an effect with a standard deviation of 1.2: 1,200 fits, three Monte-Carlo errors."""
     rng = np.random.default_rng(60_812)
     data = pd.DataFrame({"g": np.repeat(np.arange(60), 8), "a": np.tile(list("uv"), 240)})
@@ -257,8 +257,11 @@ def test_intervals_of_averaged_means_cover():
         frame = fit.refit(draw()).emmeans("a", scale="response", integrate=True).frame
         inside += (frame["lower"] < truth) & (truth < frame["upper"])
         averaged.append(frame["emmean"])
-    assert np.all(np.abs(inside / n - 0.95) < 3 * np.sqrt(0.95 * 0.05 / n)), inside / n
     spread = np.std(averaged, axis=0) / np.sqrt(n)
+    for level, share, mean, true, error in zip("uv", inside / n, np.mean(averaged, axis=0), truth, spread, strict=True):
+        claim(f"coverage of intervals of averaged means, 60 groups, level {level}", share, 0.95, n=n)
+        claim(f"averaged mean, 60 groups, level {level}", mean, true, n=n, error=error)
+    assert np.all(np.abs(inside / n - 0.95) < 3 * np.sqrt(0.95 * 0.05 / n)), inside / n
     assert np.all(np.abs(np.mean(averaged, axis=0) - truth) < 3 * spread), (np.mean(averaged, axis=0) - truth) / spread
 
 

@@ -21,6 +21,8 @@ import numpy as np
 from jaxmm.design import Design
 from jaxmm.inference.ddf._base import Denominator
 
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class Constant:
@@ -33,7 +35,10 @@ class Constant:
     notes: tuple[str, ...] = ()
 
     def df(self, L: np.ndarray) -> np.ndarray:
-        return np.array([np.min(self.each[row != 0], initial=np.inf) for row in L])
+        # in units of the standard errors: what rounding leaves of a zero is no coefficient that is touched
+        size = np.abs(L) * np.where(self.vcov.diagonal() > 0, np.sqrt(np.abs(self.vcov.diagonal())), 1.0)
+        touched = size > ROUNDING * size.max(axis=1, keepdims=True, initial=0.0)
+        return np.array([np.min(self.each[row], initial=np.inf) for row in touched])
 
     def denominator(self, L: np.ndarray) -> Denominator:
         return Denominator(1.0, float(np.min(self.df(L), initial=np.inf)))
