@@ -54,6 +54,8 @@ from jaxmm import datasets as datasets
 from jaxmm import families as families
 from jaxmm import links as links
 from jaxmm import plots as plots
+from jaxmm._elsewhere import OF_PACKAGE as _OF_PACKAGE
+from jaxmm._elsewhere import missing as _missing
 from jaxmm.batch.engine import fit_many as fit_many
 from jaxmm.design import DataError as DataError
 from jaxmm.design.formula import FormulaError as FormulaError
@@ -143,10 +145,11 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> _Any:
-    """``jaxmm.sklearn``, imported where it is asked for: nothing else needs scikit-learn."""
+    """``jaxmm.sklearn``, imported where it is asked for: nothing else needs scikit-learn; of another name what it is
+    called here."""
     if name == "sklearn":
         return _import_module("jaxmm.sklearn")
-    raise AttributeError(f"module 'jaxmm' has no attribute {name!r}")
+    raise _missing("module 'jaxmm'", name, _OF_PACKAGE, __all__)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,8 @@
-"""A keyword that a function does not have -> an error that names those it has, and the one that was meant."""
+"""A keyword that a function does not have, or an argument that it lacks -> an error with the remedy."""
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -65,6 +66,28 @@ SIMULATING = {
     "use_u": "re='conditional' keeps the random effects at their modes",
 }
 
+STUDYING = {
+    "seed": "key=seed",
+    "nsim": "the number of simulated responses is n=",
+    "n_sims": "the number of simulated responses is n=",
+    "reps": "the number of simulated responses is n=",
+    "effect_size": "effects={'x': value}",
+    "fixed": "test='x' names what is tested, effects={'x': value} the size of its effect",
+    "data": "the rows are those of the model: jaxmm.plan(formula, table)",
+    "breaks": "along={'subject': [20, 40, 80]}",
+}
+
+# what is put in the place of an argument that must be given
+REQUIRED = {
+    "key": "a whole number of your choice, such as key=1; the same number gives the same results",
+    "along": "factor -> sizes, such as {'subject': [20, 40, 80]}",
+    "formula": "a text such as 'y ~ x + (1 | group)'",
+    "data": "the table whose columns the formula names",
+    "model": "a fit, or a model as from jaxmm.plan() or jaxmm.Model.from_formula()",
+    "n": "the number of them, such as n=1000",
+    "truth": "a fit, or {'fixef': ..., 'sd': ..., 'sigma': ...}; None for the fit that comes first",
+}
+
 SHARES = {
     "ci": "interval='bootstrap', level=0.95",
     "by_group": "icc(by_group=True)",
@@ -73,22 +96,33 @@ SHARES = {
 
 
 def known_keywords(
-    hints: Mapping[str, str], passes: Callable | None = None
+    hints: Mapping[str, str], passes: Callable | None = None, required: Mapping[str, str] | None = None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a function raise TypeError for an unknown keyword, with the hint or what is accepted; a function that
-    ``passes`` its ``**style`` on accepts the keywords of the other one too."""
+    """Makes a function raise TypeError for an unknown keyword, with the hint or what is accepted, and for an argument
+    that it needs and is not given, with what to put in its place, ``required`` or REQUIRED; a function that ``passes``
+    its ``**options`` on accepts the keywords of the other one too."""
+    remedies = REQUIRED | dict(required or {})
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        own = inspect.signature(function).parameters.values()
-        accepted = [p.name for p in own if p.name not in ("self", "cls") and p.kind is not p.VAR_KEYWORD]
+        own = list(inspect.signature(function).parameters.values())
+        named = [p for p in own if p.name not in ("self", "cls") and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        accepted = [p.name for p in named]
         inner = inspect.signature(passes).parameters.values() if passes else ()
-        accepted += [p.name for p in inner if p.kind is p.KEYWORD_ONLY]
+        accepted += [p.name for p in inner if p.kind is p.KEYWORD_ONLY and p.name not in accepted]
+        # (name, how many arguments by position are enough to give it)
+        needed = [(p.name, math.inf if p.kind is p.KEYWORD_ONLY else k)
+                  for k, p in enumerate(own, 1) if p in named and p.default is p.empty]  # fmt: skip
+        name_of = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
         @wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name not in accepted:
-                    raise TypeError(_message(function.__name__, name, accepted, hints))
+                    raise TypeError(_message(name_of, name, accepted, hints))
+            for name, enough in needed:
+                if len(args) < enough and name not in kwargs:
+                    remedy = f", {remedies[name]}" if name in remedies else f"; arguments: {', '.join(accepted)}"
+                    raise TypeError(f"{name_of}() needs {name}={remedy}")
             return function(*args, **kwargs)
 
         return checked

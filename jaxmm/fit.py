@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from jaxmm.studies.bootstrap import Bootstrap, bootstrap
+from jaxmm._elsewhere import OF_FIT, missing
+from jaxmm._keywords import known_keywords
+from jaxmm.studies.bootstrap import BOOTSTRAPPING, Bootstrap, bootstrap
 from jaxmm.verbs.averaging import Averaging
 from jaxmm.verbs.checking import Checking
 from jaxmm.verbs.predicting import Predicting
@@ -39,6 +41,7 @@ class Fit(Testing, Averaging, Predicting, Checking, Publishing):
         """
         return self.model.by_ml().fit(control=self._control) if self.reml else self
 
+    @known_keywords(BOOTSTRAPPING, bootstrap)
     def bootstrap(self, n: int, *, key: Any, **options: Any) -> Bootstrap:
         """``jaxmm.bootstrap`` of this fit.
 
@@ -47,6 +50,13 @@ class Fit(Testing, Averaging, Predicting, Checking, Publishing):
             (2, 2)
         """
         return bootstrap(self, n, key=key, **options)
+
+    if not TYPE_CHECKING:  # which would take any name for known
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property that failed: its own error, once more
+                return object.__getattribute__(self, name)
+            raise missing("'Fit' object", name, OF_FIT, [] if name.startswith("_") else dir(self))
 
     def __dir__(self) -> list[str]:
         """What completion shows: all but what other modules read."""

@@ -358,3 +358,9 @@ class Fitted:
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k in ("model", "estimates", "_control")}
+
+
+def check_fit(who: str, given: Any) -> None:
+    """Raises TypeError, of the function ``who``, for what has not the verbs of a fit."""
+    if not callable(getattr(given, "varcorr", None)):
+        raise TypeError(f"{who} takes a fit, as from lmm(), glmm() or model.fit(), not {type(given).__name__}")

@@ -20,7 +20,7 @@ from jaxmm.describe import describe, described_html
 from jaxmm.design import build
 from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
-from jaxmm.families import Family, ZeroInflated
+from jaxmm.families import FAMILIES, Family, ZeroInflated
 from jaxmm.families import get as get_family
 from jaxmm.fit import Fit
 from jaxmm.generalised import Generalised
@@ -207,7 +207,9 @@ def lmm(
     return model.fit(start=start, control=settings)
 
 
-@known_keywords(GENERALISED)
+@known_keywords(
+    GENERALISED, required={"family": f"one of {', '.join(FAMILIES)}; lmm(formula, data) is the Gaussian model"}
+)
 def glmm(
     formula: str,
     data: Any,

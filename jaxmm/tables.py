@@ -150,7 +150,9 @@ class RandomEffects(Mapping[str, pd.DataFrame]):
         self._cond_cov: dict[str, np.ndarray] | None = None
 
     def __getitem__(self, group: str) -> pd.DataFrame:
-        return self._tables[check_group(group, self._tables)]
+        if group not in self._tables:
+            raise KeyError(f"no grouping factor {group!r}; there is {', '.join(map(repr, self._tables))}")
+        return self._tables[group]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tables)
@@ -259,7 +261,7 @@ def sample_cov(values: np.ndarray) -> np.ndarray:
 
 def check_group(group: str, names: Mapping[str, object]) -> str:
     if group not in names:
-        raise KeyError(f"no grouping factor {group!r}; there is {', '.join(map(repr, names))}")
+        raise ValueError(f"no grouping factor {group!r}; there is {', '.join(map(repr, names))}")
     return group
 
 

@@ -313,7 +313,7 @@ def test_bad_questions(boots):
     for level in (0, 1, 95, -0.1, np.nan):
         with pytest.raises(ValueError, match="level must lie between 0 and 1"):
             boot.confint(level=level)
-    with pytest.raises(KeyError, match=r"no parameter 'days'; there are .*'Days'"):
+    with pytest.raises(ValueError, match=r"no parameter 'days'; there are .*'Days'"):
         boot.confint(parm="days")
     assert list(boot.confint(parm=["sigma", "Days"]).index) == ["sigma", "Days"]
     with pytest.raises(TypeError, match="level=1 - alpha"):

@@ -49,7 +49,7 @@ def test_quantiles_of_modes(weighted):
     axes[0].figure.canvas.draw()
     drawn = np.concatenate([line.get_ydata() for line in axes[1].get_lines() if line.get_marker() in "oD"])
     np.testing.assert_allclose(np.sort(drawn), np.sort(modes(weighted, "g").z["x"]))
-    with says(KeyError, "no grouping factor 'k'"):
+    with says(ValueError, "no grouping factor 'k'"):
         plots.qq_ranef(weighted, "k")
     with says(ValueError, "axes must be 1, one for each effect of h, not 2"):
         plots.qq_ranef(weighted, "h", axes)

@@ -28,9 +28,9 @@ def test_caterpillar(fit):
     labels = [t.get_text() for t in ax.get_yticklabels()]
     assert labels == [str(k) for k in fit.ranef()["Subject"]["Days"].sort_values().index]
     ax.figure.canvas.draw()
-    with pytest.raises(KeyError, match="no effect 'days'"):
+    with pytest.raises(ValueError, match="no effect 'days'"):
         plots.caterpillar(fit, effect="days")
-    with pytest.raises(KeyError, match="no grouping factor 'Item'"):
+    with pytest.raises(ValueError, match="no grouping factor 'Item'"):
         plots.caterpillar(fit, "Item")
     with pytest.raises(ValueError, match="name the one for this ax"):
         plots.caterpillar(fit, ax=ax)
@@ -66,7 +66,8 @@ def test_effects(fit):
 
     seen = {"Days": SimpleNamespace(labels=None, low=0.0, high=9.0), "a": SimpleNamespace(labels=["b"])}
     design = SimpleNamespace(response="Reaction", spec=SimpleNamespace(seen=SimpleNamespace(columns=seen)))
-    stand_in = SimpleNamespace(emmeans=emmeans, family=fit.family, model=SimpleNamespace(design=design))
+    model = SimpleNamespace(design=design)
+    stand_in = SimpleNamespace(emmeans=emmeans, varcorr=fit.varcorr, family=fit.family, model=model)
     ax = plots.effects(stand_in, "Days")
     x, y = ax.get_lines()[0].get_data()
     assert (x[0], x[-1]) == (0, 9) and y == pytest.approx(1 + 2 * np.asarray(x))
@@ -121,7 +122,7 @@ def test_shrinkage_of_chosen_levels(fit):
     assert [a.get_title() for a in figure.axes if a.get_visible()] == ["309", "335"]
     figure = plots.shrinkage(fit, max_levels=4)
     assert sum(a.get_visible() for a in figure.axes) == 4
-    with pytest.raises(KeyError, match="no level '999'"):
+    with pytest.raises(ValueError, match="no level '999'"):
         plots.shrinkage(fit, levels=["999"])
 
 

@@ -222,7 +222,7 @@ def test_bad_input(sleep_reml):
     with says(TypeError, "has no keyword 'seed'", "key=seed"):
         sleep_reml.simulated_residuals(seed=1)
     sr = sleep_reml.simulated_residuals(20, key=KEY)
-    with says(KeyError, "column='Time'", "'Subject'", "'Days'", "data['Time']"):
+    with says(ValueError, "column='Time'", "'Subject'", "'Days'", "data['Time']"):
         sr.test_by("Time")
     with says(DataError, "give one value for each of the 180 rows"):
         sr.test_autocorrelation(np.arange(5))

@@ -82,7 +82,7 @@ def check_contrasts(
     if contrasts is None:
         return {}
     if not isinstance(contrasts, Mapping):
-        raise DataError("contrasts is a mapping such as {'column': 'sum'}")
+        raise DataError(f"contrasts must be a mapping such as {{'column': 'sum'}}, not {contrasts!r}")
     known = {v.name if isinstance(v, Name) else str(v) for part in parts for v in part.variables}
     for column, name in contrasts.items():
         if column not in known:

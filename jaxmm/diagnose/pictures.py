@@ -17,6 +17,7 @@ from scipy.special import betaincinv, ndtri
 from jaxmm.diagnose import standardised
 from jaxmm.diagnose.canvas import DARK, FONT, LINES, OUT, POINTS, axes_for, plain, size_of
 from jaxmm.diagnose.normality import scores
+from jaxmm.fitted import check_fit
 from jaxmm.tables import check_group
 
 # n -> γ, from up to 40,000 samples of uniform numbers; in between by logarithms
@@ -40,6 +41,7 @@ def residuals(fit: Any, ax: Any = None) -> Any:
     Returns:
         The axes.
     """
+    check_fit("residuals", fit)
     (ax,) = axes_for(ax, 1)
     linear = fit.model.likelihood.precisions
     kept = fit.model.design.kept
@@ -71,6 +73,7 @@ def qq(fit: Any, ax: Any = None) -> Any:
     Raises:
         ValueError: a generalised model, whose residuals are not normal.
     """
+    check_fit("qq", fit)
     if not fit.model.likelihood.precisions:
         raise ValueError(
             f"residuals of a {fit.family.name} model are not normal: fit.simulated_residuals(key=...).plot() has a Q-Q "
@@ -103,8 +106,9 @@ def qq_ranef(fit: Any, group: str | None = None, axes: Any = None) -> Any:
         The axes, an array.
 
     Raises:
-        KeyError: an unknown group.
+        ValueError: an unknown group.
     """
+    check_fit("qq_ranef", fit)
     names = list(fit.n_groups)
     own = names[0] if group is None else check_group(group, dict.fromkeys(names))
     z = standardised.modes(fit, own).z

@@ -258,14 +258,14 @@ class SimulatedResiduals:
         """Its name, and a value for each row.
 
         Raises:
-            KeyError: an unknown name. DataError: another number of values than rows.
+            ValueError: an unknown name. DataError: another number of values than rows.
         """
         d = self.fit.model.design
         if isinstance(column, str):
             factors = {f.name: np.asarray(f.levels)[f.codes] for f in d.factors}
             own = factors | {name: d.X[:, k] for k, name in enumerate(d.columns) if name not in factors}
             if column not in own:
-                raise KeyError(
+                raise ValueError(
                     f"{argument}={column!r}: the fit keeps the columns {', '.join(map(repr, own))}; pass others "
                     f"themselves, as data[{column!r}]"
                 )

@@ -35,7 +35,7 @@ def confint(fit: Fitted, method: str, level: float, parm: Any, **options: Any) -
 
     Raises:
         ValueError: another method, a level outside (0, 1), or what the method has no use of.
-        KeyError: a parameter that there is not.
+        ValueError: a parameter that there is not.
         TypeError: a bootstrap without a key.
     """
     wald.check_level(level)

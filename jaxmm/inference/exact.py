@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._context import computing
+from jaxmm._keywords import known_keywords
 from jaxmm._random import as_key, words
 from jaxmm._text import p_value
 from jaxmm.describe import spell
@@ -60,6 +61,7 @@ class ExactTest(NamedTuple):
         return "\n".join([title, f"RLRT = {self.statistic:.5g}, p = {p_value(self.p)} ({drawn})", *self.notes])
 
 
+@known_keywords({"seed": "key=seed", "nsim": "the number of draws is n="})
 def exact_rlrt(fit: Fitted, term: str | None = None, *, key: Any, n: int = DRAWS) -> ExactTest:
     """Test one variance of a linear model for zero, exactly in samples of any size where it is the only one.
 

@@ -100,7 +100,7 @@ class Profile:
         names = chosen(self.fit, parm, list(self.curves))
         lacking = [name for name in names if name not in self.curves]
         if lacking:
-            raise KeyError(f"{lacking[0]!r} is not among what was profiled: {', '.join(map(repr, self.curves))}")
+            raise ValueError(f"{lacking[0]!r} is not among what was profiled: {', '.join(map(repr, self.curves))}")
         level = min(0.95, self.level) if level is None else check_level(level)
         return plot_profile([self.curves[name] for name in names], self.confint(level), level, axes)
 
@@ -129,7 +129,7 @@ def profile(fit: Fitted, parm: Any = None, level: float = 0.99) -> Profile:
         ``Profile``: ``frame``, ``confint(level)``, ``plot()``; print it. What cannot be had is NaN: a note says why.
 
     Raises:
-        KeyError: a parameter that there is not.
+        ValueError: a parameter that there is not.
         ValueError: a level outside (0, 1).
 
     >>> fit.profile().confint()

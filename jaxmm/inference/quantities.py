@@ -152,7 +152,7 @@ def chosen(fit: Fitted, parm: Any, default: Sequence[str]) -> list[str]:
     lme4's "beta_" (all coefficients) and "theta_" (all others).
 
     Raises:
-        KeyError: a parameter that there is not.
+        ValueError: a parameter that there is not.
     """
     if parm is None:
         return list(default)
@@ -162,6 +162,6 @@ def chosen(fit: Fitted, parm: Any, default: Sequence[str]) -> list[str]:
     out = []
     for name in [parm] if isinstance(parm, str) or not isinstance(parm, Iterable) else parm:
         if not isinstance(name, str) or name not in meant:
-            raise KeyError(f"there is no parameter {name!r}; parm takes {', '.join(map(repr, names))}, or 'all'")
+            raise ValueError(f"there is no parameter {name!r}; parm takes {', '.join(map(repr, names))}, or 'all'")
         out += meant[name]
     return list(dict.fromkeys(out))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxmm._axes import SEVERAL, STYLES, plain, pyplot
+from jaxmm.fitted import check_fit
 from jaxmm.links import Identity
 
 
@@ -48,6 +49,7 @@ def effects(
     Example:
         plots.effects(fit, "Days", by="Treatment")
     """
+    check_fit("effects", fit)
     plt = pyplot()
     at = dict(at or {})
     if x not in at:

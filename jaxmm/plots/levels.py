@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._axes import BLUP, DATA, NAMED, POPULATION, plain, pyplot, scale_of
+from jaxmm.fitted import check_fit
 from jaxmm.inference.wald import check_level, quantile
 from jaxmm.tables import check_group
 
@@ -37,6 +38,7 @@ def caterpillar(
     Example:
         plots.caterpillar(fit, order="Days")
     """
+    check_fit("caterpillar", fit)
     plt = pyplot()
     check_level(level)
     ranef = fit.ranef()
@@ -80,7 +82,7 @@ def caterpillar(
 
 def _effect(group: str, modes: pd.DataFrame, effect: str) -> str:
     if effect not in modes.columns:
-        raise KeyError(f"{group} has no effect {effect!r}; it has {', '.join(map(repr, modes.columns))}")
+        raise ValueError(f"{group} has no effect {effect!r}; it has {', '.join(map(repr, modes.columns))}")
     return effect
 
 

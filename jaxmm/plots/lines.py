@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxmm._axes import BLUP, DATA, NAMED, OWN, POPULATION, plain, pyplot
+from jaxmm.fitted import check_fit
 from jaxmm.inference.wald import check_level
 from jaxmm.links import Identity
 from jaxmm.tables import check_group
@@ -47,6 +48,7 @@ def shrinkage(
     Returns:
         The figure.
     """
+    check_fit("shrinkage", fit)
     plt = pyplot()
     lines = _lines(fit, group)
     chosen = _chosen(lines, levels, max_levels)
@@ -129,6 +131,7 @@ def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: 
     """
     plt = pyplot()
     check_level(level)
+    check_fit("shrinkage_arrows", fit)
     lines = _lines(fit, group)
     if ax is None:
         _, ax = plt.subplots(figsize=(3.6, 3.9), layout="constrained")
@@ -283,7 +286,7 @@ def _chosen(lines: _Lines, levels: Sequence[Any] | None, max_levels: int) -> np.
     places = {str(level): j for j, level in enumerate(lines.levels)}
     unknown = [level for level in levels if str(level) not in places]
     if unknown:
-        raise KeyError(f"{lines.group} has no level {unknown[0]!r}")
+        raise ValueError(f"levels: {lines.group} has no level {unknown[0]!r}")
     return np.array([places[str(level)] for level in levels])
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxmm._axes import SEVERAL, STYLES, plain, pyplot
 from jaxmm.design import DataError
+from jaxmm.fitted import check_fit
 
 
 def predictions(
@@ -43,6 +44,7 @@ def predictions(
 
     >>> plots.predictions(fit, pd.DataFrame({"Days": range(10)}), "Days", re="population")  # doctest: +SKIP
     """
+    check_fit("predictions", fit)
     table = pd.DataFrame(newdata)
     for name in (x, by):
         if name is not None and name not in table.columns:

@@ -142,13 +142,13 @@ class FitBatch(_text.Printed):
                 names of their dimensions, or else their numbers.
 
         Raises:
-            KeyError: a coefficient that the model has not. ValueError: labels of another number than the responses.
+            ValueError: a coefficient that the model has not; labels of another number than the responses.
         """
         names = list(self.names.fixef)
         wanted = names if coef is None else [coef] if isinstance(coef, str) else list(coef)
         for name in wanted:
             if name not in names:
-                raise KeyError(f"there is no coefficient {name!r}; the model has {', '.join(map(repr, names))}")
+                raise ValueError(f"there is no coefficient {name!r}; the model has {', '.join(map(repr, names))}")
         if labels is not None and len(labels) != len(self):
             raise ValueError(f"{len(labels)} labels for {len(self)} responses: give one for each")
         status = np.array([s.name.lower() for s in Status])[np.asarray(self.status, int)]

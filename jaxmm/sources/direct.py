@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._keywords import SIMULATING, known_keywords
 from jaxmm._random import as_key, normals_of, replicate_words, threefry, words
 from jaxmm._types import Array
 from jaxmm.gram import Gram
@@ -51,6 +52,7 @@ class DirectlySimulated(Responses):
     endless, trusted = True, True
     varies = frozenset({"statistics"})
 
+    @known_keywords(SIMULATING)
     def __init__(self, model: Prepared, truth: Any, n: int, key: Any):
         self.n, self._key = check_n(n), words(as_key(key))
         model = unfitted(model)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._compiled import Program
+from jaxmm._keywords import SIMULATING, known_keywords
 from jaxmm._random import (
     ZERO,
     apart,
@@ -61,6 +62,7 @@ class Simulated(Responses):
 
     endless, trusted = True, True  # replicates beyond n may be asked for; every value is the family's
 
+    @known_keywords(SIMULATING)
     def __init__(self, model: Prepared, truth: Any, n: int, key: Any, re: str = "new", fit: Fitted | None = None):
         self.n, self._key = check_n(n), words(as_key(key))
         if re not in ("new", "conditional"):
@@ -131,6 +133,7 @@ class Generated(Responses):
     endless = True
     library = True  # the function may call the library's matrix routines
 
+    @known_keywords(SIMULATING)
     def __init__(self, function: Callable[[jax.Array], Any], n: int, key: Any):
         if not callable(function):
             raise TypeError(f"function must map a key to a response (nobs,), not {function!r}")

@@ -95,7 +95,8 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
     if isinstance(truth, Fitted):
         return _of_fit(model, truth)
     if not isinstance(truth, Mapping):
-        raise TypeError(f"truth must be a Fit, or a mapping with {listed(ACCEPTED)}; not {truth!r}")
+        number = f"; a number of responses is n={truth}" if isinstance(truth, int) else ""
+        raise TypeError(f"truth must be a Fit, or a mapping with {listed(ACCEPTED)}; not {truth!r}{number}")
     check_names("truth", truth, ACCEPTED)
     d = model.design
     sides = {"fixef": d.columns} | {GIVEN_AS.get(p.name, p.name): p.columns for p in d.further}

@@ -39,7 +39,7 @@ METHODS = ("percentile", "basic", "normal", "bca")
 _MANY = 0.01  # of the replicates failed: worth a warning
 _SHOWN = 20  # parameters in a printed bootstrap
 _FEW_CASES = 20  # levels to draw from: with 10 a percentile interval of level 0.95 covered in 78 % of data sets
-_HINTS = {
+BOOTSTRAPPING = {
     "nsim": "the number of replicates is n=",
     "R": "the number of replicates is n=",
     "B": "the number of replicates is n=",
@@ -52,7 +52,7 @@ _HINTS = {
 }
 
 
-@known_keywords(_HINTS)
+@known_keywords(BOOTSTRAPPING)
 def bootstrap(
     fit: Fitted,
     n: int,
@@ -286,7 +286,7 @@ class Bootstrap(FitBatch):
 
         Raises:
             ValueError: an unknown method, or a level that is not between 0 and 1.
-            KeyError: an unknown parameter.
+            ValueError: an unknown parameter.
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")
@@ -333,7 +333,7 @@ class Bootstrap(FitBatch):
         asked = [parm] if isinstance(parm, str) else list(parm)
         for name in asked:
             if name not in names:
-                raise KeyError(f"there is no parameter {name!r}; there are {', '.join(map(repr, names))}")
+                raise ValueError(f"there is no parameter {name!r}; there are {', '.join(map(repr, names))}")
         return np.concatenate([np.flatnonzero(names == name) for name in asked]).astype(int)
 
     def _check_number(self, level: float) -> None:

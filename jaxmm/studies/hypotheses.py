@@ -91,7 +91,7 @@ def columns_of(design: Design, name: str | Sequence[str]) -> Columns:
     """The columns of X that are meant: one of them, a term of the formula with all its columns, or several of these.
 
     Raises:
-        KeyError: neither a column nor a term.
+        ValueError: neither a column nor a term.
     """
     if not isinstance(name, str):
         return tuple(dict.fromkeys(c for one in name for c in columns_of(design, one)))
@@ -99,7 +99,7 @@ def columns_of(design: Design, name: str | Sequence[str]) -> Columns:
         return (name,)
     if design.spec is not None and design.fixed_terms.get(name):
         return design.fixed_terms[name]
-    raise KeyError(
+    raise ValueError(
         f"there is no coefficient and no term {name!r}; the model has {', '.join(map(repr, design.columns))}"
     )
 
@@ -108,7 +108,7 @@ def without(model: Model, columns: Columns) -> Model:
     """The model without some columns of X; its random effects stay.
 
     Raises:
-        KeyError: a column that it has not.
+        ValueError: a column that it has not.
     """
     d = model.design
     for name in columns:

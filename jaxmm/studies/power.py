@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxmm._keywords import STUDYING, known_keywords
 from jaxmm._text import Grid, Printed
 from jaxmm.frames import as_backend
 from jaxmm.model import Model
@@ -64,6 +65,7 @@ class Power(Printed):
         ]
 
 
+@known_keywords(STUDYING)
 def power(
     model: Any,
     truth: Any = None,
@@ -102,13 +104,14 @@ def power(
         ``Power``. Fits that fail or do not converge count neither for nor against; ``rates`` says how many.
 
     Raises:
-        KeyError: an unknown coefficient. ValueError: an unknown method; what ``study`` raises.
+        ValueError: an unknown coefficient or method; what ``study`` raises.
     """
     options = {"batch": batch, "progress": progress, "control": control}
     question, design = _Question(n, key, test, method, effects, alpha, level, options), unfitted(model)
     return question.of(Planned({}, design, design, None, truth_of(model, design, truth)), out)
 
 
+@known_keywords(STUDYING)
 def power_curve(
     model: Any,
     truth: Any = None,
@@ -252,7 +255,9 @@ def _changed(model: Model, truth: Truth, effects: Mapping[str, float] | None) ->
     names = list(model.design.coefficients)
     for name, value in (effects or {}).items():
         if name not in names:
-            raise KeyError(f"effects names {name!r}, which is no coefficient; there are {', '.join(map(repr, names))}")
+            raise ValueError(
+                f"effects names {name!r}, which is no coefficient; there are {', '.join(map(repr, names))}"
+            )
         if not np.isfinite(value):
             raise ValueError(f"effects[{name!r}] must be a finite number, not {value!r}")
         beta[names.index(name)] = value

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from jaxmm._keywords import STUDYING, known_keywords
 from jaxmm.batch.engine import fit_many
 from jaxmm.inference.wald import check_level
 from jaxmm.model import Model
@@ -29,6 +30,7 @@ from jaxmm.studies.study_result import StudyResult
 Statistic = Callable[[FitBatch], Any]
 
 
+@known_keywords(STUDYING)
 def study(
     model: Any,
     truth: Any,
@@ -67,8 +69,8 @@ def study(
         ``StudyResult``: ``recovery``, ``tests``, ``rates``; print it.
 
     Raises:
-        TypeError: neither a model nor a fit. KeyError: an unknown coefficient. ValueError: an impossible truth, level
-            or number of replicates.
+        TypeError: neither a model nor a fit, no key. ValueError: an unknown coefficient, an impossible truth, level or
+            number of replicates.
     """
     given, model = model, unfitted(model)
     check_settings(n, level, alpha)

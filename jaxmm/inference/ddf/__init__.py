@@ -5,6 +5,7 @@ A method of one's own is a function with an entry in ``METHODS``.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,14 @@ METHODS: dict[str, Callable[[Any, Any], Reference]] = {
     "asymptotic": asymptotic,
 }
 
+OTHER_NAMES = {
+    "kr": "kenward-roger",
+    "z": "asymptotic",
+    "normal": "asymptotic",
+    "inf": "asymptotic",
+    "bw": "between-within",
+}
+
 
 def reference(model: Any, estimates: Any, ddf: str | None = None) -> Reference:
     """What tests of a fit's coefficients are made with; ``ddf`` None is the default of its kind of model.
@@ -42,7 +51,9 @@ def reference(model: Any, estimates: Any, ddf: str | None = None) -> Reference:
     shown = ", ".join(map(repr, accepted))
     if name in METHODS:
         raise ValueError(f"ddf={ddf!r} is for linear mixed models; this one takes {shown}")
-    raise ValueError(f"ddf must be one of {shown}, not {ddf!r}")
+    close = difflib.get_close_matches(OTHER_NAMES.get(str(name), str(name)), accepted, 1)
+    meant = [m for m in accepted if isinstance(name, str) and name and m.startswith(name)] or close
+    raise ValueError(f"ddf must be one of {shown}, not {ddf!r}" + (f"; did you mean {meant[0]!r}?" if meant else ""))
 
 
 def with_covariance(method: Reference, vcov: Any, names: Sequence[str]) -> Reference:
