@@ -6,11 +6,15 @@ scientific notation, the column is printed in scientific notation.
 """
 
 import html
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
+WIDTH = 80  # columns of a page of text
+MOST_ROWS = 100  # of a printed table
 LEAST_P = 1e-16  # a p-value below it is told from zero by no arithmetic
 
 
@@ -57,13 +61,29 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[bool], gap: str = " ") 
 
 
 class Grid(NamedTuple):
-    """Cells by row, the first row a header, and which columns are set flush right."""
+    """Cells by row, the first row a header, which columns are set flush right, and how many of them are names."""
 
     rows: Sequence[Sequence[str]]
     right: Sequence[bool]
+    names: int = 1
 
     def lines(self) -> list[str]:
-        return align(self.rows, self.right, gap="  ")
+        """One below the other where the columns have no room beside each other, each with the names."""
+        out: list[str] = []
+        for k, block in enumerate(self._blocks()):
+            own = [[row[c] for c in block] for row in self.rows]
+            out += [""] * (k > 0) + align(own, [self.right[c] for c in block], gap="  ")
+        return out
+
+    def _blocks(self) -> list[list[int]]:
+        widths = [2 + max(len(row[k]) for row in self.rows) for k in range(len(self.right))]
+        names = list(range(self.names))
+        blocks = [list(names)]
+        for k in range(self.names, len(widths)):
+            if len(blocks[-1]) > self.names and sum(widths[c] for c in [*blocks[-1], k]) - 2 > WIDTH:
+                blocks.append(list(names))
+            blocks[-1].append(k)
+        return blocks
 
     def html(self) -> str:
         def cell(tag: str, text: str, right: bool) -> str:
@@ -83,10 +103,43 @@ class Printed:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return "\n".join(line for p in self._parts() for line in ([p] if isinstance(p, str) else p.lines()))
+        return as_text(self._parts())
 
     def _repr_html_(self) -> str:
-        return "".join(paragraph(p) if isinstance(p, str) else p.html() for p in self._parts() if p)
+        return as_html(self._parts())
+
+
+def as_text(parts: Sequence[str | Grid]) -> str:
+    return "\n".join(line for p in parts for line in (wrapped(p) if isinstance(p, str) else p.lines()))
+
+
+def as_html(parts: Sequence[str | Grid]) -> str:
+    return "".join(paragraph(p) if isinstance(p, str) else p.html() for p in parts if p)
+
+
+def wrapped(text: str) -> list[str]:
+    """A sentence in lines of WIDTH columns, those after the first set in by two."""
+    inner = " " * (2 + len(text) - len(text.lstrip()))
+    return textwrap.wrap(text, WIDTH, subsequent_indent=inner, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def frame_parts(frame: pd.DataFrame, none: str = "NaN", most: int = MOST_ROWS) -> list[str | Grid]:
+    """A table of numbers, with five digits, and words; ``none`` is written for NaN; of a long one the first rows."""
+    shown, columns = frame.iloc[:most], []
+    for k, name in enumerate(frame.columns):
+        values = shown.iloc[:, k]
+        if pd.api.types.is_float_dtype(values):
+            write = p_value if name == "p" else lambda x: number_text(x, ".5g")
+            columns.append([none if np.isnan(v) else write(v) for v in values])
+        else:
+            columns.append(list(map(str, values)))
+    header = ["" if frame.index.name is None else str(frame.index.name), *map(str, frame.columns)]
+    rows = [header, *([str(label), *cells] for label, *cells in zip(shown.index, *columns, strict=True))]
+    return [Grid(rows, [False] + [True] * len(columns)), *more_rows(len(frame) - most)]
+
+
+def more_rows(count: int, where: str = "") -> list[str]:
+    return [f"... {count:,} more row{'s' if count > 1 else ''}{where}"] if count > 0 else []
 
 
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:

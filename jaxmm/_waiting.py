@@ -1,15 +1,20 @@
-"""A first call that takes more than a second → a line that says what is waited for.
+"""Who waits is told: bars of progress, and in a first call that takes more than a second a line with the reason.
 
 Programs are compiled at their first call. Where somebody is looking (a terminal, a notebook), and only there, a line on
 standard error tells that it is compiling and, the first time in a process, how programs are kept on disk.  The
-environment variable ``JAXMM_QUIET`` leaves it out.
+environment variable ``JAXMM_QUIET`` leaves it out.  It takes the place of the bar while there is one, by carriage
+returns alone: notebooks do not know the movements by which a terminal has several lines.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import threading
+import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -34,17 +39,39 @@ def _tell(done: threading.Event) -> None:
     """A line with the time that has passed, which goes away when it is done."""
     if done.wait(PATIENCE) or not _shown.acquire(blocking=False):
         return
-    from tqdm import tqdm  # its lines and bars stay whole beside each other
+    from tqdm import tqdm  # whose bars go away for what is written by it, and come back
 
-    if not _told.is_set() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        tqdm.write(KEEP, file=sys.stderr)
-    _told.set()
+    begun, width = time.monotonic() - PATIENCE, shutil.get_terminal_size().columns - 1
     try:
-        with tqdm(bar_format=LINE, leave=False, file=sys.stderr) as line:
-            while not done.wait(0.5):
-                line.refresh()
+        if not _told.is_set() and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+            tqdm.write(textwrap.fill(KEEP, width), file=sys.stderr)
+        _told.set()
+        while True:
+            text = LINE.format(elapsed=tqdm.format_interval(time.monotonic() - begun))
+            with tqdm.get_lock():
+                _over(text[:width].ljust(width))
+            if done.wait(0.5):
+                break
+        with tqdm.external_write_mode(file=sys.stderr):
+            _over(" " * width + "\r")
     finally:
         _shown.release()
+
+
+def _over(text: str) -> None:
+    """In the place of the last line."""
+    sys.stderr.write("\r" + text)
+    sys.stderr.flush()
+
+
+def bars() -> Any:
+    """tqdm's bars, those of notebooks where there are widgets for them, and no word about it where there are none."""
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)
+        from tqdm.auto import tqdm
+    return tqdm
 
 
 class FirstCall:

@@ -36,6 +36,8 @@ from jaxmm._special import bernoulli, derivatives, expm1, polynomial, sigmoid, s
 class Link:
     """What a link supplies: ``name``, ``link`` and ``inverse``.  Instances are hashable.
 
+    ``called``: what eta is called in words, where that is not the name, as "log odds"; ``spoken`` is either.
+
     ``unit_free``: eta has no unit, as a logit or a logarithm has none, so that 20 is far out whatever the data are.
     ``latent_variance``: where mu is a probability, Var e of a latent e with P(eta + e > 0) = mu; None where there is no
     such e, or no variance of it.
@@ -44,9 +46,14 @@ class Link:
     """
 
     name: ClassVar[str]
+    called: ClassVar[str] = ""
     unit_free: ClassVar[bool] = False
     latent_variance: ClassVar[float | None] = None
     difference: ClassVar[str] = ""
+
+    @property
+    def spoken(self) -> str:
+        return self.called or self.name
 
     def link(self, mu):
         """eta for a mean."""
@@ -87,6 +94,7 @@ class Logit(Link):
     """mu = 1 / (1 + exp(-eta))."""
 
     name = "logit"
+    called = "log odds"
     unit_free = True
     latent_variance = math.pi**2 / 3  # of the logistic distribution
     difference = "odds ratio"

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from jaxmm import costs
 from jaxmm._context import check_not_traced, computing
+from jaxmm._waiting import bars
 from jaxmm.batch import interrupts
 from jaxmm.batch.pool import PartSearch
 from jaxmm.batch.setup import make_problem, scaled_start
@@ -356,10 +357,8 @@ def progress_bar(progress: bool, n: int | None) -> Iterator[Any]:
     if not progress:
         yield lambda count: None
         return
-    from tqdm.auto import tqdm
-
     lock = threading.Lock()
-    with tqdm(total=n, unit=" fits", unit_scale=True) as bar:
+    with bars()(total=n, unit=" fits", unit_scale=True) as bar:
 
         def tick(count: int) -> None:
             with lock:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm._text import Grid, Printed, frame_parts
 from jaxmm.fitted import Fitted
 
 NULL = 1e-4  # of the largest standard deviation: a direction without variance; relative, as lme4's tolerance for Λ
@@ -52,7 +53,7 @@ class GroupComponents:
         return list(dict.fromkeys(self.loadings.iloc[:, self.rank :].abs().idxmax().tolist()))
 
 
-class RePCA(Mapping[str, GroupComponents]):
+class RePCA(Printed, Mapping[str, GroupComponents]):
     """Components of every factor, by its name; print it.
 
     ``relative_to`` is σ in a linear model, else 1: standard deviations over it are those that lme4's ``rePCA`` gives.
@@ -116,18 +117,15 @@ class RePCA(Mapping[str, GroupComponents]):
                 )
         return out
 
-    def __repr__(self) -> str:
-        lines = ["Principal components of the random effects"]
+    def _parts(self) -> list[str | Grid]:
+        parts: list[str | Grid] = ["Principal components of the random effects"]
         for name, g in self.items():
             table = pd.DataFrame(
                 {"sd": g.sd.map("{:.4g}".format), "share": _percent(g.proportion), "together": _percent(g.cumulative)}
             )
             loadings = g.loadings.T.map("{:.3f}".format)
-            lines += ["", f"{name}", pd.concat([table, loadings], axis=1).to_string()]
-        return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{self!r}</pre>"
+            parts += ["", f"{name}", *frame_parts(pd.concat([table, loadings], axis=1))]
+        return [*parts, *([""] if self.notes else []), *self.notes]
 
 
 def _percent(shares: pd.Series) -> pd.Series:

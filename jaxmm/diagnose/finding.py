@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-WIDTH = 100
+from jaxmm._text import Printed, as_text
+
 PROBLEM, CAUTION, NOTE = "problem", "caution", "note"
 RANK = {PROBLEM: 0, CAUTION: 1, NOTE: 2}
 
@@ -24,15 +24,14 @@ class Finding:
     advice: str = ""
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return as_text(self.sentences())
 
-    def lines(self) -> list[str]:
-        head = textwrap.wrap(f"{self.severity}: {self.text}", WIDTH, initial_indent="- ", subsequent_indent="  ")
-        return head + textwrap.wrap(self.advice, WIDTH, initial_indent="  -> ", subsequent_indent="     ")
+    def sentences(self) -> list[str]:
+        return [f"- {self.severity}: {self.text}", *([f"  -> {self.advice}"] if self.advice else [])]
 
 
 @dataclass(frozen=True, repr=False)
-class Check(Sequence[Finding]):
+class Check(Printed, Sequence[Finding]):
     """A sequence of findings, the gravest first; print it.
 
     Attributes:
@@ -72,10 +71,10 @@ class Check(Sequence[Finding]):
         columns = ["name", "severity", "text", "advice"]
         return pd.DataFrame([[getattr(f, c) for c in columns] for f in self.findings], columns=columns)
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str]:
         out = [f"Check of {self.formula}"]
         for f in self.findings:
-            out += f.lines()
+            out += f.sentences()
         if not self.findings:
             out.append("nothing found")
         for head, entries in (
@@ -83,8 +82,5 @@ class Check(Sequence[Finding]):
             ("Not looked into", [f"{name}: {why}" for name, why in self.skipped.items()]),
         ):
             if entries:
-                out += textwrap.wrap(f"{head}: {'; '.join(entries)}", WIDTH, subsequent_indent="  ")
-        return "\n".join(out)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{self!r}</pre>"
+                out.append(f"{head}: {'; '.join(entries)}")
+        return out

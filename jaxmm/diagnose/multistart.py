@@ -22,6 +22,7 @@ import pandas as pd
 
 from jaxmm._context import computing
 from jaxmm._random import as_key, words
+from jaxmm._text import Printed
 from jaxmm.batch.apart import can_be_apart, fits_apart
 from jaxmm.batch.engine import fit_many
 from jaxmm.covariance import lower
@@ -104,7 +105,7 @@ def multistart(fit: Fitted, n: int, key: Any, batch: int | None = None, progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Multistart:
+class Multistart(Printed):
     """Where searches from random starts have ended; print it.
 
     Attributes:
@@ -167,7 +168,7 @@ class Multistart:
         found = self.original.model.fit(start=start, control=self.original._control)
         return found if not self.original.converged or found.loglik > self.original.loglik else self.original
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str]:
         n, ended = len(self.fits), int(self.fits.converged.sum())
         lines = [f"{n} random starts of {self.original.formula}", f"{ended} searches converged, {n - ended} did not"]
         if self.better:
@@ -183,7 +184,7 @@ class Multistart:
         for loglik, gain, starts in table.head(SHOWN).to_numpy().tolist():
             gain = 0.0 if abs(gain) <= SAME else gain
             lines.append(f"  log-likelihood {loglik:.4f} ({gain:+.4g}) from {starts:.0f} of the starts")
-        return "\n".join([*lines, *([f"  and {len(table) - SHOWN} more"] if len(table) > SHOWN else [])])
+        return [*lines, *([f"  and {len(table) - SHOWN} more"] if len(table) > SHOWN else [])]
 
 
 def _distance(fit: Any, batch: FitBatch) -> np.ndarray:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, ndtri
 
+from jaxmm._axes import BLUP, DATA, FONT, OWN, POPULATION, axes_for, labelled, size_of
 from jaxmm.diagnose import standardised
-from jaxmm.diagnose.canvas import DARK, FONT, LINES, OUT, POINTS, axes_for, plain, size_of
 from jaxmm.diagnose.normality import scores
 from jaxmm.fitted import check_fit
 from jaxmm.tables import check_group
@@ -47,15 +47,15 @@ def residuals(fit: Any, ax: Any = None) -> Any:
     kept = fit.model.design.kept
     r = standardised.rows(fit) if linear else fit.residuals("pearson")[kept]
     x, y = fit.fitted().to_numpy()[kept], r.to_numpy()
-    ax.axhline(0.0, color=DARK, lw=0.8)
-    ax.plot(x, y, "o", color=POINTS, ms=size_of(len(x)), alpha=0.6, mew=0)
+    ax.axhline(0.0, color=POPULATION, lw=0.8)
+    ax.plot(x, y, "o", color=DATA, ms=size_of(len(x)), alpha=0.6, mew=0)
     at, mean, spread = _smooth(x, y)
-    ax.plot(at, mean, color=LINES, lw=1.6, label="mean")
-    ax.plot(at, spread, color=OUT, lw=1.4, ls="--", label="± root mean square")
-    ax.plot(at, -spread, color=OUT, lw=1.4, ls="--")
+    ax.plot(at, mean, color=BLUP, lw=1.6, label="mean")
+    ax.plot(at, spread, color=OWN, lw=1.4, ls="--", label="± root mean square")
+    ax.plot(at, -spread, color=OWN, lw=1.4, ls="--")
     _name(ax, pd.Series(y, r.index), x, y)
     what = "standardised residual (σ)" if linear else "Pearson residual"
-    plain(ax, "Residuals", f"fitted {fit.model.design.response}", what)
+    labelled(ax, "Residuals", f"fitted {fit.model.design.response}", what)
     ax.set_title("Residuals", fontsize=FONT + 1, pad=16)
     ax.legend(frameon=False, fontsize=FONT, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
     return ax
@@ -81,7 +81,7 @@ def qq(fit: Any, ax: Any = None) -> Any:
         )
     (ax,) = axes_for(ax, 1)
     _quantiles(ax, standardised.rows(fit))
-    plain(ax, "Q-Q of residuals", "normal quantile", "standardised residual (σ)")
+    labelled(ax, "Q-Q of residuals", "normal quantile", "standardised residual (σ)")
     return ax
 
 
@@ -119,7 +119,7 @@ def qq_ranef(fit: Any, group: str | None = None, axes: Any = None) -> Any:
             _quantiles(ax, known)
         else:
             ax.text(0.5, 0.5, "no variance", ha="center", va="center", transform=ax.transAxes, fontsize=FONT)
-        plain(ax, f"{own}: {effect}", "normal quantile", "mode / its SD")
+        labelled(ax, f"{own}: {effect}", "normal quantile", "mode / its SD")
     return axes
 
 
@@ -128,13 +128,13 @@ def _quantiles(ax: Any, values: pd.Series) -> None:
     ordered = values.sort_values()
     at, y = scores(n), ordered.to_numpy()
     low, high = band(n)
-    ax.fill_between(at, low, high, color=LINES, alpha=0.15, lw=0, label="95% band")
+    ax.fill_between(at, low, high, color=BLUP, alpha=0.15, lw=0, label="95% band")
     ends = np.array([at[0], at[-1]])
-    ax.plot(ends, ends, color=DARK, lw=0.8)
+    ax.plot(ends, ends, color=POPULATION, lw=0.8)
     out = (y < low) | (y > high)
-    ax.plot(at[~out], y[~out], "o", color=LINES, ms=size_of(n))
+    ax.plot(at[~out], y[~out], "o", color=BLUP, ms=size_of(n))
     if out.any():
-        ax.plot(at[out], y[out], "D", color=OUT, ms=size_of(n) + 0.8, label="beyond it")
+        ax.plot(at[out], y[out], "D", color=OWN, ms=size_of(n) + 0.8, label="beyond it")
     _name(ax, ordered, at, y)
     ax.legend(frameon=False, fontsize=FONT, loc="upper left")
 
@@ -148,10 +148,17 @@ def band(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _name(ax: Any, values: pd.Series, x: np.ndarray, y: np.ndarray) -> None:
     """The labels of the farthest points, above or below them, away from zero."""
+    wide, high = (float(np.ptp(v)) or 1.0 for v in (x, y))
+    above: list[int] = []
     for k in np.argsort(-np.abs(y))[:NAMED]:
         up = 1 if y[k] > 0 else -1
-        ax.annotate(str(values.index[k]), (x[k], y[k]), xytext=(0, 4 * up), textcoords="offset points", ha="center",
-                    va="bottom" if up > 0 else "top", fontsize=FONT - 1, color=DARK)  # fmt: skip
+        style: dict[str, Any] = {"xytext": (0, 4 * up), "ha": "center", "va": "bottom" if up > 0 else "top"}
+        if any(abs(x[k] - x[o]) < 0.12 * wide and abs(y[k] - y[o]) < 0.12 * high for o in above):
+            right = x[k] < np.mean(x[above])  # beside the point, where no other name is
+            style = {"xytext": (-4 if right else 4, 0), "ha": "right" if right else "left", "va": "center"}
+        above.append(int(k))
+        ax.annotate(str(values.index[k]), (x[k], y[k]), textcoords="offset points", fontsize=FONT - 1,
+                    color=POPULATION, **style)  # fmt: skip
     ax.margins(y=0.1)
 
 

@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from jaxmm._text import p_value
+from jaxmm._text import Printed, p_value
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 CELLS = 4  # of equal probability, between the quartiles
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ResidualTest:
+class ResidualTest(Printed):
     """``statistic`` and ``p`` of one test on ``n`` rows, NaN with a ``reason`` where there is none; ``table`` has the
     parts where there are several."""
 
@@ -39,7 +39,12 @@ class ResidualTest:
     reason: str = ""
     table: pd.DataFrame | None = None
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str]:
+        return [self.sentence]
+
+    @property
+    def sentence(self) -> str:
+        """What was found."""
         if self.reason:
             return f"{self.name}: not tested, {self.reason}"
         p = p_value(self.p)

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._random import as_key, words
+from jaxmm._text import Printed
 from jaxmm.design import DataError
 from jaxmm.diagnose import pit, residual_tests, simulated_plot
 from jaxmm.diagnose.effective import effective_df, leverages
@@ -60,7 +61,7 @@ def simulated_residuals(fit: Fitted, n: int, key: Any, re: str) -> SimulatedResi
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SimulatedResiduals:
+class SimulatedResiduals(Printed):
     """The residuals with their tests; print it, or ``plot()``.
 
     Attributes:
@@ -313,8 +314,8 @@ class SimulatedResiduals:
             )
         return out
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str]:
         n, m = self.simulations.shape
         what = "given the fitted random effects" if self.re == "conditional" else "with new random effects"
         lines = [f"Simulated residuals of {self.fit.formula}", f"{n} simulations of {m} rows, {what}"]
-        return "\n".join([*lines, *map(repr, self.tests()), *self.notes])
+        return [*lines, *(t.sentence for t in self.tests()), *self.notes]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._text import p_value
+from jaxmm._text import Grid, Printed, frame_parts
 from jaxmm.design import Design
 from jaxmm.inference.ddf import Reference
 from jaxmm.inference.hypothesis import NOT_ESTIMABLE, joint
@@ -18,21 +18,15 @@ NONE = "no terms: the fixed part has an intercept at most"
 ROMAN = {1: "I", 2: "II", 3: "III"}
 
 
-class TermTests(pd.DataFrame):
+class TermTests(Printed, pd.DataFrame):
     """A table with a row for each term; prints what it is, and ``attrs["notes"]`` below it."""
 
     @property
     def _constructor(self):
         return pd.DataFrame  # a selection of it is a table like any other
 
-    def __repr__(self) -> str:
-        texts = self.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value}) if len(self) else NONE
-        return "\n".join([self.attrs["heading"], texts, *self.attrs["notes"]])
-
-    def _repr_html_(self) -> str:
-        below = "".join(f"<p>{note}</p>" for note in self.attrs["notes"])
-        table = self.to_html(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value}, border=0)
-        return f"<p>{self.attrs['heading']}</p>{table}{below}"
+    def _parts(self) -> list[str | Grid]:
+        return [self.attrs["heading"], *(frame_parts(self) if len(self) else [NONE]), *self.attrs["notes"]]
 
 
 def term_tests(design: Design, reference: Reference, kind: Any, chisq: bool, remarks: Sequence[str] = ()) -> TermTests:

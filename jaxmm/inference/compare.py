@@ -22,7 +22,7 @@ from scipy.special import chdtrc
 
 from jaxmm._keywords import known_keywords
 from jaxmm._random import as_key
-from jaxmm._text import html_table, p_value, paragraph
+from jaxmm._text import Grid, Printed, frame_parts, p_value
 from jaxmm.batch.engine import fit_many
 from jaxmm.families import Family
 from jaxmm.fit import Fit
@@ -60,7 +60,7 @@ def aicc(fit: Fit) -> float:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Printed):
     """The table of ``anova`` or ``compare``: ``to_frame()``, with ``notes`` on what was done before comparing.
 
     ``replicates``: by the label of the larger model, the statistics (n,) of a bootstrap or of the exact test's draws.
@@ -75,19 +75,9 @@ class Comparison:
         """``table``. ``backend``: "pandas" or "polars"."""
         return as_backend(self.table.copy(), backend, "model")
 
-    def __repr__(self) -> str:
-        lines = list(self.notes) + [f"{name}: {formula}" for name, formula in self.formulas.items()]
-        return "\n".join([*lines, self._shown().to_string(na_rep="", float_format=lambda x: f"{x:.5g}")])
-
-    def _repr_html_(self) -> str:
-        notes = "".join(map(paragraph, self.notes))
-        formulas = html_table(["", "formula"], list(self.formulas.items()), names=2)
-        return notes + formulas + self._shown().to_html(na_rep="", float_format=lambda x: f"{x:.5g}", border=0)
-
-    def _shown(self) -> pd.DataFrame:
-        if "p" not in self.table:
-            return self.table
-        return self.table.assign(p=["" if np.isnan(p) else p_value(p, 5) for p in self.table["p"]])
+    def _parts(self) -> list[str | Grid]:
+        formulas = [f"{name}: {formula}" for name, formula in self.formulas.items()]
+        return [*self.notes, *formulas, *frame_parts(self.table, none="")]
 
 
 # ---------------------------------------------------------------- the verbs

@@ -28,7 +28,7 @@ import numpy as np
 from jaxmm._context import computing
 from jaxmm._keywords import known_keywords
 from jaxmm._random import as_key, words
-from jaxmm._text import p_value
+from jaxmm._text import as_html, as_text, p_value
 from jaxmm.describe import spell
 from jaxmm.design import Design
 from jaxmm.fitted import Fitted
@@ -55,10 +55,16 @@ class ExactTest(NamedTuple):
     term: str
     notes: tuple[str, ...]
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str]:
         title = f"Exact restricted likelihood ratio test that the variance of {self.term} is zero"
         drawn = f"{self.n} draws, {100 * self.zero:.1f} % of them zero"
-        return "\n".join([title, f"RLRT = {self.statistic:.5g}, p = {p_value(self.p)} ({drawn})", *self.notes])
+        return [title, f"RLRT = {self.statistic:.5g}, p = {p_value(self.p)} ({drawn})", *self.notes]
+
+    def __repr__(self) -> str:
+        return as_text(self._parts())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._parts())
 
 
 @known_keywords({"seed": "key=seed", "nsim": "the number of draws is n="})

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._text import number_text, p_value
+from jaxmm._text import Grid, Printed, frame_parts, number_text, p_value
 from jaxmm.inference import wald
 from jaxmm.inference.ddf import Reference
 from jaxmm.inference.restrictions import Restrictions
@@ -23,8 +23,8 @@ NOT_ESTIMABLE = "the data do not tell {}: its columns follow from others"
 NO_ERROR = "{}: a standard error of zero, and no test"
 
 
-@dataclass(frozen=True, eq=False)
-class LinearTest:
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearTest(Printed):
     """A test of Lβ = value.  ``frame``: a row each, ``estimate`` (Lβ̂), ``value``, ``se``, ``df``, ``statistic``, ``p``;
     ``F``, ``num_df``, ``den_df`` and ``p`` of all rows together, ``chisq`` = s χ²; ``notes``."""
 
@@ -40,7 +40,7 @@ class LinearTest:
     def chisq(self) -> float:
         return self.F * self.num_df
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | Grid]:
         named = "z" if np.isinf(self.frame["df"]).all() else "t"
         shown = self.frame.rename(columns={"statistic": named})
         if np.isinf(self.den_df):
@@ -48,8 +48,7 @@ class LinearTest:
         else:
             F, den_df = (number_text(x, ".5g") for x in (self.F, self.den_df))
             joint = f"F = {F} on {self.num_df} and {den_df} df, p = {p_value(self.p)}"
-        texts = shown.to_string(float_format=lambda x: f"{x:.5g}", formatters={"p": p_value})
-        return "\n".join([f"Test of linear hypotheses ({self.method})", texts, "", joint, *self.notes])
+        return [f"Test of linear hypotheses ({self.method})", *frame_parts(shown), "", joint, *self.notes]
 
 
 def joint(L: np.ndarray, value: Any, reference: Reference) -> tuple[float, float, float]:

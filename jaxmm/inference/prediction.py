@@ -24,6 +24,7 @@ import pandas as pd
 from jaxmm._compiled import Program, bucket
 from jaxmm._context import computing
 from jaxmm._random import as_key
+from jaxmm._text import Grid, Printed, frame_parts
 from jaxmm._types import Array
 from jaxmm.design import NewData
 from jaxmm.fitted import Fitted
@@ -45,16 +46,14 @@ from jaxmm.predict import (
 )
 from jaxmm.simulate import new_weights
 
+SHOWN = 20  # rows in print
 
-class Predictions(pd.DataFrame):
+
+class Predictions(Printed, pd.DataFrame):
     """``predicted``, ``lower``, ``upper``; a DataFrame that prints what its intervals are, which ``attrs`` has too."""
 
-    def __repr__(self) -> str:
-        return f"{super().__repr__()}\n{self.attrs['note']}" if "note" in self.attrs else super().__repr__()
-
-    def _repr_html_(self) -> str | None:
-        page = super()._repr_html_()  # pyright: ignore
-        return f"{page}<p>{self.attrs['note']}</p>" if page and "note" in self.attrs else page
+    def _parts(self) -> list[str | Grid]:
+        return [*frame_parts(self, most=SHOWN), *([self.attrs["note"]] if "note" in self.attrs else [])]
 
 
 def predictions(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> pd.Series | pd.DataFrame:

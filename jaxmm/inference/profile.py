@@ -49,7 +49,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Profile:
+class Profile(_text.Printed):
     """The profiles of a fit's parameters; ``Fit.profile`` makes one.
 
     Attributes:
@@ -104,16 +104,16 @@ class Profile:
         level = min(0.95, self.level) if level is None else check_level(level)
         return plot_profile([self.curves[name] for name in names], self.confint(level), level, axes)
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | _text.Grid]:
         level = min(0.95, self.level)
         table, shown = self.confint(level), list(self.curves)[:SHOWN]
         cells = [_text.number_column(table.loc[shown, c], 4) for c in ("estimate", "lower", "upper")]
         header = ("", "estimate", f"{50 * (1 - level):.3g} %", f"{50 * (1 + level):.3g} %")
         rows = [header, *zip(map(str, shown), *cells, strict=True)]
-        lines = [f"Profile likelihood of {self.fit.formula}", "", *_text.align(rows, [False, True, True, True], "  ")]
         more = len(self.curves) - len(shown)
-        lines += [f"... {more} more: confint()"] if more > 0 else []
-        return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
+        rest = [f"... {more} more: confint()"] if more > 0 else []
+        table = _text.Grid(rows, [False, True, True, True])
+        return [f"Profile likelihood of {self.fit.formula}", "", table, *rest, "", *self.notes]
 
 
 def profile(fit: Fitted, parm: Any = None, level: float = 0.99) -> Profile:

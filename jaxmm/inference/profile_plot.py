@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm.diagnose.canvas import FONT, LINES, OUT, POINTS, axes_for, plain
+from jaxmm._axes import BLUP, DATA, FONT, OWN, axes_for, labelled
 from jaxmm.inference.wald import quantile
 
 FINE = np.linspace(0, 1, 13)[1:]  # from one point of a profile to the next
@@ -38,17 +38,18 @@ def plot_profile(curves: Sequence[Any], ends: pd.DataFrame, level: float, axes: 
     z = np.max([abs(x) for c in curves for x in c.zeta], initial=quantile(level))
     for axis, curve in zip(axes, curves, strict=True):
         _panel(axis, curve, ends.loc[curve.name, ["lower", "upper"]], quantile(level), 1.08 * z)
-        plain(axis, curve.name, f"value and its {100 * level:g}% interval", "ζ")
+        labelled(axis, curve.name, f"value and its {100 * level:g}% interval", "ζ")
     if axes[0].get_legend_handles_labels()[0]:
-        axes[0].legend(frameon=False, fontsize=FONT, loc="upper left", handlelength=1.2)
+        style = {"framealpha": 1.0, "edgecolor": "none", "borderaxespad": 0.0}  # before the dashed line
+        axes[0].legend(fontsize=FONT, loc="upper left", handlelength=1.2, **style)
     return axes
 
 
 def _panel(axis: Any, curve: Any, ends: Any, z: float, top: float) -> None:
     axis.set_ylim(-top, top)
-    axis.axhline(0.0, color=POINTS, lw=0.6)
+    axis.axhline(0.0, color=DATA, lw=0.6)
     for y in (-z, z):
-        axis.axhline(y, color=POINTS, lw=0.8, ls=(0, (4, 3)))
+        axis.axhline(y, color=DATA, lw=0.8, ls=(0, (4, 3)))
     if len(curve.value) < 2:
         axis.text(0.5, 0.6, "no profile", transform=axis.transAxes, ha="center", fontsize=FONT)
         return
@@ -57,12 +58,12 @@ def _panel(axis: Any, curve: Any, ends: Any, z: float, top: float) -> None:
     slope = curve.slope[curve.zeta == 0]
     if np.all(np.isfinite(slope)):
         span = np.array([x[0], x[-1]])
-        axis.plot(span, slope * (span - curve.estimate), color=POINTS, lw=1.2, label="were it normal")
-    axis.plot(x, y, color=LINES, lw=1.6, label="profile")
-    axis.plot([curve.estimate], [0.0], "o", color=LINES, ms=4)
+        axis.plot(span, slope * (span - curve.estimate), color=DATA, lw=1.2, label="were it normal")
+    axis.plot(x, y, color=BLUP, lw=1.6, label="profile")
+    axis.plot([curve.estimate], [0.0], "o", color=BLUP, ms=4)
     for end in ends:
         if np.isfinite(end):
-            axis.plot([end, end], [-top, np.interp(end, x, y)], color=OUT, lw=1.0)
+            axis.plot([end, end], [-top, np.interp(end, x, y)], color=OWN, lw=1.0)
     axis.margins(x=0.04)
 
 

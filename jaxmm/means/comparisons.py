@@ -15,11 +15,11 @@ from jaxmm.inference import wald
 from jaxmm.means import adjust as adjusting
 from jaxmm.means import joint
 from jaxmm.means.functions import NOT_ESTIMABLE, Functions, correlation
-from jaxmm.means.printing import html, printed
+from jaxmm.means.printing import parts
 
 
-@dataclass(frozen=True, eq=False)
-class Comparisons:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparisons(_text.Printed):
     """Contrasts of means: ``frame`` has ``contrast``, the columns of by, ``estimate``, ``se``, ``df``, ``statistic``,
     ``p``, adjusted within each group; ratios where ``ratio`` names one, with the test of 1 made on the link scale."""
 
@@ -105,9 +105,9 @@ class Comparisons:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __str__(self) -> str:
+    def _parts(self) -> list[str | _text.Grid]:
         if not len(self):
-            return "nothing to compare: there is one mean"
+            return ["nothing to compare: there is one mean"]
         m, k = self.sizes[0]
         of = f" of {k} means" if self.adjust == "tukey" else f" of {m} contrasts"
         words = [] if self.adjust == "none" or m < 2 else [f"p adjusted by {self.adjust}, a family{of}"]
@@ -118,9 +118,4 @@ class Comparisons:
         groups = [c for c in self.table.columns if c != "contrast"]
         frame = self.frame.rename(columns={"estimate": self.ratio}) if self.ratio else self.frame
         notes = [n for n in self.notes if n != NOT_ESTIMABLE]
-        return printed((), frame, groups, (*words, *notes))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html(self.frame) + "".join(map(_text.paragraph, self.notes))
+        return parts((), frame, groups, (*words, *notes))

@@ -174,7 +174,9 @@ def _around(column: Any) -> tuple[float, float]:
 # ---------------------------------------------------------------- words
 def _on(fit: Fitted) -> str:
     """The scale of the linear predictor, where it is another one than that of the response."""
-    return f", on the {fit.family.link.name} scale" if fit.family.link.difference != "difference" else ""
+    link = fit.family.link
+    words = f" ({link.called})" if link.called else ""
+    return f", on the {link.name} scale{words}" if link.difference != "difference" else ""
 
 
 def _response(fit: Fitted) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxmm._axes import DATA, SEVERAL, plain, pyplot
+from jaxmm._axes import DATA, SEVERAL, caption, folded, name_ticks, names_of, plain, pyplot, turned
 from jaxmm.means.printing import level_text
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -38,9 +37,11 @@ def plot(
     trace: str | None,
     arrows: np.ndarray | None,
     label: str,
+    about: Sequence[str],
     ax: Any,
 ) -> Any:
-    """See ``result.Emmeans.plot``; ``columns`` are those of the levels, ``arrows`` (k,) half the lengths of arrows."""
+    """See ``result.Emmeans.plot``; ``columns`` are those of the levels, ``arrows`` (k,) half the lengths of
+    arrows, ``about`` what is averaged over and held."""
     plt = pyplot()
     x, trace, others = _roles(columns, x, trace)
     levels = {n: list(dict.fromkeys(frame[n])) for n in columns}
@@ -53,7 +54,9 @@ def plot(
     if ax is None:
         across = min(len(panels), 3)
         down = -(-len(panels) // across)
-        size = (0.8 + 2.6 * across + (1.1 if trace else 0), 0.7 + 2.3 * down)
+        room = 0.15 * len(about) + (0.5 if trace else 0.0)  # for what stands above
+        long = x is not None and isinstance(levels[x][0], str) and turned(names_of(levels[x]))
+        size = (0.8 + 2.6 * across, 0.7 + (2.9 if long else 2.3) * down + room)
         figure, grid = plt.subplots(
             down, across, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
         )
@@ -69,7 +72,7 @@ def plot(
             axis.set_title(", ".join(f"{n} = {level_text(v)}" for n, v in zip(others, key, strict=True)), fontsize=9)
     for axis in axes[: len(panels)]:
         axis.tick_params(labelbottom=True)
-    _labels(figure, axes[: len(panels)], x, trace, label, own_figure=ax is None)
+    _labels(figure, axes[: len(panels)], x, trace, label, about, own_figure=ax is None)
     return axes[0] if len(panels) == 1 else axes[: len(panels)]
 
 
@@ -111,11 +114,8 @@ def _panel(
         if arrows is not None:
             _arrows(axis, spots + 0.08 * gap, value, arrows[own])
     if not numbers:
-        axis.set_xticks(at, [level_text(p) for p in places], fontsize=8)
+        name_ticks(axis, at, names_of(places))
         axis.set_xlim(at[0] - 0.6, at[-1] + 0.6)
-        if sum(len(level_text(p)) + 2 for p in places) > 30:
-            for tick in axis.get_xticklabels():
-                tick.set(rotation=35, ha="right", rotation_mode="anchor")
     axis.tick_params(labelsize=8)
     plain(axis)
 
@@ -127,19 +127,27 @@ def _arrows(axis: Any, spots: np.ndarray, value: np.ndarray, half: np.ndarray) -
             axis.annotate("", (s, v + a), (s, v - a), arrowprops={**style, "shrinkB": 0})
 
 
-def _labels(figure: Any, axes: Any, x: str | None, trace: str | None, label: str, own_figure: bool) -> None:
-    label = textwrap.fill(label, 34)
+def _labels(
+    figure: Any, axes: Any, x: str | None, trace: str | None, label: str, about: Sequence[str], own_figure: bool
+) -> None:
+    label = folded(label, 30)
     if own_figure and len(axes) > 1:
         figure.supylabel(label, fontsize=8)
         figure.supxlabel(x or "", fontsize=9)
     else:
         axes[0].set_ylabel(label, fontsize=8)
         axes[0].set_xlabel(x or "", fontsize=9)
+    if len(axes) == 1:
+        caption(axes[0], about)
+    elif about and own_figure:
+        figure.suptitle("\n".join(about), fontsize=7)
     if trace is None:
         return
     handles = axes[0].get_legend_handles_labels()
     words: dict[str, Any] = {"title": trace, "frameon": False, "fontsize": 8, "title_fontsize": 8}
     if own_figure:
-        figure.legend(*handles, loc="outside right upper", **words)
+        longest = max(len(text) for text in handles[1])
+        ncols = int(np.clip(26 * len(axes) // (longest + 4), 1, 4))
+        figure.legend(*handles, loc="outside upper center", ncols=ncols, **words)
     else:
         axes[0].legend(*handles, **words)

@@ -41,20 +41,20 @@ def _p(value: float) -> str:
     return "NaN" if np.isnan(value) else "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def printed(header: Sequence[str], frame: pd.DataFrame, by: Sequence[str], notes: Sequence[str]) -> str:
-    """The header, a table for each group of ``by``, the notes."""
-    shown = [c for c in frame.columns if c not in by]
-    rows = _cells(frame[shown])
-    keys = list(zip(*(frame[b] for b in by), strict=True)) if by else [()] * len(frame)
+def parts(
+    header: Sequence[str], frame: pd.DataFrame, by: Sequence[str], notes: Sequence[str]
+) -> list[str | _text.Grid]:
+    """The header, a table for each group of ``by``, the notes; of very many rows the first."""
+    shown, first = [c for c in frame.columns if c not in by], frame.iloc[: _text.MOST_ROWS]
+    rows = _cells(first[shown])
+    keys = list(zip(*(first[b] for b in by), strict=True)) if by else [()] * len(first)
     right = [pd.api.types.is_numeric_dtype(frame[c]) for c in shown]
-    parts = ["\n".join(header)] if header else []
+    out: list[list[str | _text.Grid]] = [[*header]] if header else []
     for key in dict.fromkeys(keys):
         own = [r for r, k in zip(rows, keys, strict=True) if k == key]
         about = [", ".join(f"{b} = {level_text(v)}" for b, v in zip(by, key, strict=True))] if by else []
-        parts.append("\n".join([*about, *(" " + line for line in _text.align([shown, *own], right))]))
-    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
-
-
-def html(frame: pd.DataFrame) -> str:
-    names = sum(not pd.api.types.is_numeric_dtype(frame[c]) for c in frame.columns)
-    return _text.html_table(list(frame.columns), _cells(frame), names)
+        out.append([*about, _text.Grid([shown, *own], right)])
+    more = _text.more_rows(len(frame) - len(first), ": frame")
+    out += [more] if more else []
+    out += [[*notes]] if notes else []
+    return [p for k, part in enumerate(out) for p in ([""] * (k > 0) + part)]

@@ -28,15 +28,15 @@ from jaxmm.means import contrasts as named
 from jaxmm.means import joint, plot
 from jaxmm.means.comparisons import Comparisons
 from jaxmm.means.functions import Functions
-from jaxmm.means.printing import html, level_text, named_level, printed
+from jaxmm.means.printing import level_text, named_level, parts
 
 MOST = 10_000  # contrasts
 _inverse = Elementwise(lambda link, eta: link.inverse(eta))
 _slope = Elementwise(lambda link, eta: jax.jvp(link.inverse, (eta,), (jnp.ones_like(eta),))[1])
 
 
-@dataclass(frozen=True, eq=False)
-class Emmeans:
+@dataclass(frozen=True, eq=False, repr=False)
+class Emmeans(_text.Printed):
     """Marginal means, or slopes, with what compares them; ``Fit.emmeans`` makes one, and print shows it.
 
     ``frame`` has the levels, ``emmean`` (``trend`` of slopes), ``se``, ``df``, ``lower``, ``upper``; ``header`` and
@@ -184,7 +184,9 @@ class Emmeans:
             The axes, an array of them for several panels.
         """
         half = self._arrows() if arrows else None
-        return plot.plot(self.frame, (*self.specs, *self.by), self.what, x, trace, half, self._axis_label(), ax)
+        return plot.plot(
+            self.frame, (*self.specs, *self.by), self.what, x, trace, half, self._axis_label(), self.header[1:], ax
+        )
 
     def _axis_label(self) -> str:
         return f"{self.header[0].split(':')[0]}, {100 * self.level:g}% interval"
@@ -195,7 +197,7 @@ class Emmeans:
         found = self.contrasts("pairwise")
         return plot.arrow_lengths(self.functions.combine(np.eye(len(self.levels))).se, found.half, found.pairs)
 
-    def __str__(self) -> str:
+    def _parts(self) -> list[str | _text.Grid]:
         df = np.asarray(self.functions.df)
         by = self.functions.reference.name
         known = df[np.isfinite(df)]
@@ -204,12 +206,7 @@ class Emmeans:
         end = [f"{100 * self.level:g}% intervals, {about}"]
         if self.scale == "response" and self.link.difference != "difference":
             end[0] += f", made on the {self.link.name} scale"
-        return printed(self.header, self.frame, self.by, (*end, *self.notes))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return "".join([*map(_text.paragraph, self.header), html(self.frame), *map(_text.paragraph, self.notes)])
+        return parts(self.header, self.frame, self.by, (*end, *self.notes))
 
 
 def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm._axes import SEVERAL, STYLES, plain, pyplot
+from jaxmm._axes import FONT, HEIGHT, SEVERAL, STYLES, WIDTH, caption, folded, plain, pyplot, scale_of
 from jaxmm.fitted import check_fit
 from jaxmm.links import Identity
 
@@ -60,7 +60,7 @@ def effects(
     if len(lines) > len(SEVERAL):
         raise ValueError(f"by: {by!r} has {len(lines)} levels, more than can be told apart: choose some by at=")
     if ax is None:
-        _, ax = plt.subplots(figsize=(3.4, 2.8), layout="constrained")
+        _, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for k, line in enumerate(lines):
         own = frame if by is None else frame[frame[by] == line]
         own = own.sort_values(x)
@@ -71,8 +71,9 @@ def effects(
     link, response = fit.family.link, fit.model.design.response
     mean = isinstance(link, Identity) or options.get("integrate", False)
     what = f"mean of {response}" if mean else f"{response}, typical level"  # at b = 0, which is no mean
-    ax.set_xlabel(x, fontsize=8)
-    ax.set_ylabel(what if scale == "response" or mean else f"{link.name} of {response}", fontsize=8)
+    ax.set_xlabel(x, fontsize=FONT)
+    ax.set_ylabel(folded(what if scale == "response" or mean else scale_of(fit)), fontsize=FONT)
+    caption(ax, means.header[1:])
     ax.tick_params(labelsize=7)
     title = None if by is None else f"{by}, {100 * level:g}% bands"
     ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._axes import BLUP, DATA, NAMED, POPULATION, plain, pyplot, scale_of
+from jaxmm._axes import BLUP, DATA, FONT, NAMED, POPULATION, WIDTH, folded, names_of, plain, pyplot, scale_of
 from jaxmm.fitted import check_fit
 from jaxmm.inference.wald import check_level, quantile
 from jaxmm.tables import check_group
@@ -53,7 +53,7 @@ def caterpillar(
         figure, grid = plt.subplots(
             1,
             len(effects),
-            figsize=(1.4 + 1.9 * len(effects), height),
+            figsize=(max(WIDTH, 1.7 * len(effects)), height),
             squeeze=False,
             layout="constrained",
             sharey=together is not None,
@@ -65,14 +65,14 @@ def caterpillar(
     for axis, name in zip(axes, effects, strict=True):
         places = np.argsort(modes[name].to_numpy(), kind="stable") if together is None else together
         _caterpillar(axis, modes[name], sds[name], z, places)
-        axis.set_title(f"{group}: {name}", fontsize=9)
+        axis.set_title(f"{group}: {name}", fontsize=FONT)
     if together is not None:
         for axis in axes[1:]:
             axis.tick_params(left=False)
             axis.set_ylabel("")
-    what = f"difference from the mean {scale_of(fit)}, {100 * level:g}% interval"
+    what = folded(f"difference from the mean, {scale_of(fit)}, {100 * level:g}% interval", 50)
     if ax is None:
-        figure.supxlabel(what, fontsize=8)
+        figure.supxlabel(what, fontsize=FONT)
         figure.legend(*_both_legends(axes), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     else:
         ax.set_xlabel(what, fontsize=8)
@@ -122,7 +122,7 @@ def _caterpillar(axis: Any, modes: pd.Series, sds: pd.Series, z: float, order: n
         axis.set_yticks([])
         axis.set_ylabel(f"{len(order)} levels", fontsize=8)
     else:
-        axis.set_yticks(places, [str(modes.index[k]) for k in order], fontsize=7)
+        axis.set_yticks(places, names_of([modes.index[k] for k in order]), fontsize=7)
     axis.tick_params(axis="x", labelsize=7)
     axis.locator_params(axis="x", nbins=5)
     plain(axis)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._axes import SEVERAL, STYLES, plain, pyplot
+from jaxmm._axes import FONT, HEIGHT, SEVERAL, STYLES, WIDTH, folded, name_ticks, names_of, plain, pyplot, scale_of
 from jaxmm.design import DataError
 from jaxmm.fitted import check_fit
 
@@ -56,7 +56,7 @@ def predictions(
         raise ValueError(f"by={by!r} has {len(groups)} values, and {len(SEVERAL)} lines are the most in one picture")
     frame = fit.predict(table, interval=interval, **options)
     if ax is None:
-        _, ax = pyplot().subplots(figsize=(3.4, 2.8), layout="constrained")
+        _, ax = pyplot().subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     numeric = pd.api.types.is_numeric_dtype(table[x])
     names = [] if numeric else list(dict.fromkeys(table[x].astype(str)))
     at = table[x].to_numpy(float) if numeric else np.array([names.index(v) for v in table[x].astype(str)], float)
@@ -66,13 +66,13 @@ def predictions(
         shift = 0.0 if numeric else 0.5 * ((k + 1) / (len(groups) + 1) - 0.5)
         _drawn(ax, at[own] + shift, frame.iloc[own], k, numeric, None if by is None else str(group))
     if names:
-        ax.set_xticks(range(len(names)), names)
+        name_ticks(ax, range(len(names)), names_of(names))
         ax.set_xlim(-0.5, len(names) - 0.5)
     scale, response = options.get("scale", "response"), fit.model.design.response
-    name = response if scale == "response" else f"{response}, {scale}"
+    name = response if scale == "response" else scale_of(fit)
     what = f"{100 * frame.attrs['level']:g} % {interval} intervals"
-    ax.set_xlabel(x, fontsize=8)
-    ax.set_ylabel(name, fontsize=8)
+    ax.set_xlabel(x, fontsize=FONT)
+    ax.set_ylabel(folded(name), fontsize=FONT)
     ax.tick_params(labelsize=7)
     if by is None:
         ax.set_title(what, fontsize=8)

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxmm._axes import FONT, HEIGHT, POPULATION, SEVERAL, WIDTH, labelled, pyplot
 from jaxmm._text import Grid, Printed
 from jaxmm.frames import as_backend
 from jaxmm.studies.hypotheses import Columns
 from jaxmm.studies.smallest import Size, fit_curve, smallest_size
-from jaxmm.studies.study_result import note_lines, with_error
-
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+from jaxmm.studies.study_result import with_error
 
 
 class Point(NamedTuple):
@@ -125,7 +124,7 @@ class PowerCurve(Printed):
                          f"{100 * row['singular']:.1f}%", f"{100 * row['not_converged']:.1f}%"])  # fmt: skip
         right = [True] * (len(self.factors) + 1) + [False, False] + [True] * 5
         parts = [f"Power over {' and '.join(self.factors)}: {self.n:,} responses at each size, p <= {self.alpha:g}", ""]
-        parts += [Grid(rows, right), *self._notes(), ""]
+        parts += [Grid(rows, right, names=len(self.factors) + 3), *self._notes(), ""]
         for row in self.smallest.to_dict("records"):
             where = "".join(f", {name} = {row[name]}" for name in self.factors[1:])
             what = f"{row['coef']} ({row['test']}{where})"
@@ -144,11 +143,11 @@ class PowerCurve(Printed):
             return []
         where = ", ".join(f"{name} = {size}" for name, size in noted[0].sizes.items())
         more = f" (and at {len(noted) - 1} more of the sizes)" if len(noted) > 1 else ""
-        return note_lines([f"at {where}{more}: {note}" for note in noted[0].notes])
+        return [f"at {where}{more}: {note}" for note in noted[0].notes]
 
     def plot(self, ax: Any = None) -> Any:
-        """The power over the sizes of the first factor with exact intervals, the smooth curves, the target, and the
-        interval of the smallest size that reaches it.
+        """The power over the sizes of the first factor with exact intervals, the smooth curves, the target, and a band:
+        the interval of the smallest size that reaches it.
 
         Returns:
             The axes.
@@ -156,23 +155,19 @@ class PowerCurve(Printed):
         Raises:
             ImportError: without matplotlib.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError("pictures need matplotlib: pip install jaxmm[plot]") from error
+        plt = pyplot()
+        from matplotlib.ticker import MaxNLocator
+
         if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+            _, ax = plt.subplots(figsize=(WIDTH, HEIGHT + 0.6), layout="constrained")
         groups = self._groups()
         for k, (group, found) in enumerate(zip(groups, self.smallest.to_dict("records"), strict=True)):
-            self._draw(ax, group, found, _COLOURS[k % len(_COLOURS)])
-        ax.axhline(self.target, color="#222222", lw=0.8, ls=(0, (4, 2)))
+            self._draw(ax, group, found, SEVERAL[k % len(SEVERAL)])
+        ax.axhline(self.target, color=POPULATION, lw=0.8, ls=(0, (4, 2)), label=f"target {self.target:g}")
         ax.set_ylim(0, 1.02)
-        ax.set_xlabel(self.factors[0], fontsize=9)
-        ax.set_ylabel(f"power at p <= {self.alpha:g}", fontsize=9)
-        if len(groups) > 1:
-            ax.legend(frameon=False, fontsize=8)
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # there is no half a subject
+        labelled(ax, "", f"levels of {self.factors[0]}", f"power, the share of p ≤ {self.alpha:g}")
+        ax.legend(frameon=False, fontsize=FONT - 1, loc="lower center", bbox_to_anchor=(0.45, 1.0))
         return ax
 
     def _draw(self, ax: Any, group: _Group, found: dict, colour: str) -> None:
@@ -190,7 +185,8 @@ class PowerCurve(Printed):
             fine = np.geomspace(x.min(), x.max(), 200)
             ax.plot(fine, curve.power(fine), color=colour, lw=1.2)
         if not found["note"]:
-            ax.axvspan(found["lower"], found["upper"], color=colour, alpha=0.12, lw=0)
+            interval = f"{100 * self.level:g}% interval of the size needed, {found['size']:,.0f}"
+            ax.axvspan(found["lower"], found["upper"], color=colour, alpha=0.12, lw=0, label=interval)
             ax.plot([found["size"]] * 2, [0, self.target], color=colour, lw=1.0, ls=(0, (1, 2)))
 
 

@@ -26,7 +26,7 @@ from jaxmm.studies.curve import Point, PowerCurve
 from jaxmm.studies.extending import REPEATS, extend_model, first_levels
 from jaxmm.studies.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
 from jaxmm.studies.study import Run, check_settings, examine, truth_of
-from jaxmm.studies.study_result import StudyResult, note_lines, power_grid, rate_grid
+from jaxmm.studies.study_result import StudyResult, power_grid, rate_grid
 
 METHODS = ("wald", "lrt")
 
@@ -59,7 +59,7 @@ class Power(Printed):
             f"{s.kind}; value ± its Monte-Carlo standard error",
             "",
             power_grid(self.table, s.alpha, s.level),
-            *note_lines(s.notes),
+            *s.notes,
             "",
             rate_grid(self.rates),
         ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -141,7 +140,7 @@ class StudyResult(Printed):
         ]
         if self.fits.by_ml is not None and self.fits.by_ml is not self.batch:
             parts.append("likelihood ratios compare fits by maximum likelihood, all else here is by REML")
-        return [*parts, *note_lines(self.notes), "", rate_grid(self.rates)]
+        return [*parts, *self.notes, "", rate_grid(self.rates)]
 
 
 def _parameters(batch: FitBatch, statistics: Mapping[str, Callable[[FitBatch], Any]]) -> dict[str, np.ndarray]:
@@ -179,7 +178,7 @@ def power_grid(table: pd.DataFrame, alpha: float, level: float) -> str | Grid:
         between = f"{100 * row['lower']:.1f}-{100 * row['upper']:.1f}%"
         rate = with_error(100 * row["rate"], 100 * row["rate_mc"], "%")
         rows.append([row["test"], row["coef"], f"{row['truth']:.4g}", row["is"], rate, between, f"{row['n']:,}"])
-    return Grid(rows, [False, False, True, False, True, True, True])
+    return Grid(rows, [False, False, True, False, True, True, True], names=2)
 
 
 def rate_grid(table: pd.DataFrame) -> Grid:
@@ -189,11 +188,6 @@ def rate_grid(table: pd.DataFrame) -> Grid:
         shares = [with_error(100 * row[c], 100 * row[f"{c}_mc"], "%") for c in ("singular", "failed", "not_converged")]
         rows.append([str(name), *shares, f"{row['n']:,.0f}"])
     return Grid(rows, [False, True, True, True, True])
-
-
-def note_lines(notes: Sequence[str]) -> list[str]:
-    """Sentences in lines as wide as the tables."""
-    return [line for note in notes for line in textwrap.wrap(note, 100, subsequent_indent="  ")]
 
 
 def with_error(value: float, error: float, unit: str = "") -> str:

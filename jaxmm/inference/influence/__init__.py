@@ -57,8 +57,8 @@ def groups_of(fit: Fitted, by: str) -> Groups:
     raise ValueError(f"by must be one of {known}, not {by!r}")
 
 
-@dataclass(frozen=True, eq=False)
-class Influence:
+@dataclass(frozen=True, eq=False, repr=False)
+class Influence(_text.Printed):
     """Of each row or level what leaving it out does; print it, or see ``frame``.
 
     Attributes:
@@ -179,15 +179,15 @@ class Influence:
         """Cook's distance over leverage, the largest named; returns the axes. Needs matplotlib."""
         return draw(self.cooks_distance, self.leverage, self.groups.by, ax)
 
-    def __repr__(self) -> str:
+    def _parts(self) -> list[str | _text.Grid]:
         how = "by derivative" if self.batch is None else "by fits without each"
         first = self.frame.sort_values("cooks_distance", ascending=False).iloc[:SHOWN]
         what = "rows" if self.groups.by == CASE else f"levels of {self.groups.by}"
-        lines = [f"Influence of {self.groups.count} {what}, {how}; the largest Cook's distances:"]
+        title = f"Influence of {self.groups.count} {what}, {how}; the largest Cook's distances:"
         numbers = [c for c in first.columns if c != "status"]
         cells = [_text.number_column(first[c].to_numpy(dtype=float), 4) for c in numbers]
         rows = zip(map(str, first.index), *cells, strict=True)
-        lines += _text.align([("", *numbers), *rows], [False, *[True] * len(numbers)], gap="  ")
+        table = _text.Grid([("", *numbers), *rows], [False, *[True] * len(numbers)])
         failed = int(np.sum(self.status != "converged")) if self.batch is not None else 0
         note = f"{failed} of the fits did not converge or have no data for a coefficient: NaN"
-        return "\n".join([*lines, *([note] if failed else [])])
+        return [title, table, *([note] if failed else [])]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._axes import BLUP, DATA, OWN, plain, pyplot
+from jaxmm._axes import BLUP, DATA, FONT, HEIGHT, OWN, WIDTH, labelled, pyplot
 
 FIRST = 5  # that are named
 
@@ -15,7 +15,7 @@ FIRST = 5  # that are named
 def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
     """Axes with a point for each row or level; the largest distances are named."""
     if ax is None:
-        _, ax = pyplot().subplots(figsize=(5.0, 3.6), layout="constrained")
+        _, ax = pyplot().subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     x, y = leverage.to_numpy(dtype=float), cook.to_numpy(dtype=float)
     there = np.isfinite(x) & np.isfinite(y)
     first = [k for k in np.argsort(-np.where(there, y, -np.inf))[:FIRST] if there[k]]
@@ -30,15 +30,13 @@ def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
             textcoords="offset points",
             ha="left" if side > 0 else "right",
             va="center",
-            fontsize=9,
+            fontsize=FONT - 1,
         )
     ax.axhline(0.0, color=DATA, lw=0.8, zorder=0)
     ax.margins(x=0.12)
-    plain(ax)
+    ax.locator_params(axis="x", nbins=5)
     what = "row" if by == "case" else f"level of {by}"
-    ax.set_xlabel(f"leverage (of a {what})", fontsize=10)
-    ax.set_ylabel("Cook's distance", fontsize=10)
-    ax.tick_params(labelsize=9)
+    labelled(ax, "", f"leverage (of a {what})", "Cook's distance")
     return ax
 
 
