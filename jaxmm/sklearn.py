@@ -175,7 +175,7 @@ class MixedRegressor(RegressorMixin, BaseEstimator):
 
     def _keep_coefficients(self, names: list[str]) -> None:
         """``coef_``, ``intercept_``, ``coef_names_``."""
-        fixef = dict(self.fit_.fixef)
+        fixef = self.fit_.fixef.to_dict()
         self.intercept_ = float(fixef.pop("(Intercept)", 0.0))
         dropped = [name for name in self.fit_.dropped if name != "(Intercept)"]
         found = fixef | dict.fromkeys(dropped, 0.0)

@@ -13,11 +13,11 @@ import jaxmm as mm
 def test_balanced_data_have_the_means_of_their_cells():
     data, fit = tables()["whole"], balanced()
     frame = fit.emmeans(["Variety", "N"]).frame
-    cells = data.groupby(["nitro", "Variety"])["yield"].mean()
+    cells = data.groupby(["nitro", "Variety"], observed=True)["yield"].mean()
     np.testing.assert_allclose(frame["emmean"], cells.to_numpy(), rtol=1e-10)
     for weights in ("equal", "proportional", "outer", "cells", [1, 1, 1, 1]):
         own = fit.emmeans("Variety", weights=weights).frame
-        np.testing.assert_allclose(own["emmean"], data.groupby("Variety")["yield"].mean(), rtol=1e-10)
+        np.testing.assert_allclose(own["emmean"], data.groupby("Variety", observed=True)["yield"].mean(), rtol=1e-10)
     np.testing.assert_allclose(fit.emmeans([]).frame["emmean"], data["yield"].mean(), rtol=1e-10)
     pairs = fit.emmeans("Variety").contrasts()
     np.testing.assert_allclose(pairs["df"], 10, rtol=1e-4)  # whole plots: (blocks - 1)(varieties - 1)
@@ -76,6 +76,8 @@ def test_what_the_data_do_not_tell():
     assert np.isfinite(told).all()
     pairs = fit.emmeans("Variety").contrasts()
     assert np.isfinite(pairs["p"][0]) and pairs["p"][1:].isna().all() and "not estimable" in str(pairs)
+    assert "a family of 3 means" in str(pairs)
+    assert "adjusted" not in str(fit.emmeans("Variety").contrasts(adjust="mvt"))  # one contrast is left
 
 
 def test_levels_as_the_data_have_them():
@@ -148,7 +150,10 @@ def test_a_linear_model_has_one_mean():
 def test_the_offset_is_at_its_mean_unless_told():
     fit, data = given(TICKS, REFERENCE[TICKS]["means"][0]), tables()["ticks"]
     usual, moved = (fit.emmeans("YEAR", at=at).frame["emmean"] for at in (None, {"HEIGHT": 500, "H": data["H"].mean()}))
-    np.testing.assert_allclose(moved - usual, np.log(5) - np.log(data["HEIGHT"] / 100).mean(), rtol=1e-9)
+    mean = np.log(data["HEIGHT"] / 100).mean()
+    np.testing.assert_allclose(moved - usual, np.log(5) - mean, rtol=1e-9)
+    assert f"offset = {mean:.7g}, its mean" in str(fit.emmeans("YEAR"))
+    assert "offset" not in str(fit.emmeans("YEAR", at={"HEIGHT": 500}))
 
 
 def test_slopes_are_derivatives():

@@ -1,6 +1,7 @@
 """Influence: the fits without each row or level, lme4's numbers, hat matrices written out, and derivatives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,16 @@ def test_the_picture(fit):
     axes = fit.influence("Subject", refit=False).plot()
     assert axes.get_ylabel() == "Cook's distance" and 1 < len(axes.texts) <= 5
     assert axes.get_xlabel() == "leverage (of a level of Subject)"
+
+
+def test_a_model_without_leverages(fit, headless):
+    """Its points are drawn in order, and it is said."""
+    found = replace(fit.influence("Subject", refit=False), _leverage=np.full(18, np.nan))
+    axes = found.plot()
+    assert axes.get_xlabel() == "number of the level of Subject, in order"
+    drawn = np.concatenate([line.get_xdata() for line in axes.lines[:2]])
+    assert sorted(drawn) == list(range(1, 19)) and len(axes.texts) > 2
+    assert "leverage: NaN, not defined where several" in repr(found)
 
 
 def test_a_level_that_alone_has_a_coefficient(sleepstudy):

@@ -248,6 +248,11 @@ def critical(family: Family, adjust: str, level: float) -> np.ndarray:
     return out
 
 
+def counted(family: Family) -> int:
+    """How many contrasts an adjustment counts: those that have a t."""
+    return _told(family)[0].m
+
+
 def _told(family: Family) -> tuple[Family, np.ndarray]:
     told = np.isfinite(family.t) & ~np.isnan(family.df) & (family.df > 0)
     if told.all():

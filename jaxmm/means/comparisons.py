@@ -108,9 +108,9 @@ class Comparisons(_text.Printed):
     def _parts(self) -> list[str | _text.Grid]:
         if not len(self):
             return ["nothing to compare: there is one mean"]
-        m, k = self.sizes[0]
-        of = f" of {k} means" if self.adjust == "tukey" else f" of {m} contrasts"
-        words = [] if self.adjust == "none" or m < 2 else [f"p adjusted by {self.adjust}, a family{of}"]
+        m, k = adjusting.counted(self.families[0]), self.sizes[0][1]
+        several, of = (k > 2, f"{k} means") if self.adjust == "tukey" else (m > 1, f"{m} contrasts")
+        words = [f"p adjusted by {self.adjust}, a family of {of}"] if self.adjust != "none" and several else []
         if self.adjust == "mvt":
             words[-1:] = [f"{w}; standard error of the p-values {self.error:.1g}" for w in words[-1:]]
         if self.functions.untold:

@@ -104,7 +104,7 @@ def emmeans(
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "emmean", fit.family.link, scale, level,
-        (f"{title}: {estimand}", *_about(grid, keep, weights)), tuple(notes),
+        (f"{title}: {estimand}", *_about(grid, keep, weights), *_offset(grid)), tuple(notes),
     )  # fmt: skip
 
 
@@ -200,6 +200,12 @@ def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:
     how = f"{weights} weights" if isinstance(weights, str) else "weights as given"
     out = [f"averaged over the levels of {', '.join(over)}, {how}"] if over else []
     return [*out, *([", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
+
+
+def _offset(grid: Grid) -> list[str]:
+    """What is added to every mean, where the columns of the offset are not among those that are told."""
+    value = grid.offset[0] if len(grid.offset) and not grid.moved else 0.0
+    return [f"offset = {level_text(float(value))}, its mean"] if value != 0 else []
 
 
 def _notes(fit: Fitted, grid: Grid, keep: list[str], functions: Functions) -> list[str]:

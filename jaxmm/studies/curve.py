@@ -123,7 +123,10 @@ class PowerCurve(Printed):
             rows.append([*sizes, f"{row['nobs']:,}", row["test"], row["coef"], share, between, smooth,
                          f"{100 * row['singular']:.1f}%", f"{100 * row['not_converged']:.1f}%"])  # fmt: skip
         right = [True] * (len(self.factors) + 1) + [False, False] + [True] * 5
-        parts = [f"Power over {' and '.join(self.factors)}: {self.n:,} responses at each size, p <= {self.alpha:g}", ""]
+        parts: list[str | Grid] = [
+            f"Power over {' and '.join(self.factors)}: {self.n:,} responses at each size, p <= {self.alpha:g}",
+            "",
+        ]
         parts += [Grid(rows, right, names=len(self.factors) + 3), *self._notes(), ""]
         for row in self.smallest.to_dict("records"):
             where = "".join(f", {name} = {row[name]}" for name in self.factors[1:])

@@ -144,7 +144,8 @@ class Influence(_text.Printed):
 
     @property
     def leverage(self) -> pd.Series:
-        """Of each row on its own fitted value, random effects included; of a level the sum over its rows."""
+        """Of each row on its own fitted value, random effects included; of a level the sum over its rows. NaN where
+        several parameters of the distribution have formulas."""
         return pd.Series(self._leverage, self.index, name="leverage")
 
     @property
@@ -176,7 +177,8 @@ class Influence(_text.Printed):
         return pd.concat([self.cooks_distance, self.leverage, betas, self.status], axis=1)
 
     def plot(self, ax: Any = None) -> Any:
-        """Cook's distance over leverage, the largest named; returns the axes. Needs matplotlib."""
+        """Cook's distance over leverage, or in order where there is none, the largest named; returns the axes. Needs
+        matplotlib."""
         return draw(self.cooks_distance, self.leverage, self.groups.by, ax)
 
     def _parts(self) -> list[str | _text.Grid]:
@@ -189,5 +191,9 @@ class Influence(_text.Printed):
         rows = zip(map(str, first.index), *cells, strict=True)
         table = _text.Grid([("", *numbers), *rows], [False, *[True] * len(numbers)])
         failed = int(np.sum(self.status != "converged")) if self.batch is not None else 0
-        note = f"{failed} of the fits did not converge or have no data for a coefficient: NaN"
-        return [title, table, *([note] if failed else [])]
+        notes = []
+        if failed:
+            notes.append(f"{failed} of the fits did not converge or have no data for a coefficient: NaN")
+        if not np.isfinite(self._leverage).any():
+            notes.append("leverage: NaN, not defined where several parameters of the distribution have formulas")
+        return [title, table, *notes]

@@ -1,4 +1,7 @@
-"""The picture of an ``Influence``: Cook's distance over leverage, the points that stand out with their names."""
+"""The picture of an ``Influence``: Cook's distance over leverage, the points that stand out with their names.
+
+Where a model has no leverages, the points stand in the order of the rows or levels.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
     if ax is None:
         _, ax = pyplot().subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     x, y = leverage.to_numpy(dtype=float), cook.to_numpy(dtype=float)
+    levered = bool(np.isfinite(x).any())
+    x = x if levered else np.arange(1.0, len(y) + 1)
     there = np.isfinite(x) & np.isfinite(y)
     first = [k for k in np.argsort(-np.where(there, y, -np.inf))[:FIRST] if there[k]]
     rest = np.setdiff1d(np.flatnonzero(there), first)
@@ -36,7 +41,7 @@ def draw(cook: pd.Series, leverage: pd.Series, by: str, ax: Any) -> Any:
     ax.margins(x=0.12)
     ax.locator_params(axis="x", nbins=5)
     what = "row" if by == "case" else f"level of {by}"
-    labelled(ax, "", f"leverage (of a {what})", "Cook's distance")
+    labelled(ax, "", f"leverage (of a {what})" if levered else f"number of the {what}, in order", "Cook's distance")
     return ax
 
 
