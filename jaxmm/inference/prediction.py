@@ -47,7 +47,12 @@ from jaxmm.simulate import new_weights
 
 
 class Predictions(pd.DataFrame):
-    """``predicted``, ``lower``, ``upper``; a DataFrame that prints what its intervals are, which ``attrs`` has too."""
+    """``predicted``, ``lower``, ``upper``; a DataFrame that prints what its intervals are, which ``attrs`` has too.
+
+    Example:
+        >>> fit.predict(re="population", interval="confidence").columns.tolist()
+        ['predicted', 'lower', 'upper']
+    """
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}\n{self.attrs['note']}" if "note" in self.attrs else super().__repr__()
