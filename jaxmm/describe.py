@@ -22,7 +22,7 @@ def describe(model: Prepared) -> str:
     """What ``print(model)`` shows: terms, levels, elimination, sizes, device."""
     d, s, plan = model.design, model.structure, model.plan
     lines = [
-        f"{model.likelihood.kind}, not fitted",
+        model.likelihood.kind,
         f"  formula   {d.formula}",
         f"  rows      {len(d.y):,} used" + (f", {d.n_missing:,} dropped for missing values" if d.n_missing else ""),
         *_about_response(d),

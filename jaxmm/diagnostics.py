@@ -19,6 +19,10 @@ class Diagnostics:
 
     ``decrement`` is the Newton decrement ½ g'H⁻¹g, the deviance still to gain; ``eigenvalue`` the least of the
     Hessian of the deviance, in the scaled columns that the search works in.
+
+    Example:
+        >>> fit.diagnostics.status_message
+        'converged'
     """
 
     status: Status
@@ -31,6 +35,7 @@ class Diagnostics:
 
     @property
     def status_message(self) -> str:
+        """How the search ended, in words."""
         return self.status.message
 
 

@@ -51,9 +51,14 @@ class Estimates:
     """A fit as arrays, a pytree.
 
     ``beta`` (p,) and ``vcov`` (p, p) in the data's columns; ``theta`` (m,) relative covariance factor in the
-    data's columns, rectified; ``theta_scaled`` where the search ended, as to Z_s, with the ``gradient``,
-    ``hessian``, Newton ``decrement`` and least ``eigenvalue`` there; ``status`` an ``optimize.Status``;
-    ``beta_scaled`` as to X_s, beside beta0.
+    data's columns, rectified; ``sigma``, the residual standard deviation; ``deviance``, −2 log-likelihood, the
+    restricted one by REML; ``theta_scaled`` where the search ended, as to Z_s, with the ``gradient``, ``hessian``,
+    Newton ``decrement`` and least ``eigenvalue`` there; ``iterations`` of the search; ``status`` an
+    ``optimize.Status``; ``beta_scaled`` as to X_s, beside beta0.
+
+    Example:
+        >>> fit.estimates.beta.round(2).tolist()
+        [251.41, 10.47]
     """
 
     beta: Array

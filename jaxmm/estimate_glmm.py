@@ -58,7 +58,12 @@ class GlmmEstimates:
     ``beta`` (p,), ``vcov`` (p, p) and ``theta`` (m,) in the data's columns; ``log_phi`` (k,); ``psi`` where the search
     ended, in the scaled columns (and in units of eta, for a link that has one), with its ``covariance``, the
     ``gradient``, ``hessian``, Newton ``decrement`` and least ``eigenvalue`` of the deviance there; ``u`` the
-    conditional mode (q, J) per factor, and whether its search ended; ``n_agq`` the nodes per effect.
+    conditional mode (q, J) per factor, and ``mode_found``, whether its search ended; ``iterations`` of the search, and
+    its ``status``, an ``optimize.Status``; ``n_agq`` the nodes per effect.
+
+    Example:
+        >>> herds.estimates.theta.round(2).tolist()
+        [0.64]
     """
 
     beta: Array

@@ -20,11 +20,18 @@ _UNLISTED = frozenset({"effects", "modes", "factor_lam", "endog_names"})
 class Fit(Testing, Averaging, Predicting, Checking, Publishing):
     """A fitted mixed model; ``lmm``, ``glmm`` or ``Model.fit`` makes one.  Values are properties, the rest methods.
 
-    ``estimates`` holds the same as arrays, in the columns that the search worked in too.
+    ``model`` is what was fitted, ``estimates`` holds the estimates as arrays, in the columns that the search worked in
+    too, and ``control`` is what the search was told.
     """
 
     def refit(self, y: Any) -> Self:
-        """The same model with another response (nobs,); nothing is compiled again.
+        """The same model with another response; nothing is compiled again.
+
+        Args:
+            y: (nobs,), for the rows that count; counts of successes where there are trials.
+
+        Raises:
+            DataError: another length, values that are not finite or not the family's.
 
         Example:
             >>> fit.refit(fit.simulate(1, key=1)[0]).converged
@@ -43,7 +50,7 @@ class Fit(Testing, Averaging, Predicting, Checking, Publishing):
 
     @known_keywords(BOOTSTRAPPING, bootstrap)
     def bootstrap(self, n: int, *, key: Any, **options: Any) -> Bootstrap:
-        """``jaxmm.bootstrap`` of this fit.
+        """``jaxmm.bootstrap`` of this fit: ``n`` replicates from ``key``, with its other arguments as ``options``.
 
         Example:
             >>> fit.bootstrap(2, key=1, progress=False).fixef.shape

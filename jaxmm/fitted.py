@@ -14,6 +14,7 @@ import pandas as pd
 from jaxmm import coefficients
 from jaxmm._context import computing
 from jaxmm.covariance import free
+from jaxmm.families import Family
 from jaxmm.frames import as_backend
 from jaxmm.inference import ddf as ddf_methods
 from jaxmm.inference import robust, wald
@@ -77,8 +78,11 @@ class Fitted:
         Raises:
             ValueError: a kind that the model has not, an unknown cluster, or clusters that are not independent.
 
-        >>> fit.vcov("CR2", cluster="Subject").shape
-        (2, 2)
+        Robust ones: Liang & Zeger (1986), Biometrika 73; CR2 and CR3: Bell & McCaffrey (2002), Surv. Methodol. 28.
+
+        Example:
+            >>> fit.vcov("CR2", cluster="Subject").shape
+            (2, 2)
         """
         model = robust.check_kind(self.model, kind) == robust.MODEL and cluster is None
         V = self.estimates.vcov if model else self.reference(None, kind, cluster).vcov
@@ -147,6 +151,8 @@ class Fitted:
         Raises:
             ValueError: a component, a ddf or a kind that the model has not, or a matrix of another shape.
 
+        Satterthwaite (1946) and Kenward & Roger (1997, Biometrics 53) for mixed models; ``inference.ddf`` has the formulas.
+
         Example:
             >>> fit.coef_table().round(2)
                          estimate    se    df  statistic    p
@@ -162,7 +168,7 @@ class Fitted:
         return np.array(self.estimates.theta)
 
     @property
-    def family(self) -> Any:
+    def family(self) -> Family:
         """The ``families.Family``: Gaussian with the identity link in a linear model."""
         return self.model.likelihood.family
 
@@ -291,7 +297,7 @@ class Fitted:
             return self._by_design(self.model.likelihood.modes(self.model.arrays, self.estimates))
 
     def ranef(self) -> RandomEffects:
-        """Conditional modes (BLUPs) per grouping factor: levels × effects.
+        """Conditional modes (BLUPs) per grouping factor: levels × effects. Henderson (1975), Biometrics 31.
 
         Example:
             >>> fit.ranef()["Subject"].shape
@@ -347,7 +353,12 @@ class Fitted:
         return [(self.model.design.terms[t], layout) for t, layout in self.model.theta_terms()]
 
     def factor_lam(self, f: int) -> np.ndarray:
-        """Λ's block of factor ``f`` of the design, (q, q), as ``theta``."""
+        """Λ's block of factor ``f`` of the design, (q, q), as ``theta``.
+
+        Example:
+            >>> (fit.sigma * fit.factor_lam(0)).round(1).tolist()
+            [[24.7, 0.0], [0.4, 5.9]]
+        """
         q = sum(len(t.effects) for t in self.model.design.terms if t.factor == f)
         lam = np.zeros((q, q))
         for (term, layout), at in zip(self._term_layouts(), self.model.structure.slices(), strict=True):

@@ -22,7 +22,12 @@ from jaxmm._types import Array
 class Parameters(NamedTuple):
     """Every parameter of a mixed model, in the columns of the data: ``beta`` (p,); ``theta`` (m,), relative to sigma
     in a linear model and absolute in a generalised one; ``log_phi``, log σ² in a linear model, (k,) in a generalised
-    one (a number will do for k = 1, and nothing for k = 0)."""
+    one (a number will do for k = 1, and nothing for k = 0).
+
+    Example:
+        >>> mm.Parameters(beta=np.zeros(2), theta=np.array([1.0, 0.0, 1.0]), log_phi=0.0).beta.shape
+        (2,)
+    """
 
     beta: Array
     theta: Array

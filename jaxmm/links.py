@@ -91,7 +91,12 @@ class Link:
 
 
 class Logit(Link):
-    """mu = 1 / (1 + exp(-eta))."""
+    """mu = 1 / (1 + exp(-eta)).
+
+    Example:
+        >>> round(float(mm.links.Logit().inverse(1.0)), 3)
+        X
+    """
 
     name = "logit"
     called = "log odds"
@@ -118,7 +123,12 @@ class Logit(Link):
 
 
 class Probit(Link):
-    """mu = Phi(eta)."""
+    """mu = Phi(eta).
+
+    Example:
+        >>> round(float(mm.links.Probit().inverse(1.0)), 3)
+        X
+    """
 
     name = "probit"
     unit_free = True
@@ -191,7 +201,12 @@ log_cloglog = derivatives(
 
 
 class CLogLog(Link):
-    """mu = 1 - exp(-exp(eta))."""
+    """mu = 1 - exp(-exp(eta)).
+
+    Example:
+        >>> round(float(mm.links.CLogLog().inverse(1.0)), 3)
+        X
+    """
 
     name = "cloglog"
     unit_free = True
@@ -223,7 +238,12 @@ log_cauchit = derivatives(_log_cauchit, lambda eta: 1 / ((1 + eta * eta) * angle
 
 
 class Cauchit(Link):
-    """mu = 1/2 + arctan(eta) / pi."""
+    """mu = 1/2 + arctan(eta) / pi.
+
+    Example:
+        >>> round(float(mm.links.Cauchit().inverse(1.0)), 3)
+        X
+    """
 
     name = "cauchit"
     unit_free = True
@@ -253,7 +273,12 @@ log_1m_exp = derivatives(
 
 
 class Log(Link):
-    """mu = exp(eta)."""
+    """mu = exp(eta).
+
+    Example:
+        >>> round(float(mm.links.Log().inverse(1.0)), 3)
+        X
+    """
 
     name = "log"
     unit_free = True
@@ -283,7 +308,12 @@ class Log(Link):
 
 
 class Identity(Link):
-    """mu = eta."""
+    """mu = eta.
+
+    Example:
+        >>> round(float(mm.links.Identity().inverse(1.0)), 3)
+        X
+    """
 
     name = "identity"
     difference = "difference"
@@ -296,7 +326,12 @@ class Identity(Link):
 
 
 class Inverse(Link):
-    """mu = 1 / eta."""
+    """mu = 1 / eta.
+
+    Example:
+        >>> round(float(mm.links.Inverse().inverse(2.0)), 3)
+        X
+    """
 
     name = "inverse"
 
@@ -315,6 +350,10 @@ class Sqrt(Link):
 
     At y = 0 the log density rises to its maximum at eta = 0 and falls again, like -eta^2.  Rows of y = 0 often lie
     there, and an end of the range at 0 would leave them, and with them the likelihood, without derivatives.
+
+    Example:
+        >>> round(float(mm.links.Sqrt().inverse(2.0)), 3)
+        X
     """
 
     name = "sqrt"
@@ -333,7 +372,12 @@ class Sqrt(Link):
 
 
 class InverseSquare(Link):
-    """mu = eta^(-1/2), eta > 0."""
+    """mu = eta^(-1/2), eta > 0.
+
+    Example:
+        >>> round(float(mm.links.InverseSquare().inverse(4.0)), 3)
+        X
+    """
 
     name = "1/mu^2"
 

@@ -37,6 +37,17 @@ class Model(Prepared):
 
     Make one with ``from_formula`` or ``from_arrays``; ``fit()`` fits it, ``arrays`` is what a program needs of it.
     ``print(model)`` shows how it will be computed.
+
+    Attributes:
+        design: y, X, and the columns of each bar, with their names.
+        likelihood: the criterion and the family.
+        device: where it computes, a ``jax.Device``.
+        elimination: in which order the grouping factors are eliminated, and how; decided from the codes.
+
+    Example:
+        >>> model = mm.Model.from_formula("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))
+        >>> model.solver, model.fit().converged
+        ('blocks', True)
     """
 
     # ------------------------------------------------------------ ways in
@@ -58,12 +69,23 @@ class Model(Prepared):
         dispersion: str | None = None,
         zero_inflation: str | None = None,
     ) -> Model:
-        """The model of a formula on a table; the keywords are those of ``lmm``, or with a ``family`` those of ``glmm``.
+        """The model of a formula on a table: linear without a ``family``, generalised with one.
+
+        Args:
+            formula, data, weights, offset, contrasts, missing: as in ``lmm`` and ``glmm``.
+            reml: of a linear model, whether by restricted maximum likelihood; True unless given.
+            family, n_agq, dispersion, zero_inflation: as in ``glmm``.
+            device: where it computes: "auto", "cpu", "gpu" or a ``jax.Device``, as ``Control.device``.
 
         Raises:
             FormulaError: the formula cannot be read; the message names the token and the accepted spelling.
             DataError: the data cannot be used; the message names column, row and remedy.
             ValueError: an unknown family or link, or quadrature where it cannot be had.
+            TypeError: a keyword of the other kind of model.
+
+        Example:
+            >>> mm.Model.from_formula("Yield ~ 1 + (1 | Batch)", mm.datasets.load("dyestuff"), reml=False).reml
+            False
         """
         terms = parse(formula)
         written = {"phi": ("dispersion", dispersion), "zi": ("zero_inflation", zero_inflation)}
@@ -108,12 +130,27 @@ class Model(Prepared):
         names: Sequence[str] | None = None,
         device: Any = "auto",
     ) -> Model:
-        """The model of plain arrays: y (n,), X (n, p) with its intercept column, and one ``Term`` per bar.
+        """The model of plain arrays, with all of their rows.
 
-        ``trials`` (n,) where y counts successes; 1 by default.
+        Args:
+            y: (n,) the response; counts of successes where there are trials.
+            X: (n, p) the columns of the fixed effects, the intercept's among them.
+            terms: one ``Term`` per bar.
+            family, reml, n_agq, device: as in ``from_formula``.
+            trials: (n,) where y counts successes; 1 by default.
+            weights: (n,) precisions in a linear model, else what multiplies the log density of a row.
+            offset: (n,) added to Xβ.
+            names: p names of the columns of X, "x0", "x1", … unless given.
 
         Raises:
             DataError: lengths that differ, values that are not finite or not the family's, too few or too many levels.
+            TypeError: a keyword of the other kind of model.
+
+        Example:
+            >>> y, X = np.array([1.0, 2.0, 4.0, 6.0, 2.0, 3.0]), np.ones((6, 1))
+            >>> mm.Model.from_arrays(y, X, [mm.Term(np.ones(6), [0, 0, 1, 1, 2, 2])], names=["mean"]).fit().fixef
+            mean    3.0
+            Name: estimate, dtype: float64
         """
         likelihood = choose_likelihood(family, reml, n_agq)
         of = None if family is None else likelihood.family
@@ -133,6 +170,13 @@ class Model(Prepared):
 
         Raises:
             ValueError: a start of another model, with unknown names or numbers that are not finite.
+
+        Returns:
+            A ``Fit``. One that did not converge or lies on the boundary is returned too, with its flags set.
+
+        Example:
+            >>> fit.model.fit(start=fit, control={"tolerance": 1e-6}).converged
+            True
         """
         settings = as_control(control)
         if settings.device != "auto" and choose_device(settings.device, self.structure) != self.device:
@@ -189,7 +233,7 @@ def lmm(
     Raises:
         FormulaError, DataError: the message names the token or the column, the value and the remedy.
 
-    The criterion is that of Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1).
+    The criterion is that of Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), eqs. 34 and 42.
 
     Example:
         >>> fit = mm.lmm("Reaction ~ Days + (Days | Subject)", mm.datasets.load("sleepstudy"))

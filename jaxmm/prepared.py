@@ -98,7 +98,11 @@ class Prepared(ABC):
         Raises:
             ValueError: another length.
 
-        >>> jax.grad(lambda y: mm.estimate(model.arrays_for(y)).beta[1])(model.design.y)  # doctest: +SKIP
+        Example:
+            >>> with jax.enable_x64(True):
+            ...     slope = lambda y: mm.estimate(fit.model.arrays_for(y)).beta[1]
+            ...     print(jax.grad(slope)(fit.model.design.y).shape)
+            (180,)
         """
         n = self.design.y.shape
         for name, x in (("y", y), ("weights", weights), ("offset", offset)):
@@ -113,9 +117,14 @@ class Prepared(ABC):
             return self.likelihood.rows(self.accumulator, self.arrays, self.design)
 
     def with_response(self, y: Any) -> Self:
-        """The same design with another response (n,), for the rows that count; compiles nothing.
+        """The same design with another response; compiles nothing.
 
-        Counts of successes where there are trials. A Series must have the labels of those rows, in their order.
+        Args:
+            y: (n,) for the rows that count; counts of successes where there are trials. A Series must have the labels
+                of those rows, in their order.
+
+        Raises:
+            DataError: another length, values that are not finite or not the family's.
         """
         y = check_response(self.design, self.likelihood.family, y)
         _ = self.parts  # made once, here, and shared by every copy
@@ -128,7 +137,7 @@ class Prepared(ABC):
         return type(self)(design, self.likelihood, device=self.device)
 
     def with_likelihood(self, likelihood: Likelihood) -> Self:
-        """The same data by another criterion of the same family."""
+        """The same data by ``likelihood``, another criterion of the same family."""
         return self._copy(likelihood=likelihood, structure=replace(self.structure, reml=likelihood.reml))
 
     def with_solver(self, solver: Solver) -> Self:

@@ -38,6 +38,12 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Any], arrays: Gram | Rows)
 
     Raises:
         TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
+
+    Example:
+        >>> with jax.enable_x64(True):
+        ...     at = mm.Parameters(np.array(fit.fixef), fit.theta, np.log(fit.scale))
+        ...     print(round(float(mm.neg2_loglik(at, fit.model.arrays)), 1))
+        1752.0
     """
     check_precision(_dtype(arrays))
     if isinstance(arrays, Rows):
@@ -67,6 +73,7 @@ def estimate(
             mapping with their names will do) with beta (p,) and log_phi (k,) too, of which a linear model needs
             neither and a generalised one guesses what is not given. By default moments of the data. A variance of
             zero is raised a little, for a search that begins there is stuck.
+        control: ``jaxmm.Control``; its device is not looked at, the arrays have one.
 
     Returns:
         ``Estimates`` or ``GlmmEstimates`` of JAX arrays; ``status`` says how the search ended. Nothing is raised for a
@@ -75,6 +82,11 @@ def estimate(
     Raises:
         TypeError: for float64 arrays while JAX is in 32-bit mode.
         ValueError: a start of other shapes than the model's parameters.
+
+    Example:
+        >>> with jax.enable_x64(True):
+        ...     print(jax.jit(mm.estimate)(fit.model.arrays).beta.round(2))
+        [251.41  10.47]
     """
     check_precision(_dtype(arrays))
     given = None if start is None else as_start(start, arrays)

@@ -45,6 +45,10 @@ class GroupShrinkage:
 
     levels (J,) labels; D (q, q) the estimated covariance; cond_cov (J, q, q) the variance of b_j given y, by
     ML given β^, by REML the prediction variance Var(b^_j − b_j); modes (J, q); n_obs (J,) rows per level.
+
+    Example:
+        >>> fit.shrinkage().groups[0].mean_cond_cov().shape
+        (2, 2)
     """
 
     group: str
@@ -56,6 +60,7 @@ class GroupShrinkage:
     n_obs: np.ndarray
 
     def mean_cond_cov(self) -> np.ndarray:
+        """(q, q) the mean over levels of the covariance of b_j given the data."""
         return np.mean(self.cond_cov, axis=0)
 
     def cov_modes(self) -> np.ndarray:
@@ -81,6 +86,10 @@ class Shrinkage:
 
     Every property is a dictionary by factor: of frames (effects × effects), of a series by effect (`factor`),
     or of a frame levels × effects with the column n_obs (`by_level`).
+
+    Example:
+        >>> fit.shrinkage().mean_cond_cov["Subject"].shape
+        (2, 2)
     """
 
     def __init__(

@@ -27,6 +27,10 @@ class Summary:
     fixed: Estimate, Std. Error, df of t, t or z value and its p by term. further: title and the same of each predictor
     after the mean's. correlation: of the fixed effects, or None where it is not shown. notes: what the reader must know
     beyond the numbers, one sentence each.
+
+    Example:
+        >>> fit.summary().fixed.index.tolist()
+        ['(Intercept)', 'Days']
     """
 
     title: str

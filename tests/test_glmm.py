@@ -256,7 +256,7 @@ def test_augment(name, fit):
 def test_the_model_in_words():
     text = str(fitted("cbpp").model)
     for part in (
-        "Generalised linear mixed model, binomial (logit), Laplace approximation, not fitted",
+        "Generalised linear mixed model, binomial (logit), Laplace approximation",
         "56 used", "99 successes of 842 trials", "X         4 columns", "(1 | herd)  15 levels x 1, us",
         "solver    blocks", "1 covariance parameter\n", "float64",
     ):  # fmt: skip

@@ -16,7 +16,13 @@ from jaxmm.covariance._base import Covariance, moments, namespace
 
 @dataclass(frozen=True)
 class Autoregressive(Covariance):
-    """theta is the standard deviation and, where q > 1, α."""
+    """theta is the standard deviation and, where q > 1, α.
+
+    Example:
+        >>> lam = mm.covariance.Autoregressive(2).lam(np.array([2.0, 0.5]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        X
+    """
 
     name = "ar1"
     closed_under = "scalar"

@@ -22,7 +22,13 @@ from jaxmm.covariance.homcs import alike
 
 @dataclass(frozen=True)
 class CompoundSymmetric(Covariance):
-    """theta is the roots t of the q standard deviations, then α; where q = 1 the standard deviation itself."""
+    """theta is the roots t of the q standard deviations, then α; where q = 1 the standard deviation itself.
+
+    Example:
+        >>> lam = mm.covariance.CompoundSymmetric(2).lam(np.array([1.0, 2.0, 0.5]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        X
+    """
 
     name = "cs"
     closed_under = "diagonal"

@@ -12,7 +12,13 @@ from jaxmm.covariance._base import Covariance, fill
 
 @dataclass(frozen=True)
 class Diagonal(Covariance):
-    """theta is the diagonal of lam, q standard deviations."""
+    """theta is the diagonal of lam, q standard deviations.
+
+    Example:
+        >>> lam = mm.covariance.Diagonal(2).lam(np.array([1.0, 2.0]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        X
+    """
 
     name = "diag"
     closed_under = "diagonal"

@@ -11,7 +11,13 @@ from jaxmm.covariance.ar1 import angle, decaying
 
 @dataclass(frozen=True)
 class HeterogeneousAutoregressive(Covariance):
-    """theta is the roots t of the q standard deviations, then α; where q = 1 the standard deviation itself."""
+    """theta is the roots t of the q standard deviations, then α; where q = 1 the standard deviation itself.
+
+    Example:
+        >>> lam = mm.covariance.HeterogeneousAutoregressive(2).lam(np.array([1.0, 2.0, 0.5]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        X
+    """
 
     name = "hetar1"
     closed_under = "diagonal"

@@ -14,7 +14,13 @@ from jaxmm.covariance._base import Covariance, moments, namespace
 
 @dataclass(frozen=True)
 class HomogeneousCompoundSymmetric(Covariance):
-    """theta is a and, where q > 1, g: what √q times the mean of the effects, and what their contrasts spread."""
+    """theta is a and, where q > 1, g: what √q times the mean of the effects, and what their contrasts spread.
+
+    Example:
+        >>> lam = mm.covariance.HomogeneousCompoundSymmetric(2).lam(np.array([2.0, 1.0]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        X
+    """
 
     name = "homcs"
     closed_under = "scalar"

@@ -12,7 +12,13 @@ from jaxmm.covariance._base import Covariance, fill, moments
 
 @dataclass(frozen=True)
 class HomogeneousDiagonal(Covariance):
-    """theta is the standard deviation."""
+    """theta is the standard deviation.
+
+    Example:
+        >>> lam = mm.covariance.HomogeneousDiagonal(2).lam(np.array([2.0]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        X
+    """
 
     name = "homdiag"
     closed_under = "scalar"

@@ -13,7 +13,13 @@ from jaxmm.covariance._base import Covariance, fill
 @dataclass(frozen=True)
 class Unstructured(Covariance):
     """theta is the column-major lower triangle of lam, q (q + 1) / 2 numbers (Bates et al. 2015, J. Stat. Softw. 67(1),
-    eq. 4)."""
+    eq. 4).
+
+    Example:
+        >>> lam = mm.covariance.Unstructured(2).lam(np.array([1.0, 0.5, 2.0]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        X
+    """
 
     name = "us"
     closed_under = "linear"

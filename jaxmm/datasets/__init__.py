@@ -269,9 +269,9 @@ def load(name: str) -> pd.DataFrame:
 
 
 def describe(name: str) -> str:
-    """What the table is, its variables with their units, where it was published, under which terms it is here.
+    """What the table called ``name`` is, its variables with their units, where it was published, under which terms it is here.
 
-    >>> print(describe("dyestuff").splitlines()[0])
+    >>> print(mm.datasets.describe("dyestuff").splitlines()[0])
     dyestuff: Yield of a dyestuff by batch of its intermediate
     """
     dataset = _get(name)

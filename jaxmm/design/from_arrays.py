@@ -33,6 +33,12 @@ class Term:
             many effects.
         at: what such a structure needs to know beside its parameters, the same for all levels: times or positions of
             the effects, a known matrix.
+
+    Example:
+        >>> time = np.tile([0.0, 1.0, 2.0], 4)
+        >>> slopes = mm.Term(np.column_stack([np.ones(12), time]), np.repeat(range(4), 3), "subject", ["one", "time"])
+        >>> slopes.kind, slopes.Z.shape
+        ('us', (12, 2))
     """
 
     Z: Any

@@ -16,7 +16,12 @@ RANK = {PROBLEM: 0, CAUTION: 1, NOTE: 2}
 @dataclass(frozen=True)
 class Finding:
     """``name`` of what was looked into; ``severity``: "problem" (numbers of the fit are not to be used as they are),
-    "caution" (some of them may mislead) or "note"; ``text`` says what is the matter, ``advice`` what to do."""
+    "caution" (some of them may mislead) or "note"; ``text`` says what is the matter, ``advice`` what to do.
+
+    Example:
+        >>> [f.severity for f in fit.check() if f.severity == "problem"]
+        []
+    """
 
     name: str
     severity: str
@@ -27,6 +32,7 @@ class Finding:
         return as_text(self.sentences())
 
     def sentences(self) -> list[str]:
+        """As it is printed: the text, and below it the advice."""
         return [f"- {self.severity}: {self.text}", *([f"  -> {self.advice}"] if self.advice else [])]
 
 
@@ -39,6 +45,11 @@ class Check(Printed, Sequence[Finding]):
         findings: what is the matter.
         looked_into: name -> one sentence on what was looked at, of everything, also where nothing was found.
         skipped: name -> why it could not be looked into.
+
+    Example:
+        >>> found = fit.check()
+        >>> found.ok, len(found.looked_into) > 5
+        (True, True)
     """
 
     formula: str

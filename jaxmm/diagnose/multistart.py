@@ -111,6 +111,10 @@ class Multistart(Printed):
     Attributes:
         original: the fit that was asked.
         fits: a ``FitBatch``, a replicate for each start.
+
+    Example:
+        >>> fit.multistart(2, key=1).frame.shape[0]
+        2
     """
 
     original: Fitted

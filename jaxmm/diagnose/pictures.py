@@ -36,6 +36,7 @@ def residuals(fit: Any, ax: Any = None) -> Any:
     for 0/1 responses and rare counts ``simulated_residuals`` shows more.
 
     Args:
+        fit: of which the residuals are.
         ax: the axes to draw into.
 
     Returns:
@@ -65,6 +66,7 @@ def qq(fit: Any, ax: Any = None) -> Any:
     """Normal Q-Q plot of a linear model's standardised residuals, in σ, with a band; points beyond it are marked.
 
     Args:
+        fit: of which the residuals are.
         ax: the axes to draw into.
 
     Returns:
@@ -99,6 +101,7 @@ def qq_ranef(fit: Any, group: str | None = None, axes: Any = None) -> Any:
     """Normal Q-Q plots of a factor's conditional modes, each over its own standard deviation; a panel for each effect.
 
     Args:
+        fit: of which the modes are.
         group: the grouping factor; the first where None.
         axes: to draw into, one for each effect.
 

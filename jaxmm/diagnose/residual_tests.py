@@ -28,7 +28,13 @@ CELLS = 4  # of equal probability, between the quartiles
 @dataclass(frozen=True, eq=False, repr=False)
 class ResidualTest(Printed):
     """``statistic`` and ``p`` of one test on ``n`` rows, NaN with a ``reason`` where there is none; ``table`` has the
-    parts where there are several."""
+    parts where there are several.
+
+    Example:
+        >>> test = fit.simulated_residuals(20, key=1).test_outliers()
+        >>> test.name, 0 <= test.p <= 1
+        ('outliers', True)
+    """
 
     name: str
     symbol: str

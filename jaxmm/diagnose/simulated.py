@@ -72,6 +72,10 @@ class SimulatedResiduals(Printed):
         predicted: the mean at b = 0, by which rows are ordered. Not the conditional one: the modes are drawn towards
             zero, so that residuals rise with it in any model.
         lost: rows whose simulations are not finite, left out.
+
+    Example:
+        >>> fit.simulated_residuals(20, key=1).test_dispersion().n
+        180
     """
 
     fit: Fitted
@@ -135,7 +139,8 @@ class SimulatedResiduals(Printed):
         Given the modes, which have taken their part of it, the observed sum is divided by Σ V_i (1 - h_i) / Σ V_i
         first, V_i of the simulations and h_i the leverages (``effective``): without that the test of counts in small
         groups rejects a true model in a quarter of data sets. A family with a dispersion of its own (a linear model's
-        σ, φ) has fitted it, so that the ratio is near 1 whatever the data.
+        σ, φ) has fitted it, so that the ratio is near 1 whatever the data. ``alternative``: "two-sided", "greater" or
+        "less".
         """
         m, name, symbol = len(self.observed), "dispersion", "ratio"
         T = residual_tests.spread(np.vstack([self.observed.to_numpy(), self.simulations]))
@@ -149,7 +154,7 @@ class SimulatedResiduals(Printed):
 
     def test_outliers(self, alternative: str = "greater") -> ResidualTest:
         """The share of rows beyond all simulated values, 2/(n + 1) expected: binomial, or by simulation where rows are
-        dependent. For more of them than expected, unless told."""
+        dependent. For more of them than expected, unless ``alternative`` says "two-sided" or "less"."""
         m, n, name, symbol = len(self.observed), len(self.simulations), "outliers", "share"
         if self.independent:
             count = int(residual_tests.outside(self.residuals.to_numpy(), n))
@@ -161,7 +166,7 @@ class SimulatedResiduals(Printed):
         return ResidualTest(name, symbol, count / m, p, m, how)
 
     def test_zero_inflation(self, alternative: str = "two-sided") -> ResidualTest:
-        """The number of zeros over the mean number in the simulations."""
+        """The number of zeros over the mean number in the simulations; ``alternative`` as in ``test_dispersion``."""
         m, name, symbol = len(self.observed), "zeros", "ratio"
         own, simulated = np.sum(self.observed.to_numpy() == 0), np.sum(self.simulations == 0, axis=1)
         p = simulated_p(own, simulated, alternative)

@@ -15,6 +15,11 @@ class Beta(Family):
 
     K is the relative entropy of mu to y, mu log(mu / y) + (1 - mu) log((1 - mu) / (1 - y)).  Since the means of
     e^r - 1 over the two outcomes cancel, it is also the mean of r e^r - e^r + 1, of which no part is negative.
+
+    Example:
+        >>> family = mm.families.Beta(link="logit")
+        >>> family.link.name, float(family.variance(0.5, 4.0))
+        X
     """
 
     name = "beta"

@@ -16,6 +16,11 @@ class BetaBinomial(Family):
     """log p = y log mu + (n - y) log(1 - mu) + R(mu phi, y) + R((1 - mu) phi, n - y) - R(phi, n) + log choose.
 
     R(a, y) = log((a)_y / a^y), with the rising factorial, vanishes as a -> oo: phi -> oo is the binomial.
+
+    Example:
+        >>> family = mm.families.BetaBinomial(link="logit")
+        >>> family.link.name, float(family.variance(0.5, 4.0))
+        X
     """
 
     name = "betabinomial"

@@ -11,7 +11,13 @@ from jaxmm.families._base import Family, inside, whole
 
 
 class Binomial(Family):
-    """log p = y log mu + (trials - y) log(1 - mu) + log binomial coefficient."""
+    """log p = y log mu + (trials - y) log(1 - mu) + log binomial coefficient.
+
+    Example:
+        >>> family = mm.families.Binomial(link="probit")
+        >>> family.link.name, float(family.variance(0.5, None))
+        X
+    """
 
     name = "binomial"
     links = ("logit", "probit", "cloglog", "cauchit", "log")

@@ -64,8 +64,9 @@ class Increasing:
 
 
 class Extra(NamedTuple):
-    """``labels``: the names of its numbers in ``Fit.family_params``; ``start``: the values that a search begins with,
-    one for each.  A density takes one number as a number, several as an array."""
+    """``labels``: the names of its numbers in ``Fit.family_params``; ``map``: from any real numbers to them, and back;
+    ``start``: the values that a search begins with, one for each.  A density takes one number as a number, several as
+    an array."""
 
     labels: tuple[str, ...]
     map: Any  # a Map

@@ -11,7 +11,13 @@ from jaxmm.families._base import Family, inside
 
 
 class Gamma(Family):
-    """log p = a log a - a - log Gamma(a) - a (e^r - 1 - r) - log y with r = log(y / mu)."""
+    """log p = a log a - a - log Gamma(a) - a (e^r - 1 - r) - log y with r = log(y / mu).
+
+    Example:
+        >>> family = mm.families.Gamma(link="log")
+        >>> family.link.name, float(family.variance(2.0, 0.5))
+        X
+    """
 
     name = "gamma"
     links = ("inverse", "log", "identity")

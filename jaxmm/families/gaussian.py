@@ -10,7 +10,13 @@ from jaxmm.families._base import Family
 
 
 class Gaussian(Family):
-    """log p = -(y - mu)^2 / (2 phi) - log(2 pi phi) / 2."""
+    """log p = -(y - mu)^2 / (2 phi) - log(2 pi phi) / 2.
+
+    Example:
+        >>> family = mm.families.Gaussian(link="log")
+        >>> family.link.name, float(family.variance(2.0, 0.5))
+        X
+    """
 
     name = "gaussian"
     links = ("identity", "log", "inverse")

@@ -11,7 +11,13 @@ from jaxmm.families._base import Family, inside
 
 
 class InverseGaussian(Family):
-    """log p = -(y / mu - 1)^2 / (2 phi y) - log(2 pi phi y^3) / 2."""
+    """log p = -(y / mu - 1)^2 / (2 phi y) - log(2 pi phi y^3) / 2.
+
+    Example:
+        >>> family = mm.families.InverseGaussian(link="log")
+        >>> family.link.name, float(family.variance(2.0, 0.5))
+        X
+    """
 
     name = "inverse_gaussian"
     links = ("1/mu^2", "inverse", "log", "identity")

@@ -14,6 +14,11 @@ class NegativeBinomial1(Family):
     """With the size s = mu / phi: log p = y log(mu / (1 + phi)) - s log(1 + phi) + log((s)_y / s^y) - log y!.
 
     (s)_y is the rising factorial.  Each term has a limit as phi -> 0, the Poisson distribution's.
+
+    Example:
+        >>> family = mm.families.NegativeBinomial1(link="log")
+        >>> family.link.name, float(family.variance(2.0, 0.5))
+        X
     """
 
     name = "nbinom1"

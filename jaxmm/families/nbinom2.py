@@ -15,6 +15,11 @@ class NegativeBinomial2(Family):
     """log p = y log(mu / (1 + mu / phi)) - phi log(1 + mu / phi) + log((phi)_y / phi^y) - log y!.
 
     (phi)_y is the rising factorial.  Each term has a limit as phi -> oo, the Poisson distribution's.
+
+    Example:
+        >>> family = mm.families.NegativeBinomial2(link="log")
+        >>> family.link.name, float(family.variance(2.0, 0.5))
+        X
     """
 
     name = "nbinom2"

@@ -11,7 +11,13 @@ from jaxmm.families._base import Family, inside, whole
 
 
 class Poisson(Family):
-    """log p = y log mu - mu - log y!."""
+    """log p = y log mu - mu - log y!.
+
+    Example:
+        >>> family = mm.families.Poisson(link="sqrt")
+        >>> family.link.name, float(family.variance(2.0, None))
+        X
+    """
 
     name = "poisson"
     links = ("log", "identity", "sqrt")

@@ -19,7 +19,12 @@ ROMAN = {1: "I", 2: "II", 3: "III"}
 
 
 class TermTests(Printed, pd.DataFrame):
-    """A table with a row for each term; prints what it is, and ``attrs["notes"]`` below it."""
+    """A table with a row for each term; prints what it is, and ``attrs["notes"]`` below it.
+
+    Example:
+        >>> fit.anova().index.tolist()
+        ['Days']
+    """
 
     @property
     def _constructor(self):

@@ -64,6 +64,10 @@ class Comparison(Printed):
     """The table of ``anova`` or ``compare``: ``to_frame()``, with ``notes`` on what was done before comparing.
 
     ``replicates``: by the label of the larger model, the statistics (n,) of a bootstrap or of the exact test's draws.
+
+    Example:
+        >>> mm.compare(fit.refit_ml()).to_frame().shape[0]
+        1
     """
 
     table: pd.DataFrame

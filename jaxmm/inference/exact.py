@@ -46,7 +46,13 @@ BLOCK = 1 << 22  # numbers at once
 
 class ExactTest(NamedTuple):
     """``statistic``, the restricted likelihood ratio; ``p``, (1 + those of ``n`` draws that reach it) / (n + 1);
-    ``zero``, the share of the draws that are zero; ``term``; ``notes``, a sentence each."""
+    ``zero``, the share of the draws that are zero; ``term``; ``notes``, a sentence each.
+
+    Example:
+        >>> batches = mm.lmm("Yield ~ 1 + (1 | Batch)", mm.datasets.load("dyestuff"))
+        >>> mm.exact_rlrt(batches, key=1).p < 0.05
+        True
+    """
 
     statistic: float
     p: float

@@ -26,7 +26,12 @@ NO_ERROR = "{}: a standard error of zero, and no test"
 @dataclass(frozen=True, eq=False, repr=False)
 class LinearTest(Printed):
     """A test of Lβ = value.  ``frame``: a row each, ``estimate`` (Lβ̂), ``value``, ``se``, ``df``, ``statistic``, ``p``;
-    ``F``, ``num_df``, ``den_df`` and ``p`` of all rows together, ``chisq`` = s χ²; ``notes``."""
+    ``F``, ``num_df``, ``den_df`` and ``p`` of all rows together, ``chisq`` = s χ²; ``notes``.
+
+    Example:
+        >>> fit.test("Days = 10").frame[["estimate", "value"]].round(2).to_numpy().tolist()
+        [[10.47, 10.0]]
+    """
 
     frame: pd.DataFrame
     F: float
@@ -38,6 +43,7 @@ class LinearTest(Printed):
 
     @property
     def chisq(self) -> float:
+        """s χ² of all s rows together, F times its numerator's degrees of freedom."""
         return self.F * self.num_df
 
     def _parts(self) -> list[str | Grid]:

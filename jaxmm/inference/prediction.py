@@ -50,7 +50,12 @@ SHOWN = 20  # rows in print
 
 
 class Predictions(Printed, pd.DataFrame):
-    """``predicted``, ``lower``, ``upper``; a DataFrame that prints what its intervals are, which ``attrs`` has too."""
+    """``predicted``, ``lower``, ``upper``; a DataFrame that prints what its intervals are, which ``attrs`` has too.
+
+    Example:
+        >>> fit.predict(re="population", interval="confidence").columns.tolist()
+        ['predicted', 'lower', 'upper']
+    """
 
     def _parts(self) -> list[str | Grid]:
         return [*frame_parts(self, most=SHOWN), *([self.attrs["note"]] if "note" in self.attrs else [])]

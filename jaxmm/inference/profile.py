@@ -58,6 +58,10 @@ class Profile(_text.Printed):
         level: how far the profiles go: to the ends of the intervals of this level.
         notes: what the reader must know, a sentence each.
         failures: those of the notes that say what there is no answer to.
+
+    Example:
+        >>> list(fit.profile("Days").curves)
+        ['Days']
     """
 
     fit: Fitted
@@ -95,7 +99,8 @@ class Profile(_text.Printed):
 
     def plot(self, parm: Any = None, level: float | None = None, axes: Any = None) -> Any:
         """ζ against the value of each parameter, or of those that ``parm`` names: straight where the likelihood is
-        normal. With the ends of the interval of ``level`` (0.95, or how far the profile goes).
+        normal. With the ends of the interval of ``level`` (0.95, or how far the profile goes). ``axes``: as many as
+        there are parameters, to draw into.
         """
         names = chosen(self.fit, parm, list(self.curves))
         lacking = [name for name in names if name not in self.curves]

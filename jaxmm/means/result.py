@@ -41,6 +41,10 @@ class Emmeans(_text.Printed):
 
     ``frame`` has the levels, ``emmean`` (``trend`` of slopes), ``se``, ``df``, ``lower``, ``upper``; ``header`` and
     ``notes`` say what the numbers are of.
+
+    Example:
+        >>> herds.emmeans("period").contrasts("pairwise").frame.shape[0]
+        6
     """
 
     functions: Functions
@@ -93,7 +97,7 @@ class Emmeans(_text.Printed):
         return replace(self, functions=functions, link=Identity(), scale="response")
 
     def labels(self, names: Sequence[str]) -> list[str]:
-        """The levels of each row in one text; a number with its column's name before it."""
+        """The levels of the columns ``names`` in one text for each row; a number has its column's name before it."""
         return [" ".join(named_level(n, v) for n, v in zip(names, row, strict=True)) for row in self._values(names)]
 
     def _values(self, names: Sequence[str]) -> list[tuple[Any, ...]]:

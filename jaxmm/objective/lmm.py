@@ -97,6 +97,13 @@ def deviance(theta: Array, arrays: Gram) -> Array:
 
     Raises:
         TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
+
+    Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), eqs. 34 and 42.
+
+    Example:
+        >>> with jax.enable_x64(True):
+        ...     print(jax.grad(mm.deviance)(np.array([1.0, 0.0, 0.2]), fit.model.arrays).shape)
+        (3,)
     """
     return profile(factors_of_data(theta, arrays), arrays).deviance
 

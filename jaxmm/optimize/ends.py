@@ -12,7 +12,12 @@ RUNNING = -1  # in the place of a ``Status``, until there is one
 
 
 class Status(enum.IntEnum):
-    """How a search ended; kept as a number in arrays."""
+    """How a search ended; kept as a number in arrays.
+
+    Example:
+        >>> mm.Status(int(fit.estimates.status)).message
+        'converged'
+    """
 
     CONVERGED = 0
     MAX_ITERATIONS = 1
@@ -24,6 +29,7 @@ class Status(enum.IntEnum):
 
     @property
     def message(self) -> str:
+        """What it means, and what to do."""
         return {
             Status.CONVERGED: "converged",
             Status.MAX_ITERATIONS: "stopped at the iteration limit; raise control.max_iterations",
@@ -45,6 +51,10 @@ class Control:
         newton_limit: with more parameters than this, L-BFGS (optax) does the search and one exact Hessian
             is taken at the end.
         device: "auto" (a GPU only for problems with a large dense part), "cpu", "gpu", or a ``jax.Device``.
+
+    Example:
+        >>> fit.model.fit(control=mm.Control(tolerance=1e-6)).converged
+        True
     """
 
     tolerance: float = 1e-9

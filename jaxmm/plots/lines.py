@@ -39,6 +39,7 @@ def shrinkage(
     """A panel per level: its data, its own least-squares line, its BLUP line, the population line.
 
     Args:
+        fit: with random slopes.
         group: a grouping factor with an intercept and one slope; the first such where None.
         levels: the levels to show; where None all, or `max_levels` of them spread over the range of slopes.
         axes: an array of axes to draw into, one per level shown.
@@ -125,6 +126,12 @@ def shrinkage_arrows(fit: Any, group: str | None = None, ax: Any = None, level: 
 
     Two ellipses hold the share `level` of a normal distribution: the covariance of the population (VarCorr's
     D) and that of the BLUPs, which is smaller.
+
+    Args:
+        fit: with random slopes.
+        group: a grouping factor with an intercept and one slope; the first such where None.
+        ax: the axes to draw into.
+        level: of the ellipses.
 
     Returns:
         The axes.

@@ -47,6 +47,10 @@ class ModelTable:
     """Several fits side by side: ``to_latex()``, ``to_html()``, ``to_markdown()``, and as numbers ``frame``.
 
     ``frame`` has a row per (part, section, term) and the columns (label, quantity); ``sheet`` is what is printed.
+
+    Example:
+        >>> mm.table({"REML": fit}).frame["REML", "estimate"].loc["fixed"].round(2).tolist()
+        [251.41, 10.47]
     """
 
     def __init__(self, frame: pd.DataFrame, sheet: Sheet):
@@ -109,13 +113,15 @@ def table(
         terms: the coefficients to show, in this order; by default all.
         names: other names for terms, effects and factors.
         random: whether standard deviations and correlations are shown.
+        caption: above the table; in LaTeX it makes the ``tabular`` a ``table``.
         notes: whether to say below what stands in parentheses, how tests were made, and what is wrong with a fit.
 
     Raises:
         ValueError, TypeError: an argument that is none of these, or what is no fit; the message names it.
 
     Example:
-        >>> latex = mm.table([fit, fit.refit_ml()], labels=["REML", "ML"], stars=True).to_latex()
+        >>> mm.table([fit, fit.refit_ml()], labels=["REML", "ML"], stars=True).to_latex().count("Days") > 0
+        True
     """
     found, labels = _fits(fits, labels)
     style = _Style(_column(se), _shown(show), _levels(stars), digits, level, dict(names or {}))

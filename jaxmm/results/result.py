@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from jaxmm.sources.labelled import Labels
 if TYPE_CHECKING:
     import xarray
 
+Annotated = TypeVar("Annotated")  # an AnnData, given and returned
 _SHOWN = 12  # estimates in a printed batch
 
 
@@ -51,6 +52,11 @@ class FitBatch(_text.Printed):
         status (n,): ``Status`` numbers. Where a fit failed every estimate is NaN.
         iterations (n,): of the search.
         labels: what the responses are called, where they came with names (``sources.labelled``).
+
+    Example:
+        >>> batch = mm.fit_many(fit, fit.simulate(4, key=1), progress=False)
+        >>> batch.converged.tolist(), batch.fixef.shape
+        ([True, True, True, True], (4, 2))
     """
 
     names: Names
@@ -140,6 +146,7 @@ class FitBatch(_text.Printed):
             adjust: how, see ``multiplicity.adjust``.
             labels: (n,) of the responses, in the column "response"; where None those that they came with, under the
                 names of their dimensions, or else their numbers.
+            backend: "pandas" or "polars".
 
         Raises:
             ValueError: a coefficient that the model has not; labels of another number than the responses.
@@ -198,7 +205,7 @@ class FitBatch(_text.Printed):
         """
         return exports.to_xarray(self)
 
-    def annotate(self, adata: Any, prefix: str = "") -> Any:
+    def annotate(self, adata: Annotated, prefix: str = "") -> Annotated:
         """Write the results into ``adata.var``, a column each, and return ``adata``: estimates, ``se_…``, ``z_…``,
         ``p_…``, ``p_adjusted_…`` (Benjamini & Hochberg), variance components, ``status``.
 
@@ -247,6 +254,10 @@ class FitBatch(_text.Printed):
         The file is a plain table to other programs too, with a column for each number of a replicate. It appears
         under its name whole or not at all.
 
+        Args:
+            path: the file's, such as "results.parquet", in a folder that there is.
+            overwrite: whether a file that is there may be replaced.
+
         Raises:
             FileExistsError: there is a file, and ``overwrite`` is False.
             FileNotFoundError: there is no such folder to put it into.
@@ -262,7 +273,7 @@ class FitBatch(_text.Printed):
         self.write(path, overwrite)
 
     def write(self, path: Path, overwrite: bool = True) -> None:
-        """As ``save``, without its questions."""
+        """As ``save`` to ``path``, without its questions, unless ``overwrite`` is False."""
         columns = schema(self.names)
         arrays = {name: np.asarray(x, columns[name].kind) for name, x in self.columns.items()}
         for name in [name for name, c in columns.items() if c.optional and c.labels == ()]:

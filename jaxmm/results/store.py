@@ -166,12 +166,23 @@ def as_folder(out: Any) -> Path:
 def load(path: str | os.PathLike) -> FitBatch:
     """What ``FitBatch.save`` wrote to a file, or a run with ``out=`` to a folder; nothing there is changed.
 
-    Of a folder whose run has not ended, the replicates so far, with a warning.
+    Args:
+        path: the file's or the folder's.
+
+    Returns:
+        ``FitBatch``. Of a folder whose run has not ended, the replicates so far, with a warning.
 
     Raises:
         FileNotFoundError: there is nothing.
         ValueError: something else is there, or it is damaged; the message names the file.
         ImportError: pyarrow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mm.fit_many(fit, fit.simulate(4, key=1), progress=False).save(f"{folder}/fits.parquet")
+        ...     print(len(mm.load(f"{folder}/fits.parquet")))
+        4
     """
     path = Path(path)
     files.parquet()

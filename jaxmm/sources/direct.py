@@ -47,6 +47,10 @@ class DirectlySimulated(Responses):
 
     Raises:
         ValueError: a model for which the statistics have no such form, with the remedy.
+
+    Example:
+        >>> mm.fit_many(fit, mm.DirectlySimulated(fit.model, fit, 4, key=1), progress=False).fixef.shape
+        (4, 2)
     """
 
     endless, trusted = True, True
@@ -65,7 +69,7 @@ class DirectlySimulated(Responses):
         self.model, self.design = model, design_of(model)
 
     def check(self, model: Prepared) -> None:
-        """Raises ValueError for another design than that of the statistics."""
+        """Raises ValueError where ``model`` has another design than that of the statistics."""
         if self.design != design_of(model):
             raise ValueError("the statistics are drawn for another design than the model's: give them this model")
 
@@ -92,7 +96,7 @@ class DirectlySimulated(Responses):
         return beta, np.linalg.solve(np.asarray(gram.T[0]), self.truth.lams[0]), self.truth.sigma
 
     def words(self, first: int, size: int) -> tuple[Array, Array]:
-        """Two keys for each replicate."""
+        """Two keys for each of the replicates ``first`` .. ``first + size - 1``."""
         return replicate_words(self._key, first, size)
 
 

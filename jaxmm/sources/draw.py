@@ -58,6 +58,11 @@ class Simulated(Responses):
     Raises:
         ValueError: ``n`` that is no positive whole number; another ``re``; "conditional" without its fit.
         TypeError: no key.
+
+    Example:
+        >>> truth = {"fixef": {"(Intercept)": 250.0, "Days": 10.0}, "sd": {"Subject": [25.0, 6.0]}, "sigma": 25.0}
+        >>> mm.Simulated(fit.model, truth, 100, key=1).block(0, 2).y.shape
+        (2, 180)
     """
 
     endless, trusted = True, True  # replicates beyond n may be asked for; every value is the family's
@@ -128,6 +133,11 @@ class Generated(Responses):
         ValueError: ``n`` that is no positive whole number, or a function whose value is not one array (nobs,); from
             ``block`` also a function that gives one and the same response for every key.
         TypeError: no key, or a function that cannot be called.
+
+    Example:
+        >>> noise = mm.Generated(lambda key: jax.random.normal(key, (180,)), 100, key=1)
+        >>> noise.block(0, 2).y.shape
+        (2, 180)
     """
 
     endless = True

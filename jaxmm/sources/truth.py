@@ -39,6 +39,10 @@ class Truth:
         sigma: residual standard deviation; 1.0 where the family has no scale.
         phi: φ of the family, σ² where it has a scale; 1.0 where it has none, or a formula.
         extras: the values of ``Family.extras``.
+
+    Example:
+        >>> mm.Simulated(fit.model, fit, 2, key=1).truth.sigma == fit.sigma
+        True
     """
 
     beta: np.ndarray

@@ -91,6 +91,8 @@ def bootstrap(
         ValueError: fewer than two replicates, an unknown kind, or one that the model does not allow.
         TypeError: no fit, no key, or a statistic that returns something else.
 
+    Davison & Hinkley (1997), Bootstrap Methods and their Application.
+
     Example:
         >>> mm.bootstrap(fit, 2, key=1, progress=False).fixef.shape
         (2, 2)
@@ -208,6 +210,11 @@ class Bootstrap(FitBatch):
         fit: whose bootstrap this is.
         kind: "parametric", "residual" or "case".
         statistic: what is looked at, or None for all parameters.
+
+    Example:
+        >>> boot = fit.bootstrap(4, key=1, progress=False)
+        >>> boot.observed.round(1).head(2).tolist(), boot.failed
+        ([251.4, 10.5], 0)
     """
 
     fit: Fitted
@@ -287,6 +294,8 @@ class Bootstrap(FitBatch):
         Raises:
             ValueError: an unknown method, or a level that is not between 0 and 1.
             ValueError: an unknown parameter.
+
+        Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapters 13 and 14.
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")

@@ -32,7 +32,20 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PowerCurve(Printed):
-    """What ``power_curve`` found: ``table``, ``smallest``, ``to_frame()``, ``plot()``; print it."""
+    """What ``power_curve`` found: ``table``, ``smallest``, ``to_frame()``, ``plot()``; print it.
+
+    Attributes:
+        points: the sizes, each with its tables and p-values.
+        n: responses at each size.
+        target: the power wanted.
+        alpha: a test rejects where p <= alpha.
+        level: of the intervals.
+
+    Example:
+        >>> curve = mm.power_curve(fit, n=4, along={"Subject": [9, 18]}, key=1, test="Days", progress=False)
+        >>> curve.factors, curve.smallest["coef"].tolist()
+        (['Subject'], ['Days'])
+    """
 
     points: Sequence[Point]
     n: int
@@ -151,6 +164,9 @@ class PowerCurve(Printed):
     def plot(self, ax: Any = None) -> Any:
         """The power over the sizes of the first factor with exact intervals, the smooth curves, the target, and a band:
         the interval of the smallest size that reaches it.
+
+        Args:
+            ax: the axes to draw into.
 
         Returns:
             The axes.

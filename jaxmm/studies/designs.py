@@ -204,8 +204,12 @@ def _covariate(name: str, what: Any, seed: Any, codes: dict, names: dict, row: n
 def plan(formula: str, table: Any, family: Any = None, **keywords: Any) -> Model:
     """``Model.from_formula`` for a table that has no response yet: to simulate from, not to fit.
 
-    Where the table lacks the response, a column of values that the family takes stands in for it; one that it has is
-    used. The keywords are those of ``Model.from_formula``.
+    Args:
+        formula: as in ``lmm`` and ``glmm``. Where the table lacks the response, a column of values that the family takes
+            stands in for it; one that it has is used.
+        table: a row for each observation, as ``make_design`` makes one.
+        family: as in ``glmm``; a linear model where None.
+        keywords: those of ``Model.from_formula``.
 
     Raises:
         FormulaError, DataError: as ``Model.from_formula``.

@@ -51,7 +51,12 @@ class Test(Protocol):
 class WaldZ:
     """Each coefficient by itself, the normal distribution for its estimate over its standard error.
 
-    It takes the standard error for known: anticonservative with few levels. ``columns``: those tested, all where None.
+    It takes the standard error for known: anticonservative with few levels. ``columns``: those tested, all where None;
+    ``name`` in tables; ``without``, no columns, since it needs no null model.
+
+    Example:
+        >>> mm.study(fit, None, 4, key=1, tests=[mm.WaldZ(("Days",))], progress=False).tests["test"].tolist()
+        ['Wald z']
     """
 
     columns: Columns | None = None
@@ -59,12 +64,12 @@ class WaldZ:
     without: Columns = ()
 
     def note(self, model: Model) -> str | None:
-        """What the reader of its rates should know; None for a design with many levels."""
+        """What the reader of the rates of ``model`` should know; None for a design with many levels."""
         few = wald.few_levels({f.name: len(f.levels) for f in model.design.factors})
         return few and f"{few}: the rate where there is no effect is part of this power"
 
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
-        """As ``Test.p_values``: p (n,) by the columns that are tested, NaN where a fit has none."""
+        """As ``Test.p_values``: of ``fits``, p (n,) by the columns that are tested, NaN where a fit has none."""
         names = fits.batch.names.fixef
         wanted = names if self.columns is None else self.columns
         p = wald.each(fits.batch.fixef, fits.batch.bse).p
@@ -74,13 +79,20 @@ class WaldZ:
 
 @dataclass(frozen=True)
 class LikelihoodRatio:
-    """The coefficients of ``without`` together, chi-squared with as many degrees of freedom (Wilks 1938)."""
+    """The coefficients of ``without`` together, chi-squared with as many degrees of freedom (Wilks 1938); ``name`` in
+    tables.
+
+    Example:
+        >>> test = mm.LikelihoodRatio(("Days",))
+        >>> mm.study(fit, None, 4, key=1, tests=[test], progress=False).tests["test"].tolist()
+        ['likelihood ratio']
+    """
 
     without: Columns
     name: str = "likelihood ratio"
 
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
-        """As ``Test.p_values``: p (n,) by the columns that are tested, NaN where a fit has none."""
+        """As ``Test.p_values``: of ``fits``, p (n,) by the columns that are tested, NaN where a fit has none."""
         full, null = fits.by_ml, fits.nulls[self.without]
         assert full is not None
         p = likelihood_ratio(null.deviance, full.deviance, len(self.without)).p

@@ -71,6 +71,13 @@ def study(
     Raises:
         TypeError: neither a model nor a fit, no key. ValueError: an unknown coefficient, an impossible truth, level or
             number of replicates.
+
+    Morris, White & Crowther (2019), Stat. Med. 38.
+
+    Example:
+        >>> found = mm.study(fit, None, 4, key=1, progress=False)
+        >>> found.recovery.index[:2].tolist()
+        ['(Intercept)', 'Days']
     """
     given, model = model, unfitted(model)
     check_settings(n, level, alpha)

@@ -26,6 +26,18 @@ class StudyResult(Printed):
     ``recovery``, ``tests`` and ``rates`` are tables; ``batch`` has the fits themselves, ``null_batches`` those of the
     null models by their missing columns, ``to_frame()`` one row per replicate; ``notes`` what the tests say of
     themselves.
+
+    Attributes:
+        formula, kind, nobs: of the model: its formula, how it is fitted, its rows.
+        truth: the parameters, as a batch of one.
+        fits: of the model and of the null models, which the tests used.
+        p_values: by (test, columns): (n,), NaN where a fit gave none.
+        statistics: name -> function, as given to ``study``.
+        level, alpha: of the intervals, and of the tests.
+
+    Example:
+        >>> mm.study(fit, None, 4, key=1, progress=False).tests["coef"].tolist()
+        ['(Intercept)', 'Days']
     """
 
     formula: str

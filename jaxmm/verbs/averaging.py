@@ -39,6 +39,7 @@ class Averaging(Fitted):
             ddf, vcov, cluster: as in ``coef_table``.
             weights: of the levels averaged over: "equal", "proportional", "outer", "cells", "flat" (as R's emmeans),
                 or numbers, the first factor's levels fastest.
+            level: of the intervals.
             scale: "response" for means and intervals carried back from the link scale; contrasts are ratios then,
                 under a log or logit link.
             integrate: E[g⁻¹(xβ + offset + zb)] in the place of g⁻¹(xβ + offset) at b = 0, over the effects b of all
@@ -53,6 +54,8 @@ class Averaging(Fitted):
 
         Raises:
             ValueError, DataError: an unknown column, level, weight or scale; those known are named.
+
+        Searle, Speed & Milliken (1980), Am. Stat. 34: means over a reference grid.
 
         Example:
             >>> herds.emmeans("period").frame.shape
@@ -75,8 +78,17 @@ class Averaging(Fitted):
     ) -> Emmeans:
         """Slopes of the covariate ``var`` on the link scale, over the levels of ``specs``: ``frame`` has ``trend``.
 
-        At the mean of ``var`` unless ``at`` says where; the other arguments are those of ``emmeans``.
         ``fit.emtrends("Variety", "nitro").contrasts("pairwise")`` compares slopes.
+
+        Args:
+            specs, by: names of columns, or "~ a * b | c". [] for the mean slope.
+            var: the covariate; its slope is taken at its mean, unless ``at`` says where.
+            at, weights: as in ``emmeans``.
+            ddf, vcov, cluster: as in ``coef_table``.
+            level: of the intervals.
+
+        Raises:
+            ValueError, DataError: an unknown column, level or weight, or a ``var`` that is no covariate.
 
         Example:
             >>> fit.emtrends([], "Days").frame.shape
@@ -92,7 +104,15 @@ class Averaging(Fitted):
 
         Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
         out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
-        ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method, the scaled F by Kenward & Roger's.
+        ``reference(ddf)``: Fai & Cornelius's (1996) by Satterthwaite's method, the scaled F by Kenward & Roger's (1997).
+
+        Args:
+            by: columns at whose levels the other terms are tested.
+            at: as in ``emmeans``.
+            ddf, vcov, cluster: as in ``coef_table``.
+
+        Raises:
+            ValueError, DataError: an unknown column or level, a ddf or a vcov that the model has not.
 
         Example:
             >>> herds.joint_tests().index.tolist()
@@ -104,7 +124,8 @@ class Averaging(Fitted):
         """Population-averaged coefficients: ``estimate``, ``std_error``; β̂ in a linear model.
 
         What a unit of x does to the average over levels, where β̂ says what it does within one level: nearer to zero in
-        a logistic model, the more so the larger the variance of the effects. See ``inference.marginal``.
+        a logistic model, the more so the larger the variance of the effects. See ``inference.marginal``; Zeger, Liang &
+        Albert (1988), Biometrics 44; Hedeker, du Toit, Demirtas & Gibbons (2018), Biometrics 74.
 
         Example:
             >>> herds.marginal_coef().round(2)

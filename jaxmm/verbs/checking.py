@@ -58,7 +58,9 @@ class Checking(Fitted):
         (a seed or a JAX key; 0 where None). A sequence of ``Finding`` with ``severity``, ``text``, ``advice``; ``ok``
         where there is nothing but notes. See ``diagnose.check``.
 
-        >>> found = fit.check()  # print it
+        Example:
+            >>> fit.check().ok
+            True
         """
         return check.check(self, key)
 
@@ -67,6 +69,7 @@ class Checking(Fitted):
         """Randomised quantile residuals: the place of each response among ``n`` that the fit would give, in (0, 1).
 
         Args:
+            n: simulated responses.
             key: a seed, such as 1, or a key, such as ``jax.random.key(1)``; it alone decides the simulations and how
                 ties are broken.
             re: "conditional", given the fitted effects of the levels at hand (the default of DHARMa since 0.5), or
@@ -74,6 +77,11 @@ class Checking(Fitted):
 
         Print it for its tests: uniformity, dispersion, outliers, zeros, quantiles; ``test_by(column)``,
         ``test_autocorrelation(column)``; ``plot()``.
+
+        Raises:
+            ValueError: no positive ``n``, another ``re``. TypeError: no key.
+
+        Dunn & Smyth (1996), J. Comput. Graph. Stat. 5.
 
         Example:
             >>> bool(fit.simulated_residuals(20, key=1).residuals.between(0, 1).all())
@@ -92,8 +100,14 @@ class Checking(Fitted):
         Returns:
             ``Influence``: ``frame``, ``exact`` and ``derivative`` (the change of every parameter), ``plot()``.
 
-        >>> fit.influence("Subject", refit=False).frame["cooks_distance"].shape
-        (18,)
+        Raises:
+            ValueError: ``by`` is neither "case" nor a grouping factor.
+
+        Cook (1977), Technometrics 19; of levels Demidenko & Stukel (2005), Stat. Med. 24. See ``inference.influence``.
+
+        Example:
+            >>> fit.influence("Subject", refit=False).frame["cooks_distance"].shape
+            (18,)
         """
         return influence(self, by, refit)
 
@@ -101,10 +115,12 @@ class Checking(Fitted):
         """Principal components of each factor's random effects: how many dimensions the data ask for.
 
         By factor ``sd``, ``proportion``, ``loadings``; ``to_frame()`` has standard deviations over σ too, which are
-        what lme4's ``rePCA`` gives. See ``diagnose.components``.
+        what lme4's ``rePCA`` gives. See ``diagnose.components``; Bates, Kliegl, Vasishth & Baayen (2015),
+        arXiv:1506.04967.
 
         Example:
-            >>> pca = fit.re_pca()  # print it
+            >>> fit.re_pca()["Subject"].proportion.round(2).tolist()
+            [0.95, 0.05]
         """
         return components.re_pca(self)
 
@@ -131,5 +147,12 @@ class Checking(Fitted):
 
         ``axes``: as many to draw into. Returns them, an array. ``simulated_residuals(key=...).plot()`` serves every
         family alike; ``jaxmm.plots.qq_ranef(fit)`` has the random effects.
+
+        Raises:
+            ImportError: without matplotlib.
+
+        Example:
+            >>> fit.plot_residuals().shape
+            (2,)
         """
         return pictures.plot_residuals(self, axes)

@@ -34,12 +34,16 @@ class Predicting(Fitted):
 
     @known_keywords({"type": "kind='response', 'pearson', 'deviance' or 'working'"})
     def residuals(self, kind: str = "response") -> pd.Series:
-        """Residuals on the labels of the rows used.
+        """Residuals on the labels of the rows used, (nobs,).
 
-        "response": y − μ (proportions where there are trials); "pearson": (y − μ)√w/√V(μ), w with the trials, as
-        lme4's not divided by σ; "deviance": the signed roots of the unit deviances; "working": (y − μ) dη/dμ.
-        With zero inflation, y less the mean and over the variance that include the zeros; with a formula for a scale φ,
-        V includes it.
+        Args:
+            kind: "response", y − μ (proportions where there are trials); "pearson", (y − μ)√w/√V(μ), w with the trials,
+                as lme4's not divided by σ; "deviance", the signed roots of the unit deviances; "working",
+                (y − μ) dη/dμ. With zero inflation, y less the mean and over the variance that include the zeros; with a
+                formula for a scale φ, V includes it.
+
+        Raises:
+            ValueError: another kind, or one that the family has not.
 
         Example:
             >>> fit.residuals("pearson").shape
@@ -93,12 +97,17 @@ class Predicting(Fitted):
             key, n: for "prediction" in a generalised model, which is simulated: a seed or a JAX key; draws of each row,
                 1000 unless given. Row i depends on the key and i alone. Shares where there are trials.
 
-        >>> fit.predict(new, interval="prediction", new_levels="sample")  # doctest: +SKIP
-
         Raises:
             DataError: a missing column, an unseen level, missing weights; the message names it and the remedy.
             ValueError: arguments that do not go together, as a level or a vcov without an interval that it is of.
             TypeError: no key for a simulation.
+
+        Example:
+            >>> new = pd.DataFrame({"Days": [0, 9], "Subject": ["308", "new"]})
+            >>> fit.predict(new, new_levels="population").round(1).tolist()
+            [253.7, 345.6]
+            >>> fit.predict(new, interval="prediction", new_levels="sample").shape
+            (2, 3)
         """
         asked = Asked(newdata, re, offset, new_levels)
         return predictions(
@@ -117,6 +126,12 @@ class Predicting(Fitted):
 
         Raises:
             ValueError: a factor or level that the fit has not; too many rows.
+
+        Henderson (1975), Biometrics 31.
+
+        Example:
+            >>> fit.joint_vcov({"Subject": ["308"]}).shape  # of two coefficients and two effects
+            (4, 4)
         """
         return joint.joint_vcov(self, levels, uncertain)
 
@@ -131,12 +146,19 @@ class Predicting(Fitted):
         weights: Any = None,
         offset: Any = None,
     ) -> np.ndarray:
-        """``n`` new responses (n, nobs): random effects drawn anew ("new"), or at their modes ("conditional").
+        """``n`` new responses (n, nobs), drawn from the fitted model: counts of successes where there are trials.
 
-        Replicate k depends on ``key``, a seed or a JAX key, and on k alone.
-        On ``newdata`` every level, seen or not, gets its own draw;
-        ``weights`` (precisions, or the numbers of trials; asked for if the fit had any) and ``offset`` are those of the
-        new rows. Counts of successes where the response has trials.
+        Args:
+            n: how many.
+            key: a seed, such as 1, or a key, such as ``jax.random.key(1)``; response k depends on it and on k alone.
+            newdata: rows in the place of the fit's; every level, seen or not, gets its own draw.
+            re: "new", random effects drawn anew, or "conditional", at their modes.
+            weights: of the new rows, if the fit had any: precisions, or the numbers of trials.
+            offset: of the new rows, in the place of the fit's offset argument.
+
+        Raises:
+            DataError: new rows that cannot be used, or lack weights. ValueError: another ``re``, no positive ``n``.
+            TypeError: no key.
 
         Example:
             >>> fit.simulate(2, key=1).shape

@@ -25,7 +25,8 @@ class Publishing(Fitted):
         """lmerTest's summary: method, counts, variance components, fixed effects with df and p, flags.
 
         Example:
-            >>> summary = fit.summary()  # print it
+            >>> print(fit.summary())
+            Linear mixed model fit by REML...
         """
         return summary.summary(self)
 
@@ -78,7 +79,8 @@ class Publishing(Fitted):
             TypeError: an unknown keyword.
 
         Example:
-            >>> latex = fit.to_latex(label="tab:sleep", digits=2)
+            >>> print(fit.to_latex(label="tab:sleep", digits=2).splitlines()[0])
+            \\begin{table}
         """
         return latex(one.sheet(self, **style), label)
 
@@ -87,7 +89,8 @@ class Publishing(Fitted):
         """The fit as an HTML table that needs no style sheet; ``style`` as in ``to_latex``.
 
         Example:
-            >>> html = fit.to_html()
+            >>> fit.to_html().startswith("<table")
+            True
         """
         return html(one.sheet(self, **style))
 
@@ -96,7 +99,8 @@ class Publishing(Fitted):
         """The fit as a pipe table of Markdown; ``style`` as in ``to_latex``.
 
         Example:
-            >>> markdown = fit.to_markdown()
+            >>> fit.to_markdown().count("Days") > 0
+            True
         """
         return markdown(one.sheet(self, **style))
 

@@ -36,13 +36,22 @@ class Testing(Fitted):
     ) -> pd.DataFrame:
         """Confidence intervals: ``lower``, ``upper``, indexed as ``fixef``, or as ``parm`` says.
 
-        ``method``: "wald" (with ``ddf``, ``vcov``, ``cluster``), "profile", or "bootstrap" (with ``key``, a seed or a
-        JAX key, and ``n``).
-        ``parm``: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all".
-        ``backend``: "pandas" or "polars". See ``inference.confint``.
+        Args:
+            method: "wald", β̂ ± q se; "profile", where the likelihood falls to; or "bootstrap", percentiles of
+                parametric replicates. See ``inference.confint``.
+            level: the share of data sets in which an interval is to hold the parameter.
+            parm: a coefficient or several; of "profile" and "bootstrap" "sd_Days|Subject" or "sigma" too, or "all".
+            ddf, vcov, cluster: of "wald", as in ``coef_table``.
+            key, n: of "bootstrap", a seed or a JAX key, and the number of replicates, 1999 unless given.
+            backend: "pandas", or "polars" with the names in a column ``term``.
 
-        >>> fit.confint("wald").round(1).loc["Days"].tolist()
-        [7.2, 13.7]
+        Raises:
+            ValueError: another method, a level that is not between 0 and 1, arguments of another method.
+            KeyError: an unknown parameter. TypeError: no key for a bootstrap.
+
+        Example:
+            >>> fit.confint("wald").round(1).loc["Days"].tolist()
+            [7.2, 13.7]
         """
         table = confint.confint(self, method, level, parm, ddf=ddf, vcov=vcov, cluster=cluster, key=key, n=n)
         return as_backend(table, backend, "term")
@@ -60,8 +69,11 @@ class Testing(Fitted):
         Raises:
             ValueError: names or numbers that do not fit the coefficients, or rows of which one follows from others.
 
+        Of several rows Fai & Cornelius's F (1996, J. Stat. Comput. Simul. 54), or Kenward & Roger's (1997, Biometrics 53).
+
         Example:
-            >>> test = fit.test("Days = 10")  # print it
+            >>> round(fit.test("Days = 10").p, 2)
+            0.77
         """
         reference = self.reference(ddf, vcov, cluster)
         return linear_test(restrictions(L, self.model.design), reference, diagnostics.remarks(self))
@@ -92,9 +104,14 @@ class Testing(Fitted):
         ``plot()``.
 
         A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. See
-        ``inference.profile``.
+        ``inference.profile``; Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), 5.1.
 
-        >>> intervals = fit.profile("Days").confint()
+        Raises:
+            KeyError: an unknown parameter. ValueError: a level that is not between 0 and 1.
+
+        Example:
+            >>> fit.profile("Days").confint(level=0.95).round(1).loc["Days"].tolist()
+            [7.4, 13.6]
         """
         return profile(self, parm, level)
 
@@ -107,14 +124,23 @@ class Testing(Fitted):
         n: int | None = None,
         key: Any = None,
         approximation: str | None = None,
-    ) -> Any:
+    ) -> pd.Series | pd.DataFrame:
         """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
         explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
 
-        ``interval="bootstrap"`` with a ``key``, a seed or a JAX key: a frame ``estimate``, ``lower``, ``upper``, from
-        ``n=999`` parametric replicates.
-        ``approximation`` to the variance of a response: "latent" (π²/3 of a logit), "lognormal",
-        "trigamma" or "delta", where family and link have it; the first by default. ``fit.r2()["marginal"]``
+        Args:
+            interval: "bootstrap", with a ``key``, for a frame ``estimate``, ``lower``, ``upper``, of percentiles.
+            level: of that interval.
+            n: its parametric replicates, 999 unless given.
+            key: a seed, such as 1, or a key, such as ``jax.random.key(1)``.
+            approximation: to the variance of a response: "latent" (π²/3 of a logit), "lognormal", "trigamma" or
+                "delta", where family and link have it; the first by default.
+
+        Raises:
+            ValueError: an interval or approximation that there is not, a level or an ``n`` without an interval.
+            TypeError: no key for a bootstrap.
+
+        Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14.
 
         Example:
             >>> fit.r2().round(3)
@@ -134,11 +160,18 @@ class Testing(Fitted):
         n: int | None = None,
         key: Any = None,
         approximation: str | None = None,
-    ) -> Any:
+    ) -> pd.Series | pd.DataFrame:
         """Intraclass correlations, a Series: ``adjusted``, the share of the random effects in the variance that fixed
         effects leave, and ``unadjusted``, in all; or ``by_group``, the adjusted share of each grouping factor.
 
-        The other arguments as in ``r2``.
+        Args:
+            by_group: whether to give the shares of the factors.
+            interval, level, n, key, approximation: as in ``r2``.
+
+        Raises:
+            ValueError, TypeError: as ``r2``.
+
+        Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14.
 
         Example:
             >>> fit.icc().round(3)

@@ -65,6 +65,10 @@ class Influence(_text.Printed):
         fit: the fit itself.
         groups: what is left out.
         batch: the fits without each, or None.
+
+    Example:
+        >>> fit.influence("Subject", refit=False).leverage.shape
+        (18,)
     """
 
     fit: Any
@@ -74,6 +78,7 @@ class Influence(_text.Printed):
 
     @property
     def index(self) -> pd.Index:
+        """What is left out: labels of rows, or levels."""
         return pd.Index(self.groups.labels, name=self.groups.by)
 
     @cached_property
@@ -177,8 +182,8 @@ class Influence(_text.Printed):
         return pd.concat([self.cooks_distance, self.leverage, betas, self.status], axis=1)
 
     def plot(self, ax: Any = None) -> Any:
-        """Cook's distance over leverage, or in order where there is none, the largest named; returns the axes. Needs
-        matplotlib."""
+        """Cook's distance over leverage, or in order where there is none, the largest named, drawn into ``ax``; returns
+        the axes. Needs matplotlib."""
         return draw(self.cooks_distance, self.leverage, self.groups.by, ax)
 
     def _parts(self) -> list[str | _text.Grid]:
