@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm.diagnostics import remarks, singular_terms
 from jaxmm.inference import variances, wald
 
 EFFECTS = ("fixed", "ran_pars", "dispersion")
@@ -62,8 +61,8 @@ def tidy(fit: Any, effects: str | None = None, conf_level: float | None = None) 
 
 def _notes(fit: Any) -> tuple[str, ...]:
     """Why numbers are missing, or mean little."""
-    singular = [f"no errors of {t}: a variance of zero, or a perfect correlation" for t in singular_terms(fit)]
-    return (*singular, *remarks(fit))
+    singular = [f"no errors of {t}: a variance of zero, or a perfect correlation" for t in fit.singular_terms]
+    return (*singular, *fit.remarks)
 
 
 def _fixed(fit: Any, level: float | None) -> pd.DataFrame:

@@ -62,7 +62,8 @@ def test_effects(fit):
         x, by = np.asarray(at["Days"], float), at.get("by", [0.0])
         frame = pd.DataFrame([(v, w) for w in by for v in x], columns=["Days", "by"])
         frame["emmean"] = 1 + 2 * frame["Days"] + frame["by"]
-        return SimpleNamespace(what="emmean", frame=frame.assign(lower=frame["emmean"] - 1, upper=frame["emmean"] + 1))
+        frame = frame.assign(lower=frame["emmean"] - 1, upper=frame["emmean"] + 1)
+        return SimpleNamespace(what="emmean", header=("means",), frame=frame)
 
     seen = {"Days": SimpleNamespace(labels=None, low=0.0, high=9.0), "a": SimpleNamespace(labels=["b"])}
     design = SimpleNamespace(response="Reaction", spec=SimpleNamespace(seen=SimpleNamespace(columns=seen)))
