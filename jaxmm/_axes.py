@@ -20,7 +20,8 @@ FONT = 8  # points
 WIDTH, HEIGHT = 3.4, 2.8  # inches of a panel
 MANY = 500  # points from which they are drawn small
 LETTERS = 36  # of FONT along a panel
-NAME = 20  # letters of a level's name
+NAME = 20  # letters of a level's name beside an axis
+FOLD = 15  # letters of one below an axis, in a line
 
 
 def scale_of(fit: Any) -> str:
@@ -75,27 +76,29 @@ def folded(text: str, width: int = LETTERS) -> str:
     return textwrap.fill(text, width)
 
 
-def caption(ax: Any, sentences: Sequence[str], width: int = LETTERS + 10) -> None:
+def caption(ax: Any, sentences: Sequence[str], width: int = LETTERS + 14) -> None:
     """Above the axes in small letters: what the numbers are of."""
     ax.set_title("\n".join(folded(s, width) for s in sentences), fontsize=FONT - 1, loc="left")
 
 
-def names_of(levels: Sequence[Any]) -> list[str]:
+def names_of(levels: Sequence[Any], most: int = NAME) -> list[str]:
     """Names of levels, long ones abbreviated to different names."""
     names = [str(level) for level in levels]
-    return abbreviate(names, NAME) if max(map(len, names), default=0) > NAME else names
+    return abbreviate(names, most) if max(map(len, names), default=0) > most else names
 
 
-def name_ticks(axis: Any, at: Sequence[float] | np.ndarray, names: Sequence[str]) -> None:
-    """Levels along x, turned where they have no room beside each other."""
-    axis.set_xticks(at, names, fontsize=FONT)
-    if turned(names):
+def name_ticks(axis: Any, at: Sequence[float] | np.ndarray, names: Sequence[Any]) -> None:
+    """Levels along x, in lines, and turned where they have no room beside each other."""
+    texts = [folded(name, FOLD) for name in names_of(names, 2 * FOLD)]
+    axis.set_xticks(at, texts, fontsize=FONT)
+    if turned(texts):
         for tick in axis.get_xticklabels():
             tick.set(rotation=35, ha="right", rotation_mode="anchor")
 
 
 def turned(names: Sequence[str]) -> bool:
-    return sum(len(name) + 2 for name in names) > LETTERS - 6
+    """Whether so many letters have no room in a line."""
+    return sum(2 + max(map(len, str(name).split("\n"))) for name in names) > LETTERS - 6
 
 
 def size_of(points: int) -> float:

@@ -132,7 +132,7 @@ def test_means_averaged_over_the_random_effects():
     np.testing.assert_allclose(means.frame[["lower", "upper"]], predicted[["lower", "upper"]], rtol=1e-8)
     again = pickle.loads(pickle.dumps(means))
     assert str(again) == str(means) and str(again.contrasts()) == str(means.contrasts())
-    assert "averaged over the random effects" in str(means) and "at b = 0" in str(fit.emmeans("period"))
+    assert means.header[0].endswith("averaged over the random effects") and "at b = 0" in str(fit.emmeans("period"))
     one = fit.emmeans([], scale="response", integrate=True).regrid().frame
     each = means.regrid()
     np.testing.assert_allclose(one["emmean"], means.frame["emmean"].mean(), rtol=1e-10)
@@ -144,7 +144,7 @@ def test_means_averaged_over_the_random_effects():
 def test_a_linear_model_has_one_mean():
     plain, averaged = balanced().emmeans("N"), balanced().emmeans("N", integrate=True)
     pd.testing.assert_frame_equal(plain.frame, averaged.frame)
-    assert "at b = 0, which is the average over the random effects as well" in str(plain)
+    assert "at b = 0, which is the average over the random effects as well" in plain.header[0]
 
 
 def test_the_offset_is_at_its_mean_unless_told():

@@ -9,7 +9,8 @@ import pytest
 from _standins import dense_fit, sleepstudy_fit
 
 import jaxmm as mm
-from jaxmm import plots
+from jaxmm import families, plots
+from jaxmm._axes import names_of, scale_of
 from jaxmm.inference import wald
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -63,7 +64,7 @@ def test_effects(fit):
         frame = pd.DataFrame([(v, w) for w in by for v in x], columns=["Days", "by"])
         frame["emmean"] = 1 + 2 * frame["Days"] + frame["by"]
         frame = frame.assign(lower=frame["emmean"] - 1, upper=frame["emmean"] + 1)
-        return SimpleNamespace(what="emmean", header=("means",), frame=frame)
+        return SimpleNamespace(what="emmean", frame=frame, header=("Marginal means", "averaged over the levels of a"))
 
     seen = {"Days": SimpleNamespace(labels=None, low=0.0, high=9.0), "a": SimpleNamespace(labels=["b"])}
     design = SimpleNamespace(response="Reaction", spec=SimpleNamespace(seen=SimpleNamespace(columns=seen)))
@@ -73,6 +74,7 @@ def test_effects(fit):
     x, y = ax.get_lines()[0].get_data()
     assert (x[0], x[-1]) == (0, 9) and y == pytest.approx(1 + 2 * np.asarray(x))
     assert ax.get_xlabel() == "Days" and ax.get_ylabel() == "mean of Reaction"
+    assert ax.get_title(loc="left") == "averaged over the levels of a"
     ax = plots.effects(stand_in, "Days", "by", at={"by": [0.0, 5.0]})
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["0", "5"] and len(ax.collections) == 2
     assert len({line.get_linestyle() for line in ax.get_lines()}) == 2  # told apart in grey too
@@ -160,3 +162,18 @@ def test_without_matplotlib(fit, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install jaxmm\[plot\]"):
         plots.caterpillar(fit)
+
+
+def test_long_names_stay_apart_and_short():
+    names = names_of([f"participant-{k:02d}-of-the-second-session" for k in range(12)])
+    assert len(set(names)) == 12 and max(map(len, names)) <= 24
+    assert names_of([1, "b"]) == ["1", "b"]
+
+
+def test_log_odds_are_named(fit):
+    def called(family):
+        design = SimpleNamespace(response="y")
+        return scale_of(SimpleNamespace(family=family, model=SimpleNamespace(design=design)))
+
+    assert [called(f()) for f in (families.Binomial, families.Poisson)] == ["log odds of y", "log of y"]
+    assert called(fit.family) == "y"

@@ -191,7 +191,9 @@ def test_the_picture(curve):
     points = next(c for c in ax.containers if c.get_label().startswith("condb")).lines[0]
     table = curve.table
     assert points.get_ydata().tolist() == table[table["coef"] == "condb"]["power"].tolist()
-    assert ax.get_xlabel() == "s" and len(ax.get_legend().get_texts()) == 2
+    assert ax.get_xlabel() == "levels of s" and all(float(t).is_integer() for t in ax.get_xticks())
+    told = " ".join(t.get_text() for t in ax.get_legend().get_texts())
+    assert "target 0.8" in told and "condb" in told and "95% interval of the size needed" in told
     assert curve.plot(ax) is ax
     plt.close("all")
 

@@ -287,7 +287,7 @@ def test_what_is_uncertain_is_said():
         "degrees of freedom (satterthwaite). Uncertain: fixed effects, effects of the levels (given the "
         "data). Held: variances and constants of the family, which count in t alone."
     )
-    assert repr(frame).endswith(note) and note in frame._repr_html_()
+    assert " ".join(repr(frame).split()).endswith(" ".join(note.split())) and note in frame._repr_html_()
     assert "95 % confidence intervals, quantiles of t, " in repr(frame)
     assert repr(frame[["lower"]].head(2)).count("\n") >= 2
     drawn = counts("one").predict(interval="prediction", key=KEY, n=200, re="marginal")
@@ -367,7 +367,7 @@ def test_another_covariance_of_the_coefficients():
     for options in ({"re": "population"}, {"re": "marginal"}, {"uncertain": "fixed"}):
         frame = fit.predict(new, interval="confidence", vcov="CR2", **options)
         close((frame["upper"] - frame["lower"]) / 2, special.stdtrit(robust.df(X), 0.975) * se, 1e-9)
-        assert repr(frame).endswith("Standard errors robust within clusters: CR2, 10 of 'g'.")
+        assert " ".join(repr(frame).split()).endswith("Standard errors robust within clusters: CR2, 10 of 'g'.")
     V = 4 * fit.vcov()
     options = {"re": "population", "interval": "confidence", "ddf": "residual"}
     once, twice = (fit.predict(new, **options, **more) for more in ({}, {"vcov": V}))

@@ -175,7 +175,7 @@ def test_the_profile():
     narrow, usual, wide = (found.confint(level) for level in (0.7, 0.95, 0.995))  # solved for again but the second
     assert np.all(narrow["lower"] > usual["lower"]) and np.all(wide["upper"] > usual["upper"])
     assert "by maximum likelihood" in repr(found) and "97.5 %" in repr(found)
-    assert repr(found).count("\n") == 10
+    assert repr(found).count("\n") == 11
     some = fitted(*SLEEP).profile(["sigma", "Days"], level=0.8)
     assert list(some.curves) == ["sigma", "Days"]
     assert "10 %" in repr(some)

@@ -2,6 +2,7 @@
 
 import io
 import time
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -65,3 +66,24 @@ def test_an_error_passes(terminal):
 
     with pytest.raises(ValueError, match="from within"):
         _waiting.FirstCall(fails)(1)
+
+
+def test_the_line_stands_in_the_place_of_a_bar(terminal):
+    """A terminal or a notebook that knows carriage returns alone is left with the bar."""
+    from tqdm import tqdm
+
+    with tqdm(total=2, file=terminal, ncols=60, leave=True) as bar:
+        _waiting.FirstCall(slow)(1)
+        bar.update(2)
+    said = terminal.getvalue()
+    assert "is compiling" in said and "\x1b" not in said
+    last = ""
+    for piece in said.rstrip("\n").split("\n")[-1].split("\r"):
+        last = piece + last[len(piece) :]
+    assert last.startswith("100%") and "compiling" not in last
+
+
+def test_bars_say_nothing_of_widgets():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert issubclass(_waiting.bars(), object)

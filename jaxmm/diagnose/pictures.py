@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, ndtri
 
-from jaxmm._axes import BLUP, DATA, FONT, OWN, POPULATION, axes_for, labelled, size_of
+from jaxmm._axes import BLUP, DATA, FONT, OWN, POPULATION, axes_for, labelled, names_of, size_of
 from jaxmm.diagnose import standardised
 from jaxmm.diagnose.normality import scores
 from jaxmm.fitted import check_fit
@@ -152,15 +152,16 @@ def band(n: int) -> tuple[np.ndarray, np.ndarray]:
 def _name(ax: Any, values: pd.Series, x: np.ndarray, y: np.ndarray) -> None:
     """The labels of the farthest points, above or below them, away from zero."""
     wide, high = (float(np.ptp(v)) or 1.0 for v in (x, y))
-    above: list[int] = []
+    names, above = names_of(values.index), []
     for k in np.argsort(-np.abs(y))[:NAMED]:
         up = 1 if y[k] > 0 else -1
-        style: dict[str, Any] = {"xytext": (0, 4 * up), "ha": "center", "va": "bottom" if up > 0 else "top"}
+        side = "center" if len(names[k]) < 6 else "right" if x[k] > np.mean(x) else "left"  # towards the middle
+        style: dict[str, Any] = {"xytext": (0, 4 * up), "ha": side, "va": "bottom" if up > 0 else "top"}
         if any(abs(x[k] - x[o]) < 0.12 * wide and abs(y[k] - y[o]) < 0.12 * high for o in above):
-            right = x[k] < np.mean(x[above])  # beside the point, where no other name is
+            right = side == "right" or (side == "center" and x[k] < np.mean(x[above]))  # beside it, clear of the other
             style = {"xytext": (-4 if right else 4, 0), "ha": "right" if right else "left", "va": "center"}
         above.append(int(k))
-        ax.annotate(str(values.index[k]), (x[k], y[k]), textcoords="offset points", fontsize=FONT - 1,
+        ax.annotate(names[k], (x[k], y[k]), textcoords="offset points", fontsize=FONT - 1,
                     color=POPULATION, **style)  # fmt: skip
     ax.margins(y=0.1)
 

@@ -118,7 +118,14 @@ class Profile(_text.Printed):
         more = len(self.curves) - len(shown)
         rest = [f"... {more} more: confint()"] if more > 0 else []
         table = _text.Grid(rows, [False, True, True, True])
-        return [f"Profile likelihood of {self.fit.formula}", "", table, *rest, "", *self.notes]
+        return [
+            f"Profile likelihood of {self.fit.formula}",
+            "",
+            table,
+            *rest,
+            *([""] if self.notes else []),
+            *self.notes,
+        ]
 
 
 def profile(fit: Fitted, parm: Any = None, level: float = 0.99) -> Profile:

@@ -104,7 +104,7 @@ def emmeans(
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "emmean", fit.family.link, scale, level,
-        (f"{title}: {estimand}", *_about(grid, keep, weights), *_offset(grid)), tuple(notes),
+        (f"{title}: {estimand}", *_about(fit, grid, keep, weights), *_offset(grid)), tuple(notes),
     )  # fmt: skip
 
 
@@ -141,7 +141,8 @@ def emtrends(
     where = "" if var in keep else f", at {var} = {_shown(grid.axis(var).levels)}"
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "trend", Identity(), "link", level,
-        (f"Slopes by {var} of {_response(fit)}{_on(fit)}{where}", *_about(grid, [*keep, var], weights)), tuple(notes),
+        (f"Slopes by {var} of {_response(fit)}{_on(fit)}{where}", *_about(fit, grid, [*keep, var], weights)),
+        tuple(notes),
     )  # fmt: skip
 
 
@@ -194,12 +195,15 @@ def _table(grid: Grid, keep: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns, pd.RangeIndex(max(map(len, cells.values()), default=1)))
 
 
-def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:
-    """What is averaged over, and what is held where."""
-    over, fixed = grid.averaged(keep), grid.fixed_at(keep)
+def _about(fit: Fitted, grid: Grid, keep: list[str], weights: Any) -> list[str]:
+    """What is averaged over, and what is held where; the mean of a centred column is zero and no rounding error."""
+    over, fixed, seen = grid.averaged(keep), grid.fixed_at(keep), fit.model.design.spec.seen.columns
+    for n, v in fixed.items():
+        if seen[n].labels is None and abs(v) < 1e-12 * (seen[n].high - seen[n].low):
+            fixed[n] = 0.0
     how = f"{weights} weights" if isinstance(weights, str) else "weights as given"
     out = [f"averaged over the levels of {', '.join(over)}, {how}"] if over else []
-    return [*out, *([", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
+    return [*out, *(["at " + ", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
 
 
 def _offset(grid: Grid) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._axes import DATA, SEVERAL, caption, folded, name_ticks, names_of, plain, pyplot, turned
+from jaxmm._axes import DATA, SEVERAL, caption, folded, name_ticks, plain, pyplot, turned
 from jaxmm.means.printing import level_text
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -55,7 +55,7 @@ def plot(
         across = min(len(panels), 3)
         down = -(-len(panels) // across)
         room = 0.15 * len(about) + (0.5 if trace else 0.0)  # for what stands above
-        long = x is not None and isinstance(levels[x][0], str) and turned(names_of(levels[x]))
+        long = x is not None and isinstance(levels[x][0], str) and turned(levels[x])
         size = (0.8 + 2.6 * across, 0.7 + (2.9 if long else 2.3) * down + room)
         figure, grid = plt.subplots(
             down, across, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
@@ -114,7 +114,7 @@ def _panel(
         if arrows is not None:
             _arrows(axis, spots + 0.08 * gap, value, arrows[own])
     if not numbers:
-        name_ticks(axis, at, names_of(places))
+        name_ticks(axis, at, places)
         axis.set_xlim(at[0] - 0.6, at[-1] + 0.6)
     axis.tick_params(labelsize=8)
     plain(axis)

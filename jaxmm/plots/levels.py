@@ -70,7 +70,7 @@ def caterpillar(
         for axis in axes[1:]:
             axis.tick_params(left=False)
             axis.set_ylabel("")
-    what = folded(f"difference from the mean, {scale_of(fit)}, {100 * level:g}% interval", 50)
+    what = folded(f"{scale_of(fit)}: difference from the mean, {100 * level:g}% interval", 50)
     if ax is None:
         figure.supxlabel(what, fontsize=FONT)
         figure.legend(*_both_legends(axes), loc="outside upper center", ncols=2, frameon=False, fontsize=8)

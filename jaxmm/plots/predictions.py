@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._axes import FONT, HEIGHT, SEVERAL, STYLES, WIDTH, folded, name_ticks, names_of, plain, pyplot, scale_of
+from jaxmm._axes import FONT, HEIGHT, SEVERAL, STYLES, WIDTH, folded, name_ticks, plain, pyplot, scale_of
 from jaxmm.design import DataError
 from jaxmm.fitted import check_fit
 
@@ -66,7 +66,7 @@ def predictions(
         shift = 0.0 if numeric else 0.5 * ((k + 1) / (len(groups) + 1) - 0.5)
         _drawn(ax, at[own] + shift, frame.iloc[own], k, numeric, None if by is None else str(group))
     if names:
-        name_ticks(ax, range(len(names)), names_of(names))
+        name_ticks(ax, range(len(names)), names)
         ax.set_xlim(-0.5, len(names) - 0.5)
     scale, response = options.get("scale", "response"), fit.model.design.response
     name = response if scale == "response" else scale_of(fit)

@@ -184,7 +184,9 @@ class PowerCurve(Printed):
             self._draw(ax, group, found, SEVERAL[k % len(SEVERAL)])
         ax.axhline(self.target, color=POPULATION, lw=0.8, ls=(0, (4, 2)), label=f"target {self.target:g}")
         ax.set_ylim(0, 1.02)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # there is no half a subject
+        ax.xaxis.set_major_locator(
+            MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10])
+        )  # there is no half a subject
         labelled(ax, "", f"levels of {self.factors[0]}", f"power, the share of p ≤ {self.alpha:g}")
         ax.legend(frameon=False, fontsize=FONT - 1, loc="lower center", bbox_to_anchor=(0.45, 1.0))
         return ax
