@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize, stats
 
 import jaxmm as mm
-from jaxmm.inference import profile
+from jaxmm.inference import paths, profile
 from jaxmm.inference.paths import run
 from jaxmm.inference.wald import quantile
 
@@ -385,3 +385,22 @@ def test_the_picture():
     with pytest.raises(ValueError, match="axes must be 2, one for each profile, not 1"):
         found.plot(["sigma", "Days"], axes=ax)
     plt.close("all")
+
+
+def test_a_point_beside_the_path_encloses_nothing():
+    """There ζ is only nearly known: taken for the far side of an end, it would keep the path short of it."""
+
+    def at(x):  # least at a = 0 for every c, where F = c²; of third order in a
+        c, a = x
+        value, g, H = c * c + np.exp(a) - a - 1, np.array([2 * c, np.expm1(a)]), np.diag([2.0, np.exp(a)])
+        return paths.Point(np.array(x), c, value, g, H, np.array([1.0, 0.0]), np.zeros((2, 2)), None)
+
+    for a, encloses in ((0.25, False), (1e-5, True)):
+        side = paths.Side(1, (1.0,))
+        track = paths.place(paths.local(at([1.0, a])), side, 0.0, (0.0, 0.0))
+        goal = track.zeta - 4e-4  # a little nearer than the point seems to be
+        walk = paths.move(track, side, 0.0, goal, 50.0)
+        asked = next(walk)
+        with pytest.raises(StopIteration) as end:
+            walk.send(at([asked.c, asked.x[1]]))
+        assert (end.value.value.outer is not None) == encloses

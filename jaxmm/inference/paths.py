@@ -243,10 +243,13 @@ def place(here: Local, side: Side, minimum: float, inner: Any, outer: Any = None
 def move(track: Track, side: Side, minimum: float, goal: float, limit: float) -> Generator[Asked, Point, Track]:
     """One step along the path towards the goal, and back to it."""
     here, c, sign = track.here, track.here.at.h, side.sign
-    if sign * (goal - track.zeta) > 0:
-        track.inner = c, track.zeta
-    elif abs(goal - track.zeta) > CLOSE or here.decrement <= MINIMISED:
-        track.outer = c, track.zeta
+    gap = sign * (goal - track.zeta)
+    # beside the path ζ is not known well enough to say on which side of the end a point near it lies
+    if here.decrement <= MINIMISED or abs(gap) > max(CLOSE, here.decrement**0.5):
+        if gap > 0:
+            track.inner = c, track.zeta
+        else:
+            track.outer = c, track.zeta
     step = length_of_step(track, goal, sign)
     aim = limit if sign * (c + step - limit) >= 0 else c + step
     back = here.back if here.decrement <= LOOSE else np.zeros_like(here.back)
