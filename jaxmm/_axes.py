@@ -42,7 +42,8 @@ def axes_for(given: Any, panels: int, columns: int = 1, what: str = "") -> np.nd
     """(panels,) the axes ``given``, or new ones, ``columns`` side by side.
 
     Raises:
-        ImportError: without matplotlib. ValueError: another number of axes than panels.
+        ImportError: without matplotlib.
+        ValueError: another number of axes than panels.
     """
     plt = pyplot()
     if given is None:

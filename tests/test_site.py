@@ -154,3 +154,11 @@ def test_names_in_docstrings_are_links():
     )
     assert docstrings.RETURNED.sub(r"\1\2: ", "Returns:\n    ``VarCorr``: it") == "Returns:\n    VarCorr: it"
     assert docstrings.linked("```\n``lmm``\n```", known) == "```\n``lmm``\n```"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*/*.md")), ids=lambda p: p.stem)
+def test_code_that_is_shown_does_not_scroll(page):
+    cells = [m for m in hooks.CELL.finditer(page.read_text()) if "remove-" not in m[1]]
+    assert [
+        line for m in cells for line in m[2].splitlines() if len(line) > 88
+    ] == []  # what the style sheet has room for

@@ -15,7 +15,8 @@ def plot(sr: Any, axes: Any = None) -> Any:
     """See ``SimulatedResiduals.plot``.
 
     Raises:
-        ImportError: without matplotlib. ValueError: another number of axes than two.
+        ImportError: without matplotlib.
+        ValueError: another number of axes than two.
     """
     axes = axes_for(axes, 2, what=", for the Q-Q plot and the residuals")
     r = sr.residuals.to_numpy()

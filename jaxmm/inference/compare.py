@@ -314,7 +314,8 @@ def _checked(verb: str, fits: Sequence[Any], labels: Sequence[str] | None) -> tu
     """Labels, and notes on the likelihoods.
 
     Raises:
-        TypeError: something that is not a fit. ValueError: fits that cannot be compared, or labels that do not fit.
+        TypeError: something that is not a fit.
+        ValueError: fits that cannot be compared, or labels that do not fit.
     """
     if len(fits) < 2:
         raise ValueError(f"{verb} compares two fits or more: mm.{verb}(fit0, fit1)")

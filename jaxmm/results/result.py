@@ -201,7 +201,8 @@ class FitBatch(_text.Printed):
         ``take``, are NaN. ``batch.to_xarray()["fixef"].sel(coef="Days")``
 
         Raises:
-            ImportError: xarray is not installed. ValueError: a dimension has the name of a result.
+            ImportError: xarray is not installed.
+            ValueError: a dimension has the name of a result.
         """
         return exports.to_xarray(self)
 

@@ -162,7 +162,8 @@ def power_curve(
     to chance than either power. Designs that a function builds have the key in common and nothing more.
 
     Raises:
-        DataError: an unknown factor, a size that is too small. ValueError: no sizes, a target outside (alpha, 1).
+        DataError: an unknown factor, a size that is too small.
+        ValueError: no sizes, a target outside (alpha, 1).
 
     Example:
         >>> curve = mm.power_curve(fit, n=4, along={"Subject": [9, 18]}, key=1, test="Days", progress=False)

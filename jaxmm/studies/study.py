@@ -69,7 +69,8 @@ def study(
         ``StudyResult``: ``recovery``, ``tests``, ``rates``; print it.
 
     Raises:
-        TypeError: neither a model nor a fit, no key. ValueError: an unknown coefficient, an impossible truth, level or
+        TypeError: neither a model nor a fit, no key.
+        ValueError: an unknown coefficient, an impossible truth, level or
             number of replicates.
 
     Morris, White & Crowther (2019), Stat. Med. 38.

@@ -157,7 +157,8 @@ class Predicting(Fitted):
             offset: of the new rows, in the place of the fit's offset argument.
 
         Raises:
-            DataError: new rows that cannot be used, or lack weights. ValueError: another ``re``, no positive ``n``.
+            DataError: new rows that cannot be used, or lack weights.
+            ValueError: another ``re``, no positive ``n``.
             TypeError: no key.
 
         Example:

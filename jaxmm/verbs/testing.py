@@ -47,7 +47,8 @@ class Testing(Fitted):
 
         Raises:
             ValueError: another method, a level that is not between 0 and 1, arguments of another method.
-            KeyError: an unknown parameter. TypeError: no key for a bootstrap.
+            KeyError: an unknown parameter.
+            TypeError: no key for a bootstrap.
 
         Example:
             >>> fit.confint("wald").round(1).loc["Days"].tolist()
@@ -107,7 +108,8 @@ class Testing(Fitted):
         ``inference.profile``; Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), 5.1.
 
         Raises:
-            KeyError: an unknown parameter. ValueError: a level that is not between 0 and 1.
+            KeyError: an unknown parameter.
+            ValueError: a level that is not between 0 and 1.
 
         Example:
             >>> fit.profile("Days").confint(level=0.95).round(1).loc["Days"].tolist()
