@@ -37,7 +37,7 @@ def models() -> dict[str, mm.Model]:
 
 
 def lowered(program, *arguments):
-    return program.bind(*arguments).lower(*arguments)
+    return program.bind(*arguments).function.lower(*arguments)
 
 
 class Weighted(ArrayResponses):

@@ -159,7 +159,7 @@ def test_a_model_without_leverages(fit, headless):
     """Its points are drawn in order, and it is said."""
     found = replace(fit.influence("Subject", refit=False), _leverage=np.full(18, np.nan))
     axes = found.plot()
-    assert axes.get_xlabel() == "number of the level of Subject, in order"
+    assert " ".join(axes.get_xlabel().split()) == "number of the level of Subject, in order"
     drawn = np.concatenate([line.get_xdata() for line in axes.lines[:2]])
     assert sorted(drawn) == list(range(1, 19)) and len(axes.texts) > 2
     assert "leverage: NaN, not defined where several" in repr(found)
