@@ -151,7 +151,8 @@ class Fitted:
         Raises:
             ValueError: a component, a ddf or a kind that the model has not, or a matrix of another shape.
 
-        Satterthwaite (1946) and Kenward & Roger (1997, Biometrics 53) for mixed models; ``inference.ddf`` has the formulas.
+        Satterthwaite's: Giesbrecht & Burns (1985), Biometrics 41; Kenward & Roger (1997), Biometrics 53. The formulas
+        are in ``inference.ddf``.
 
         Example:
             >>> fit.coef_table().round(2)
@@ -228,12 +229,12 @@ class Fitted:
 
     @property
     def aic(self) -> float:
-        """Akaike's criterion, deviance + 2 df; smaller is better."""
+        """Akaike's criterion (1974), deviance + 2 df; smaller is better."""
         return self.deviance + 2 * self.df
 
     @property
     def bic(self) -> float:
-        """Schwarz's criterion, deviance + log(nobs) df; smaller is better."""
+        """Schwarz's criterion (1978), deviance + log(nobs) df; smaller is better."""
         return self.deviance + np.log(self.nobs) * self.df
 
     @property

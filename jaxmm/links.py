@@ -95,7 +95,7 @@ class Logit(Link):
 
     Example:
         >>> round(float(mm.links.Logit().inverse(1.0)), 3)
-        X
+        0.731
     """
 
     name = "logit"
@@ -127,7 +127,7 @@ class Probit(Link):
 
     Example:
         >>> round(float(mm.links.Probit().inverse(1.0)), 3)
-        X
+        0.841
     """
 
     name = "probit"
@@ -205,7 +205,7 @@ class CLogLog(Link):
 
     Example:
         >>> round(float(mm.links.CLogLog().inverse(1.0)), 3)
-        X
+        0.934
     """
 
     name = "cloglog"
@@ -242,7 +242,7 @@ class Cauchit(Link):
 
     Example:
         >>> round(float(mm.links.Cauchit().inverse(1.0)), 3)
-        X
+        0.75
     """
 
     name = "cauchit"
@@ -277,7 +277,7 @@ class Log(Link):
 
     Example:
         >>> round(float(mm.links.Log().inverse(1.0)), 3)
-        X
+        2.718
     """
 
     name = "log"
@@ -312,7 +312,7 @@ class Identity(Link):
 
     Example:
         >>> round(float(mm.links.Identity().inverse(1.0)), 3)
-        X
+        1.0
     """
 
     name = "identity"
@@ -330,7 +330,7 @@ class Inverse(Link):
 
     Example:
         >>> round(float(mm.links.Inverse().inverse(2.0)), 3)
-        X
+        0.5
     """
 
     name = "inverse"
@@ -353,7 +353,7 @@ class Sqrt(Link):
 
     Example:
         >>> round(float(mm.links.Sqrt().inverse(2.0)), 3)
-        X
+        4.0
     """
 
     name = "sqrt"
@@ -376,7 +376,7 @@ class InverseSquare(Link):
 
     Example:
         >>> round(float(mm.links.InverseSquare().inverse(4.0)), 3)
-        X
+        0.5
     """
 
     name = "1/mu^2"

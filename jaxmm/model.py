@@ -31,6 +31,12 @@ from jaxmm.optimize import Control, as_control
 from jaxmm.prepared import Prepared
 from jaxmm.sources.truth import as_start
 
+# what other modules read of a model: how its arrays are made, and steps from one model to another
+_UNLISTED = frozenset(
+    {"accumulator", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_design",
+     "with_likelihood"}
+)  # fmt: skip
+
 
 class Model(Prepared):
     """A mixed model that has its data but is not fitted.
@@ -192,6 +198,10 @@ class Model(Prepared):
             estimates = self.likelihood.estimate(self.accumulator, arrays, self.design, start, settings)
         return Fit(self, estimates, replace(settings, device="auto"))  # a refit goes where the model is
 
+    def __dir__(self) -> list[str]:
+        """What completion shows: all but what other modules read."""
+        return sorted(set(super().__dir__()) - _UNLISTED)
+
     def __repr__(self) -> str:
         return describe(self)
 
@@ -296,6 +306,8 @@ def glmm(
     Raises:
         FormulaError, DataError: the message names the token or the column, the row, the value and the remedy.
         ValueError: an unknown family or link, or quadrature where it cannot be had.
+
+    Laplace's method: Tierney & Kadane (1986), JASA 81; adaptive quadrature: Liu & Pierce (1994), Biometrika 81.
 
     Example:
         >>> cbpp = mm.datasets.load("cbpp")

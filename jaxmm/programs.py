@@ -39,6 +39,8 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Any], arrays: Gram | Rows)
     Raises:
         TypeError: for float64 arrays while JAX is in 32-bit mode, which would truncate them in silence.
 
+    Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1); Tierney & Kadane (1986), JASA 81.
+
     Example:
         >>> with jax.enable_x64(True):
         ...     at = mm.Parameters(np.array(fit.fixef), fit.theta, np.log(fit.scale))

@@ -54,7 +54,7 @@ PUBLIC = public()
 
 
 def needs_example(name, value):
-    return inspect.isclass(value) or inspect.isfunction(value) and ("." not in name or name.startswith("Fit."))
+    return inspect.isclass(value) or (inspect.isfunction(value) and ("." not in name or name.startswith("Fit.")))
 
 
 def function_of(name, value):
@@ -101,16 +101,37 @@ def test_what_is_returned_is_annotated():
     assert missing == []
 
 
+STATISTICS = (
+    "lmm glmm deviance neg2_loglik anova compare exact_rlrt bootstrap study power "
+    "Fit.vcov Fit.coef_table Fit.test Fit.anova Fit.confint Fit.profile Fit.r2 Fit.icc Fit.ranef Fit.emmeans "
+    "Fit.emtrends Fit.joint_tests Fit.marginal_coef Fit.predict Fit.joint_vcov Fit.influence Fit.re_pca "
+    "Fit.simulated_residuals Fit.aic Fit.bic Bootstrap.confint LikelihoodRatio"
+)
+
+
+@pytest.mark.parametrize("name", STATISTICS.split())
+def test_what_is_statistics_has_its_source(name):
+    assert re.search(r"[\w'] \(?(19|20)\d\d\b", inspect.getdoc(PUBLIC[name])), "name the paper"
+
+
+def test_completion_shows_what_is_for_users(sleep_reml):
+    assert not {"accumulator", "theta_terms", "parts"} & set(dir(sleep_reml.model))
+    assert {"fit", "arrays", "plan", "by_ml", "design"} <= set(dir(sleep_reml.model))
+
+
 @pytest.fixture(scope="module")
-def names(sleep_reml):
+def herds():
     cbpp = mm.datasets.load("cbpp")
-    herds = mm.glmm("cbind(incidence, size - incidence) ~ period + (1 | herd)", cbpp, "binomial")
-    return {"mm": mm, "np": np, "pd": pd, "jax": jax, "fit": sleep_reml, "herds": herds}
+    return mm.glmm("cbind(incidence, size - incidence) ~ period + (1 | herd)", cbpp, "binomial")
 
 
 @pytest.mark.parametrize("name", [n for n, v in PUBLIC.items() if ">>>" in (inspect.getdoc(v) or "")])
-def test_examples_print_what_they_say(name, names, capsys):
+def test_examples_print_what_they_say(name, request, monkeypatch, capsys):
+    monkeypatch.setenv("MPLBACKEND", "agg")
     text = inspect.getdoc(PUBLIC[name])
-    test = doctest.DocTestParser().get_doctest(text, dict(names), name, None, None)
+    fits = {"fit": "sleep_reml", "herds": "herds"}
+    names = {known: request.getfixturevalue(fixture) for known, fixture in fits.items() if known in text}
+    names |= {"mm": mm, "np": np, "pd": pd, "jax": jax}
+    test = doctest.DocTestParser().get_doctest(text, names, name, None, None)
     failed = doctest.DocTestRunner(optionflags=FLAGS).run(test).failed
     assert not failed, capsys.readouterr().out

@@ -21,7 +21,7 @@ class Autoregressive(Covariance):
     Example:
         >>> lam = mm.covariance.Autoregressive(2).lam(np.array([2.0, 0.5]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        X
+        [[4.0, 1.92], [1.92, 4.0]]
     """
 
     name = "ar1"

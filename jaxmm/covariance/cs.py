@@ -27,7 +27,7 @@ class CompoundSymmetric(Covariance):
     Example:
         >>> lam = mm.covariance.CompoundSymmetric(2).lam(np.array([1.0, 2.0, 0.5]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        X
+        [[1.0, 2.16], [2.16, 16.0]]
     """
 
     name = "cs"

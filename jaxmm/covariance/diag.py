@@ -17,7 +17,7 @@ class Diagonal(Covariance):
     Example:
         >>> lam = mm.covariance.Diagonal(2).lam(np.array([1.0, 2.0]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        X
+        [[1.0, 0.0], [0.0, 4.0]]
     """
 
     name = "diag"

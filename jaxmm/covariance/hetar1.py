@@ -16,7 +16,7 @@ class HeterogeneousAutoregressive(Covariance):
     Example:
         >>> lam = mm.covariance.HeterogeneousAutoregressive(2).lam(np.array([1.0, 2.0, 0.5]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        X
+        [[1.0, 1.92], [1.92, 16.0]]
     """
 
     name = "hetar1"

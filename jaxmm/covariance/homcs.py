@@ -19,7 +19,7 @@ class HomogeneousCompoundSymmetric(Covariance):
     Example:
         >>> lam = mm.covariance.HomogeneousCompoundSymmetric(2).lam(np.array([2.0, 1.0]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        X
+        [[2.5, 1.5], [1.5, 2.5]]
     """
 
     name = "homcs"

@@ -17,7 +17,7 @@ class HomogeneousDiagonal(Covariance):
     Example:
         >>> lam = mm.covariance.HomogeneousDiagonal(2).lam(np.array([2.0]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        X
+        [[4.0, 0.0], [0.0, 4.0]]
     """
 
     name = "homdiag"

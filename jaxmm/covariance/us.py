@@ -18,7 +18,7 @@ class Unstructured(Covariance):
     Example:
         >>> lam = mm.covariance.Unstructured(2).lam(np.array([1.0, 0.5, 2.0]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        X
+        [[1.0, 0.5], [0.5, 4.25]]
     """
 
     name = "us"

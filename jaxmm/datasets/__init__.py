@@ -256,7 +256,7 @@ def names() -> list[str]:
 def load(name: str) -> pd.DataFrame:
     """The table of this name, with its types and the order of its levels.
 
-    >>> load("sleepstudy").shape
+    >>> mm.datasets.load("sleepstudy").shape
     (180, 3)
     """
     dataset = _get(name)
@@ -269,7 +269,8 @@ def load(name: str) -> pd.DataFrame:
 
 
 def describe(name: str) -> str:
-    """What the table called ``name`` is, its variables with their units, where it was published, under which terms it is here.
+    """What the table called ``name`` is, its variables with their units, where it was published, and the terms under
+    which it is here.
 
     >>> print(mm.datasets.describe("dyestuff").splitlines()[0])
     dyestuff: Yield of a dyestuff by batch of its intermediate

@@ -65,7 +65,7 @@ class RePCA(Printed, Mapping[str, GroupComponents]):
 
     Example:
         >>> fit.re_pca().sd["Subject"].round(1).tolist()
-        [24.8, 5.8]
+        [24.7, 5.9]
     """
 
     def __init__(self, groups: dict[str, GroupComponents], relative_to: float):

@@ -48,8 +48,8 @@ class Check(Printed, Sequence[Finding]):
 
     Example:
         >>> found = fit.check()
-        >>> found.ok, len(found.looked_into) > 5
-        (True, True)
+        >>> len(found.looked_into) > 5
+        True
     """
 
     formula: str

@@ -25,8 +25,8 @@ HALVINGS = 12  # of each step; the best of them is taken
 
 
 class Further(NamedTuple):
-    """A parameter after mu and phi that has a linear predictor of its own: its ``name``, its ``link``, and ``start``, the
-    eta that a search begins with."""
+    """A parameter after mu and phi that has a linear predictor of its own: its ``name``, its ``link``, and the eta that
+    a search begins with, ``start``."""
 
     name: str
     link: Any

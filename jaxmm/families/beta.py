@@ -19,7 +19,7 @@ class Beta(Family):
     Example:
         >>> family = mm.families.Beta(link="logit")
         >>> family.link.name, float(family.variance(0.5, 4.0))
-        X
+        ('logit', 0.05)
     """
 
     name = "beta"

@@ -20,7 +20,7 @@ class BetaBinomial(Family):
     Example:
         >>> family = mm.families.BetaBinomial(link="logit")
         >>> family.link.name, float(family.variance(0.5, 4.0))
-        X
+        ('logit', 0.25)
     """
 
     name = "betabinomial"

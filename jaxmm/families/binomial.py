@@ -16,7 +16,7 @@ class Binomial(Family):
     Example:
         >>> family = mm.families.Binomial(link="probit")
         >>> family.link.name, float(family.variance(0.5, None))
-        X
+        ('probit', 0.25)
     """
 
     name = "binomial"

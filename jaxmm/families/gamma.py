@@ -16,7 +16,7 @@ class Gamma(Family):
     Example:
         >>> family = mm.families.Gamma(link="log")
         >>> family.link.name, float(family.variance(2.0, 0.5))
-        X
+        ('log', 4.0)
     """
 
     name = "gamma"

@@ -15,7 +15,7 @@ class Gaussian(Family):
     Example:
         >>> family = mm.families.Gaussian(link="log")
         >>> family.link.name, float(family.variance(2.0, 0.5))
-        X
+        ('log', 1.0)
     """
 
     name = "gaussian"

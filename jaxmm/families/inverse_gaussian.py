@@ -16,7 +16,7 @@ class InverseGaussian(Family):
     Example:
         >>> family = mm.families.InverseGaussian(link="log")
         >>> family.link.name, float(family.variance(2.0, 0.5))
-        X
+        ('log', 8.0)
     """
 
     name = "inverse_gaussian"

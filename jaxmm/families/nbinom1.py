@@ -18,7 +18,7 @@ class NegativeBinomial1(Family):
     Example:
         >>> family = mm.families.NegativeBinomial1(link="log")
         >>> family.link.name, float(family.variance(2.0, 0.5))
-        X
+        ('log', 3.0)
     """
 
     name = "nbinom1"

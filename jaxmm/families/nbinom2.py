@@ -19,7 +19,7 @@ class NegativeBinomial2(Family):
     Example:
         >>> family = mm.families.NegativeBinomial2(link="log")
         >>> family.link.name, float(family.variance(2.0, 0.5))
-        X
+        ('log', 10.0)
     """
 
     name = "nbinom2"

@@ -16,7 +16,7 @@ class Poisson(Family):
     Example:
         >>> family = mm.families.Poisson(link="sqrt")
         >>> family.link.name, float(family.variance(2.0, None))
-        X
+        ('sqrt', 2.0)
     """
 
     name = "poisson"

@@ -66,8 +66,9 @@ class Comparison(Printed):
     ``replicates``: by the label of the larger model, the statistics (n,) of a bootstrap or of the exact test's draws.
 
     Example:
-        >>> mm.compare(fit.refit_ml()).to_frame().shape[0]
-        1
+        >>> smaller = mm.lmm("Reaction ~ 1 + (Days | Subject)", mm.datasets.load("sleepstudy"), reml=False)
+        >>> mm.anova(smaller, fit.refit_ml()).to_frame().shape[0]
+        2
     """
 
     table: pd.DataFrame
@@ -124,6 +125,9 @@ def anova(
         TypeError: something that is not a ``Fit``; draws without a key.
         ValueError: fewer than two fits, or fits to different responses or rows, or of densities beside probabilities;
             an unknown method, labels that do not fit; ``refit=False`` with another X, or REML beside ML.
+
+    Wilks (1938), Ann. Math. Stat. 9; on the boundary Self & Liang (1987), JASA 82, and Stram & Lee (1994), Biometrics
+    50.
 
     Example:
         >>> fit0 = mm.lmm("Reaction ~ Days + (1 | Subject)", mm.datasets.load("sleepstudy"))

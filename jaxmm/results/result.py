@@ -74,6 +74,10 @@ class FitBatch(_text.Printed):
     def __len__(self) -> int:
         return len(self.replicate)
 
+    def __dir__(self) -> list[str]:
+        """What completion shows: all but what other modules call."""
+        return sorted(set(super().__dir__()) - {"of_file", "with_columns", "write"})
+
     @property
     def converged(self) -> np.ndarray:
         """(n,)."""

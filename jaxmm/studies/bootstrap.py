@@ -295,7 +295,7 @@ class Bootstrap(FitBatch):
             ValueError: an unknown method, or a level that is not between 0 and 1.
             ValueError: an unknown parameter.
 
-        Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapters 13 and 14.
+        Davison & Hinkley (1997), Bootstrap Methods and their Application, chapter 5; "bca": Efron (1987), JASA 82.
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")

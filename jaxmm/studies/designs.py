@@ -205,8 +205,8 @@ def plan(formula: str, table: Any, family: Any = None, **keywords: Any) -> Model
     """``Model.from_formula`` for a table that has no response yet: to simulate from, not to fit.
 
     Args:
-        formula: as in ``lmm`` and ``glmm``. Where the table lacks the response, a column of values that the family takes
-            stands in for it; one that it has is used.
+        formula: as in ``lmm`` and ``glmm``. Where the table lacks the response, a column of values that the family
+            takes stands in for it; one that it has is used.
         table: a row for each observation, as ``make_design`` makes one.
         family: as in ``glmm``; a linear model where None.
         keywords: those of ``Model.from_formula``.

@@ -90,6 +90,8 @@ class Averaging(Fitted):
         Raises:
             ValueError, DataError: an unknown column, level or weight, or a ``var`` that is no covariate.
 
+        They are averaged as means are: Searle, Speed & Milliken (1980), Am. Stat. 34.
+
         Example:
             >>> fit.emtrends([], "Days").frame.shape
             (1, 5)
@@ -104,7 +106,8 @@ class Averaging(Fitted):
 
         Equal weights, covariates at their mean ± 1: type III, whatever the coding. What the data do not tell is left
         out of a test, and a column ``note`` says of how many contrasts. F and degrees of freedom are those of
-        ``reference(ddf)``: Fai & Cornelius's (1996) by Satterthwaite's method, the scaled F by Kenward & Roger's (1997).
+        ``reference(ddf)``: Fai & Cornelius's by Satterthwaite's method (1996, J. Stat. Comput. Simul. 54), the scaled F
+        by Kenward & Roger's (1997, Biometrics 53).
 
         Args:
             by: columns at whose levels the other terms are tested.
@@ -124,8 +127,8 @@ class Averaging(Fitted):
         """Population-averaged coefficients: ``estimate``, ``std_error``; β̂ in a linear model.
 
         What a unit of x does to the average over levels, where β̂ says what it does within one level: nearer to zero in
-        a logistic model, the more so the larger the variance of the effects. See ``inference.marginal``; Zeger, Liang &
-        Albert (1988), Biometrics 44; Hedeker, du Toit, Demirtas & Gibbons (2018), Biometrics 74.
+        a logistic model, the more so the larger the variance of the effects. See ``inference.marginal``; Hedeker, du
+        Toit, Demirtas & Gibbons (2018), Biometrics 74.
 
         Example:
             >>> herds.marginal_coef().round(2)

@@ -59,8 +59,8 @@ class Checking(Fitted):
         where there is nothing but notes. See ``diagnose.check``.
 
         Example:
-            >>> fit.check().ok
-            True
+            >>> [f.severity for f in fit.check()]
+            ['caution', 'caution']
         """
         return check.check(self, key)
 
@@ -79,7 +79,7 @@ class Checking(Fitted):
         ``test_autocorrelation(column)``; ``plot()``.
 
         Raises:
-            ValueError: no positive ``n``, another ``re``. TypeError: no key.
+            ValueError: ``n`` below 20, another ``re``. TypeError: no key.
 
         Dunn & Smyth (1996), J. Comput. Graph. Stat. 5.
 
@@ -103,7 +103,8 @@ class Checking(Fitted):
         Raises:
             ValueError: ``by`` is neither "case" nor a grouping factor.
 
-        Cook (1977), Technometrics 19; of levels Demidenko & Stukel (2005), Stat. Med. 24. See ``inference.influence``.
+        Cook (1977), Technometrics 19; Belsley, Kuh & Welsch (1980), Regression Diagnostics, 2.1. See
+        ``inference.influence``.
 
         Example:
             >>> fit.influence("Subject", refit=False).frame["cooks_distance"].shape

@@ -102,6 +102,8 @@ class Predicting(Fitted):
             ValueError: arguments that do not go together, as a level or a vcov without an interval that it is of.
             TypeError: no key for a simulation.
 
+        The errors of β̂ and b̂ together are Henderson's (1975), Biometrics 31; see ``inference.joint``.
+
         Example:
             >>> new = pd.DataFrame({"Days": [0, 9], "Subject": ["308", "new"]})
             >>> fit.predict(new, new_levels="population").round(1).tolist()

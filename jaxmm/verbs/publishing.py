@@ -80,7 +80,7 @@ class Publishing(Fitted):
 
         Example:
             >>> print(fit.to_latex(label="tab:sleep", digits=2).splitlines()[0])
-            \\begin{table}
+            % \\usepackage{booktabs}
         """
         return latex(one.sheet(self, **style), label)
 

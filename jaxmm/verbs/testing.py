@@ -50,6 +50,8 @@ class Testing(Fitted):
             KeyError: an unknown parameter.
             TypeError: no key for a bootstrap.
 
+        By the likelihood Venzon & Moolgavkar (1988), Appl. Stat. 37; Davison & Hinkley (1997) of the bootstrap.
+
         Example:
             >>> fit.confint("wald").round(1).loc["Days"].tolist()
             [7.2, 13.7]
@@ -70,7 +72,8 @@ class Testing(Fitted):
         Raises:
             ValueError: names or numbers that do not fit the coefficients, or rows of which one follows from others.
 
-        Of several rows Fai & Cornelius's F (1996, J. Stat. Comput. Simul. 54), or Kenward & Roger's (1997, Biometrics 53).
+        Of several rows F is Fai & Cornelius's (1996, J. Stat. Comput. Simul. 54) or Kenward & Roger's (1997, Biometrics
+        53).
 
         Example:
             >>> round(fit.test("Days = 10").p, 2)
@@ -90,6 +93,8 @@ class Testing(Fitted):
 
         Raises:
             ValueError: another type, or a ddf that the model has not.
+
+        Goodnight (1980), SAS technical report R-101, on the types; the F of several rows is that of ``test``.
 
         Example:
             >>> fit.anova(type=2)["F"].round(2).tolist()
@@ -113,7 +118,7 @@ class Testing(Fitted):
 
         Example:
             >>> fit.profile("Days").confint(level=0.95).round(1).loc["Days"].tolist()
-            [7.4, 13.6]
+            [7.4, 13.6, 10.5]
         """
         return profile(self, parm, level)
 
