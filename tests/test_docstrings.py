@@ -67,18 +67,21 @@ def function_of(name, value):
     return value if callable(value) else None
 
 
+def docstring(value):
+    return inspect.getdoc(value) or ""
+
+
 def described(value):
     """A docstring; of a class those of its bases too, which have its attributes."""
-    owners = value.__mro__ if inspect.isclass(value) else (value,)
-    return "\n".join(inspect.getdoc(x) or "" for x in owners)
+    return "\n".join(map(docstring, value.__mro__ if inspect.isclass(value) else (value,)))
 
 
 def test_every_public_name_has_a_docstring():
-    assert [name for name, value in PUBLIC.items() if not inspect.getdoc(value)] == []
+    assert [name for name, value in PUBLIC.items() if not docstring(value)] == []
 
 
 def test_functions_classes_and_verbs_of_a_fit_have_an_example():
-    without = {n for n, v in PUBLIC.items() if needs_example(n, v) and ">>>" not in inspect.getdoc(v)}
+    without = {n for n, v in PUBLIC.items() if needs_example(n, v) and ">>>" not in docstring(v)}
     assert sorted(without) == sorted(WITHOUT_EXAMPLE)
 
 
@@ -111,7 +114,7 @@ STATISTICS = (
 
 @pytest.mark.parametrize("name", STATISTICS.split())
 def test_what_is_statistics_has_its_source(name):
-    assert re.search(r"[\w'] \(?(19|20)\d\d\b", inspect.getdoc(PUBLIC[name])), "name the paper"
+    assert re.search(r"[\w'] \(?(19|20)\d\d\b", docstring(PUBLIC[name])), "name the paper"
 
 
 def test_completion_shows_what_is_for_users(sleep_reml):
@@ -125,10 +128,10 @@ def herds():
     return mm.glmm("cbind(incidence, size - incidence) ~ period + (1 | herd)", cbpp, "binomial")
 
 
-@pytest.mark.parametrize("name", [n for n, v in PUBLIC.items() if ">>>" in (inspect.getdoc(v) or "")])
+@pytest.mark.parametrize("name", [n for n, v in PUBLIC.items() if ">>>" in docstring(v)])
 def test_examples_print_what_they_say(name, request, monkeypatch, capsys):
     monkeypatch.setenv("MPLBACKEND", "agg")
-    text = inspect.getdoc(PUBLIC[name])
+    text = docstring(PUBLIC[name])
     fits = {"fit": "sleep_reml", "herds": "herds"}
     names = {known: request.getfixturevalue(fixture) for known, fixture in fits.items() if known in text}
     names |= {"mm": mm, "np": np, "pd": pd, "jax": jax}

@@ -46,8 +46,8 @@ class Testing(Fitted):
             backend: "pandas", or "polars" with the names in a column ``term``.
 
         Raises:
-            ValueError: another method, a level that is not between 0 and 1, arguments of another method.
-            KeyError: an unknown parameter.
+            ValueError: another method, an unknown parameter, a level that is not between 0 and 1, arguments of another
+                method.
             TypeError: no key for a bootstrap.
 
         By the likelihood Venzon & Moolgavkar (1988), Appl. Stat. 37; Davison & Hinkley (1997) of the bootstrap.
@@ -113,8 +113,7 @@ class Testing(Fitted):
         ``inference.profile``; Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), 5.1.
 
         Raises:
-            KeyError: an unknown parameter.
-            ValueError: a level that is not between 0 and 1.
+            ValueError: an unknown parameter, or a level that is not between 0 and 1.
 
         Example:
             >>> fit.profile("Days").confint(level=0.95).round(1).loc["Days"].tolist()
