@@ -264,7 +264,8 @@ class SimulatedResiduals(Printed):
         """Its name, and a value for each row.
 
         Raises:
-            ValueError: an unknown name. DataError: another number of values than rows.
+            ValueError: an unknown name.
+            DataError: another number of values than rows.
         """
         d = self.fit.model.design
         if isinstance(column, str):

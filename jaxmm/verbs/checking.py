@@ -79,7 +79,8 @@ class Checking(Fitted):
         ``test_autocorrelation(column)``; ``plot()``.
 
         Raises:
-            ValueError: ``n`` below 20, another ``re``. TypeError: no key.
+            ValueError: ``n`` below 20, another ``re``.
+            TypeError: no key.
 
         Dunn & Smyth (1996), J. Comput. Graph. Stat. 5.
 
