@@ -80,6 +80,8 @@ def known_keywords(
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         own = inspect.signature(function).parameters.values()
+        places = [p.name for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        any_number = any(p.kind is p.VAR_POSITIONAL for p in own)
         accepted = [p.name for p in own if p.name not in ("self", "cls") and p.kind is not p.VAR_KEYWORD]
         inner = inspect.signature(passes).parameters.values() if passes else ()
         accepted += [p.name for p in inner if p.kind is p.KEYWORD_ONLY]
@@ -89,6 +91,8 @@ def known_keywords(
             for name in kwargs:
                 if name not in accepted:
                     raise TypeError(_message(function.__name__, name, accepted, hints))
+            if len(args) > len(places) and not any_number:
+                raise TypeError(_too_many(function.__name__, args[len(places)], places, accepted, hints))
             return function(*args, **kwargs)
 
         return checked
@@ -100,3 +104,11 @@ def _message(function: str, name: str, accepted: list[str], hints: Mapping[str, 
     close = difflib.get_close_matches(name.lower(), accepted, 1, 0.75)
     remedy = f": {hints[name]}" if name in hints else f": did you mean {close[0]!r}?" if close else ""
     return f"{function}() has no keyword {name!r}{remedy}\n    accepted: {', '.join(accepted)}"
+
+
+def _too_many(function: str, surplus: object, places: list[str], accepted: list[str], hints: Mapping[str, str]) -> str:
+    a_family = isinstance(surplus, str) and "family" in hints and "family" not in accepted
+    remedy = f": {hints['family']}" if a_family else ""
+    shown = ", ".join(p for p in places if p not in ("self", "cls"))
+    taken = f"{function}() takes {shown or 'nothing'} by position and all else by name{remedy}"
+    return f"{taken}\n    accepted: {', '.join(accepted)}"

@@ -148,6 +148,10 @@ def test_a_linear_model_has_one_mean():
 def test_the_offset_is_at_its_mean_unless_told():
     fit, data = given(TICKS, REFERENCE[TICKS]["means"][0]), tables()["ticks"]
     usual, moved = (fit.emmeans("YEAR", at=at).frame["emmean"] for at in (None, {"HEIGHT": 500, "H": data["H"].mean()}))
+    assert "offset is at its mean over the rows, " in str(fit.emmeans("YEAR"))
+    assert "at={'HEIGHT': 1}" in str(fit.emmeans("YEAR")) and "offset" not in str(
+        fit.emmeans("YEAR", at={"HEIGHT": 500})
+    )
     np.testing.assert_allclose(moved - usual, np.log(5) - np.log(data["HEIGHT"] / 100).mean(), rtol=1e-9)
 
 

@@ -20,7 +20,7 @@ from jaxmm.links import Identity
 from jaxmm.means import integrate as means_of
 from jaxmm.means import joint
 from jaxmm.means.functions import NOT_ESTIMABLE, Functions
-from jaxmm.means.grid import Grid, reference_grid, slopes, undefined
+from jaxmm.means.grid import Columns, Grid, reference_grid, slopes, undefined
 from jaxmm.means.printing import level_text
 from jaxmm.means.result import Emmeans
 
@@ -100,6 +100,8 @@ def emmeans(
     notes = _notes(fit, grid, keep, functions)
     if scale == "response" and "(" in fit.model.design.response and not curved:
         notes.append(f"on the scale of {fit.model.design.response}: nothing is carried back from a formula's response")
+    if grid.offset.any() and not grid.moved:
+        notes.append(f"the offset is at its mean over the rows, {grid.offset[0]:.4g}{_moving(fit)}")
     if curved and not integrate:
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
@@ -198,6 +200,12 @@ def _about(grid: Grid, keep: list[str], weights: Any) -> list[str]:
     how = f"{weights} weights" if isinstance(weights, str) else "weights as given"
     out = [f"averaged over the levels of {', '.join(over)}, {how}"] if over else []
     return [*out, *([", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
+
+
+def _moving(fit: Fitted) -> str:
+    """How to put the offset elsewhere."""
+    column = next(iter(Columns(fit).offset), None)
+    return "" if column is None else f": at={{{column!r}: 1}} has the means where {column} is 1"
 
 
 def _notes(fit: Fitted, grid: Grid, keep: list[str], functions: Functions) -> list[str]:
