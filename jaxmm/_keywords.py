@@ -107,6 +107,8 @@ def known_keywords(
         own = list(inspect.signature(function).parameters.values())
         named = [p for p in own if p.name not in ("self", "cls") and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         accepted = [p.name for p in named]
+        places = [p.name for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        any_number = any(p.kind is p.VAR_POSITIONAL for p in own)
         inner = inspect.signature(passes).parameters.values() if passes else ()
         accepted += [p.name for p in inner if p.kind is p.KEYWORD_ONLY and p.name not in accepted]
         # (name, how many arguments by position are enough to give it)
@@ -119,6 +121,8 @@ def known_keywords(
             for name in kwargs:
                 if name not in accepted:
                     raise TypeError(_message(name_of, name, accepted, hints))
+            if len(args) > len(places) and not any_number:
+                raise TypeError(_too_many(name_of, args[len(places)], places, accepted, hints))
             for name, enough in needed:
                 if len(args) < enough and name not in kwargs:
                     remedy = f", {remedies[name]}" if name in remedies else f"; arguments: {', '.join(accepted)}"
@@ -134,3 +138,11 @@ def _message(function: str, name: str, accepted: list[str], hints: Mapping[str, 
     close = difflib.get_close_matches(name.lower(), accepted, 1, 0.75)
     remedy = f": {hints[name]}" if name in hints else f": did you mean {close[0]!r}?" if close else ""
     return f"{function}() has no keyword {name!r}{remedy}\n    accepted: {', '.join(accepted)}"
+
+
+def _too_many(function: str, surplus: object, places: list[str], accepted: list[str], hints: Mapping[str, str]) -> str:
+    a_family = isinstance(surplus, str) and "family" in hints and "family" not in accepted
+    remedy = f": {hints['family']}" if a_family else ""
+    shown = ", ".join(p for p in places if p not in ("self", "cls"))
+    taken = f"{function}() takes {shown or 'nothing'} by position and all else by name{remedy}"
+    return f"{taken}\n    accepted: {', '.join(accepted)}"

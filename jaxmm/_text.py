@@ -196,3 +196,8 @@ def number_text(value: float, spec: str) -> str:
         return "Inf" if value > 0 else "-Inf"
     text = format(value, spec)
     return text[1:] if text.startswith("-") and not text.strip("-0.e+") else text
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """The names, separated by commas: the first of them and their number where they are many."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

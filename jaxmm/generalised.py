@@ -16,6 +16,7 @@ import pandas as pd
 
 from jaxmm import costs, start_apart, start_glmm
 from jaxmm._compiled import Program
+from jaxmm._text import some
 from jaxmm.design import Design, NewData
 from jaxmm.design.checks import check_glmm
 from jaxmm.estimate_glmm import GlmmEstimates, estimate_on_host, random_effects, value_only
@@ -263,9 +264,9 @@ class Generalised:
             out.append("the search for the conditional modes did not end: the log-likelihood is not exact")
         if int(e.status) == Status.RUNAWAY:
             table = fit.coef_table(component="all")
-            spread = table["se"] > np.maximum(10 * np.abs(table["estimate"]), 1.0)
+            spread = table["se"] > np.maximum(10 * np.abs(table["estimate"]), max(1.0, 1e-3 * table["se"].max()))
             names = [f"{name} ({value:.3g})" for name, value in table["estimate"][spread].items()]
-            who = ", ".join(names) or "a combination of the coefficients"
+            who = some(names) or "a combination of the coefficients"
             zeros = spread.index[spread].str.startswith("zi~")
             what = "no extra zeros, or nothing but them, in some rows" if len(zeros) and zeros.all() else "separation"
             out.append(

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
+from jaxmm._text import some
 from jaxmm._warn import warn
 from jaxmm.describe import describe, described_html
 from jaxmm.design import build
@@ -109,12 +110,12 @@ class Model(Prepared):
         )
         if design.dropped:
             warn(
-                f"the fixed effects are rank-deficient: dropped {', '.join(design.dropped)}, a combination of the "
+                f"the fixed effects are rank-deficient: dropped {some(design.dropped)}, a combination of the "
                 "columns before (fit.dropped)"
             )
         for p in design.further:
             if p.dropped:
-                warn(f"{p.formula} of {p.name} is rank-deficient: dropped {', '.join(p.dropped)}")
+                warn(f"{p.formula} of {p.name} is rank-deficient: dropped {some(p.dropped)}")
         for remark in design.remarks:
             warn(remark)
         return cls(design, likelihood, device=device)

@@ -206,7 +206,7 @@ def _notes(fit: Any) -> tuple[str, ...]:
     if fit.dropped:
         one = len(fit.dropped) == 1
         notes.append(
-            f"rank-deficient fixed effects: dropped {', '.join(fit.dropped)} "
+            f"rank-deficient fixed effects: dropped {_text.some(fit.dropped)} "
             f"({'it is a combination' if one else 'they are combinations'} of other columns)"
         )
     if len(fit.fixef) > _MAX_CORRELATIONS:

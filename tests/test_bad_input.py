@@ -43,11 +43,11 @@ def test_unknown_column_of_an_argument(data, argument):
 @pytest.mark.parametrize(
     "formula, arguments, parts",
     [
-        ("text ~ x + (1 | school)", {}, ["the response 'text' holds text", "such as '1.5'", "pandas.to_numeric"]),
+        ("text ~ x + (1 | school)", {}, ["the response 'text' holds text", "such as 'n/a'", "pandas.to_numeric"]),
         (
             "score ~ log(text) + (1 | school)",
             {},
-            ["log(text)", "numbers are due", "such as '1.5'", "pandas.to_numeric"],
+            ["log(text)", "numbers are due", "such as 'n/a'", "pandas.to_numeric"],
         ),
         ("score ~ offset(f) + (1 | school)", {}, ["offset(f) holds text", "such as 'a'"]),
         ("score ~ x + (1 | school)", {"weights": "f"}, ["column 'f' holds text", "such as 'a'"]),
@@ -107,6 +107,28 @@ def test_aliased_columns_are_named(data):
         found = mm.lmm("score ~ x + twice + (1 | school)", data.assign(twice=2 * data["x"]))
     assert caught[0].filename == __file__  # the caller's own line
     assert found.dropped == ("twice",) and "dropped twice" in str(found.summary())
+
+
+def test_many_aliased_columns_are_counted(data):
+    again = data.assign(f2=data["school"], f3=data["school"])
+    with pytest.warns(UserWarning, match=r"dropped f3\S+, .*, \.\.\. \(11 in all\), a combination"):
+        found = mm.lmm("score ~ f2 + f3 + (1 | f)", again)
+    assert len(found.dropped) == 11 and "(11 in all)" in str(found.summary())
+
+
+def test_a_family_for_a_linear_model_by_position(data):
+    with says(TypeError, "lmm() takes formula, data by position", "use glmm(formula, data, family)", "accepted: "):
+        mm.lmm("score ~ x + (1 | school)", data, "poisson")
+    with says(TypeError, "lmm() takes formula, data by position and all else by name\n"):
+        mm.lmm("score ~ x + (1 | school)", data, False)
+
+
+@pytest.mark.parametrize(
+    "formula", ["score ~ my x + (1 | school)", "score ~ x + (1 | my x)", "my x ~ t + (1 | school)", "score ~ log(my x)"]
+)
+def test_a_column_with_a_blank_in_its_name(data, formula):
+    with says(FormulaError, "put between backticks: `my x`"):
+        mm.lmm(formula, data)
 
 
 def test_constant_response(data):

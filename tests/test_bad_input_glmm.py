@@ -84,6 +84,11 @@ def test_trials_that_do_not_fit_the_proportion(trials, response, weights, parts)
         mm.glmm(response + R, trials.assign(share=trials["hits"] / 3), "binomial", weights=weights)
 
 
+def test_a_rate_is_no_count(trials):
+    with says(DataError, "takes whole numbers from 0; of a rate, model the count with offset(log(exposure))"):
+        mm.glmm("count / t" + R, trials, "poisson")
+
+
 def test_successes_and_failures_of_another_family(trials):
     with says(DataError, "counts successes and failures", "poisson family", "a family with trials such as 'binomial'"):
         mm.glmm("cbind(hits, size)" + R, trials, "poisson")
@@ -255,5 +260,10 @@ def test_quasi_separation(trials):
     assert other.converged and other.theta[0] > 0.3
     np.testing.assert_allclose(fit.deviance, other.deviance, atol=1e-6)
     np.testing.assert_allclose(fit.fixef[other.fixef.index], other.fixef, atol=1e-4)
+    shift = -(fit.fixef["(Intercept)"] - 20 * fit.fixef["x"])
+    near_zero = mm.glmm("quasi ~ x + arm" + R, trials.assign(x=trials["x"] + 20), "binomial", offset=-shift)
+    assert abs(near_zero.fixef["(Intercept)"]) < 0.1 and near_zero.bse["(Intercept)"] > 1
+    assert next(r for r in near_zero.remarks if "separation" in r).startswith("separation: arm (")
+    assert "(Intercept)" not in next(r for r in near_zero.remarks if "separation" in r)
     np.testing.assert_allclose(fit.bse[other.fixef.index], other.bse, rtol=1e-3)
     np.testing.assert_allclose(fit.theta, other.theta, atol=1e-4)

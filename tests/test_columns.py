@@ -164,3 +164,49 @@ def test_levels_that_are_meant_are_not_remarked_on(formula, column, arguments):
 def test_a_categorical_is_meant():
     d = with_strays("n/a", column=np.arange(60) % 5)
     assert make("y ~ x + (1 | g)", d.astype({"x": str}).astype({"x": "category"})).remarks == ()
+
+
+def of_texts(*labels):
+    n = 60
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {"x": np.resize(labels, n), "y": rng.normal(size=n), "g": np.resize(["s1", "s2", "s3", "s4", "s5"], n)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("word", "word ", "other"), "'x' has levels that differ in blanks or capitals alone: 'word', 'word '; "),
+        (("Forest", "forest", "FOREST", "a  b", "a b"), "'FOREST', 'Forest', 'forest' and 1 more such; "),
+        (
+            ("01/03/2024", "02/03/2024", "15/03/2024"),
+            "'x' is text (such as '01/03/2024') and is taken for a factor of 3",
+        ),
+        (("2024-03-01", "2024-03-02 12:00"), "pandas.to_datetime(data['x'])"),
+        (("1,5", "2,5", "3"), "decimal=','"),
+    ],
+)
+def test_texts_that_are_not_what_they_look_like(labels, said):
+    (remark,) = make("y ~ x + (1 | g)", of_texts(*labels)).remarks
+    assert said in remark
+
+
+@pytest.mark.parametrize("labels", [("AA", "Aa", "aa"), ("low", "high"), ("1.5.2", "1.5.3 b"), ("a,b", "c")])
+def test_texts_that_are_levels(labels):
+    assert make("y ~ x + (1 | g)", of_texts(*labels)).remarks == ()
+
+
+def test_blanks_in_a_grouping_factor_and_in_categories():
+    d = of_texts("low", "high")
+    d.loc[3, "g"] = "s4 "
+    assert "'g' has levels that differ in blanks" in make("y ~ x + (1 | g)", d).remarks[0]
+    d = of_texts("even", "even ", "odd")
+    assert make("y ~ factor(x) + (1 | g)", d.assign(x=d["x"].astype("category"))).remarks
+    assert not make("y ~ x + (1 | g)", d[d["x"] != "even "].assign(x=lambda t: t["x"].astype("category"))).remarks
+
+
+def test_the_text_shown_where_numbers_are_due_is_no_number():
+    d = of_texts("1.5", "-999", "timeout").rename(columns={"x": "y", "y": "x"})
+    with pytest.raises(mm.DataError, match="such as 'timeout'"):
+        make("y ~ x + (1 | g)", d)

@@ -152,7 +152,8 @@ def test_the_offset_is_at_its_mean_unless_told():
     usual, moved = (fit.emmeans("YEAR", at=at).frame["emmean"] for at in (None, {"HEIGHT": 500, "H": data["H"].mean()}))
     mean = np.log(data["HEIGHT"] / 100).mean()
     np.testing.assert_allclose(moved - usual, np.log(5) - mean, rtol=1e-9)
-    assert f"offset = {mean:.7g}, its mean" in str(fit.emmeans("YEAR"))
+    shown = str(fit.emmeans("YEAR"))
+    assert f"offset = {mean:.7g}, its mean" in shown and "at={'HEIGHT': 1}" in shown
     assert "offset" not in str(fit.emmeans("YEAR", at={"HEIGHT": 500}))
 
 

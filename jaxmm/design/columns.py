@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm.design.syntax import number_text
+from jaxmm.design.syntax import is_number, number_text
 
 EXACT = 2.0**53  # whole numbers from here on are not all to be had in float64
 
@@ -58,6 +58,12 @@ class Levels:
         lost = (codes < 0) & (self.codes >= 0)
         unknown = [str(self.labels[k]) for k in np.unique(self.codes[lost])] if lost.any() else []
         return Levels(codes, labels, self.ordered, self.logical), unknown
+
+    @property
+    def example(self) -> str:
+        """A label in brackets, for a message that wants numbers: one that is none, where there is one."""
+        shown = next((v for v in self.labels if not is_number(v)), *self.labels[:1])
+        return f" (such as {str(shown)!r})" if len(self.labels) else ""
 
     def numbers(self) -> np.ndarray:
         """A logical as 0 and 1, NaN where missing; a factor's codes from 1."""
@@ -115,18 +121,12 @@ class Column:
         if self.kind not in ("number", "logical"):
             raise DataError(
                 f"column {self.name!r} holds {_HOLDS[self.kind]} where numbers are due"
-                f"{self._example()}; {_REMEDY[self.kind]}"
+                f"{self.levels.example if self.kind in ('text', 'category') else ''}; {_REMEDY[self.kind]}"
             )
         numbers = np.asarray(self.values, dtype=np.float64)
         if self.missing is not None and self.values.dtype.kind in "iubO":
             numbers = np.where(self.missing, np.nan, numbers)
         return numbers
-
-    def _example(self) -> str:
-        if self.kind in ("text", "category"):
-            labels = self.levels.labels
-            return f" (such as {str(labels[0])!r})" if len(labels) else ""
-        return ""
 
     @property
     def natural(self) -> np.ndarray | Levels:

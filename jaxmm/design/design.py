@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm.design.columns import DataError, Table
+from jaxmm.design.columns import DataError, Table, near
 from jaxmm.design.grouping import SeenFactor
 from jaxmm.design.inputs import Frame, formula_offset, new_offset
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Factor, Predictor, RandomTerm
 from jaxmm.design.seen import Seen
-from jaxmm.design.syntax import Expr
+from jaxmm.design.syntax import Expr, names
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,12 @@ def new_data(
         if factor.name not in needed or not levels:
             codes.append(np.full(n, -1, dtype=np.int32))
             continue
+        absent = [name for e in grouping.exprs for name in names(e) if name not in frame]
+        if absent:
+            raise DataError(
+                f"there is no column {absent[0]!r}{frame.where}, which says whose random effects to add: "
+                f"re='population' leaves them out; {near(absent[0], frame.table.names)}"
+            )
         own, unknown, missing = grouping.rows(frame)
         codes.append(own)
         gone |= missing

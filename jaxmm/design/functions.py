@@ -36,9 +36,8 @@ def as_number(value: Any, what: object) -> Any:
     if isinstance(value, Levels):
         if value.logical:
             return value.numbers()
-        shown = f" (such as {str(value.labels[0])!r})" if len(value.labels) else ""
         raise DataError(
-            f"{what} holds text or categories where numbers are due{shown}; "
+            f"{what} holds text or categories where numbers are due{value.example}; "
             "if the texts are numbers, convert the column (pandas.to_numeric)"
         )
     if isinstance(value, Matrix):

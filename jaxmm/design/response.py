@@ -154,7 +154,7 @@ def _numbers(value: Any, expr: Expr, family: Family | None, n: int) -> np.ndarra
         raise DataError(f"the response '{expr}' has several columns")
     if _is_factor(value) and family is not None:
         raise DataError(
-            f"the response '{expr}' holds text or categories (such as {str(value.labels[0])!r}), and the "
+            f"the response '{expr}' holds text or categories{value.example}, and the "
             f"{family.name} family takes {family.support}: if the texts are numbers, convert the column "
             "(pandas.to_numeric)"
         )
@@ -260,7 +260,9 @@ def check_support(y: np.ndarray, family: Family | None, what: str, where: Where)
     bad = ~np.asarray(family.valid(y))
     if bad.any():
         value, place = _first(y, bad, where)
-        raise DataError(f"{what} is {value} {place}: the {family.name} family takes {family.support}")
+        counts = family.support.startswith("whole numbers") and np.all(y[bad] >= 0)
+        rate = "; of a rate, model the count with offset(log(exposure))" if counts else ""
+        raise DataError(f"{what} is {value} {place}: the {family.name} family takes {family.support}{rate}")
 
 
 def check_counts(y: np.ndarray, trials: np.ndarray, what: str, where: Where, remedy: str = "") -> None:

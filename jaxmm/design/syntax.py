@@ -8,6 +8,7 @@ writes it as R's `deparse` does, which is how the columns of a model matrix get 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 
 
 class FormulaError(ValueError):
@@ -149,6 +150,14 @@ class _Token:
     pos: int
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def number_text(value: float) -> str:
     """A number as R prints it: 15 significant digits, the shorter of fixed and scientific."""
     if value != value or value in (float("inf"), float("-inf")):
@@ -235,7 +244,7 @@ class _Reader:
                 raise self.error("a ')' without its '('", self.next.pos)
             if self.next.text == "=":
                 raise self.error("'=' belongs inside a call; the two sides are joined by '~'", self.next.pos)
-            raise self.error(f"an operator is missing before '{self.next.text}'", self.next.pos)
+            raise self.error(f"an operator is missing before '{self.next.text}'{self._blank()}", self.next.pos)
         return tree
 
     def expression(self, strength: int) -> Expr:
@@ -315,4 +324,11 @@ class _Reader:
         elif self.next.text == "~":
             raise self.error("'~' inside brackets", self.next.pos)
         else:
-            raise self.error(f"expected ')' before '{self.next.text}'", self.next.pos)
+            raise self.error(f"expected ')' before '{self.next.text}'{self._blank()}", self.next.pos)
+
+    def _blank(self) -> str:
+        """Two names side by side may be one with a blank in it."""
+        before = self.tokens[self.i - 1]
+        if before.kind != "name" or self.next.kind != "name":
+            return ""
+        return f"; a column's name with a blank in it is put between backticks: `{before.text} {self.next.text}`"

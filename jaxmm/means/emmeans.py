@@ -20,7 +20,7 @@ from jaxmm.links import Identity
 from jaxmm.means import integrate as means_of
 from jaxmm.means import joint
 from jaxmm.means.functions import NOT_ESTIMABLE, Functions
-from jaxmm.means.grid import Grid, reference_grid, slopes, undefined
+from jaxmm.means.grid import Columns, Grid, reference_grid, slopes, undefined
 from jaxmm.means.printing import level_text
 from jaxmm.means.result import Emmeans
 
@@ -104,7 +104,7 @@ def emmeans(
         notes.append("a mean at b = 0 is that of a typical level of the groups, not the average over them: integrate=")
     return Emmeans(
         functions, _table(grid, keep), tuple(names), tuple(groups), "emmean", fit.family.link, scale, level,
-        (f"{title}: {estimand}", *_about(fit, grid, keep, weights), *_offset(grid)), tuple(notes),
+        (f"{title}: {estimand}", *_about(fit, grid, keep, weights), *_offset(fit, grid)), tuple(notes),
     )  # fmt: skip
 
 
@@ -206,10 +206,16 @@ def _about(fit: Fitted, grid: Grid, keep: list[str], weights: Any) -> list[str]:
     return [*out, *(["at " + ", ".join(f"{n} = {level_text(v)}" for n, v in fixed.items())] if fixed else [])]
 
 
-def _offset(grid: Grid) -> list[str]:
+def _offset(fit: Fitted, grid: Grid) -> list[str]:
     """What is added to every mean, where the columns of the offset are not among those that are told."""
     value = grid.offset[0] if len(grid.offset) and not grid.moved else 0.0
-    return [f"offset = {level_text(float(value))}, its mean"] if value != 0 else []
+    return [f"offset = {level_text(float(value))}, its mean{_moving(fit)}"] if value != 0 else []
+
+
+def _moving(fit: Fitted) -> str:
+    """How to put the offset elsewhere."""
+    column = next(iter(Columns(fit).offset), None)
+    return "" if column is None else f" (at={{{column!r}: 1}} has the means where {column} is 1)"
 
 
 def _notes(fit: Fitted, grid: Grid, keep: list[str], functions: Functions) -> list[str]:
