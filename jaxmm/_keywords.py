@@ -121,12 +121,12 @@ def known_keywords(
             for name in kwargs:
                 if name not in accepted:
                     raise TypeError(_message(name_of, name, accepted, hints))
-            if len(args) > len(places) and not any_number:
-                raise TypeError(_too_many(name_of, args[len(places)], places, accepted, hints))
             for name, enough in needed:
                 if len(args) < enough and name not in kwargs:
                     remedy = f", {remedies[name]}" if name in remedies else f"; arguments: {', '.join(accepted)}"
                     raise TypeError(f"{name_of}() needs {name}={remedy}")
+            if len(args) > len(places) and not any_number:
+                raise TypeError(_too_many(name_of, args[len(places)], places, accepted, hints))
             return function(*args, **kwargs)
 
         return checked
