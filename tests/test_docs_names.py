@@ -31,7 +31,7 @@ def unknown(text: str) -> list[str]:
     for variable, kind in NAMED.items():
         there = {*dir(kind), *(name for base in kind.__mro__ for name in vars(base).get("__annotations__", {}))}
         there |= {"model", "design"}  # set when one is made
-        found = re.findall(rf"(?<![\w.]){re.escape(variable)}\.([a-z_]\w*)", text)
+        found = re.findall(rf"(?<![\w.]){re.escape(variable)}\.(?!md\b)([a-z_]\w*)", text)
         names += [f"{variable}.{name}" for name in found if name not in there]
     return names
 
