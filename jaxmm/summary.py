@@ -194,7 +194,8 @@ def _notes(fit: Any) -> tuple[str, ...]:
     design = fit.model.design
     notes = []
     if design.n_missing:
-        notes.append(f"{_rows(design.n_missing)} left out because of missing values")
+        where = f" in {_text.some(design.holes)}" if design.holes else ""
+        notes.append(f"{_rows(design.n_missing)} left out because of missing values{where}")
     zero = int(np.sum(~np.asarray(design.kept)))
     if zero:
         notes.append(f"{_rows(zero)} of weight zero: fitted values, but no part in the estimates")

@@ -251,7 +251,7 @@ def test_negative_weights(data, weights, name):
         ({"offset": 2.0}, ["offset has shape () and the data have 60 rows"]),
         ({"contrasts": {"f": "contr.sum"}}, ["contrasts['f'] is 'contr.sum'", "'treatment', 'sum', 'helmert', 'poly'"]),
         ({"contrasts": {"q": "sum"}}, ["contrasts names 'q'", "it has 'f', 'x'"]),
-        ({"contrasts": "sum"}, ["contrasts is a mapping such as {'column': 'sum'}"]),
+        ({"contrasts": "sum"}, ["contrasts must be a mapping such as {'column': 'sum'}"]),
         ({"missing": "ignore"}, ["missing must be 'drop' or 'raise', not 'ignore'"]),
     ],
 )

@@ -215,11 +215,11 @@ def test_summary_notes():
         dropped=("Days2",),
         diagnostics=SimpleNamespace(status_message="stopped at the iteration limit", device="cpu:0"),
     )
-    fit.model.design.n_missing = 3
+    fit.model.design.n_missing, fit.model.design.holes = 3, ("Reaction", "Days")
     fit.model.design.kept[7] = False
     text = str(summary(fit))
     for line in (
-        "3 rows left out because of missing values",
+        "3 rows left out because of missing values in Reaction, Days",
         "1 row of weight zero: fitted values, but no part in the estimates",
         "rank-deficient fixed effects: dropped Days2 (it is a combination of other columns)",
         "boundary (singular) fit: (Days | Subject) has a variance of zero or a perfect correlation",

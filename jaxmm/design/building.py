@@ -64,7 +64,8 @@ class Written(NamedTuple):
 
 class Chosen(NamedTuple):
     """``used``: the rows of the table without a missing value (None: all); of those ``index`` labels, ``weights`` or
-    None, and ``kept``, which count; ``frame`` and ``labels`` of the rows that do."""
+    None, and ``kept``, which count; ``frame`` and ``labels`` of the rows that do; ``holes`` are the columns in which
+    values are missing."""
 
     used: np.ndarray | None
     index: pd.Index
@@ -72,6 +73,7 @@ class Chosen(NamedTuple):
     kept: np.ndarray
     frame: Frame
     labels: pd.Index
+    holes: tuple[str, ...]
 
 
 def build(
@@ -160,6 +162,7 @@ def build(
         kept=rows.kept,
         held_out=None,
         n_missing=len(table) - len(rows.index),
+        holes=rows.holes,
         y_all=response.y,
         weights_all=rows.weights,
         spec=spec,
@@ -207,7 +210,8 @@ def _choose(says: Written, table: Table, weights: Any, offset: Any, missing: str
         if not kept.any():
             raise DataError(f"no row has a trial: '{response}' is zero of zero in each that counts")
     frame = Frame(table, counted_rows(used, kept, len(table)), "")
-    return Chosen(used, index, values, kept, frame, index if kept.all() else index[kept])
+    holes = tuple(c.name for c in sources if c.missing is not None)
+    return Chosen(used, index, values, kept, frame, index if kept.all() else index[kept], holes)
 
 
 def _seen(

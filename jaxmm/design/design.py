@@ -77,9 +77,9 @@ class Design:
     `factors` and `terms` as in the formula; weights (n,) above zero or None; offset (n,) or None. `index` labels
     every row used, also those of weight zero or without trials, and `kept` is True where a row counts: y, X and the
     codes are the rows `index[kept]`. `y_all`, `trials_all` and `weights_all` run over `index`; `held_out` is the
-    design of the rows that do not count, or None. `n_missing` rows went because of a missing value. `remarks`: what
-    the columns' user may not know of them, a sentence each. `further`: predictors of parameters after the mean; X,
-    columns and offset are the mean's.
+    design of the rows that do not count, or None. `n_missing` rows went because of a missing value, in one of the
+    columns `holes`. `remarks`: what the columns' user may not know of them, a sentence each. `further`: predictors of
+    parameters after the mean; X, columns and offset are the mean's.
     """
 
     formula: str
@@ -104,6 +104,7 @@ class Design:
     success: str | None = None
     remarks: tuple[str, ...] = ()
     further: tuple[Predictor, ...] = ()
+    holes: tuple[str, ...] = ()
 
     @property
     def predictors(self) -> dict[str, slice]:
