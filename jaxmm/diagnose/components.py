@@ -18,6 +18,7 @@ import pandas as pd
 
 from jaxmm._text import Grid, Printed, frame_parts
 from jaxmm.fitted import Fitted
+from jaxmm.frames import as_backend
 
 NULL = 1e-4  # of the largest standard deviation: a direction without variance; relative, as lme4's tolerance for Λ
 ROUNDING = 1e-8  # of it: roots of an eigenvalue's rounding
@@ -97,15 +98,17 @@ class RePCA(Printed, Mapping[str, GroupComponents]):
         """Loadings, effects × components, by factor."""
         return {name: g.loadings for name, g in self.items()}
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each component: ``sd``, ``relative_sd`` (over σ, as lme4's), ``proportion``, ``cumulative``."""
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """A row for each component: ``sd``, ``relative_sd`` (over σ, as lme4's), ``proportion``, ``cumulative``.
+        ``backend``: "pandas" or "polars"."""
         rows = {
             (name, k): (sd, sd / self.relative_to, share, total)
             for name, g in self.items()
             for k, sd, share, total in zip(g.sd.index, g.sd, g.proportion, g.cumulative, strict=True)
         }
         index = pd.MultiIndex.from_tuples(rows, names=["group", "component"])
-        return pd.DataFrame(list(rows.values()), index, ["sd", "relative_sd", "proportion", "cumulative"])
+        table = pd.DataFrame(list(rows.values()), index, ["sd", "relative_sd", "proportion", "cumulative"])
+        return as_backend(table, backend)
 
     @property
     def notes(self) -> list[str]:

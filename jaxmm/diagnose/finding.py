@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from jaxmm._text import Printed, as_text
+from jaxmm.frames import as_backend
 
 PROBLEM, CAUTION, NOTE = "problem", "caution", "note"
 RANK = {PROBLEM: 0, CAUTION: 1, NOTE: 2}
@@ -77,10 +78,11 @@ class Check(Printed, Sequence[Finding]):
         found = {f.name for f in self.findings}
         return [name for name in self.looked_into if name not in found]
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each finding: name, severity, text, advice."""
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """A row for each finding: name, severity, text, advice. ``backend``: "pandas" or "polars"."""
         columns = ["name", "severity", "text", "advice"]
-        return pd.DataFrame([[getattr(f, c) for c in columns] for f in self.findings], columns=columns)
+        table = pd.DataFrame([[getattr(f, c) for c in columns] for f in self.findings], columns=columns)
+        return as_backend(table, backend)
 
     def _parts(self) -> list[str]:
         out = [f"Check of {self.formula}"]

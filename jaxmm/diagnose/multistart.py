@@ -27,6 +27,7 @@ from jaxmm.batch.apart import can_be_apart, fits_apart
 from jaxmm.batch.engine import fit_many
 from jaxmm.covariance import lower
 from jaxmm.fitted import Fitted
+from jaxmm.frames import as_backend
 from jaxmm.layout import Parameters
 from jaxmm.optimize import Status
 from jaxmm.results.result import FitBatch
@@ -136,9 +137,9 @@ class Multistart(Printed):
         }
         return pd.DataFrame(columns, pd.Index(b.replicate, name="start"))
 
-    def to_frame(self) -> pd.DataFrame:
-        """``frame``."""
-        return self.frame
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """``frame``. ``backend``: "pandas" or "polars"."""
+        return as_backend(self.frame, backend)
 
     @property
     def best(self) -> int | None:

@@ -25,6 +25,7 @@ from jaxmm.diagnose import pit, residual_tests, simulated_plot
 from jaxmm.diagnose.effective import effective_df, leverages
 from jaxmm.diagnose.residual_tests import ResidualTest, not_tested, simulated_p
 from jaxmm.fitted import Fitted
+from jaxmm.frames import as_backend
 from jaxmm.predict import linear_predictors, on_scale, rows_used
 from jaxmm.simulate import simulate
 
@@ -294,11 +295,11 @@ class SimulatedResiduals(Printed):
         zeros = self.test_zero_inflation()
         return found if zeros.reason else [*found, zeros]
 
-    def to_frame(self) -> pd.DataFrame:
-        """``tests()`` as a table: statistic, p, n, how."""
+    def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
+        """``tests()`` as a table: statistic, p, n, how. ``backend``: "pandas" or "polars"."""
         found = self.tests()
         columns = {name: [getattr(t, name) for t in found] for name in ("statistic", "p", "n", "how")}
-        return pd.DataFrame(columns, index=[t.name for t in found])
+        return as_backend(pd.DataFrame(columns, index=[t.name for t in found]), backend, "test")
 
     def plot(self, axes: Any = None) -> Any:
         """Q-Q plot of the residuals, and the residuals along the ranked predictions with their quartiles.

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxmm import shrinkage
 from jaxmm._keywords import AVERAGING, known_keywords
 from jaxmm.fitted import Fitted
+from jaxmm.frames import as_backend
 from jaxmm.means import emmeans
 from jaxmm.means.result import Emmeans
 
@@ -100,7 +101,14 @@ class Averaging(Fitted):
 
     @known_keywords(AVERAGING)
     def joint_tests(
-        self, by: Any = None, at: Any = None, ddf: str | None = None, vcov: Any = None, cluster: Any = None
+        self,
+        by: Any = None,
+        at: Any = None,
+        ddf: str | None = None,
+        vcov: Any = None,
+        cluster: Any = None,
+        *,
+        backend: str = "pandas",
     ) -> pd.DataFrame:
         """F tests of every term by its marginal means, in each group of ``by``: ``F``, ``num_df``, ``den_df``, ``p``.
 
@@ -113,6 +121,7 @@ class Averaging(Fitted):
             by: columns at whose levels the other terms are tested.
             at: as in ``emmeans``.
             ddf, vcov, cluster: as in ``coef_table``.
+            backend: "pandas" or "polars".
 
         Raises:
             ValueError, DataError: an unknown column or level, a ddf or a vcov that the model has not.
@@ -121,7 +130,7 @@ class Averaging(Fitted):
             >>> herds.joint_tests().index.tolist()
             ['period']
         """
-        return emmeans.joint_tests(self, by, at, ddf, vcov, cluster)
+        return as_backend(emmeans.joint_tests(self, by, at, ddf, vcov, cluster), backend, "term")
 
     def marginal_coef(self) -> pd.DataFrame:
         """Population-averaged coefficients: ``estimate``, ``std_error``; β̂ in a linear model.

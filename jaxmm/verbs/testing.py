@@ -82,7 +82,15 @@ class Testing(Fitted):
         reference = self.reference(ddf, vcov, cluster)
         return linear_test(restrictions(L, self.model.design), reference, diagnostics.remarks(self))
 
-    def anova(self, type: int = 3, ddf: str | None = None, vcov: Any = None, cluster: Any = None) -> TermTests:
+    def anova(
+        self,
+        type: int = 3,
+        ddf: str | None = None,
+        vcov: Any = None,
+        cluster: Any = None,
+        *,
+        backend: str = "pandas",
+    ) -> TermTests:
         """A table with an F test of each term of the formula: ``F``, ``num_df``, ``den_df``, ``p``; of a generalised
         model ``chisq``, ``df``, ``p``, unless ``ddf`` counts degrees of freedom.
 
@@ -90,6 +98,7 @@ class Testing(Fitted):
             type: 1, each term after those before it; 2, after all that do not contain it; 3, averaged with equal
                 weights over the levels of other factors. None depends on how factors are coded (``inference.terms``).
             ddf, vcov, cluster: as in ``coef_table``.
+            backend: "pandas" or "polars".
 
         Raises:
             ValueError: another type, or a ddf that the model has not.
@@ -102,7 +111,7 @@ class Testing(Fitted):
         """
         reference = self.reference(ddf, vcov, cluster)
         chisq = reference.name == "asymptotic" == self.model.likelihood.ddf[0]
-        return term_tests(self.model.design, reference, type, chisq, diagnostics.remarks(self))
+        return as_backend(term_tests(self.model.design, reference, type, chisq, diagnostics.remarks(self)), backend)
 
     @known_keywords({"which": "parm=", "alphamax": "level=1 - alphamax", "signames": "names are those of a bootstrap"})
     def profile(self, parm: Any = None, level: float = 0.99) -> Profile:
