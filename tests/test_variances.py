@@ -153,5 +153,7 @@ def test_coverage(claim):
 def test_bad_input(sleep_reml):
     with says(ValueError, "effects must be one of 'fixed', 'ran_pars', 'dispersion'", "'random'"):
         sleep_reml.tidy(effects="random")
+    with says(TypeError, "tidy() has no keyword 'exponentiate'", "numpy.exp(fit.confint())"):
+        sleep_reml.tidy(exponentiate=True)
     with says(TypeError, "tidy() has no keyword 'conf_int'", "conf_level=0.95"):
         sleep_reml.tidy(conf_int=True)

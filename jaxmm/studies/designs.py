@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm._keywords import known_keywords
 from jaxmm.design.columns import DataError
 from jaxmm.design.formula import parse
 from jaxmm.model import Model, choose_likelihood
 
 
 # ---------------------------------------------------------------- a table from a description
+@known_keywords({"units": "the numbers come first, make_design({'subject': 30})", "n": "repeats="})
 def make_design(
     levels: Mapping[str, int],
     *,

@@ -30,7 +30,13 @@ class Publishing(Fitted):
         """
         return summary.summary(self)
 
-    @known_keywords({"conf_int": "conf_level=0.95", "level": "conf_level=0.95"})
+    @known_keywords(
+        {
+            "conf_int": "conf_level=0.95",
+            "level": "conf_level=0.95",
+            "exponentiate": "numpy.exp(fit.confint()) has the intervals of the ratios, numpy.exp(fit.fixef) the ratios",
+        }
+    )
     def tidy(
         self, conf_level: float | None = None, *, effects: str | None = None, backend: str = "pandas"
     ) -> pd.DataFrame:
