@@ -1,5 +1,6 @@
 """Power: of one design, over sizes, and the smallest size that is enough."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -193,7 +194,11 @@ def test_the_picture(curve):
     assert points.get_ydata().tolist() == table[table["coef"] == "condb"]["power"].tolist()
     assert ax.get_xlabel() == "levels of s" and all(float(t).is_integer() for t in ax.get_xticks())
     told = " ".join(t.get_text() for t in ax.get_legend().get_texts())
-    assert "target 0.8" in told and "condb" in told and "95% interval of the size needed" in told
+    assert "target 0.8" in told and "condb" in told
+    assert told.count("interval of the size needed") == (curve.smallest["note"] == "").sum()
+    reached = replace(curve, target=0.3)
+    told = " ".join(t.get_text() for t in reached.plot().get_legend().get_texts())
+    assert (reached.smallest["note"] == "").any() and "95% interval of the size needed, " in told
     assert curve.plot(ax) is ax
     plt.close("all")
 

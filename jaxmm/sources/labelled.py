@@ -140,7 +140,8 @@ def _observations(labels: Any, n: int, design: Design) -> Any:
         if given.is_unique and own.is_unique:
             at = given.get_indexer(own)
             if np.all(at >= 0):
-                if isinstance(given, pd.RangeIndex) and np.any(np.diff(at) < 0):
+                counted = isinstance(given, pd.RangeIndex) and given.equals(pd.RangeIndex(n))
+                if counted and np.any(np.diff(at) < 0):
                     raise DataError(
                         "the rows of Y are only counted, and those of the model's table have such labels in another "
                         "order: give Y the index of that table, or pass an array with a response in each row, in the "
