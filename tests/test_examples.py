@@ -107,7 +107,7 @@ def test_power_curve(tmp_path, capsys):
     run("power_curve.py", *arguments)
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines() if "Wald z  condhard  " in line]
-    assert [row[:3] for row in rows] == [["8", "4", "32"]]
+    assert all(row[:3] == ["8", "4", "32"] for row in rows) and rows  # a wide table goes on below itself
     assert "condhard (Wald z, item = 4): a power of 0.8 is not reached by 8" in printed
     assert "6 experiments simulated and fitted in" in printed and "stays above 10.0 ms" in printed
     assert (tmp_path / "power_curve.png").read_bytes().startswith(PNG)

@@ -152,7 +152,7 @@ def band(n: int) -> tuple[np.ndarray, np.ndarray]:
 def _name(ax: Any, values: pd.Series, x: np.ndarray, y: np.ndarray) -> None:
     """The labels of the farthest points, above or below them, away from zero."""
     wide, high = (float(np.ptp(v)) or 1.0 for v in (x, y))
-    names, above = names_of(values.index), []
+    names, above = names_of(list(values.index)), []
     for k in np.argsort(-np.abs(y))[:NAMED]:
         up = 1 if y[k] > 0 else -1
         side = "center" if len(names[k]) < 6 else "right" if x[k] > np.mean(x) else "left"  # towards the middle

@@ -197,7 +197,7 @@ def _table(grid: Grid, keep: list[str]) -> pd.DataFrame:
 
 def _about(fit: Fitted, grid: Grid, keep: list[str], weights: Any) -> list[str]:
     """What is averaged over, and what is held where; the mean of a centred column is zero and no rounding error."""
-    over, fixed, seen = grid.averaged(keep), grid.fixed_at(keep), fit.model.design.spec.seen.columns
+    over, fixed, seen = grid.averaged(keep), grid.fixed_at(keep), Columns(fit).spec.seen.columns
     for n, v in fixed.items():
         if seen[n].labels is None and abs(v) < 1e-12 * (seen[n].high - seen[n].low):
             fixed[n] = 0.0

@@ -55,6 +55,8 @@ def parts(
         about = [", ".join(f"{b} = {level_text(v)}" for b, v in zip(by, key, strict=True))] if by else []
         out.append([*about, _text.Grid([shown, *own], right)])
     more = _text.more_rows(len(frame) - len(first), ": frame")
-    out += [more] if more else []
-    out += [[*notes]] if notes else []
+    if more:
+        out.append([*more])
+    if notes:
+        out.append([*notes])
     return [p for k, part in enumerate(out) for p in ([""] * (k > 0) + part)]

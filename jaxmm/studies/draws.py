@@ -24,7 +24,7 @@ _COLUMNS = {
 def to_arviz(boot: Any) -> Any:
     """See ``Bootstrap.to_arviz``."""
     try:
-        import arviz
+        import arviz  # pyright: ignore[reportMissingImports]
         import xarray
     except ImportError as error:
         raise ImportError("to_arviz needs arviz: pip install 'jaxmm[arviz]'") from error
