@@ -81,7 +81,8 @@ class FirstCall:
         self.function, self.ready = function, False
 
     def __call__(self, *args: Any) -> Any:
-        if self.ready or not looked_at():
+        first, self.ready = not self.ready, True
+        if not first or not looked_at():  # nobody asks at the calls of a search whether somebody looks
             return self.function(*args)
         done = threading.Event()
         watch = threading.Thread(target=_tell, args=(done,), daemon=True)
@@ -91,4 +92,3 @@ class FirstCall:
         finally:
             done.set()
             watch.join()
-            self.ready = True

@@ -13,8 +13,8 @@ from jaxmm.sources.labelled import Labels
 if TYPE_CHECKING:
     import xarray
 
-# the second dimension of a column that holds several numbers of a replicate
-_SECOND = {
+# what the second dimension of a column is called that holds several numbers of a replicate
+DIMENSIONS = {
     "fixef": "coef",
     "bse": "coef",
     "theta": "parameter",
@@ -34,13 +34,13 @@ def to_xarray(batch: Any) -> xarray.Dataset:
         raise ImportError("to_xarray needs xarray: pip install 'jaxmm[xarray]'") from error
     labels = batch.labels or Labels.of("replicate", batch.replicate)
     columns = {n: c for n, c in schema(batch.names).items() if n != "replicate" and c.labels != ()}
-    seconds = {_SECOND.get(n, f"{n}_"): list(c.labels) for n, c in columns.items() if c.labels is not None}
+    seconds = {DIMENSIONS.get(n, f"{n}_"): list(c.labels) for n, c in columns.items() if c.labels is not None}
     taken = {*labels.shape, *labels.coords}
     if clash := sorted(taken & {*columns, *seconds}):
         raise ValueError(f"the responses have a dimension or coordinate {clash[0]!r}, as the results have: rename it")
     data = {}
     for name, column in columns.items():
-        dims = (*labels.shape, *(() if column.labels is None else (_SECOND.get(name, f"{name}_"),)))
+        dims = (*labels.shape, *(() if column.labels is None else (DIMENSIONS.get(name, f"{name}_"),)))
         data[name] = (dims, _on_grid(batch.columns[name], column, labels))
     return xarray.Dataset(data, {**labels.coords, **seconds})
 

@@ -9,16 +9,10 @@ from typing import Any
 
 import numpy as np
 
-# columns of a batch that are draws -> the dimension of their names
-_COLUMNS = {
-    "fixef": "coef",
-    "varcorr_sd": "sd",
-    "varcorr_corr": "corr",
-    "sigma": None,
-    "dispersion": None,
-    "family_params": "family_param",
-    "further": "further_coef",
-}
+from jaxmm.results.exports import DIMENSIONS
+
+# columns of a batch that are draws
+_COLUMNS = ("fixef", "varcorr_sd", "varcorr_corr", "sigma", "dispersion", "family_params", "further")
 
 
 def to_arviz(boot: Any) -> Any:
@@ -52,7 +46,8 @@ def _parameters(boot: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     labels, used = boot.names.columns(), boot.estimates()
     data: dict[str, Any] = {}
     coords: dict[str, Any] = {}
-    for name, dim in _COLUMNS.items():
+    for name in _COLUMNS:
+        dim = DIMENSIONS.get(name)
         if dim is None and name in used:
             data[name] = ((), boot.columns[name])
         elif dim is not None and labels[name]:
