@@ -19,14 +19,15 @@ class Varying(NamedTuple):
     first, NumPy or JAX, and a ``Problem`` takes it with the lanes last.
 
     ``start`` (L, m) is where the search of each lane begins, in the scaled columns: theta or psi.
-    ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p); ``weights`` (L, nobs), zero
-    where a row is left out; ``offset`` (L, nobs); ``copies`` (L, J) how often each level of the outermost factor of the
-    chain counts, for a case
-    bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are, drawn without responses
-    (``direct.Drawn``)."""
+    ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p) of the mean and ``Z``, of each term
+    of the design (L, nobs, q), in the data's columns; ``weights`` (L, nobs), zero where a row is left out; ``offset``
+    (L, nobs) of the mean, in the place of the model's; ``copies`` (L, J) how often each level of the outermost factor
+    of the chain counts, for a case bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are,
+    drawn without responses (``direct.Drawn``)."""
 
     y: Any = None
     X: Any = None
+    Z: Any = None
     weights: Any = None
     offset: Any = None
     copies: Any = None
@@ -39,7 +40,8 @@ class Varying(NamedTuple):
 
     def each(self, function: Callable[[Any], Any]) -> Varying:
         """``function`` of every array in it; statistics as they are."""
-        return self._replace(**{name: function(getattr(self, name)) for name in self.given() - {"statistics"}})
+        arrays = {name: getattr(self, name) for name in self.given() - {"statistics"}}
+        return self._replace(**{n: tuple(map(function, x)) if n == "Z" else function(x) for n, x in arrays.items()})
 
 
 @runtime_checkable
