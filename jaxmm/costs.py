@@ -56,4 +56,7 @@ FILLINGS = 4  # times that a worker should fill its lanes, as the last ones sear
 CACHE_BYTES = 1 << 22  # that the data of a batch should fit in
 RESPONSE_BYTES = 1 << 24  # that its responses may take, once
 POOLS_IN_PART = 32  # times the lanes: the last lanes of a part search alone
+PATTERN_LANES = 500  # with the same rows missing, for whose cross-products to be made once
+PATTERNS = 32  # of missing rows, at most, that are treated so: each has arrays of its own
+SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for values that are missing
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows

@@ -25,21 +25,26 @@ from jaxmm import costs
 from jaxmm._context import check_not_traced, computing
 from jaxmm._waiting import bars
 from jaxmm.batch import interrupts
-from jaxmm.batch.pool import PartSearch
-from jaxmm.batch.setup import make_problem, scaled_start
+from jaxmm.batch.routes import PartRoutes, Ways
+from jaxmm.batch.setup import scaled_start
 from jaxmm.optimize import Control, as_control
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
 from jaxmm.results.store import Store
 from jaxmm.sources import labelled
 from jaxmm.sources.direct import design_of
-from jaxmm.sources.responses import Responses, Varying, as_responses, unfitted
+from jaxmm.sources.inputs import Inputs, read_inputs
+from jaxmm.sources.responses import Responses, as_responses, unfitted
 
 
 def fit_many(
     model: Any,
     Y: Any,
     *,
+    weights: Any = None,
+    offset: Any = None,
+    columns: Any = None,
+    missing: str = "drop",
     start: Any = None,
     batch: int | None = None,
     out: Any = None,
@@ -59,6 +64,16 @@ def fit_many(
             with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
             matched by label where Y has the labels of all rows of the model, else by position.
+        weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
+            a row's log density; a row of weight 0 is left out of the lane. Also (nobs,), the same for all.
+        offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
+            sizes.
+        columns: variables of the formula that each lane has values of its own for, ``{"x": array (n, nobs)}``. The
+            model matrix of each lane, Z included, is that of a table with these values: interactions, transforms, and
+            what transforms learn from a column (``poly``, ``scale``). Levels and contrasts are the model's. Of a model
+            from arrays, columns of X and Z by their names.
+        missing: "drop": a row in which Y or one of the columns is NaN is left out of its lane, and ``nobs`` says how
+            many are left; "refuse": the lane has the status INVALID.
         start: where every search begins: a ``Fit``, theta (m,), a ``Truth`` or the mapping of one, as ``study`` takes
             it; by default moments of each response.
         batch: lanes that are searched at once; by default as many as suit the cache, or the accelerator's memory.
@@ -81,26 +96,33 @@ def fit_many(
 
     Returns:
         ``FitBatch``, by replicate, with the labels of Y, which ``to_frame()``, ``test_table()``, ``to_xarray()``,
-        ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone. A response that is not finite, does
+        ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone. A response that is infinite, does
         not vary or cannot be fitted has a status that says so and NaN for estimates; it changes nothing for the others.
 
     Raises:
         DataError: responses of another length than the model has observations; a table or a DataArray of which
-            several axes may be the observations.
+            several axes may be the observations; weights, offset or columns of another shape than Y; weights that are
+            negative or all zero, an offset that is not finite; a column that is not in the formula, or that lanes
+            share.
         ValueError: a folder that holds another study; a model whose number of quadrature nodes is "auto".
         FileNotFoundError: the folder is removed during the run.
         TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
 
     Example:
-        >>> mm.fit_many(fit, fit.simulate(2, key=1), progress=False).fixef.shape
+        >>> Y = np.asarray(fit.simulate(2, key=1))
+        >>> mm.fit_many(fit, Y, progress=False).fixef.shape
         (2, 2)
+        >>> Y[1, :5] = np.nan
+        >>> mm.fit_many(fit, Y, progress=False).nobs.tolist()
+        [180, 175]
     """
     check_not_traced("fit_many", Y, start)
     model = unfitted(model)
     control = as_control(control)
     Y, labels = labelled.read(Y, model.design, dim, layer)
     source = as_responses(Y, len(model.design.y))
-    job = _Job(model, source, start, batch, control, collapse)
+    inputs = read_inputs(model.design, source, labels, weights, offset, columns, missing, model.likelihood.exact)
+    job = _Job(model, source, start, batch, control, collapse, inputs)
     if not collect and out is None:
         raise ValueError("collect=False leaves results in a folder: give its path as out=")
     found = job.run(out, progress, collect)
@@ -117,62 +139,27 @@ class _RunEndedError(Exception):
 class _Job:
     """One call of ``fit_many``: what is to be done, by whom, and what has been done."""
 
-    def __init__(self, model: Any, source: Any, start: Any, batch: int | None, control: Control, collapse: bool):
+    def __init__(
+        self, model: Any, source: Any, start: Any, batch: int | None, control: Control, collapse: bool, inputs: Inputs
+    ):
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
             raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
-        self.model, self.source, self.control, self.collapse = model, source, control, collapse
+        self.model, self.source, self.control, self.inputs = model, source, control, inputs
         source.check(model)
         self.n = source.n
         with computing(model.device):
             self.start = scaled_start(model, start)
-            self.problem = make_problem(model, self.start, collapse, source.varies)
         self.names = names_of(model)
         self.devices = _devices(control.device)
         on_cpu = self.devices[0].platform == "cpu"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = max(cores, len(self.devices)) if on_cpu else len(self.devices)
-        if on_cpu and "evaluate" in self.problem.library:
+        self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers)
+        common = self.ways.of(self.ways.common)
+        if on_cpu and "evaluate" in common.problem.library:
             workers = 1
-        self.width = int(batch or (self._width_on_cpu(workers) if on_cpu else self._width_on_accelerator()))
+        self.width = common.width
         self.workers = workers if self.n is None else max(1, min(workers, -(-self.n // self.width)))
-
-    @property
-    def check(self) -> Any:
-        """Which responses (L, n) are not the family's; None for a source that has none."""
-        family, trials = self.model.likelihood.family, self.model.design.trials
-        if self.source.trusted or self.problem.takes_any:
-            return None
-
-        def invalid(y: Any) -> np.ndarray:
-            y = np.asarray(y)
-            with np.errstate(invalid="ignore"):
-                good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
-            return ~np.all(good, axis=1)
-
-        return invalid
-
-    def _bytes(self) -> int:
-        """Of the data of one lane."""
-        with computing(self.model.device):
-            y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
-            own = Varying(y, weights=y if "weights" in self.source.varies else None)
-            data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, own)
-        return 8 * sum(x.size for x in jax.tree.leaves(data))
-
-    def _width_on_cpu(self, workers: int) -> int:
-        each = self._bytes() * self.problem.temporaries
-        rows = 8 * len(self.model.design.y)
-        widths, most = costs.BATCH_WIDTHS, (costs.CACHE_BYTES, costs.RESPONSE_BYTES)
-        fits = [w for w in widths if w * each <= most[0] and w * rows <= most[1]] or [widths[0]]
-        wanted = fits[-1] if self.n is None else max(-(-self.n // (costs.FILLINGS * workers)), 64)
-        return next((w for w in fits if w >= wanted), fits[-1])
-
-    def _width_on_accelerator(self) -> int:
-        stats = self.devices[0].memory_stats() or {}
-        room = stats.get("bytes_limit", 1 << 34) // 64
-        most = 1 << max(6, int(np.log2(max(room // (self._bytes() * self.problem.temporaries), 1))))
-        wanted = costs.ACCELERATOR_LANES if self.n is None else 1 << max(6, int(np.ceil(np.log2(max(self.n, 1)))))
-        return min(most, costs.ACCELERATOR_LANES, wanted)
 
     @cached_property
     def part(self) -> int:
@@ -229,8 +216,7 @@ class _Job:
                 with lock:
                     mine.device = self.devices[next(turn) % len(self.devices)]
                 with computing(mine.device):
-                    problem = jax.device_put(self.problem, mine.device)
-                    mine.search = PartSearch(problem, self.start, self.width, self.control, self.check, heard)
+                    mine.search = PartRoutes(self.ways, mine.device, self.control, heard)
             return mine.device
 
         def work(source: Responses, first: int, size: int, number: int) -> None:
@@ -303,6 +289,7 @@ class _Job:
             "max_iterations": self.control.max_iterations,
             "source": source,
             **number,
+            **self.inputs.identity(),
         }
 
 

@@ -94,7 +94,7 @@ def _found(problem: Any, outcome: Any) -> Found:
     return problem.found(outcome)
 
 
-def _call(alone: bool, program: Any, *arguments: Any) -> Any:
+def called(alone: bool, program: Any, *arguments: Any) -> Any:
     """``alone``: it calls the library, and waits for all that do, here or in another thread's ``fit_many``."""
     if not alone:
         return program(*arguments)
@@ -105,23 +105,24 @@ def _call(alone: bool, program: Any, *arguments: Any) -> Any:
 # ---------------------------------------------------------------- one part, on one device
 class PartSearch:
     """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
-    them start, or None; ``check`` says which responses (L, n) are not the family's, None where none can be; ``tick`` is
-    told how many lanes have ended."""
+    them start, or None; ``check`` says of lanes (L,) which the family cannot have, None where it has all; ``rows`` how
+    many rows count in each; ``tick`` is told how many lanes have ended."""
 
-    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any):
+    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, rows: Any, tick: Any):
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
-        self.check, self.tick = check, tick
+        self.check, self.rows, self.tick = check, rows, tick
         self.bound: dict[Program, Any] = {}  # the shapes of all parts are the same
 
     def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
         if program not in self.bound:
             self.bound[program] = program.bind(*arguments)
-        return _call(alone, self.bound[program], *arguments)
+        return called(alone, self.bound[program], *arguments)
 
     def run(self, source: Responses, first: int, size: int) -> tuple[Found, np.ndarray]:
         """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
         self.source, self.first, self.size, self.read = source, first, size, 0
         self.waiting, self.count, self.results, self.before = [], 0, None, {}
+        self.nobs = np.zeros(size, np.int64)
         both = self._next_pool()
         index = self.index.copy()  # the replicate in each lane, -1 where there is none
         self.index[:] = -1
@@ -151,7 +152,8 @@ class PartSearch:
             if not (index >= 0).any():
                 if self.count:
                     self._work_out(self.count)
-                return self.results  # pyright: ignore
+                found, iterations = self.results  # pyright: ignore
+                return found._replace(columns={**found.columns, "nobs": self.nobs}), iterations
 
     def _advance(self, both: tuple[Lanes, Any]) -> tuple[tuple[Lanes, Any], Any]:
         return self._call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
@@ -162,15 +164,17 @@ class PartSearch:
         asked = self.width if self.source.endless else count
         first = self.first + self.read
         self.index = np.where(np.arange(self.width) < count, np.arange(self.width) + self.read, -1)
-        self.read += count
         own = self._block(first, asked)
-        invalid = None if self.check is None else self.check(own.y)
+        rows = self.rows(own)
+        self.nobs[self.read : self.read + count] = rows[:count] if rows.ndim else rows
+        self.read += count
+        invalid = None if self.check is None else self.check(own)
         called = self.problem.library
         alone = "data" in called or ("start" in called and self.theta is None)
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> Varying:
-        own = _call(self.source.library, self.source.block, first, size)
+        own = called(self.source.library, self.source.block, first, size)
         given, kind = own.given(), type(self.source).__name__
         if unknown := given - self.source.varies:
             raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")

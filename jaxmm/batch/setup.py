@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.estimate import rough_hessian
 from jaxmm.estimate_glmm import derivatives, guess_on_host
@@ -23,31 +25,37 @@ from jaxmm.lanes.linear_weighted import LinearWeighted
 from jaxmm.lanes.problem import Problem
 from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
+from jaxmm.pure import gram_from_rows
 from jaxmm.rows import Rows
 from jaxmm.sources.truth import as_start
 from jaxmm.start import moment_start
 from jaxmm.start_given import scaled_psi, scaled_theta
 
+without_rows = Program(lambda gram, rows, counts: gram_from_rows(gram, rows, counts=counts))
 OF_POOL = frozenset({"start"})  # what lanes may have of their own and no problem needs to know
 
 # problems that suit a structure, the quickest first, and what makes them
 Candidates = list[tuple[type, Callable[[], Any]]]
 
 
-def make_problem(model: Any, start: np.ndarray | None, collapse: bool, varies: frozenset[str]) -> Problem:
+def make_problem(
+    model: Any, start: np.ndarray | None, collapse: bool, varies: frozenset[str], counts: np.ndarray | None = None
+) -> Problem:
     """The first of the problems that suit the model which accepts all that ``varies`` between lanes.
 
     Args:
         start: (m,) as to the scaled columns, or None.
         collapse: whether levels that are alike may share their factor.
         varies: names of ``Varying``.
+        counts: (n,) the rows that count in all of these lanes, of a linear model; None for all rows.
 
     Raises:
         ValueError: none accepts it, with what lanes of this model may have of their own.
     """
     with computing(model.device):
         linear = not isinstance(model.arrays, Rows)
-        candidates = (_linear if linear else _generalised)(model, start, collapse and "copies" not in varies)
+        collapse = collapse and "copies" not in varies
+        candidates = _linear(model, start, collapse, counts) if linear else _generalised(model, start)
         for problem, make in candidates:
             if varies - OF_POOL <= problem.accepts:
                 return make()
@@ -58,9 +66,13 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, varies: f
     )
 
 
-def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
-    gram, harmless = model.arrays, np.array(model.design.y, float)
-    by = response_map(model.accumulator, model.design.offset)
+def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None) -> Candidates:
+    gram, harmless, columns = model.arrays, np.array(model.design.y, float), model.accumulator
+    if counts is not None:
+        gram = without_rows(gram, model.rows, 1.0 * counts)
+        weights = np.ones(columns.n) if columns.weights is None else columns.weights
+        columns = replace(columns, weights=weights * counts)
+    by = response_map(columns, model.design.offset)
 
     def lanes() -> Any:
         theta = moment_start(gram) if start is None else start
@@ -75,7 +87,7 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
     return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearWeighted, weighted)]
 
 
-def _generalised(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
+def _generalised(model: Any, start: np.ndarray | None) -> Candidates:
     """The first Hessian of lanes is the exact one of the model's own response.
 
     The lanes have rows without room: what many of them share need not be shared with other designs.

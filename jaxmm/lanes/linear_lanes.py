@@ -44,16 +44,23 @@ TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that 
 
 def refuse(y: Array, by: ResponseMap) -> Array:
     """Responses (n, L) that are not finite, whose squares leave the range of numbers, or that have nothing for random
-    effects and error to explain: constant ones, whatever the offset, and those of ``checks.check_left``."""
+    effects and error to explain: constant ones, whatever the offset, and those of ``checks.check_left``.  Rows of
+    weight zero are not looked at."""
     e = y if by.offset is None else y - by.offset[:, None]
+    first = y[0]
+    if by.W is not None:
+        there = by.W > 0
+        e, first = jnp.where(there[:, None], e, 0.0), y[jnp.argmax(there)]
     size = jnp.sum(e * e, axis=0)
     left = e
     for _ in range(2 if len(by.X) else 0):
         left = left - by.X.T @ (by.project @ left)
+        left = left if by.W is None else jnp.where((by.W > 0)[:, None], left, 0.0)
     status = jnp.where(jnp.sum(left * left, axis=0) <= REPRODUCED * size, Status.NO_VARIATION, -1)
     lost = jnp.isinf(size) | ((size < TINY) & jnp.any(e != 0, axis=0))
     status = jnp.where(lost, Status.NOT_FINITE, status)
-    status = jnp.where(jnp.all(y == y[0], axis=0), Status.NO_VARIATION, status)
+    same = y == first if by.W is None else (y == first) | (by.W == 0)[:, None]
+    status = jnp.where(jnp.all(same, axis=0), Status.NO_VARIATION, status)
     return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
 
 

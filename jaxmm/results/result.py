@@ -45,6 +45,7 @@ class FitBatch(_text.Printed):
         sigma (n,): residual standard deviation, 1 where the family has none.
         dispersion (n,): φ, the first where there are several, NaN where the family has none.
         family_params (n, k): the family's other parameters, as ``Fit.family_params``; mostly there are none, k = 0.
+        nobs (n,): rows that count in the replicate; 0 in a file from before it was kept.
         loglik (n,): restricted where the model is.
         varcorr_sd (n, s): standard deviations of the random effects.
         varcorr_corr (n, c): their correlations.

@@ -146,6 +146,7 @@ DECLARED: dict[str, Callable[[Names], Column]] = {
     "further_bse": lambda names: Column(
         names.further, shown=tuple(f"se_{name}" for name in names.further), optional=True
     ),
+    "nobs": lambda names: Column(kind=np.int64, shown=("nobs",), optional=True),
     "loglik": lambda names: Column(shown=("loglik",)),
     "is_singular": lambda names: Column(kind=np.bool_, shown=("is_singular",)),
     "status": lambda names: Column(kind=np.int8, shown=("status",)),
@@ -200,10 +201,12 @@ def as_columns(model: Any, found: Found, iterations: np.ndarray, first: int) -> 
         **({"further": found.beta[p:], "further_bse": found.bse[p:]} if names.further else {}),
         **found.columns,
     }
+    nobs = lanes_last.pop("nobs", len(model.design.y))
     estimates = {
         name: np.ascontiguousarray(np.where(failed, np.nan, np.asarray(x, float)).T) for name, x in lanes_last.items()
     }
     others = {
+        "nobs": np.broadcast_to(np.asarray(nobs, np.int64), count),
         "replicate": first + np.arange(count),
         "is_singular": _singular(model, found) & ~failed,
         "status": np.asarray(found.status, np.int8),
