@@ -26,14 +26,14 @@ from jaxmm._context import check_not_traced, computing
 from jaxmm._waiting import bars
 from jaxmm.batch import interrupts
 from jaxmm.batch.pool import PartSearch
-from jaxmm.batch.setup import make_problem, scaled_start
+from jaxmm.batch.setup import example, make_problem, scaled_start
 from jaxmm.optimize import Control, as_control
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
 from jaxmm.results.store import Store
 from jaxmm.sources import labelled
 from jaxmm.sources.direct import design_of
-from jaxmm.sources.responses import Responses, Varying, as_responses, unfitted
+from jaxmm.sources.responses import Responses, as_responses, unfitted
 
 
 def fit_many(
@@ -154,8 +154,7 @@ class _Job:
     def _bytes(self) -> int:
         """Of the data of one lane."""
         with computing(self.model.device):
-            y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
-            own = Varying(y, weights=y if "weights" in self.source.varies else None)
+            own = example(self.model, self.source.varies)
             data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, own)
         return 8 * sum(x.size for x in jax.tree.leaves(data))
 
