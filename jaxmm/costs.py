@@ -46,6 +46,7 @@ CLOSED_EFFECTS, CLOSED_COLUMNS, CLOSED_REML = 4, 12, 16  # q, p, and pq by REML,
 # model is too long to compile
 CLOSED_ENTRIES = 10  # of λ in it: with 16 it takes half a minute and 0.8 GB
 COLLAPSED_SHARE = 0.7  # of the levels that must be left for a collapse of equal ones to be worth its sums
+TABLE_PIECE = 4  # rows that the scatter of one piece costs, where lanes have rows of their own
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
 TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an

@@ -250,13 +250,16 @@ def rounded(height: int, digits: int) -> int:
     return -(-height // step) * step
 
 
-def pieces(codes: np.ndarray, levels: int, digits: int | None = None) -> tuple[np.ndarray, np.ndarray | None, int]:
+def pieces(
+    codes: np.ndarray, levels: int, digits: int | None = None, height: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None, int]:
     """(height, pieces) the row at each place, -1 where there is none; the levels of the pieces; their height.
 
-    With ``digits`` the height is ``rounded``, and pieces without rows fill their number up to its ``bucket``.
+    The ``height`` is chosen where it is not given.  With ``digits`` it is ``rounded``, and pieces without rows fill
+    their number up to its ``bucket``.
     """
     counts = np.bincount(codes, minlength=levels)
-    height = choose_height(counts)
+    height = choose_height(counts) if height is None else height
     height = rounded(height, digits) if digits else height
     each = np.maximum(-(-counts // height), 1)
     if digits and each.sum() > levels:

@@ -25,7 +25,7 @@ from jaxmm.sources.responses import Responses, Varying, check_rows
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
 # as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
 LIBRARY = threading.Lock()
-REFUSED = (Status.INVALID, Status.NO_VARIATION)  # which no search will change
+REFUSED = (Status.INVALID, Status.NO_VARIATION, Status.TOO_FEW_ROWS, Status.ALIASED)  # which no search will change
 
 
 # ---------------------------------------------------------------- the compiled programs

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxmm._compiled import Program
@@ -21,12 +22,15 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.laplace_table import can_have_table, make_table
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
-from jaxmm.lanes.linear_weighted import LinearWeighted
+from jaxmm.lanes.linear_own import LinearOwn, table_rows
+from jaxmm.lanes.linear_rows import LinearRows
+from jaxmm.lanes.own_rows import effects_of_terms
 from jaxmm.lanes.problem import Problem
 from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
 from jaxmm.pure import gram_from_rows
 from jaxmm.rows import Rows
+from jaxmm.sources.responses import Varying
 from jaxmm.sources.truth import as_start
 from jaxmm.start import moment_start
 from jaxmm.start_given import scaled_psi, scaled_theta
@@ -80,11 +84,18 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.nda
 
     closed: Candidates = [(LinearBlocks, lambda: LinearBlocks(gram, by, harmless, make_blocks(gram, collapse)))]  # pyright: ignore
 
-    def weighted() -> Any:
-        theta = moment_start(gram) if start is None else start
-        return LinearWeighted(gram, model.rows, by, harmless, _first_hessian(theta, gram))  # pyright: ignore
+    effects = effects_of_terms(model.design, model.elimination.order)
 
-    return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearWeighted, weighted)]
+    def own() -> Any:
+        rows, every = table_rows(model.accumulator, model.design.offset), make_blocks(gram, collapse=False)
+        return LinearOwn(gram, rows, harmless, every.systems(gram), every.cells, effects)  # pyright: ignore
+
+    def any_rows() -> Any:
+        theta = moment_start(gram) if start is None else start
+        return LinearRows(gram, model.rows, harmless, _first_hessian(theta, gram), effects)  # pyright: ignore
+
+    closed += [(LinearOwn, own)]
+    return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearRows, any_rows)]
 
 
 def _generalised(model: Any, start: np.ndarray | None) -> Candidates:
@@ -113,6 +124,24 @@ def _generalised(model: Any, start: np.ndarray | None) -> Candidates:
 
     closed: Candidates = [(GeneralisedBlocks, lambda: GeneralisedBlocks(rows, make_table(rows), harmless))]  # pyright: ignore
     return [*(closed if nodes == 1 and can_have_table(rows) else []), (GeneralisedLanes, lanes)]
+
+
+def example(model: Any, varies: frozenset[str]) -> Varying:
+    """The shapes of what one lane has of its own, the lane last."""
+
+    def shape(*axes: int) -> Any:
+        return jax.ShapeDtypeStruct((*axes, 1), "float64")
+
+    d, n = model.design, len(model.design.y)
+    levels = [len(d.factors[f].levels) for f in model.elimination.chain[-1:]]
+    shapes = {
+        "X": shape(n, len(d.columns)),
+        "Z": tuple(shape(n, t.Z.shape[1]) for t in d.terms),
+        "weights": shape(n),
+        "offset": shape(n),
+        "copies": shape(*levels),
+    }
+    return Varying(shape(n), **{name: shapes[name] for name in varies & shapes.keys()})
 
 
 def _listed(names: frozenset[str]) -> str:

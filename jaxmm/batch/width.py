@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
-from jaxmm.sources.responses import Varying
+from jaxmm.batch.setup import example
 
 
 def lanes_at_once(model: Any, problem: Any, varies: frozenset[str], n: int | None, workers: int, device: Any) -> int:
@@ -22,16 +22,8 @@ def lanes_at_once(model: Any, problem: Any, varies: frozenset[str], n: int | Non
 
 def _bytes(model: Any, problem: Any, varies: frozenset[str]) -> int:
     """Of the data of one lane."""
-    d = model.design
-    rows = len(d.y)
-
-    def one(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct((rows, *shape, 1), "float64")
-
-    shapes: dict[str, Any] = {"y": one(), "weights": one(), "offset": one(), "X": one(d.X.shape[1])}
-    shapes["Z"] = tuple(one(t.Z.shape[1]) for t in d.terms)
     with computing(model.device):
-        own = Varying(**{name: shape for name, shape in shapes.items() if name in varies | {"y"}})
+        own = example(model, varies)
         data = jax.eval_shape(lambda problem, own: problem.data(own), problem, own)
     return 8 * sum(x.size for x in jax.tree.leaves(data))
 

@@ -102,16 +102,18 @@ class Problem(Protocol):
     def found(self, outcome: Any) -> Found: ...
 
 
-def original_theta(theta: Array, arrays: Any) -> tuple[Array, tuple[Array, ...]]:
-    """theta (m, L) as to Z_s -> theta in the data's columns, rectified, and the factors (q, q, L)."""
-    s, T = arrays.structure, arrays.T
+def original_theta(theta: Array, arrays: Any, T: Any = None) -> tuple[Array, tuple[Array, ...]]:
+    """theta (m, L) as to Z_s -> theta in the data's columns, rectified, and the factors (q, q, L).  ``T`` (q, q, L) of
+    each factor, where the change of columns is the lane's own."""
+    s = arrays.structure
+    T = [t[:, :, None] for t in map(jnp.asarray, arrays.T)] if T is None else T
     widths = list(s.chain) + [q for _, q in s.rest]
     lams = [jnp.zeros((q, q, theta.shape[-1]), theta.dtype) for q in widths]
     out: list[Any] = []
     for term, at, own in zip(s.terms, s.slices(), arrays.inputs, strict=True):
         inside = slice(term.at, term.at + term.covariance.q)
         lam = term.covariance.lam(theta[at], own)
-        moved = lower(jnp.einsum("ab,bcl->acl", T[term.position][inside, inside], lam))
+        moved = lower(jnp.sum(T[term.position][inside, inside][:, :, None] * lam[None], axis=1))
         survives = term.covariance.closed_under != "none"
         out.append(term.covariance.from_lower(moved, own) if survives else theta[at])
         lams[term.position] = lams[term.position].at[inside, inside].set(moved)
