@@ -138,16 +138,16 @@ class _Job:
 
     @property
     def check(self) -> Any:
-        """Which responses (L, n) are not the family's; None for a source that has none."""
+        """Which lanes have responses (L, n) that are not the family's in rows that count; None where none can."""
         family, trials = self.model.likelihood.family, self.model.design.trials
         if self.source.trusted or self.problem.takes_any:
             return None
 
-        def invalid(y: Any) -> np.ndarray:
-            y = np.asarray(y)
+        def invalid(own: Varying) -> np.ndarray:
+            y = np.asarray(own.y)
             with np.errstate(invalid="ignore"):
                 good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
-            return ~np.all(good, axis=1)
+            return ~np.all(good if own.weights is None else good | (np.asarray(own.weights) == 0), axis=1)
 
         return invalid
 
@@ -155,7 +155,7 @@ class _Job:
         """Of the data of one lane."""
         with computing(self.model.device):
             y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
-            own = Varying(y, weights=y if "weights" in self.source.varies else None)
+            own = Varying(y, **{name: y for name in ("weights", "offset") if name in self.source.varies})
             data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, own)
         return 8 * sum(x.size for x in jax.tree.leaves(data))
 

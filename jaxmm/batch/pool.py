@@ -25,7 +25,7 @@ from jaxmm.sources.responses import Responses, Varying, check_rows
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
 # as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
 LIBRARY = threading.Lock()
-REFUSED = (Status.INVALID, Status.NO_VARIATION)  # which no search will change
+REFUSED = (Status.INVALID, Status.NO_VARIATION, Status.NO_ROWS, Status.ALIASED)  # which no search will change
 
 
 # ---------------------------------------------------------------- the compiled programs
@@ -105,8 +105,8 @@ def _call(alone: bool, program: Any, *arguments: Any) -> Any:
 # ---------------------------------------------------------------- one part, on one device
 class PartSearch:
     """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
-    them start, or None; ``check`` says which responses (L, n) are not the family's, None where none can be; ``tick`` is
-    told how many lanes have ended."""
+    them start, or None; ``check`` says which lanes (``Varying``) have responses that are not the family's, None where
+    none can; ``tick`` is told how many lanes have ended."""
 
     def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any):
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
@@ -164,7 +164,7 @@ class PartSearch:
         self.index = np.where(np.arange(self.width) < count, np.arange(self.width) + self.read, -1)
         self.read += count
         own = self._block(first, asked)
-        invalid = None if self.check is None else self.check(own.y)
+        invalid = None if self.check is None else self.check(own)
         called = self.problem.library
         alone = "data" in called or ("start" in called and self.theta is None)
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)

@@ -26,6 +26,8 @@ class Status(enum.IntEnum):
     RUNAWAY = 4
     INVALID = 5
     NO_VARIATION = 6
+    NO_ROWS = 7
+    ALIASED = 8
 
     @property
     def message(self) -> str:
@@ -36,6 +38,8 @@ class Status(enum.IntEnum):
             Status.NOT_FINITE: "the deviance is not finite at the start: rescale the response, or give another start=",
             Status.INVALID: "the response, or a weight of its own, is not finite or not what the family can have",
             Status.NO_VARIATION: "the response does not vary, or the fixed effects reproduce it exactly",
+            Status.NO_ROWS: "no row is left",
+            Status.ALIASED: "columns of X are dependent in this data",
             Status.RUNAWAY: "the likelihood has no maximum: it rises as a coefficient of enormous SE goes to infinity",
             Status.STALLED: "no step lowers the deviance any further, yet the gradient is not zero",
         }[self]

@@ -21,7 +21,7 @@ from jaxmm.lanes.problem import Found
 from jaxmm.optimize import Status
 from jaxmm.tables import pairs
 
-NO_ESTIMATE = (Status.NOT_FINITE, Status.INVALID, Status.NO_VARIATION)
+NO_ESTIMATE = (Status.NOT_FINITE, Status.INVALID, Status.NO_VARIATION, Status.NO_ROWS, Status.ALIASED)
 
 
 # ---------------------------------------------------------------- names
