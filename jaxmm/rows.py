@@ -163,9 +163,17 @@ class Rows:
         constant = jnp.sum(rows.weights * self.family.log_constant(rows.y, self.trials))
         return replace(rows, log_constant=constant)
 
-    def no_variation(self, y: Array) -> Array:
-        """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity."""
-        return self.family.no_variation(y, jnp.sum(jnp.where(self.weights > 0, self.trials, 0.0)))
+    def no_variation(self, y: Array, counts: Array | None = None) -> Array:
+        """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity, by the rows
+        that ``counts`` (n, ..) names, None for all."""
+        if counts is None:
+            return self.family.no_variation(y, jnp.sum(jnp.where(self.weights > 0, self.trials, 0.0)))
+        if self.family.has_trials:  # a row that does not count has neither success nor trial
+            there = (self.weights > 0).reshape(self.weights.shape + (1,) * (counts.ndim - 1)) & counts[self.source]
+            trials = self.trials.reshape(self.trials.shape + (1,) * (counts.ndim - 1))
+            return self.family.no_variation(jnp.where(counts, y, 0.0), jnp.sum(jnp.where(there, trials, 0.0), (0, 1)))
+        first = jnp.take_along_axis(y, jnp.argmax(counts, axis=0)[None], axis=0)
+        return self.family.no_variation(jnp.where(counts, y, first))
 
     # ------------------------------------------------------------ rows and levels
     def levels_of(self, f: int) -> int:

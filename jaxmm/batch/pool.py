@@ -169,8 +169,8 @@ class PartSearch:
         self.nobs[self.read : self.read + count] = rows[:count] if rows.ndim else rows
         self.read += count
         invalid = None if self.check is None else self.check(own)
-        called = self.problem.library
-        alone = "data" in called or ("start" in called and self.theta is None)
+        library = self.problem.library
+        alone = "data" in library or ("start" in library and self.theta is None)
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> Varying:

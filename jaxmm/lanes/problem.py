@@ -1,9 +1,9 @@
 """What a batch asks of the model whose lanes it searches, and what is common to all of them.
 
 A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
-all lanes at once, and says at the end what was found, in the columns of the data.  There are five: one factor, or any
+all lanes at once, and says at the end what was found, in the columns of the data.  There are six: one factor, or any
 structure, of a linear or a generalised model (``linear_blocks``, ``linear_lanes``, ``generalised_blocks``,
-``generalised_lanes``), and any structure of a linear one with weights of each lane (``linear_weighted``).
+``generalised_lanes``), and the same of a linear one with cross-products of each lane (``linear_own``, ``linear_rows``).
 """
 
 from __future__ import annotations
