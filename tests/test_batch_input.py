@@ -305,13 +305,13 @@ def test_nothing_is_tested(sleep_reml):
 
 # ---------------------------------------------------------------- what lanes have of their own
 class Wide(ArrayResponses):
-    """Rows that come with a design each, and levels that count several times."""
+    """Rows that come with a design each, and statistics too."""
 
-    varies = frozenset({"y", "X", "copies"})
+    varies = frozenset({"y", "X", "statistics"})
 
     def block(self, first: int, size: int) -> Varying:
         own = super().block(first, size)
-        return own._replace(X=np.ones((*own.y.shape, 2)), copies=np.ones((size, 18)))
+        return own._replace(X=np.ones((*own.y.shape, 2)))
 
 
 class Careless(Wide):
@@ -324,9 +324,9 @@ class Silent(ArrayResponses):
 
 
 def test_what_no_problem_accepts(sleep_reml, Y):
-    with pytest.raises(ValueError, match=r"may have X, Z, .* of their own, not X, copies.*one by one"):
+    with pytest.raises(ValueError, match=r"may have X, Z, .* of their own, not X, statistics.*one by one"):
         mm.fit_many(sleep_reml, Wide(Y), **QUIET)
-    with pytest.raises(ValueError, match=r"Careless gives lanes X, copies of their own: say so in Careless\.varies"):
+    with pytest.raises(ValueError, match=r"Careless gives lanes X of their own: say so in Careless\.varies"):
         mm.fit_many(sleep_reml, Careless(Y), **QUIET)
     with pytest.raises(ValueError, match="Silent gives lanes no responses"):
         mm.fit_many(sleep_reml, Silent(Y), **QUIET)
