@@ -22,6 +22,7 @@ from jaxmm.lanes.linear_lanes import (
     linear_outcome,
     nothing_linear,
     refuse,
+    residual_linear,
 )
 from jaxmm.lanes.problem import Found
 from jaxmm.lanes.statistics import ResponseMap, statistics
@@ -106,3 +107,6 @@ class LinearBlocks:
 
     def found(self, outcome: Any) -> Found:
         return linear_found(outcome, self.gram)
+
+    def residual(self, data: BlockData) -> Any:
+        return residual_linear(self.gram.structure, self.gram.n_obs)

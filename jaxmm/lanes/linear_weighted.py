@@ -114,6 +114,9 @@ class LinearWeighted:
     def found(self, outcome: Any) -> Found:
         return common.linear_found(outcome, self.gram)
 
+    def residual(self, data: Weighed) -> Any:
+        return common.residual_linear(self.gram.structure, data.n_obs)
+
 
 def _numbers(couplings: Any) -> tuple[Array, ...]:
     return tuple(x for x in jax.tree.leaves(couplings) if jnp.issubdtype(x.dtype, jnp.floating))

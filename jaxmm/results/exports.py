@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DIMENSIONS = {
     "fixef": "coef",
     "bse": "coef",
+    "df": "coef",
+    "fixef_cov": "coef_pair",
     "theta": "parameter",
     "varcorr_sd": "sd",
     "varcorr_corr": "corr",

@@ -19,6 +19,7 @@ from jaxmm.inference import wald
 from jaxmm.optimize import Status
 from jaxmm.results import exports, multiplicity
 from jaxmm.results.files import ArrayFile, write_arrays
+from jaxmm.results.kept import absent, unpacked
 from jaxmm.results.replicate import Replicate
 from jaxmm.results.schema import Column, Names, blank, completed, schema
 from jaxmm.sources.labelled import Labels
@@ -51,6 +52,8 @@ class FitBatch(_text.Printed):
         is_singular (n,): as ``Fit.is_singular``.
         status (n,): ``Status`` numbers. Where a fit failed every estimate is NaN.
         iterations (n,): of the search.
+        fixef_cov (n, r(r + 1)/2), df (n, p), df_sigma (n,), log_dispersion_se (n,): where they were asked for, by
+            ``fit_many(..., keep=)`` (``results.kept``).
         labels: what the responses are called, where they came with names (``sources.labelled``).
 
     Example:
@@ -66,6 +69,11 @@ class FitBatch(_text.Printed):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> np.ndarray: ...
+
+    else:
+
+        def __getattr__(self, name):
+            raise AttributeError(absent(name) or f"'FitBatch' object has no attribute {name!r}", name=name, obj=self)
 
     def __post_init__(self):
         columns = completed(self.names, self.columns)
@@ -92,6 +100,19 @@ class FitBatch(_text.Printed):
     def zvalues(self) -> np.ndarray:
         """(n, p) estimates over their standard errors."""
         return wald.each(self.fixef, self.bse).statistic
+
+    def vcov(self, k: int | None = None) -> np.ndarray:
+        """Covariance of the fixed effects of the replicate in row ``k``, (p, p); of all, (n, p, p), where None.
+
+        Raises:
+            AttributeError: it was not kept: ``fit_many(..., keep="vcov")``.
+
+        Example:
+            >>> mm.fit_many(fit, fit.simulate(4, key=1), keep="vcov", progress=False).vcov(0).shape
+            (2, 2)
+        """
+        packed = self.fixef_cov
+        return unpacked(packed if k is None else packed[operator.index(k)], len(self.names.fixef))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, of every array."""
