@@ -21,6 +21,13 @@ that s_k² is about a multiple of χ²(ν_k) is what these mean.  Of one coeffic
 responses differ as their variances do.  Where a coefficient is estimated within levels its squared error is σ² times a
 constant of the design, and this is the moderation of σ², with n less the ranks of X and Z degrees of freedom.  Where it
 is estimated between few levels, σ² says nothing of its error, however well it is known, and is not what is moderated.
+
+*Singular fits.*  Where the variance between levels is estimated as zero, Satterthwaite's ν_k is that of a model without
+it, about n: right if it is zero, far too many if it is not, and with few levels one response in ten may look so.  The
+prior is learnt with ν_k as it is, which fits the errors of such responses, being those of σ² alone; their own error
+then counts with the degrees of freedom that the coefficient has in the responses that are not singular, the median, if
+these are fewer.  Without this p is too small in the tails: 6 levels, a variance between of half of σ², 13 % singular, gave
+3.6 times as many p below 0.001 as there should be, and 0.9 times with it.
 """
 
 from __future__ import annotations
@@ -183,11 +190,20 @@ def moderate(batch: Any, trend: Any) -> Moderated:
     covariate = None if trend is None else _covariate(batch, trend)
     s2 = np.where(good[:, None], batch.bse**2, np.nan)
     columns = []
-    for v, df in zip(s2.T, batch.df.T, strict=True):
+    for v, df, fewer in zip(s2.T, batch.df.T, _of_the_others(batch).T, strict=True):
         own = prior(v, df, covariate)
-        columns.append((own.d0, own.s02, *squeezed(v, df, own)))
+        columns.append((own.d0, own.s02, *squeezed(v, fewer, own)))
     d0, s02, posterior, df = (np.stack(x, axis=-1) for x in zip(*columns, strict=True))
     return Moderated(batch, d0, s02, np.sqrt(posterior), df, int(good.sum()))
+
+
+def _of_the_others(batch: Any) -> np.ndarray:
+    """(n, p) degrees of freedom, of a singular fit no more than the median of those that are not."""
+    inside = batch.converged & ~batch.is_singular
+    if not inside.any():
+        return batch.df
+    usual = np.nanmedian(batch.df[inside], axis=0)
+    return np.where(batch.is_singular[:, None], np.fmin(batch.df, usual), batch.df)
 
 
 def _covariate(batch: Any, trend: Any) -> np.ndarray:
