@@ -26,8 +26,8 @@ is estimated between few levels, σ² says nothing of its error, however well it
 it, about n: right if it is zero, far too many if it is not, and with few levels one response in ten may look so.  The
 prior is learnt with ν_k as it is, which fits the errors of such responses, being those of σ² alone; their own error
 then counts with the degrees of freedom that the coefficient has in the responses that are not singular, the median, if
-these are fewer.  Without this p is too small in the tails: 6 levels, a variance between of half of σ², 13 % singular, gave
-3.6 times as many p below 0.001 as there should be, and 0.9 times with it.
+these are fewer.  Without this p is too small in the tails: 6 levels, a variance between of half of σ², 13 % singular,
+gave 3.6 times as many p below 0.001 as there should be, and 0.9 times with it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ import pandas as pd
 from scipy.special import digamma, polygamma
 
 from jaxmm import _text
-from jaxmm.design.splines import ns_basis, ns_knots
 from jaxmm.results import testing
+from jaxmm.results.trend import covariate, trend_basis
 
 FLOOR = 1e-5  # of the median: variances below it are raised to it, since a logarithm is taken
 LEAST_DF = 1e-6
@@ -72,7 +72,7 @@ def prior(s2: np.ndarray, df: np.ndarray, trend: np.ndarray | None = None) -> Pr
     if not np.all(x > 0):
         raise ValueError("more than half of the variances are zero: there is nothing to moderate")
     e = np.log(x) - digamma(half) + np.log(half)
-    B, whole = _basis(used, trend)
+    B, whole = trend_basis(used, trend)
     coef, _, rank, _ = np.linalg.lstsq(B, e, rcond=None)
     left = e - B @ coef
     extra = left @ left / (len(e) - rank) - np.mean(polygamma(1, half))
@@ -81,21 +81,6 @@ def prior(s2: np.ndarray, df: np.ndarray, trend: np.ndarray | None = None) -> Pr
         return Prior(np.inf, np.exp(mean) if trend is not None else np.full(len(s2), np.mean(x)))
     d0 = 2 * inverse_trigamma(extra)
     return Prior(d0, np.exp(mean + digamma(d0 / 2) - np.log(d0 / 2)))
-
-
-def _basis(used: np.ndarray, trend: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of the used responses and of all: a constant, or a natural spline with up to four columns."""
-    n = int(used.sum())
-    if trend is None:
-        return np.ones((n, 1)), np.ones((len(used), 1))
-    columns = 1 + (n >= 3) + (n >= 6) + (n >= 30)
-    knots = ns_knots(trend[used], columns, None, True, None)
-    if isinstance(knots, str):
-        raise ValueError(f"trend: {knots}; leave it out, or give what variances depend on")
-    whole = np.full((len(used), columns), np.nan)
-    there = np.isfinite(trend)
-    whole[there] = ns_basis(trend[there], *knots)
-    return whole[used], whole
 
 
 def inverse_trigamma(y: float) -> float:
@@ -187,11 +172,11 @@ def moderate(batch: Any, trend: Any) -> Moderated:
     if "df" not in batch.columns:
         raise ValueError("moderation needs degrees of freedom: fit_many(..., keep='df') keeps Satterthwaite's")
     good = batch.converged
-    covariate = None if trend is None else _covariate(batch, trend)
+    x = covariate(batch, trend)
     s2 = np.where(good[:, None], batch.bse**2, np.nan)
     columns = []
     for v, df, fewer in zip(s2.T, batch.df.T, _of_the_others(batch).T, strict=True):
-        own = prior(v, df, covariate)
+        own = prior(v, df, x)
         columns.append((own.d0, own.s02, *squeezed(v, fewer, own)))
     d0, s02, posterior, df = (np.stack(x, axis=-1) for x in zip(*columns, strict=True))
     return Moderated(batch, d0, s02, np.sqrt(posterior), df, int(good.sum()))
@@ -204,22 +189,3 @@ def _of_the_others(batch: Any) -> np.ndarray:
         return batch.df
     usual = np.nanmedian(batch.df[inside], axis=0)
     return np.where(batch.is_singular[:, None], np.fmin(batch.df, usual), batch.df)
-
-
-def _covariate(batch: Any, trend: Any) -> np.ndarray:
-    """(n,): numbers as they are, or the estimates of a coefficient by its name."""
-    if isinstance(trend, str):
-        names = list(batch.names.fixef)
-        if trend not in names:
-            known = ", ".join(map(repr, names))
-            raise ValueError(f"trend must be numbers or a coefficient, {known}; not {trend!r}")
-        return batch.fixef[:, names.index(trend)]
-    try:
-        x = np.asarray(trend, float)
-    except (TypeError, ValueError):
-        x = np.zeros(())
-    if x.shape != (len(batch),):
-        raise ValueError(
-            f"trend must have a number for each of the {len(batch)} responses, as their means; not {trend!r}"
-        )
-    return x

@@ -17,7 +17,8 @@ from jaxmm import _text
 from jaxmm.frames import as_backend
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
-from jaxmm.results import exports, moderation, testing
+from jaxmm.results import dispersion, exports, moderation, testing
+from jaxmm.results.dispersion import ShrunkenDispersions
 from jaxmm.results.files import ArrayFile, write_arrays
 from jaxmm.results.kept import absent, unpacked
 from jaxmm.results.moderation import Moderated
@@ -219,6 +220,28 @@ class FitBatch(_text.Printed):
             (20, 2)
         """
         return moderation.moderate(self, trend)
+
+    def shrink_dispersion(self, trend: Any = None) -> ShrunkenDispersions:
+        """The φ of each response drawn to what it is in the others: empirical Bayes on log φ, a normal prior.
+
+        It needs ``fit_many(..., keep="dispersion_se")``. The fits are not made again: their coefficients and standard
+        errors are those with each response's own φ. Where the data do not tell φ it is that of the prior; where the
+        fit did not converge it is NaN.
+
+        Args:
+            trend: (n,) what log φ depends on, as the logarithm of the mean count; or the name of a coefficient whose
+                estimates are taken; None for one centre for all.
+
+        Returns:
+            ``ShrunkenDispersions``.
+
+        Raises:
+            AttributeError: standard errors of log φ were not kept.
+            ValueError: a trend of another length, or constant; fewer than five usable responses.
+
+        After Love, Huber & Anders (2014), Genome Biol. 15, 550, with the likelihood's quadratic in its place.
+        """
+        return dispersion.shrink(self, trend)
 
     def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
         """One row per replicate: estimates, standard errors (``se_…``), variance components, status.
