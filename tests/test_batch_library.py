@@ -67,4 +67,4 @@ def check_calls(model, source):
             both = jax.eval_shape(search._pool, *arguments)
             assert not calls(lowered(search._steps, job.problem, both, job.control)) or "evaluate" in said
             outcome = jax.eval_shape(lambda both, job=job: job.problem.outcome(*both), both)
-            assert not calls(lowered(search._found, job.problem, outcome)) or "found" in said
+            assert not calls(lowered(search._found, job.problem, (outcome, None), ())) or "found" in said

@@ -157,7 +157,7 @@ def lower_search(job: _Job, both) -> None:
     assert lowered(search._refill, both, both, np.zeros(LANES, np.int32))[1] == both
     with jax.enable_x64(True):
         outcome = jax.eval_shape(lambda both: job.problem.outcome(*both), both)
-    assert lowered(search._found, job.problem, outcome)[1].status.shape == (LANES,)
+    assert lowered(search._found, job.problem, (outcome, None), ())[1].status.shape == (LANES,)
 
 
 # ---------------------------------------------------------------- single fits

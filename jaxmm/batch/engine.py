@@ -28,6 +28,7 @@ from jaxmm.batch import interrupts
 from jaxmm.batch.routes import PartRoutes, Ways
 from jaxmm.batch.setup import scaled_start
 from jaxmm.optimize import Control, as_control
+from jaxmm.results.kept import as_keep
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
 from jaxmm.results.store import Store
@@ -52,6 +53,7 @@ def fit_many(
     control: Control | dict | None = None,
     collapse: bool = True,
     collect: bool = True,
+    keep: Any = (),
     dim: str | None = None,
     layer: str | None = None,
 ) -> FitBatch:
@@ -86,6 +88,9 @@ def fit_many(
             ``device``: "auto" is all that JAX sees, of its default kind.
         collect: False returns an empty batch and leaves the results in the folder ``out``, for ``load``: memory then
             does not grow with the number of replicates.
+        keep: what else to keep of each response, names: "vcov", the covariance of the fixed effects, for
+            ``batch.vcov(k)``; "df", Satterthwaite's degrees of freedom of each coefficient in a linear model, which
+            ``test_table`` then takes, and those of σ; "dispersion_se", the standard error of log φ.
         dim: along which the observations run, where Y leaves a doubt: a dimension of a DataArray; "rows" or "columns"
             of a table.
         layer: of an AnnData, in the place of its X.
@@ -104,7 +109,8 @@ def fit_many(
             several axes may be the observations; weights, offset or columns of another shape than Y; weights that are
             negative or all zero, an offset that is not finite; a column that is not in the formula, or that lanes
             share.
-        ValueError: a folder that holds another study; a model whose number of quadrature nodes is "auto".
+        ValueError: a folder that holds another study; something to ``keep`` that there is not; a model whose number of
+            quadrature nodes is "auto".
         FileNotFoundError: the folder is removed during the run.
         TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
 
@@ -122,7 +128,7 @@ def fit_many(
     Y, labels = labelled.read(Y, model.design, dim, layer)
     source = as_responses(Y, len(model.design.y))
     inputs = read_inputs(model.design, source, labels, weights, offset, columns, missing, model.likelihood.exact)
-    job = _Job(model, source, start, batch, control, collapse, inputs)
+    job = _Job(model, source, start, batch, control, collapse, inputs, as_keep(model, keep))
     if not collect and out is None:
         raise ValueError("collect=False leaves results in a folder: give its path as out=")
     found = job.run(out, progress, collect)
@@ -140,16 +146,24 @@ class _Job:
     """One call of ``fit_many``: what is to be done, by whom, and what has been done."""
 
     def __init__(
-        self, model: Any, source: Any, start: Any, batch: int | None, control: Control, collapse: bool, inputs: Inputs
+        self,
+        model: Any,
+        source: Any,
+        start: Any,
+        batch: int | None,
+        control: Control,
+        collapse: bool,
+        inputs: Inputs,
+        keep: tuple[str, ...],
     ):
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
             raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
-        self.model, self.source, self.control, self.inputs = model, source, control, inputs
+        self.model, self.source, self.control, self.inputs, self.keep = model, source, control, inputs, keep
         source.check(model)
         self.n = source.n
         with computing(model.device):
             self.start = scaled_start(model, start)
-        self.names = names_of(model)
+        self.names = names_of(model, keep)
         self.devices = _devices(control.device)
         on_cpu = self.devices[0].platform == "cpu"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -216,13 +230,13 @@ class _Job:
                 with lock:
                     mine.device = self.devices[next(turn) % len(self.devices)]
                 with computing(mine.device):
-                    mine.search = PartRoutes(self.ways, mine.device, self.control, heard)
+                    mine.search = PartRoutes(self.ways, mine.device, self.control, heard, self.keep)
             return mine.device
 
         def work(source: Responses, first: int, size: int, number: int) -> None:
             with computing(device()):
                 found, iterations = mine.search.run(source, first, size)
-            batch = FitBatch(self.names, as_columns(self.model, found, iterations, number))
+            batch = FitBatch(self.names, as_columns(self.model, found, iterations, number, self.keep))
             if store is None:
                 with lock:
                     done.append(batch)
@@ -288,6 +302,7 @@ class _Job:
             "tolerance": self.control.tolerance,
             "max_iterations": self.control.max_iterations,
             "source": source,
+            **({"keep": list(self.keep)} if self.keep else {}),
             **number,
             **self.inputs.identity(),
         }

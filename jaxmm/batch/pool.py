@@ -17,6 +17,7 @@ import numpy as np
 from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm.design import DataError
+from jaxmm.lanes import kept
 from jaxmm.lanes.advance import RUNNING, Lanes, advance, begin, choose
 from jaxmm.lanes.problem import Found
 from jaxmm.optimize import Control, Status, is_better
@@ -89,9 +90,9 @@ def _refill(both: tuple[Lanes, Any], pool: tuple[Lanes, Any], at: Any) -> tuple[
     return choose(at >= 0, taken, both)
 
 
-@Program
-def _found(problem: Any, outcome: Any) -> Found:
-    return problem.found(outcome)
+@partial(Program, static_argnums=(2,))
+def _found(problem: Any, ends: Any, keep: kept.Keep) -> Found:
+    return kept.found(problem, ends, keep)
 
 
 def called(alone: bool, program: Any, *arguments: Any) -> Any:
@@ -106,11 +107,21 @@ def called(alone: bool, program: Any, *arguments: Any) -> Any:
 class PartSearch:
     """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
     them start, or None; ``check`` says of lanes (L,) which the family cannot have, None where it has all; ``rows`` how
-    many rows count in each; ``tick`` is told how many lanes have ended."""
+    many rows count in each; ``tick`` is told how many lanes have ended; ``keep`` as of ``lanes.kept``."""
 
-    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, rows: Any, tick: Any):
+    def __init__(
+        self,
+        problem: Any,
+        theta: Any,
+        width: int,
+        control: Control,
+        check: Any,
+        rows: Any,
+        tick: Any,
+        keep: kept.Keep = (),
+    ):
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
-        self.check, self.rows, self.tick = check, rows, tick
+        self.check, self.rows, self.tick, self.keep = check, rows, tick, keep
         self.bound: dict[Program, Any] = {}  # the shapes of all parts are the same
 
     def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
@@ -194,7 +205,8 @@ class PartSearch:
         Those that are searched ``again`` are put aside, and come to the others with the better of their two ends.
         """
         lanes, data = both
-        ends = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration, lanes.value, lanes.status))
+        outcome = kept.outcome(self.problem, lanes, data, self.keep)
+        ends = jax.tree.map(np.asarray, (outcome, lanes.iteration, lanes.value, lanes.status))
 
         def best(lane: Any) -> Any:
             own = jax.tree.map(lambda x: x[..., lane].copy(), ends)
@@ -220,7 +232,9 @@ class PartSearch:
         index = np.concatenate([i for i, _ in self.waiting])
         both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
         outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
-        found = self._call("found" in self.problem.library, _found, self.problem, outcome)
+        library = self.problem.library
+        alone = "found" in library or ("evaluate" in library and bool(kept.OF_DATA & set(self.keep)))
+        found = self._call(alone, _found, self.problem, outcome, self.keep)
         found = jax.tree.map(np.asarray, (found, iterations - 1))
         if self.results is None:
             self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)

@@ -17,6 +17,7 @@ from jaxmm._context import computing
 from jaxmm.batch.pool import PartSearch, called
 from jaxmm.batch.setup import make_problem
 from jaxmm.batch.width import lanes_at_once
+from jaxmm.lanes.kept import Keep
 from jaxmm.lanes.problem import Found
 from jaxmm.optimize import Control
 from jaxmm.sources.inputs import OWN, SHARED, Inputs
@@ -114,8 +115,8 @@ class Held(Responses):
 class PartRoutes:
     """Searches the lanes of parts, on the device that is JAX's default in this thread; as ``pool.PartSearch``."""
 
-    def __init__(self, ways: Ways, device: Any, control: Control, tick: Any):
-        self.ways, self.device, self.control, self.tick = ways, device, control, tick
+    def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
+        self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
         self.searches: dict[int, PartSearch] = {}
 
     def run(self, source: Any, first: int, size: int) -> tuple[Found, np.ndarray]:
@@ -141,7 +142,8 @@ class PartRoutes:
             way = self.ways.of(kind)
             problem = jax.device_put(way.problem, self.device)
             rows = rows_counted(self.ways.model)
-            self.searches[kind] = PartSearch(problem, way.theta, way.width, self.control, way.check, rows, self.tick)
+            settings = self.control, way.check, rows, self.tick, self.keep
+            self.searches[kind] = PartSearch(problem, way.theta, way.width, *settings)
         return self.searches[kind]
 
     def _lanes(self, source: Any, first: int, size: int) -> tuple[Varying, np.ndarray]:

@@ -221,6 +221,8 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
     further = [*(phi[1:] if phi.ndim > 1 else ()), *(x for e in extras for x in jnp.atleast_2d(e))]
     T_X = jnp.asarray(rows.T_X)
     variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[:p, :p], T_X)
+    constants = rows.layout.at("log_phi")
+    known = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance[constants, constants]).T, 0.0))
     return Found(
         beta=T_X @ beta,
         bse=jnp.sqrt(jnp.maximum(variance, 0.0)),
@@ -230,4 +232,6 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
         deviance=value,
         status=status,
         further=jnp.stack(further) if further else (),
+        vcov=jnp.einsum("ja,abl,kb->jkl", T_X, covariance[:p, :p], T_X),
+        log_phi_se=known[0] if len(known) else (),
     )

@@ -22,6 +22,7 @@ from jaxmm.lanes.linear_lanes import (
     linear_outcome,
     nothing_linear,
     refuse,
+    residual_linear,
 )
 from jaxmm.lanes.moments import theta_near
 from jaxmm.lanes.problem import Found
@@ -100,3 +101,6 @@ class LinearBlocks:
 
     def found(self, outcome: Any) -> Found:
         return linear_found(outcome, self.gram)
+
+    def residual(self, data: BlockData) -> Any:
+        return residual_linear(self.gram.structure, self.gram.n_obs)

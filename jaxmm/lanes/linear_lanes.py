@@ -105,6 +105,7 @@ def linear_found(outcome: Any, gram: Gram, T_X: Array | None = None, T: tuple[Ar
     theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), gram, T)
     T_X = jnp.asarray(gram.T_X)[:, :, None] if T_X is None else T_X
     half = jnp.sum(T_X[:, :, None] * M_inverse[None], axis=1)  # (p, p, L)
+    vcov = jnp.sum(half[:, None] * T_X[None], axis=2)
     sigma = jnp.sqrt(sigma2)
     variance = jnp.sum(half * T_X, axis=1) if s.p else beta
     return Found(
@@ -115,7 +116,13 @@ def linear_found(outcome: Any, gram: Gram, T_X: Array | None = None, T: tuple[Ar
         phi=sigma2,
         deviance=value,
         status=status,
+        vcov=sigma2 * vcov,
     )
+
+
+def residual_linear(s: Any, n_obs: Any) -> Any:
+    """What r² is divided by for σ²."""
+    return n_obs - (s.p if s.reml else 0)
 
 
 def nothing_linear(s: Any, like: Array) -> Any:
@@ -135,7 +142,7 @@ def evaluate_lanes(theta: Array, data: Any, lane: Callable[[Any], Gram]) -> Valu
 
         (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)
         s = gram.structure
-        df = gram.n_obs - (s.p if s.reml else 0)
+        df = residual_linear(s, gram.n_obs)
         return value, g, (at.beta + gram.beta0, at.pwrss / df, jnp.linalg.inv(at.M_X))
 
     value, g, kept = jax.vmap(one, -1, -1)(theta, data)
@@ -206,3 +213,7 @@ class LinearLanes:
 
     def found(self, outcome: Any) -> Found:
         return linear_found(outcome, self.gram)
+
+    def residual(self, data: Statistics) -> Any:
+        own = data.resampled
+        return residual_linear(self.gram.structure, self.gram.n_obs if own is None else own.n_obs)

@@ -20,7 +20,7 @@ from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Gram
 from jaxmm.lanes.advance import Lanes, Value
 from jaxmm.lanes.closed_form import BlockData, Systems, evaluate
-from jaxmm.lanes.linear_lanes import doubtful_linear, further_linear, linear_found, nothing_linear
+from jaxmm.lanes.linear_lanes import doubtful_linear, further_linear, linear_found, nothing_linear, residual_linear
 from jaxmm.lanes.moments import moments_of_systems
 from jaxmm.lanes.own_rows import Effects, Laid, lay_out, too_few, verdict
 from jaxmm.lanes.problem import Found
@@ -197,6 +197,9 @@ class LinearOwn:
 
     def outcome(self, s: Lanes, data: OwnData) -> Any:
         return s.theta, s.value, s.kept[:3], s.status, data.T_X, data.T
+
+    def residual(self, data: OwnData) -> Any:
+        return residual_linear(self.gram.structure, self._systems(data).n_obs)
 
     def found(self, outcome: Any) -> Found:
         *ends, T_X, T = outcome

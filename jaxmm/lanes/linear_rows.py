@@ -157,6 +157,9 @@ class LinearRows:
     def outcome(self, s: Lanes, data: Crossed) -> Any:
         return s.theta, s.value, s.kept[:3], s.status, data.T_X, data.T
 
+    def residual(self, data: Crossed) -> Any:
+        return common.residual_linear(self.gram.structure, data.n_obs)
+
     def found(self, outcome: Any) -> Found:
         *ends, T_X, T = outcome
         return common.linear_found(tuple(ends), self.gram, T_X, T)

@@ -24,8 +24,8 @@ Effects = tuple[tuple[int, int, int], ...]
 class Laid(NamedTuple):
     """``y`` (H, P, L) and ``e``, y less the offset, zero where a row is not ``there`` (H, P, L); ``W`` (H, P, L);
     ``X`` (p, H, P, L) and ``Z`` of each factor in elimination order (q, H, P, L), None where they are shared, with
-    their changes ``T_X`` (p, p, L) and ``T`` (q, q, L) each; ``aliased`` (L,) whether columns of such an X depend on each
-    other; ``usable`` (L,).  Where all lanes share it, the last axis of ``W`` and ``there`` is 1."""
+    their changes ``T_X`` (p, p, L) and ``T`` (q, q, L) each; ``aliased`` (L,) whether columns of such an X depend on
+    each other; ``usable`` (L,).  Where all lanes share it, the last axis of ``W`` and ``there`` is 1."""
 
     y: Array
     e: Array

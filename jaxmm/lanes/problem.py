@@ -21,8 +21,9 @@ from jaxmm.sources.responses import Varying
 class Found(NamedTuple):
     """Results with the lanes last, in the columns of the data: ``beta``, ``bse`` (p, L), ``theta`` (m, L), ``lams`` the
     factor of D of each grouping factor in elimination order (q, q, L), absolute; ``phi`` (L,), σ² of a linear model;
-    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or (); ``columns``, what else there
-    is, by the names of ``schema.DECLARED``: (L,) or (k, L)."""
+    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or (); ``vcov`` (p, p, L) and
+    ``log_phi_se`` (L,), the standard error of log φ of a generalised model, of which ``kept`` makes columns on request;
+    ``columns``, what else there is, by the names of ``schema.DECLARED``: (L,) or (k, L)."""
 
     beta: Array
     bse: Array
@@ -32,6 +33,8 @@ class Found(NamedTuple):
     deviance: Array
     status: Array
     further: Any = ()
+    vcov: Any = ()
+    log_phi_se: Any = ()
     columns: dict[str, Array] = {}  # noqa: RUF012
 
 
@@ -100,6 +103,10 @@ class Problem(Protocol):
         ...
 
     def found(self, outcome: Any) -> Found: ...
+
+    def residual(self, data: Any) -> Any:
+        """(L,) or (), of a linear model alone: what r² is divided by for σ², n less the columns of X by REML."""
+        ...
 
 
 def original_theta(theta: Array, arrays: Any, T: Any = None) -> tuple[Array, tuple[Array, ...]]:
