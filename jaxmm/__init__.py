@@ -20,6 +20,7 @@ Compare and report
 Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
+    pool, Pooled            the fits of several imputations as one
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
 
@@ -73,6 +74,8 @@ from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import deviance as deviance
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
+from jaxmm.pooling.pooled import Pooled as Pooled
+from jaxmm.pooling.pooled import pool as pool
 from jaxmm.programs import estimate as estimate
 from jaxmm.programs import neg2_loglik as neg2_loglik
 from jaxmm.publish.several import table as table
@@ -109,6 +112,7 @@ __all__ = [
     "LikelihoodRatio",
     "Model",
     "Parameters",
+    "Pooled",
     "PowerCurve",
     "Simulated",
     "Status",
@@ -135,6 +139,7 @@ __all__ = [
     "neg2_loglik",
     "plan",
     "plots",
+    "pool",
     "power",
     "power_curve",
     "study",
