@@ -15,6 +15,8 @@ Fit a model
 Compare and report
     anova, compare          tests and information criteria of several fits
     exact_rlrt              whether a variance is zero, by the exact distribution
+    cross_validate, CrossValidation
+                            log predictive density of groups that a fit has not seen
     table                   several fits side by side, for a paper
 
 Many fits at once
@@ -58,6 +60,8 @@ from jaxmm import plots as plots
 from jaxmm._elsewhere import OF_PACKAGE as _OF_PACKAGE
 from jaxmm._elsewhere import missing as _missing
 from jaxmm.batch.engine import fit_many as fit_many
+from jaxmm.crossval.validate import CrossValidation as CrossValidation
+from jaxmm.crossval.validate import cross_validate as cross_validate
 from jaxmm.design import DataError as DataError
 from jaxmm.design.formula import FormulaError as FormulaError
 from jaxmm.design.from_arrays import Term as Term
@@ -101,6 +105,7 @@ from jaxmm.studies.study_result import StudyResult as StudyResult
 __all__ = [
     "Bootstrap",
     "Control",
+    "CrossValidation",
     "DataError",
     "DirectlySimulated",
     "Estimates",
@@ -124,6 +129,7 @@ __all__ = [
     "bootstrap",
     "compare",
     "covariance",
+    "cross_validate",
     "datasets",
     "deviance",
     "estimate",

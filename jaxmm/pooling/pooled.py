@@ -179,7 +179,9 @@ class Pooled(Printed):
         return pd.DataFrame(T, self.names, self.names)
 
     def confint(self, level: float = 0.95, *, backend: str = "pandas") -> pd.DataFrame:
-        """``lower`` and ``upper`` of each coefficient, by t with the ``df`` of ``frame``. ``backend``: "pandas" or "polars".
+        """``lower`` and ``upper`` of each coefficient, by t with the ``df`` of ``frame``.
+
+        ``backend``: "pandas" or "polars".
 
         Raises:
             ValueError: a level that is not between 0 and 1.
