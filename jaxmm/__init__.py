@@ -29,8 +29,8 @@ Many fits at once
 Studies
     bootstrap, Bootstrap    draws of any quantity, and their intervals
     study, StudyResult      bias, coverage, rejections of simulated data
-    power, power_curve, PowerCurve
-                            power of a design, and over sizes of it
+    power, power_curve, PowerCurve, PowerSurface
+                            power of a design, over sizes of it, and as a smooth function of them
     WaldZ, LikelihoodRatio  the tests that a study makes
     plan, make_design, extend
                             designs before there are data: models, tables, more levels of what there is
@@ -101,6 +101,7 @@ from jaxmm.studies.power import power as power
 from jaxmm.studies.power import power_curve as power_curve
 from jaxmm.studies.study import study as study
 from jaxmm.studies.study_result import StudyResult as StudyResult
+from jaxmm.studies.surface import PowerSurface as PowerSurface
 
 __all__ = [
     "Bootstrap",
@@ -119,6 +120,7 @@ __all__ = [
     "Parameters",
     "Pooled",
     "PowerCurve",
+    "PowerSurface",
     "Simulated",
     "Status",
     "StudyResult",
