@@ -27,6 +27,7 @@ from jaxmm.results.result import FitBatch
 from jaxmm.results.schema import as_columns, names_of
 from jaxmm.rows import Rows
 from jaxmm.sources.resample import LeaveOneOut, WithoutRows
+from jaxmm.sources.resample import outermost as outermost_of
 from jaxmm.sources.responses import Responses
 from jaxmm.sources.truth import as_start
 from jaxmm.start_given import scaled_psi, scaled_theta
@@ -45,11 +46,17 @@ def can_be_apart(fit: Fitted, count: int) -> bool:
 
 
 def without_each(fit: Fitted, codes: np.ndarray, count: int, outermost: bool) -> FitBatch:
-    """The model without each group of rows ``codes`` (n,); ``outermost``: they are the outermost factor's levels."""
+    """The model without each group of rows ``codes`` (n,); ``outermost``: no level of the outermost factor has rows of
+    several of them."""
     rows = WithoutRows(fit, codes, count)
     if can_be_apart(fit, count):
         return fits_apart(fit, rows)
-    return fit_many(fit.model, LeaveOneOut(fit) if outermost else rows, start=fit, progress=False)
+    if not outermost:
+        return fit_many(fit.model, rows, start=fit, progress=False)
+    factor = fit.model.design.factors[outermost_of(fit.model)]  # pyright: ignore
+    groups = np.empty(len(factor.levels), np.int64)
+    groups[factor.codes] = codes
+    return fit_many(fit.model, LeaveOneOut(fit, groups), start=fit, progress=False)
 
 
 def fits_apart(fit: Fitted, source: Responses, progress: bool = False) -> FitBatch:
