@@ -19,3 +19,9 @@ def filled(folder: Path, *ranges: tuple[int, int], **changes) -> Store:
     for first, stop in ranges:
         store.write(random_batch(first, stop), first, stop)
     return store
+
+
+def parts_of(folder: Path) -> list[tuple[int, int]]:
+    """(first, stop) of the parts that are there, sorted."""
+    names = sorted(p.stem.split("-") for p in folder.glob("part-*.parquet"))
+    return [(int(first), int(last) + 1) for _, first, last in names]

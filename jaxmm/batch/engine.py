@@ -1,9 +1,8 @@
 """fit_many: one design, many responses, as one program.
 
-The replicates are cut into parts, the parts into pools of L lanes (``pool``).  Each lane's arithmetic is its own:
-what it finds does not depend on its neighbours, nor on L.  There is a worker for each core, or for each accelerator;
-several processes (``jax.distributed``) share the parts among them.  Where there is a folder, each part is written to
-it as soon as it is done, and what is there is not done again.
+The replicates are cut into blocks, the blocks into pools of L lanes (``pool``).  There is a worker for each core, or
+for each accelerator; several processes (``jax.distributed``) share the blocks among them.  Where there is a folder, a
+part is written to it every few seconds, and what is there is not done again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from jaxmm.batch.setup import make_problem, scaled_start
 from jaxmm.optimize import Control, as_control
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
-from jaxmm.results.store import Store
+from jaxmm.results.store import Store, gaps_between
 from jaxmm.sources import labelled
 from jaxmm.sources.direct import design_of
 from jaxmm.sources.responses import Responses, Varying, as_responses, unfitted
@@ -175,8 +174,8 @@ class _Job:
         return min(most, costs.ACCELERATOR_LANES, wanted)
 
     @cached_property
-    def part(self) -> int:
-        """Replicates in a part, the same in all processes, however many cores each has."""
+    def block(self) -> int:
+        """Replicates in a block, the same in all processes, however many cores each has."""
         most = costs.POOLS_IN_PART * self.width
         share = most if self.n is None else -(-self.n // (self.workers * jax.process_count()))
         own = max(1, min(most, share))
@@ -200,7 +199,7 @@ class _Job:
 
     def _with_others(self, out: Any, progress: bool, collect: bool) -> FitBatch:
         """The parts of all processes, in each of them; where one fails, none waits for it."""
-        assert self.part
+        assert self.block
         failure, store, done = None, None, []
         try:
             store, done = self._own(out, progress)
@@ -234,14 +233,20 @@ class _Job:
             return mine.device
 
         def work(source: Responses, first: int, size: int, number: int) -> None:
+            at = number
+
+            def keep(results: Any) -> None:
+                nonlocal at
+                batch = FitBatch(self.names, as_columns(self.model, *results, at))
+                if store is None:
+                    with lock:
+                        done.append(batch)
+                else:
+                    store.write(batch, at, at + len(batch))
+                at += len(batch)
+
             with computing(device()):
-                found, iterations = mine.search.run(source, first, size)
-            batch = FitBatch(self.names, as_columns(self.model, found, iterations, number))
-            if store is None:
-                with lock:
-                    done.append(batch)
-            else:
-                store.write(batch, number, number + size)
+                keep(mine.search.run(source, first, size, None if store is None else keep))
 
         with interrupts.remembered() as check, ThreadPoolExecutor(self.workers) as pool:
             waiting: set[Future] = set()
@@ -265,24 +270,23 @@ class _Job:
         if self.n is None:  # a stream: it gives its own parts
             number = 0
             have = store.done() if store else []
-            for k, rows in enumerate(self.source.parts(self.part)):
-                known = any(a <= number and number + rows.n <= b for a, b in have)
-                if k % processes == me and not known:
-                    yield rows, 0, rows.n, number
-                elif known:
-                    tick(rows.n)
+            for k, rows in enumerate(self.source.parts(self.block)):
+                gaps = gaps_between(have, number, number + rows.n)
+                tick(rows.n - sum(stop - first for first, stop in gaps))
+                for first, stop in gaps if k % processes == me else []:
+                    yield rows, first - number, stop - first, first
                 number += rows.n
             if not number:
                 raise ValueError("the iterator of responses gave none: there is nothing to fit")
             self.n = number
             return
         assert self.n is not None
-        missing = [(f, min(self.part, self.n - f)) for f in range(0, self.n, self.part)]
+        missing = [(f, min(self.block, self.n - f)) for f in range(0, self.n, self.block)]
         if store is not None:
-            missing = store.missing(self.n, self.part)
+            missing = store.missing(self.n, self.block)
             tick(self.n - sum(size for _, size in missing))
         for first, size in missing:
-            if (first // self.part) % processes == me:
+            if (first // self.block) % processes == me:
                 yield self.source, first, size, first
 
     @cached_property

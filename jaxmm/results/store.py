@@ -112,7 +112,7 @@ class Store:
         if n < 0 or size < 1:
             raise ValueError(f"n must not be negative and size must be at least 1, not {n} and {size}")
         blocks = []
-        for at, stop in _gaps(self.done(), n):
+        for at, stop in gaps_between(self.done(), 0, n):
             while at < stop:
                 end = min(at - at % size + size, stop)
                 blocks.append((at, end - at))
@@ -234,7 +234,7 @@ def parts(folder: Path) -> list[tuple[int, int, Path]]:
 def read_parts(folder: Path, n: int | None = None) -> FitBatch:
     """As ``Store.read``."""
     if n is not None:
-        gaps = _gaps(_merged((a, b) for a, b, _ in parts(folder)), n)
+        gaps = gaps_between(_merged((a, b) for a, b, _ in parts(folder)), 0, n)
         if gaps:
             shown = _listed([f"{a} .. {b - 1}" for a, b in gaps])
             raise ValueError(f"'{folder}' lacks replicates {shown} of {n}: continue the run first")
@@ -289,10 +289,11 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
-def _gaps(done: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
-    """What merged ranges leave of [0, n)."""
-    edges = [0, *(edge for pair in done for edge in pair), n]
-    return [(a, min(b, n)) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < min(b, n)]
+def gaps_between(done: list[tuple[int, int]], first: int, stop: int) -> list[tuple[int, int]]:
+    """What merged ranges leave of [first, stop)."""
+    edges = [first, *(edge for pair in done for edge in pair), stop]
+    gaps = ((max(a, first), min(b, stop)) for a, b in zip(edges[::2], edges[1::2], strict=True))
+    return [(a, b) for a, b in gaps if a < b]
 
 
 def plain(identity: Mapping[str, Any]) -> dict[str, Any]:
