@@ -9,6 +9,7 @@ import pytest
 import jaxmm as mm
 from jaxmm.batch import pool as search
 from jaxmm.batch.engine import _Job
+from jaxmm.results.shards import Shard
 from jaxmm.sources.responses import ArrayResponses, Varying
 
 LANES = 3
@@ -58,7 +59,7 @@ def check_calls(model, source):
     Y = np.tile(model.design.y, (LANES, 1))
     own = Varying(Y, weights=np.ones(Y.shape) if source is Weighted else None)
     for start in (None, np.ones(model.structure.num_theta)):
-        job = _Job(model, source(Y), start, LANES, mm.Control(), True)
+        job = _Job(model, source(Y), start, LANES, mm.Control(), True, Shard())
         said = job.problem.library
         with jax.enable_x64(True):
             arguments = (job.problem, own, job.start, None)

@@ -28,6 +28,7 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
 from jaxmm.objective.mode import zero_effects
+from jaxmm.results.shards import Shard
 from jaxmm.sources.direct import DirectlySimulated
 from jaxmm.sources.draw import Simulated
 from jaxmm.sources.resample import LeaveOneOut
@@ -138,7 +139,7 @@ def job_of(m: mm.Model, source) -> _Job:
     k = m.structure.p + m.structure.num_theta + m.likelihood.family.num_phi
     instead = {"guess_on_host": lambda *_: np.zeros(k), "derivatives": lambda *_: (0.0, np.zeros(k), np.eye(k))}
     with mock.patch.multiple(setup, **instead):
-        return _Job(m, source, None, LANES, mm.Control(), True)
+        return _Job(m, source, None, LANES, mm.Control(), True, Shard())
 
 
 def pool_of(job: _Job, own: Varying, theta=None):
