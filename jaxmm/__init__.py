@@ -20,6 +20,7 @@ Compare and report
 Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
+    run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
 
@@ -60,6 +61,8 @@ from jaxmm.batch.engine import fit_many as fit_many
 from jaxmm.design import DataError as DataError
 from jaxmm.design.formula import FormulaError as FormulaError
 from jaxmm.design.from_arrays import Term as Term
+from jaxmm.distribute import RayExecutor as RayExecutor
+from jaxmm.distribute import run_shards as run_shards
 from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
@@ -110,6 +113,7 @@ __all__ = [
     "Model",
     "Parameters",
     "PowerCurve",
+    "RayExecutor",
     "Simulated",
     "Status",
     "StudyResult",
@@ -137,6 +141,7 @@ __all__ = [
     "plots",
     "power",
     "power_curve",
+    "run_shards",
     "study",
     "table",
 ]

@@ -1,5 +1,6 @@
 """Parts are cut by time while lanes go on: whatever the cuts, the same bits; what a kill leaves is kept."""
 
+import io
 import os
 import signal
 import subprocess
@@ -92,14 +93,19 @@ class Slow(ArrayResponses):
         return super().block(first, size)
 
 
+def start(folder: Path) -> subprocess.Popen:
+    """This file as a program, which fits slowly into the folder."""
+    root = Path(mm.__file__).parents[1]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]]), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen([sys.executable, __file__, str(folder)], env=env)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_killed_again_and_again(tmp_path):
     """A job that takes longer than it is let live comes to its end, with the bits of one that was left alone."""
-    root = Path(mm.__file__).parents[1]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path[1:]]), "JAX_PLATFORMS": "cpu"}
     done = [0]
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=env)
+        process = start(tmp_path)
         until = time.monotonic() + 60
         while sum(b - a for a, b in parts_of(tmp_path)) <= done[-1] and time.monotonic() < until:
             assert process.poll() is None
@@ -111,6 +117,53 @@ def test_killed_again_and_again(tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.glob("part-*")}
     batch = fit(out=tmp_path)
     assert all((tmp_path / name).read_bytes() == x for name, x in before.items())
+    assert_same_bits(batch, whole())
+
+
+# ---------------------------------------------------------------- what is in the way
+def test_a_part_that_was_cut_in_half_is_done_again(at_once, tmp_path):
+    """Also where nothing is read: no call says that all is done which the next ``load`` cannot read."""
+    fit(out=tmp_path)
+    first, stop = parts_of(tmp_path)[2]
+    path = tmp_path / f"part-{first:012d}-{stop - 1:012d}.parquet"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=f"{path.name}'.*computed anew"):
+        fit(out=tmp_path, collect=False)
+    assert_same_bits(mm.load(tmp_path), whole())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_second_call_on_a_folder_is_refused(tmp_path):
+    """By another process, which goes on undisturbed."""
+    process = start(tmp_path)
+    while not parts_of(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.005)
+    with pytest.raises(RuntimeError, match=f"being worked on by another call .process {process.pid} on"):
+        fit(out=tmp_path)
+    assert process.wait() == 0
+    assert_same_bits(mm.load(tmp_path), whole())
+
+
+@pytest.mark.parametrize("how", ["none", "closed", "closed meanwhile"])
+def test_standard_error_closed_is_no_error(how, monkeypatch):
+    class Errors(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    errors = None if how == "none" else Errors()
+    if how == "closed":
+        errors.close()
+    monkeypatch.setattr(sys, "stderr", errors)
+
+    class Closes(ArrayResponses):
+        def block(self, first: int, size: int) -> Varying:
+            if first >= 16 and errors is not None:
+                errors.close()
+            return super().block(first, size)
+
+    batch = fit(Closes(responses()), progress=True)
+    monkeypatch.undo()
     assert_same_bits(batch, whole())
 
 

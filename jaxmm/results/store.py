@@ -231,6 +231,17 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     return study
 
 
+def standing(folder: Path) -> tuple[str, bool]:
+    """How many replicates the folder holds, which shards lack what, in words; and whether it has all of them."""
+    study, done = read_study(folder), _merged((a, b) for a, b, _ in parts(folder))
+    n = study["identity"].get("n") if study is not None else None
+    if not isinstance(n, int):
+        return f"'{folder}': {sum(b - a for a, b in done)} replicates, of a stream", True
+    gaps = gaps_between(done, 0, n)
+    lacking = sum(b - a for a, b in gaps)
+    return f"'{folder}': {n - lacking} of {n} replicates" + (shards.told(folder, gaps, n) if gaps else ""), not gaps
+
+
 def parts(folder: Path) -> list[tuple[int, int, Path]]:
     """(first, stop, path) of the parts, sorted; of several that begin together the longest first."""
     found = ((p, _PART.fullmatch(p.name)) for p in folder.iterdir())
