@@ -56,7 +56,9 @@ BATCH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # lanes on a CPU: few wi
 FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
 CACHE_BYTES = 1 << 22  # that the data of a batch should fit in
 RESPONSE_BYTES = 1 << 24  # that its responses may take, once
-POOLS_IN_PART = 32  # times the lanes: the last lanes of a part search alone
+POOLS_IN_PART = 32  # times the lanes, in a block: the last lanes of a block search alone
+FIRST_PART_SECONDS, PART_SECONDS = 0.5, 5.0  # of work in a worker's first part and in its later ones: what a run
+# that is cut off loses
 PATTERN_LANES = 500  # with the same rows missing, for whose cross-products to be made once
 PATTERNS = 32  # of missing rows, at most, that are treated so: each has arrays of its own
 SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for values that are missing

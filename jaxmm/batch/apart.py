@@ -14,7 +14,8 @@ import numpy as np
 from jaxmm import costs, estimate, estimate_glmm
 from jaxmm._compiled import Program
 from jaxmm._context import computing
-from jaxmm.batch.engine import fit_many, progress_bar
+from jaxmm.batch.engine import fit_many
+from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.setup import without_rows
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few

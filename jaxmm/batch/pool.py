@@ -1,13 +1,16 @@
-"""All lanes of a part, L at a time: the loop on the host around the compiled programs.
+"""All lanes of a block, L at a time: the loop on the host around the compiled programs.
 
 A worker searches L lanes at once.  A step of the search costs the same for all, so a lane that has ended gives its
-place to the next one of the pool at once, and no lane waits for the slowest.
+place to the next one of the pool at once, and no lane waits for the slowest.  Every few seconds the results up to the
+first lane that still runs are handed on: a part, for which no lane has to stop.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import jax
@@ -103,9 +106,9 @@ def called(alone: bool, program: Any, *arguments: Any) -> Any:
         return jax.block_until_ready(program(*arguments))
 
 
-# ---------------------------------------------------------------- one part, on one device
+# ---------------------------------------------------------------- one block, on one device
 class PartSearch:
-    """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
+    """Searches the lanes of blocks, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
     them start, or None; ``check`` says of lanes (L,) which the family cannot have, None where it has all; ``rows`` how
     many rows count in each; ``tick`` is told how many lanes have ended; ``keep`` as of ``lanes.kept``."""
 
@@ -122,24 +125,33 @@ class PartSearch:
     ):
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
         self.check, self.rows, self.tick, self.keep = check, rows, tick, keep
-        self.bound: dict[Program, Any] = {}  # the shapes of all parts are the same
+        self.bound: dict[Program, Any] = {}  # the shapes of all blocks are the same
+        self.clock: Clock | None = None
 
     def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
         if program not in self.bound:
             self.bound[program] = program.bind(*arguments)
         return called(alone, self.bound[program], *arguments)
 
-    def run(self, source: Responses, first: int, size: int) -> tuple[Found, np.ndarray]:
-        """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
+    def run(
+        self, source: Responses, first: int, size: int, deliver: Callable[[Any], None] | None = None
+    ) -> tuple[Found, np.ndarray]:
+        """Results of replicates first .. first + size - 1, the replicates last, and their iterations.
+
+        ``deliver`` is given the same of the first of them, and then of those that follow, as often as ``costs`` says:
+        only what is left is then returned, which is one replicate at least.
+        """
         self.source, self.first, self.size, self.read = source, first, size, 0
         self.waiting, self.count, self.results, self.before = [], 0, None, {}
         self.nobs = np.zeros(size, np.int64)
+        self.delivered = 0
         both = self._next_pool()
         index = self.index.copy()  # the replicate in each lane, -1 where there is none
         self.index[:] = -1
         spare = None  # a pool that is being handed out
         while True:
             both, doubtful = self._advance(both)
+            self.clock = self.clock or Clock()  # from when the programs have been compiled
             self.tick(0)  # which ends the search where it has been interrupted
             status = np.asarray(both[0].status)
             ended = (status != RUNNING) & (index >= 0)
@@ -161,10 +173,21 @@ class PartSearch:
                 index[empty[: len(ready)]] = self.index[ready]
                 self.index[ready] = -1
             if not (index >= 0).any():
-                if self.count:
-                    self._work_out(self.count)
-                found, iterations = self.results  # pyright: ignore
-                return found._replace(columns={**found.columns, "nobs": self.nobs}), iterations
+                return self._take(size)
+            if deliver is not None and self.clock.is_due():
+                stop = min(self.read, *(x[x >= 0].min(initial=size) for x in (index, self.index)))
+                if stop > self.delivered:
+                    deliver(self._take(int(stop)))
+
+    def _take(self, stop: int) -> Any:
+        """What was found of the replicates from the last one that was delivered to before ``stop``."""
+        if self.count:
+            self._work_out(self.count)
+        assert self.clock is not None
+        self.clock.begin()
+        first, self.delivered = self.delivered, stop
+        found, iterations = jax.tree.map(lambda x: x[..., first:stop], self.results)
+        return found._replace(columns={**found.columns, "nobs": self.nobs[first:stop]}), iterations
 
     def _advance(self, both: tuple[Lanes, Any]) -> tuple[tuple[Lanes, Any], Any]:
         return self._call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
@@ -242,6 +265,21 @@ class PartSearch:
             whole[..., index[:count]] = x[..., :count]
         self.waiting = [(index[count:], jax.tree.map(lambda x: x[..., count:], both))]
         self.count -= count
+
+
+class Clock:
+    """When the next part is due: soon at first, and then every ``costs.PART_SECONDS``."""
+
+    def __init__(self):
+        self.seconds = costs.FIRST_PART_SECONDS
+        self.since = monotonic()
+
+    def is_due(self) -> bool:
+        return monotonic() - self.since >= self.seconds
+
+    def begin(self) -> None:
+        """A part was just handed on."""
+        self.since, self.seconds = monotonic(), min(2 * self.seconds, costs.PART_SECONDS)
 
 
 def _better(first: Any, second: Any) -> Any:

@@ -7,12 +7,14 @@ that it is in.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._context import computing
 from jaxmm.batch.pool import PartSearch, called
 from jaxmm.batch.setup import make_problem
@@ -118,11 +120,27 @@ class PartRoutes:
     def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
         self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
         self.searches: dict[int, PartSearch] = {}
+        self.some = 0  # lanes of several kinds that are searched before their results are delivered
 
-    def run(self, source: Any, first: int, size: int) -> tuple[Found, np.ndarray]:
-        """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
+    def run(
+        self, source: Any, first: int, size: int, deliver: Callable[[Any], None] | None = None
+    ) -> tuple[Found, np.ndarray]:
+        """As ``PartSearch.run``; where lanes are of several kinds, some of the block after another."""
         if not self.ways.routed:
-            return self._search(self.ways.common).run(source, first, size)
+            return self._search(self.ways.common).run(source, first, size, deliver)
+        if deliver is None:
+            return self._all(source, first, size)
+        stop, self.some = first + size, self.some or 4 * self.ways.of(self.ways.common).width
+        while first + self.some < stop:
+            count, began = self.some, time.monotonic()
+            deliver(self._all(source, first, count))
+            first, spent = first + count, time.monotonic() - began
+            longer, shorter = spent < 0.5 * costs.PART_SECONDS, spent > 2 * costs.PART_SECONDS
+            self.some = 2 * count if longer else max(1, count // 2) if shorter else count
+        return self._all(source, first, stop - first)
+
+    def _all(self, source: Any, first: int, size: int) -> tuple[Found, np.ndarray]:
+        """The lanes of each kind together."""
         own, kind = self._lanes(source, first, size)
         whole: Any = None
         for k in np.unique(kind).tolist():

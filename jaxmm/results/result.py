@@ -355,10 +355,15 @@ class FitBatch(_text.Printed):
             ValueError: it is not a file of fits.
         """
         try:
-            return cls(Names.of_json(file.about["names"]), arrays, labels=Labels.of_json(file.about.get("labels")))
-        except (KeyError, TypeError, ValueError):
+            names = Names.of_json(file.about["names"])
+            found = cls(names, arrays, labels=Labels.of_json(file.about.get("labels")))
+            for name, column in schema(names).items():
+                if found.columns[name].shape[1:] != column.blank(0).shape[1:]:
+                    raise ValueError(name)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             other = f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there"
             raise ValueError(other) from None
+        return found
 
 
 def concatenate(parts: list[FitBatch]) -> FitBatch:
