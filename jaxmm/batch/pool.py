@@ -106,6 +106,28 @@ def called(alone: bool, program: Any, *arguments: Any) -> Any:
         return jax.block_until_ready(program(*arguments))
 
 
+def block_of(source: Responses, first: int, size: int, nobs: int) -> Varying:
+    """What a source gives, looked at.
+
+    Raises:
+        DataError: rows of another length than the model's, weights or offsets of another shape than the responses.
+        ValueError: lanes without responses, or with something of their own that the source does not name.
+    """
+    own = called(source.library, source.block, first, size)
+    given, kind = own.given(), type(source).__name__
+    if unknown := given - source.varies:
+        raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
+    if not given & {"y", "statistics"}:
+        raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
+    if "y" in given:
+        check_rows(own.y, nobs)
+    for name in given & {"weights", "offset"}:
+        shape = np.shape(getattr(own, name))
+        if shape != np.shape(own.y):
+            raise DataError(f"{name} of shape {shape} for responses of shape {np.shape(own.y)}")
+    return own
+
+
 # ---------------------------------------------------------------- one block, on one device
 class PartSearch:
     """Searches the lanes of blocks, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
@@ -208,19 +230,7 @@ class PartSearch:
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> Varying:
-        own = called(self.source.library, self.source.block, first, size)
-        given, kind = own.given(), type(self.source).__name__
-        if unknown := given - self.source.varies:
-            raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
-        if not given & {"y", "statistics"}:
-            raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
-        if "y" in given:
-            check_rows(own.y, len(self.problem.harmless))
-        for name in given & {"weights", "offset"}:
-            shape = np.shape(getattr(own, name))
-            if shape != np.shape(own.y):  # pyright: ignore
-                raise DataError(f"{name} of shape {shape} for responses of shape {np.shape(own.y)}")  # pyright: ignore
-        return own.each(lambda x: _filled(x, self.width))
+        return block_of(self.source, first, size, len(self.problem.harmless)).each(lambda x: _filled(x, self.width))
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
         """Lanes that have ended join those before them; as soon as there are L, their results are worked out.

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
-from jaxmm.batch.pool import PartSearch, called
+from jaxmm.batch.pool import PartSearch, block_of
 from jaxmm.batch.setup import make_problem
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.lanes.kept import Keep
@@ -170,7 +170,7 @@ class PartRoutes:
         pieces, kinds = [], []
         for at in range(first, first + size, step):
             count = min(step, first + size - at)
-            block = called(source.library, source.block, at, step if source.endless else count)
+            block = block_of(source, at, step if source.endless else count, len(self.ways.model.design.y))
             own, kind = self.ways.inputs.lanes(block.each(lambda x, count=count: np.asarray(x)[:count]), at)
             pieces.append(own)
             kinds.append(kind)
