@@ -33,7 +33,7 @@ from jaxmm.results.schema import as_columns, names_of
 from jaxmm.results.store import Store
 from jaxmm.sources import labelled
 from jaxmm.sources.direct import design_of
-from jaxmm.sources.responses import Responses, as_responses, unfitted
+from jaxmm.sources.responses import Responses, Varying, as_responses, unfitted
 
 
 def fit_many(
@@ -151,11 +151,15 @@ class _Job:
 
         return invalid
 
+    @cached_property
+    def example(self) -> Varying:
+        """The shapes of what one lane has of its own, the lane last."""
+        return example(self.model, self.source.varies)
+
     def _bytes(self) -> int:
         """Of the data of one lane."""
         with computing(self.model.device):
-            own = example(self.model, self.source.varies)
-            data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, own)
+            data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, self.example)
         return 8 * sum(x.size for x in jax.tree.leaves(data))
 
     def _width_on_cpu(self, workers: int) -> int:
@@ -229,7 +233,8 @@ class _Job:
                     mine.device = self.devices[next(turn) % len(self.devices)]
                 with computing(mine.device):
                     problem = jax.device_put(self.problem, mine.device)
-                    mine.search = PartSearch(problem, self.start, self.width, self.control, self.check, heard)
+                    settings = self.start, self.width, self.control, self.check, heard, self.example
+                    mine.search = PartSearch(problem, *settings)
             return mine.device
 
         def work(source: Responses, first: int, size: int, number: int) -> None:

@@ -67,8 +67,9 @@ def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, 
         refused = problem.refuse(own)
         if invalid is not None:
             refused = jnp.where(invalid, Status.INVALID, refused)
-        own = own._replace(y=jnp.where(refused < 0, own.y, problem.harmless[:, None]))
-        if own.weights is not None:
+        if not problem.forgiving:
+            own = own._replace(y=jnp.where(refused < 0, own.y, problem.harmless[:, None]))
+        if not problem.forgiving and own.weights is not None:
             own = own._replace(weights=jnp.where(refused < 0, own.weights, 1.0))
     data = problem.data(own)
     L = jax.tree.leaves(data)[0].shape[-1]
@@ -106,9 +107,10 @@ def _call(alone: bool, program: Any, *arguments: Any) -> Any:
 class PartSearch:
     """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
     them start, or None; ``check`` says which responses (L, n) are not the family's, None where none can be; ``tick`` is
-    told how many lanes have ended."""
+    told how many lanes have ended; ``example`` has the shapes of what one lane has of its own, the lane last."""
 
-    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any):
+    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any, example: Varying):
+        self.example = example
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
         self.check, self.tick = check, tick
         self.bound: dict[Program, Any] = {}  # the shapes of all parts are the same
@@ -176,12 +178,9 @@ class PartSearch:
             raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
         if not given & {"y", "statistics"}:
             raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
-        if "y" in given:
+        if "y" in given:  # and what stands beside it
             check_rows(own.y, len(self.problem.harmless))
-        for name in given & {"weights", "offset"}:
-            shape = np.shape(getattr(own, name))
-            if shape != np.shape(own.y):  # pyright: ignore
-                raise DataError(f"{name} of shape {shape} for responses of shape {np.shape(own.y)}")  # pyright: ignore
+            check_shapes(own, self.example)
         return own.each(lambda x: _filled(x, self.width))
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
@@ -231,6 +230,24 @@ def _better(first: Any, second: Any) -> Any:
     if is_better(*second[2:], *first[2:]):
         return second[0], first[1] + second[1], *second[2:]
     return first
+
+
+def check_shapes(own: Varying, example: Varying) -> None:
+    """Raises DataError where an array is of another shape than ``example``, whose lanes are last, has it."""
+    count, whole = len(own.y), example.given()
+    for name in own.given() & whole - {"y"}:
+        due, have = getattr(example, name), getattr(own, name)
+        several = isinstance(due, tuple)
+        if several and len(have) != len(due):
+            raise DataError(
+                f"{name} of {len(have)} terms: there must be one of each of the {len(due)} terms of the design"
+            )
+        for x, shape in zip(have, due, strict=True) if several else [(have, due)]:
+            wanted = (count, *shape.shape[:-1])
+            if np.shape(x) != wanted:
+                raise DataError(
+                    f"{name} of shape {np.shape(x)} for responses of shape {np.shape(own.y)}: it must be {wanted}"
+                )
 
 
 def _filled(x: Any, width: int) -> Any:

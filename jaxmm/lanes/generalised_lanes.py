@@ -60,6 +60,7 @@ class GeneralisedLanes:
     n_agq: int
     accepts = frozenset({"y", "weights", "copies"})
     takes_any = False
+    forgiving = False
     polished = True
     steady = 0.0
     temporaries = 8

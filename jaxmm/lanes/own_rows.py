@@ -24,8 +24,8 @@ Effects = tuple[tuple[int, int, int], ...]
 class Laid(NamedTuple):
     """``y`` (H, P, L) and ``e``, y less the offset, zero where a row is not ``there`` (H, P, L); ``W`` (H, P, L);
     ``X`` (p, H, P, L) and ``Z`` of each factor in elimination order (q, H, P, L), None where they are shared, with
-    their changes ``T_X`` (p, p, L) and ``T`` (q, q, L) each; ``aliased`` (L,) whether columns of such an X depend on each
-    other; ``usable`` (L,).  Where all lanes share it, the last axis of ``W`` and ``there`` is 1."""
+    their changes ``T_X`` (p, p, L) and ``T`` (q, q, L) each; ``aliased`` (L,) whether columns of such an X depend on
+    each other; ``usable`` (L,).  Where all lanes share it, the last axis of ``W`` and ``there`` is 1."""
 
     y: Array
     e: Array
@@ -102,13 +102,3 @@ def verdict(laid: Laid, left: Array, aliased: Array, too_few: Array) -> Array:
     status = jnp.where(aliased, Status.ALIASED, status)
     status = jnp.where(too_few, Status.TOO_FEW_ROWS, status)
     return jnp.where(laid.usable, status, Status.INVALID).astype(jnp.int32)
-
-
-def too_few(count: Array, levels: list[Array], s: Structure) -> Array:
-    """(L,) which lanes with ``count`` rows, in so many ``levels`` of each factor, leave effects and error that cannot
-    be told apart, as ``checks.check_lmm`` has it."""
-    bad = count <= s.p
-    for f, J in enumerate(levels):
-        effects = [t.covariance.q for t in s.terms if t.covariance.closed_under == "linear" and t.position == f]
-        bad = bad | (J < 2) | (J * max(effects, default=1) >= count)
-    return bad
