@@ -56,7 +56,7 @@ def kinds(lanes: int) -> dict:
     }
 
 
-def run(model, source, lanes: int) -> float:
+def run(model, source) -> float:
     start = time.perf_counter()
     batch = mm.fit_many(model, source, progress=False)
     assert batch.converged.mean() > 0.99, np.bincount(batch.status)
@@ -73,11 +73,11 @@ def main() -> None:
     base = {name: "shared intercept" if "intercept" in name else "shared" for name in every}
     chosen = {name: every[name] for name in (options.names or every)}
     chosen = {base[name]: every[base[name]] for name in chosen} | chosen
-    first = {name: run(*task, options.lanes) for name, task in chosen.items()}
+    first = {name: run(*task) for name, task in chosen.items()}
     times: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(options.passes):
         for name, task in chosen.items():
-            times[name].append(run(*task, options.lanes))
+            times[name].append(run(*task))
     for name, own in times.items():
         share = statistics.median(b / t for b, t in zip(times[base[name]], own, strict=True))
         rate, compiled = options.lanes / min(own), first[name] - min(own)

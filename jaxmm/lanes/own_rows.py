@@ -79,7 +79,7 @@ def lay_out(
         X = jnp.stack(made) if made else jnp.zeros((0, *e.shape))
         aliased = jnp.any(dependent, axis=0)
     if own.Z is not None:
-        kinds = {(t.position, t.at): t.covariance.closed_under for t in s.terms}
+        kinds: dict[Any, Any] = {(t.position, t.at): t.covariance.closed_under for t in s.terms}
         parts: list[list[Any]] = [[None] * q for q in s.widths]
         T = [jnp.zeros((q, q, e.shape[-1])) for q in s.widths]
         for (f, first, stop), Z_t in zip(effects, own.Z, strict=True):
