@@ -1,10 +1,12 @@
 """Lanes of linear models that differ in more than y: each is the single fit of its own data."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxmm as mm
+from jaxmm.lanes.linear_own import table_rows
 from jaxmm.optimize import Status
 from jaxmm.sources.responses import ArrayResponses, Varying
 
@@ -96,6 +98,25 @@ def test_weights_and_missing_rows(table, name):
     filled = np.where(W > 0, Y, np.nan)
     batch = mm.fit_many(model, Own(filled, weights=W), progress=False)
     same_as_singles(batch, [table.assign(y=y) for y in Y], formula, more, W)
+
+
+def test_levels_of_very_unequal_size():
+    """Whose rows are cut into pieces, so that no table is filled up to the largest level."""
+    rng = np.random.default_rng(6)
+    g = np.concatenate([np.zeros(150, int), np.repeat(np.arange(1, 31), 3)])
+    x = rng.normal(size=len(g))
+    skewed = pd.DataFrame({"g": g, "x": x, "y": 1.0 + x + rng.normal(size=31)[g] + rng.normal(size=len(g))})
+    model = mm.Model.from_formula("y ~ x + (1 | g)", skewed)
+    with jax.enable_x64(True):
+        rows = table_rows(model.accumulator, None)
+    assert rows.level is not None and rows.source.size < 2 * len(g)
+    Y = skewed["y"].to_numpy() + rng.normal(size=(4, len(g)))
+    W = rng.gamma(2.0, 0.5, Y.shape) * (rng.random(Y.shape) > 0.1)
+    tables, copies = [skewed.assign(y=y) for y in Y], np.ones((4, 31))
+    same_as_singles(mm.fit_many(model, Own(Y, weights=W), progress=False), tables, "y ~ x + (1 | g)", {}, W)
+    copies[np.arange(4), np.arange(4)] = 0.0
+    batch = mm.fit_many(model, Own(np.where(copies[:, g] > 0, Y, np.nan), copies=copies), progress=False)
+    same_as_singles(batch, tables, "y ~ x + (1 | g)", {}, copies[:, g])
 
 
 # ---------------------------------------------------------------- columns

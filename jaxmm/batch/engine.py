@@ -164,7 +164,7 @@ class _Job:
 
     def _width_on_cpu(self, workers: int) -> int:
         each = self._bytes() * self.problem.temporaries
-        rows = 8 * len(self.model.design.y)
+        rows = 8 * sum(x.size for x in jax.tree.leaves(self.example))
         widths, most = costs.BATCH_WIDTHS, (costs.CACHE_BYTES, costs.RESPONSE_BYTES)
         fits = [w for w in widths if w * each <= most[0] and w * rows <= most[1]] or [widths[0]]
         wanted = fits[-1] if self.n is None else max(-(-self.n // (costs.FILLINGS * workers)), 64)
