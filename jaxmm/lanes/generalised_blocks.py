@@ -32,6 +32,7 @@ class GeneralisedBlocks:
     harmless: Array
     accepts = frozenset({"y", "weights", "offset", "copies"})
     takes_any = False
+    forgiving = False
     polished = False
     steady = STEADY  # and ``found`` takes the last step
     temporaries = 6

@@ -68,6 +68,7 @@ class GeneralisedLanes:
     n_agq: int
     accepts = frozenset({"y", "weights", "offset", "copies"})
     takes_any = False
+    forgiving = False
     polished = True
     steady = 0.0
     temporaries = 8
