@@ -81,6 +81,8 @@ def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, 
         start = own.start
     else:
         start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), L))
+    if refused is not None:  # what is not a number would keep the others waiting
+        start = jnp.where((refused < 0) | jnp.isfinite(start), start, 0.0)
     lanes = begin(start, problem.guess(start), problem.prepare(start, data))
     if refused is not None:
         lanes = lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32))
