@@ -57,3 +57,4 @@ CACHE_BYTES = 1 << 22  # that the data of a batch should fit in
 RESPONSE_BYTES = 1 << 24  # that its responses may take, once
 POOLS_IN_PART = 32  # times the lanes: the last lanes of a part search alone
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows
+PERMUTED_AT_ONCE = 1 << 18  # lanes of a permutation test in one call of fit_many, which takes tens of milliseconds
