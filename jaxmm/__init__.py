@@ -20,6 +20,10 @@ Compare and report
 Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
+    permutation_test, PermutationResult
+                            a term in many responses, with family-wise error
+    grid_adjacency, adjacency_of, Adjacency
+                            which responses are neighbours
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
 
@@ -73,6 +77,11 @@ from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import deviance as deviance
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
+from jaxmm.permute.adjacency import Adjacency as Adjacency
+from jaxmm.permute.adjacency import adjacency_of as adjacency_of
+from jaxmm.permute.adjacency import grid_adjacency as grid_adjacency
+from jaxmm.permute.permutation import permutation_test as permutation_test
+from jaxmm.permute.result import PermutationResult as PermutationResult
 from jaxmm.programs import estimate as estimate
 from jaxmm.programs import neg2_loglik as neg2_loglik
 from jaxmm.publish.several import table as table
@@ -96,6 +105,7 @@ from jaxmm.studies.study import study as study
 from jaxmm.studies.study_result import StudyResult as StudyResult
 
 __all__ = [
+    "Adjacency",
     "Bootstrap",
     "Control",
     "DataError",
@@ -109,6 +119,7 @@ __all__ = [
     "LikelihoodRatio",
     "Model",
     "Parameters",
+    "PermutationResult",
     "PowerCurve",
     "Simulated",
     "Status",
@@ -116,6 +127,7 @@ __all__ = [
     "Term",
     "Truth",
     "WaldZ",
+    "adjacency_of",
     "anova",
     "bootstrap",
     "compare",
@@ -128,11 +140,13 @@ __all__ = [
     "families",
     "fit_many",
     "glmm",
+    "grid_adjacency",
     "links",
     "lmm",
     "load",
     "make_design",
     "neg2_loglik",
+    "permutation_test",
     "plan",
     "plots",
     "power",

@@ -73,7 +73,8 @@ def as_adjacency(given: Any, size: int, shape: Mapping[str, int] | None = None) 
         return Adjacency(np.zeros((0, 2), np.int64), size)
     array = np.asarray(given)
     if array.shape == (size, size):
-        return _symmetric(*np.nonzero(array), size)
+        i, j = np.nonzero(array)
+        return _symmetric(i, j, size)
     if array.ndim != 2 or array.shape[1] != 2 or array.dtype.kind not in "iu":
         raise ValueError(
             f"adjacency must be a matrix ({size}, {size}), sparse or not, or pairs of numbers of responses (E, 2); got "
@@ -164,9 +165,8 @@ def _along(name: str, given: Any) -> Adjacency:
         return grid_adjacency((_length(f"adjacency_of: {name}", given),))
     if len(getattr(given, "shape", ())) != 2 and not isinstance(given, list | tuple):
         raise ValueError(f"adjacency_of: {name} must be a length, or a matrix of neighbours, not {given!r}")
-    if not hasattr(given, "shape"):
-        given = np.asarray(given)
-    return as_adjacency(given, given.shape[0])
+    matrix: Any = given if hasattr(given, "tocoo") else np.asarray(given)
+    return as_adjacency(matrix, matrix.shape[0])
 
 
 def _length(what: str, n: Any) -> int:

@@ -13,8 +13,6 @@ A response without a statistic (NaN) is in no cluster, and joins none.
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 EXTENT, HEIGHT, STEP = 0.5, 2.0, 0.1  # E, H and δ, as Smith & Nichols have them, for t
 
@@ -53,6 +51,9 @@ def tfce(t: np.ndarray, pairs: np.ndarray, step: float = STEP) -> np.ndarray:
 
 def _components(nodes: np.ndarray, pairs: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     """The component 0, 1, .. of each of the ``nodes``, joined by those of the ``pairs`` that have both ends there."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     place = np.full(size, -1)
     place[nodes] = np.arange(len(nodes))
     i, j = place[pairs[:, 0]], place[pairs[:, 1]]

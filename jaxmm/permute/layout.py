@@ -1,8 +1,8 @@
 """A design -> which of its rows, and which of its groups of rows, have the same distribution but for the fixed effects.
 
-    groups    the levels of the outermost factor: their residuals Zb + ε are independent of each other
-    cells     rows with the same levels of all factors and the same rows of Z: given b they differ by ε alone
-    layout    what a group's covariance depends on: its rows of Z, and which of them share levels of inner factors
+groups    the levels of the outermost factor: their residuals Zb + ε are independent of each other
+cells     rows with the same levels of all factors and the same rows of Z: given b they differ by ε alone
+layout    what a group's covariance depends on: its rows of Z, and which of them share levels of inner factors
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxmm import _text
 from jaxmm.frames import as_backend
 from jaxmm.optimize import Status
+from jaxmm.permute import picture
 from jaxmm.permute.statistics import Mass, Score
 from jaxmm.permute.tally import Tally
 from jaxmm.sources.labelled import Labels
@@ -77,7 +78,7 @@ class PermutationResult(_text.Printed):
         return self.tally.failed
 
     @cached_property
-    def columns_by_response(self) -> dict[str, np.ndarray]:
+    def _columns(self) -> dict[str, np.ndarray]:
         """Name -> (V,), the columns of ``frame`` after the labels."""
         t = self.tally
         own: dict[str, np.ndarray] = {}
@@ -111,7 +112,7 @@ class PermutationResult(_text.Printed):
     def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
         """``frame``; ``backend``: "pandas" or "polars"."""
         named = {"response": np.arange(len(self))} if self.labels is None else self.labels.columns()
-        return as_backend(pd.DataFrame({**named, **self.columns_by_response}), backend)
+        return as_backend(pd.DataFrame({**named, **self._columns}), backend)
 
     @property
     def clusters(self) -> pd.DataFrame:
@@ -144,15 +145,13 @@ class PermutationResult(_text.Printed):
             raise ImportError("to_xarray needs xarray: pip install 'jaxmm[xarray]'") from error
         labels = self.labels or Labels.of("response", np.arange(len(self)))
         shape, dims = tuple(labels.shape.values()), tuple(labels.shape)
-        data = {name: (dims, x.reshape(shape)) for name, x in self.columns_by_response.items()}
+        data = {name: (dims, x.reshape(shape)) for name, x in self._columns.items()}
         return xarray.Dataset(data, labels.coords)
 
     def plot(self, axes: Any = None, level: float = 0.05) -> Any:
         """The null distribution of the largest score, with what was observed and the value that a score must reach at
         ``level``; returns the axes."""
-        from jaxmm.permute.picture import plot
-
-        return plot(self, axes, level)
+        return picture.plot(self, axes, level)
 
     def critical(self, level: float = 0.05) -> float:
         """The least score whose family-wise p is at most ``level``; infinite where no permutation is so rare."""
@@ -169,7 +168,7 @@ class PermutationResult(_text.Printed):
             f"  {what}, {made}, scheme {self.scheme!r}, statistic {self.statistic.name!r}",
             *(f"  {note}" for note in self.notes),
         ]
-        p = self.columns_by_response["p_fwe"]
+        p = self._columns["p_fwe"]
         parts += [f"  {int(np.sum(p <= 0.05)):,} responses with p_fwe <= 0.05", ""]
         if isinstance(self.statistic, Mass):
             table = self.clusters

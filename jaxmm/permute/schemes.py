@@ -11,8 +11,8 @@ scheme says for each permutation which row's residual comes to row i, π(i), and
 X₀β̂₀ itself is left out of y*: it lies in the columns of the model that is fitted to it, so that the coefficients that
 are tested, and their errors, are the same without it.  A row that is missing, and a weight, go with the residual.
 
-Number 0 is the data as they are.  Where a scheme has no more distinct arrangements than permutations are asked for, each
-is made once, and the test is exact in that sense; else they are drawn with replacement.
+Number 0 is the data as they are.  Where a scheme has no more distinct arrangements than permutations are asked for,
+each is made once; else they are drawn with replacement.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
@@ -123,9 +123,9 @@ def _independent(model: Any, name: str) -> Groups:
     groups = groups_of(model)
     if groups is None:
         raise ValueError(
-            f"scheme={name!r} takes whole independent groups, and {_crossed(model)} are crossed, so that there are none: "
-            "use scheme='within' where several rows share the levels of all factors; else bootstrap(fit, n, key=...) "
-            "tests by simulation"
+            f"scheme={name!r} takes whole independent groups, and {_crossed(model)} are crossed, so that there are "
+            "none: use scheme='within' where several rows share the levels of all factors; else "
+            "bootstrap(fit, n, key=...) tests by simulation"
         )
     if groups.count < 2:
         raise ValueError(f"scheme={name!r} needs two groups at least, and {groups.name!r} has one")
@@ -137,10 +137,13 @@ def _power(base: int, exponent: int) -> float:
 
 
 def _few(distinct: float, groups: Groups) -> tuple[str, ...]:
-    if distinct > MANY:
-        return ()
-    least = f"no p-value can be below {1 / distinct:.2g}"
-    return (f"{groups.count} groups of {groups.name!r} have {distinct:,.0f} distinct arrangements: {least}",)
+    notes: list[str] = []
+    if distinct < MANY:
+        notes.append(
+            f"{groups.count} groups of {groups.name!r} have {distinct:,.0f} distinct arrangements: "
+            f"no p can be below {1 / distinct:.2g}"
+        )
+    return tuple(notes)
 
 
 # ---------------------------------------------------------------- rows and groups that change places
@@ -179,7 +182,7 @@ def within_cells(model: Any, columns: tuple[str, ...]) -> Exchanged:
     d = model.design
     cells, tested = cells_of(model), kinds(_tested(model, columns))
     if not Exchange.of(cells, tested).classes:
-        raise ValueError(_nothing_within(model, columns, cells, tested))
+        _refuse_within(model, columns, cells, tested)
     exchange = Exchange.of(cells, kinds(d.X))
     return Exchanged(exchange, tuple(np.arange(len(cells))[:, None]), len(cells), _rare(exchange))
 
@@ -192,13 +195,16 @@ def whole_groups(model: Any, columns: tuple[str, ...]) -> Exchanged:
     layouts, tested = layouts_of(model, groups, rows), blocks_of(_tested(model, columns), rows)
     able = Exchange.of(layouts, tested)
     if not able.classes:
-        raise ValueError(_nothing_of_groups(columns, groups, layouts))
+        _refuse_groups(columns, groups, layouts)
     exchange = Exchange.of(layouts, blocks_of(d.X, rows))
-    notes = _rare(exchange)
+    notes = list(_rare(exchange))
     alone = int(np.sum(np.bincount(layouts)[layouts] == 1))
     if alone:
-        notes += (f"{alone} of {groups.count} groups of {groups.name!r} stay where they are: no other has such rows",)
-    return Exchanged(exchange, tuple(rows), len(d.y), notes)
+        notes.append(
+            f"{alone} of {groups.count} groups of {groups.name!r} stay where they are: no other has as many rows with "
+            "the same random effects"
+        )
+    return Exchanged(exchange, tuple(rows), len(d.y), tuple(notes))
 
 
 def _tested(model: Any, columns: tuple[str, ...]) -> np.ndarray:
@@ -207,35 +213,42 @@ def _tested(model: Any, columns: tuple[str, ...]) -> np.ndarray:
 
 
 def _rare(exchange: Exchange) -> tuple[str, ...]:
-    count = exchange.count
-    return (f"there are {count:,} distinct arrangements: no p-value can be below {1 / count:.2g}",) * (count < MANY)
+    notes: list[str] = []
+    if exchange.count < MANY:
+        notes.append(f"there are {exchange.count:,} distinct arrangements: no p can be below {1 / exchange.count:.2g}")
+    return tuple(notes)
 
 
-def _nothing_within(model: Any, columns: tuple[str, ...], cells: np.ndarray, tested: np.ndarray) -> str:
+def _refuse_within(model: Any, columns: tuple[str, ...], cells: np.ndarray, tested: np.ndarray) -> NoReturn:
+    """Raises ValueError with the reason why no row that changes its place changes the term."""
     names, groups = ", ".join(map(repr, columns)), groups_of(model)
     if groups is not None and not Exchange.of(groups.codes, tested).classes:
-        return (
+        raise ValueError(
             f"scheme='within' permutes rows within groups, and {names} is constant in every group of {groups.name!r}: "
             "use scheme='groups', or scheme='sign' where groups have variances of their own"
         )
-    if len(np.unique(cells)) == len(cells):
-        why = "no two rows have the same levels of all factors and the same random effects"
-    else:
-        why = f"{names} is constant among the rows that have the same levels of all factors and the same random effects"
     remedy = "use scheme='sign'" if groups is not None else "bootstrap(fit, n, key=...) tests by simulation"
-    return f"scheme='within' permutes rows of equal random part, and {why}: {remedy}"
-
-
-def _nothing_of_groups(columns: tuple[str, ...], groups: Groups, layouts: np.ndarray) -> str:
-    names = ", ".join(map(repr, columns))
-    if len(np.unique(layouts)) == len(layouts):
-        return (
-            f"scheme='groups' permutes groups with equal rows, and no two groups of {groups.name!r} have as many rows "
-            "with the same random effects: use scheme='sign', or scheme='wild'"
+    if len(np.unique(cells)) == len(cells):
+        raise ValueError(
+            "scheme='within' permutes rows of equal random part, and no two rows have the same levels of all factors "
+            f"and the same random effects: {remedy}"
         )
-    return (
-        f"scheme='groups' permutes groups with equal rows, among which {names} is the same in each: use "
-        "scheme='within' where it varies within groups, or scheme='sign'"
+    raise ValueError(
+        f"scheme='within' permutes rows of equal random part, and {names} is constant among the rows that have the "
+        f"same levels of all factors and the same random effects: {remedy}"
+    )
+
+
+def _refuse_groups(columns: tuple[str, ...], groups: Groups, layouts: np.ndarray) -> NoReturn:
+    """Raises ValueError with the reason why no group that changes its place changes the term."""
+    if len(np.unique(layouts)) == len(layouts):
+        raise ValueError(
+            f"scheme='groups' permutes groups with equal rows, and no two groups of {groups.name!r} have as many rows "
+            "with the same random effects: use scheme='sign'"
+        )
+    raise ValueError(
+        f"scheme='groups' permutes groups with equal rows, and {', '.join(map(repr, columns))} is the same in each of "
+        "them: use scheme='within' where it varies within groups, or scheme='sign'"
     )
 
 
