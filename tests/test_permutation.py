@@ -34,21 +34,16 @@ def Y(table):
 
 def by_hand(table, formula, without, column, y, rearranged, weights=None):
     """|t| of ``column`` in a single fit to each of the ``rearranged`` residuals of the null model, its fitted part added
-    again; ``rearranged``: r (n,) -> (y, weights) of each permutation."""
-    own = table.assign(y=y)
-    null = mm.lmm(without, own, weights=weights)
-    fitted = null.predict(re="population").to_numpy()
-    out = []
-    for r, w in rearranged(y - fitted, weights):
-        full = mm.lmm(formula, own.assign(y=fitted + r), weights=w)
-        out.append(abs(full.fixef[column] / full.bse[column]))
-    return np.array(out)
+    again; ``rearranged``: r (n,) -> that of each permutation."""
+    null, full = (mm.Model.from_formula(f, table, weights=weights) for f in (without, formula))
+    fitted = null.with_response(y).fit().predict(re="population").to_numpy()
+    return np.array([abs(full.with_response(fitted + r).fit().tvalues[column]) for r in rearranged(y - fitted)])
 
 
 def flips(codes, count):
-    def make(r, w):
+    def make(r):
         for signs in itertools.product([1.0, -1.0], repeat=count - 1):
-            yield r * np.array([1.0, *signs])[codes], w
+            yield r * np.array([1.0, *signs])[codes]
 
     return make
 
@@ -71,20 +66,32 @@ def test_sign_flips_are_those_made_one_by_one(table, Y):
     assert np.all(single.frame.p_fwe >= found.frame.p_fwe)
 
 
+def test_weights_of_each_response_are_those_of_single_fits(table, Y):
+    W = np.random.default_rng(3).uniform(0.3, 3.0, Y.shape)
+    W[1, 4] = 0.0
+    model = mm.Model.from_formula("y ~ x + (1 | g)", table)
+    found = mm.permutation_test(model, Y[:2], "x", key=1, n=16, weights=W[:2], progress=False)
+    assert found.frame.missing.tolist() == [0, 1]
+    t = by_hand(table, "y ~ x + (1 | g)", "y ~ 1 + (1 | g)", "x", Y[0], flips(table.g, GROUPS), weights=W[0])
+    np.testing.assert_allclose(abs(found.frame.t[0]), t[0], rtol=1e-6)
+    alone = mm.permutation_test(model, Y[:1], "x", key=1, n=16, weights=W[:1], progress=False)
+    np.testing.assert_allclose(np.sort(alone.null), np.sort(t), rtol=1e-5)
+
+
 def test_whole_groups_are_exchanged_as_one_by_one(table, Y):
     """``arm`` alone: 5! / (2! 3!) arrangements; in each, groups come to places of one arm or the other."""
     formula = "y ~ arm + (1 | g)"
     found = mm.permutation_test(mm.lmm(formula, table), Y[:2], "arm", key=1, scheme="groups", progress=False)
     assert found.complete and found.n == 10
 
-    def make(r, w):
+    def make(r):
         blocks = r.reshape(GROUPS, REPEATS)
         ones = np.flatnonzero(table.arm[::REPEATS])
         for chosen in itertools.combinations(range(GROUPS), 3):
             out = np.empty_like(blocks)
             out[ones] = blocks[list(chosen)]
             out[np.setdiff1d(range(GROUPS), ones)] = blocks[np.setdiff1d(range(GROUPS), chosen)]
-            yield out.ravel(), w
+            yield out.ravel()
 
     t = np.array([by_hand(table, formula, "y ~ 1 + (1 | g)", "arm", y, make) for y in Y[:2]])
     np.testing.assert_allclose(np.sort(found.null), np.sort(t.max(axis=0)), rtol=1e-5)
@@ -98,12 +105,12 @@ def test_rows_within_groups_are_exchanged_as_one_by_one(table, Y):
     found = mm.permutation_test(mm.lmm(formula, few), y, "x", key=1, scheme="within", progress=False)
     assert found.complete and found.n == 36
 
-    def make(r, w):
+    def make(r):
         a, b = r.reshape(2, REPEATS)
         for one in itertools.combinations(range(4), 2):
             for other in itertools.combinations(range(4), 2):
                 rest = [np.setdiff1d(range(4), c) for c in (one, other)]
-                yield np.concatenate([a[rest[0]], a[list(one)], b[rest[1]], b[list(other)]]), w
+                yield np.concatenate([a[rest[0]], a[list(one)], b[rest[1]], b[list(other)]])
 
     t = by_hand(few, formula, "y ~ 1 + (1 | g)", "x", y[0], make)
     np.testing.assert_allclose(np.sort(found.null), np.sort(t), rtol=1e-5)
@@ -184,8 +191,11 @@ def test_a_run_that_was_cut_off_goes_on(table, many, tmp_path, monkeypatch):
     np.testing.assert_allclose(again.null, whole.null, rtol=1e-7)
     pd.testing.assert_frame_equal(again.frame, whole.frame, rtol=1e-7)
     done = len(calls)
-    mm.permutation_test(model, many, "x", key=3, out=folder, **options)
+    assert mm.permutation_test(model, many, "x", key=3, out=folder, **options).n == 12
     assert len(calls) == done  # nothing is fitted again
+    longer = mm.permutation_test(model, many, "x", key=3, out=folder, **{**options, "n": 15})
+    np.testing.assert_array_equal(longer.null[:12], again.null)
+    assert longer.n == 15 and len(calls) == done + 2  # the null model, and the three that are new
     with pytest.raises(ValueError, match="holds another test: key"):
         mm.permutation_test(model, many, "x", key=4, out=folder, **options)
     (folder / "permutations.npz").write_bytes(b"PK")
@@ -218,7 +228,6 @@ def test_drawn_arrangements_are_uniform(table):
     drawn = Permutations(SCHEMES["groups"](model, ("arm",)), 9, np.array([0, 1], np.uint32))
     assert not drawn.complete
     arm = table.arm.to_numpy()
-    codes = [tuple(np.flatnonzero(arm)[np.arange(0, 12, 4)])]
     codes = [tuple(np.sort(drawn[k].index[arm == 1][::REPEATS] // REPEATS)) for k in range(1, 3001)]
     counts = pd.Series(codes).value_counts()
     assert len(counts) == 10 and np.all(np.abs(counts - 300) < 4 * np.sqrt(3000 * 0.09))
@@ -336,7 +345,9 @@ def test_picture(table, many, headless):
     assert sum(p.get_height() for p in ax.patches) == found.n
     assert found.critical(0.01) == np.inf
     bar = found.critical(0.25)
-    assert np.mean(found.null >= bar) <= 0.25 and (found.frame.p_fwe <= 0.25).sum() == (found.frame.t.abs() >= bar).sum()
+    assert (
+        np.mean(found.null >= bar) <= 0.25 and (found.frame.p_fwe <= 0.25).sum() == (found.frame.t.abs() >= bar).sum()
+    )
 
 
 # ---------------------------------------------------------------- what is refused

@@ -1,4 +1,4 @@
-"""What users give to ``permutation_test`` -> columns, a scheme, a score, rows and weights; or errors with the remedy."""
+"""What users give to ``permutation_test`` -> columns, a scheme, a score, rows, weights; or errors with a remedy."""
 
 from __future__ import annotations
 

@@ -15,10 +15,9 @@ from typing import Any
 
 from jaxmm._keywords import known_keywords
 from jaxmm._random import as_key, words
-from jaxmm.batch.engine import progress_bar
 from jaxmm.permute.inputs import Lanes, as_scheme, as_score, check_number, read_rows, read_weights, tested_columns
 from jaxmm.permute.result import PermutationResult
-from jaxmm.permute.run import NullFits, Run
+from jaxmm.permute.run import Run, remarks
 from jaxmm.permute.schemes import Permutations
 from jaxmm.permute.tally import Kept
 from jaxmm.results.store import as_folder
@@ -101,7 +100,8 @@ def permutation_test(
         weights: (V, nobs) precisions of each response, in the place of the model's; a row of weight zero is missing.
         missing: "drop", a NaN in Y leaves that row out of that response; "refuse", it is an error.
         batch: lanes that are searched at once, as in ``fit_many``.
-        out: a folder in which the counts are kept after each block of permutations: a run that was cut off goes on.
+        out: a folder in which the counts are kept after each block of permutations: a run that was cut off goes on, and one of
+            a larger ``n`` continues a shorter one.
         progress: whether to show a progress bar.
         control: ``Control`` or its settings, of every search.
         dim, layer: as in ``fit_many``.
@@ -133,9 +133,6 @@ def permutation_test(
     if step_down and statistic != "max":
         raise ValueError(f"step_down=True is for statistic='max': {statistic!r} has no scores of single responses")
     lanes = Lanes(rows, read_weights(weights, rows, model, moves))
-    options = {"batch": batch, "control": control, "progress": False}
-    null = NullFits(model, columns, lanes, options)
-    folder = None if out is None else as_folder(out)
     identity = {
         "formula": model.design.formula,
         "design": design_of(model, model.design.offset),
@@ -143,13 +140,13 @@ def permutation_test(
         "term": list(columns),
         "scheme": scheme,
         "key": [int(x) for x in words(as_key(key))],
-        "n": moves.n,
+        "complete": moves.complete,
         "reml": bool(model.reml),
         **score.identity(),
     }
-    run = Run(model, columns, null, moves, score, options)
-    with progress_bar(progress, moves.n * len(null.usable)) as tick:
-        tally, observed = run.all(None if folder is None else Kept(folder, identity), tick)
+    kept = None if out is None else Kept(as_folder(out), identity)
+    run = Run(model, columns, lanes, moves, score, {"batch": batch, "control": control, "progress": False})
+    tally = run.all(kept, progress)
     return PermutationResult(
         formula=model.design.formula,
         columns=columns,
@@ -158,8 +155,7 @@ def permutation_test(
         complete=moves.complete,
         step_down=step_down,
         tally=tally,
-        observed=observed,
         missing=lanes.missing,
         labels=labels,
-        notes=(*moves.scheme.notes, *run.notes(tally)),
+        notes=(*moves.scheme.notes, *remarks(tally)),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,8 +34,7 @@ class PermutationResult(_text.Printed):
         statistic: what a family-wise p compares, as an object; its ``name`` is "max", "cluster" or "tfce".
         complete: whether every distinct arrangement was made once.
         step_down: whether ``p_fwe`` is step-down.
-        tally: counts and maxima of the permutations.
-        observed: estimates, standard errors and status of the data as they are.
+        tally: estimates of the data as they are, counts and maxima of the permutations.
         missing: (V,) rows that a response lacks.
         labels: what the responses are called, where they came with names.
         notes: what the reader should know, a sentence each.
@@ -54,7 +52,6 @@ class PermutationResult(_text.Printed):
     complete: bool
     step_down: bool
     tally: Tally
-    observed: Mapping[str, np.ndarray]
     missing: np.ndarray
     labels: Labels | None
     notes: tuple[str, ...]
@@ -84,7 +81,7 @@ class PermutationResult(_text.Printed):
         own: dict[str, np.ndarray] = {}
         for j, name in enumerate(self.columns):
             of = "" if len(self.columns) == 1 else f"_{name}"
-            own |= {f"estimate{of}": self.observed["estimate"][:, j], f"se{of}": self.observed["se"][:, j]}
+            own |= {f"estimate{of}": t.observed.estimate[:, j], f"se{of}": t.observed.se[:, j]}
         own["t" if len(self.columns) == 1 else "F"] = t.t
         if self.statistic.name != "max":
             own[self.statistic.name] = t.scores
@@ -92,7 +89,7 @@ class PermutationResult(_text.Printed):
         if isinstance(self.statistic, Mass):
             own["cluster"] = self._clusters
         names = np.array([s.name.lower() for s in Status])
-        return {**own, "missing": self.missing, "status": names[np.asarray(self.observed["status"], int)]}
+        return {**own, "missing": self.missing, "status": names[np.asarray(t.observed.status, int)]}
 
     @cached_property
     def _clusters(self) -> np.ndarray:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from jaxmm import costs
-from jaxmm.batch.engine import fit_many
+from jaxmm.batch.engine import fit_many, progress_bar
 from jaxmm.design import DataError
 from jaxmm.optimize import Status
 from jaxmm.permute.inputs import Lanes
 from jaxmm.permute.schemes import Move, Permutations
 from jaxmm.permute.source import Rearranged, Residuals
 from jaxmm.permute.statistics import Score, wald
-from jaxmm.permute.tally import Kept, Tally
+from jaxmm.permute.tally import Kept, Observed, Tally
 from jaxmm.results.result import FitBatch
 from jaxmm.studies.hypotheses import without
 
@@ -38,80 +38,75 @@ class NullFits:
 
 
 class Run:
-    """The fits of all permutations, in blocks; ``observed``: of the data as they are, a ``FitBatch`` of V."""
+    """The fits of all permutations, in blocks."""
 
     def __init__(
-        self, model: Any, columns: tuple[str, ...], null: NullFits, moves: Permutations, score: Score, options: dict
+        self,
+        model: Any,
+        columns: tuple[str, ...],
+        lanes: Lanes,
+        moves: Permutations,
+        score: Score,
+        options: dict[str, Any],
     ):
-        self.model, self.columns, self.null, self.moves = model, columns, null, moves
+        self.model, self.columns, self.lanes, self.moves = model, columns, lanes, moves
         self.score, self.options = score, options
-        self.responses = len(null.status)
 
-    def all(self, kept: Kept | None, tick: Any) -> tuple[Tally, dict[str, np.ndarray]]:
-        """The tally, and what was observed."""
-        held = None if kept is None else kept.read()
-        n, U = self.moves.n, len(self.null.usable)
-        if held is None:
-            tally, observed = None, {}
-        else:
-            observed = {name[1:]: x for name, x in held.items() if name.startswith("_")}
-            tally = Tally.of_arrays({name: x for name, x in held.items() if not name.startswith("_")})
-            tick(tally.done * U)
+    def all(self, kept: Kept | None, progress: bool) -> Tally:
+        """Of all permutations; those that were kept are not made again."""
+        tally, n = None if kept is None else kept.read(), self.moves.n
+        if tally is not None:
+            tally = tally.longer(n)
+        if tally is not None and tally.done >= n:
+            return tally
+        null = NullFits(self.model, self.columns, self.lanes, self.options)
+        U = len(null.usable)
         if not U:
-            return self._nothing()
-        blocks = max(1, round(n * U / costs.PERMUTED_AT_ONCE))
-        size = max(1, -(-n // blocks))
-        first = 0 if tally is None else tally.done
-        while first < n:
-            count = min(size, n - first)
-            maps, fits = self._block(first, count)
-            if tally is None:
-                observed = self._observed(fits)
-                tally = Tally.begin(maps[0], self.score, n)
-                maps = maps[1:]
-            tally.add(maps, self.score)
-            first += count
-            tick(count * U)
-            if kept is not None:
-                kept.write({**tally.arrays(), **{f"_{name}": x for name, x in observed.items()}})
-        assert tally is not None
-        return tally, observed
+            worst = Status(int(np.bincount(null.status).argmax()))
+            raise DataError(f"none of the {len(null.status)} responses can be fitted: {worst.message}")
+        size = -(-n // max(1, round(n * U / costs.PERMUTED_AT_ONCE)))
+        with progress_bar(progress, n * U) as tick:
+            tick(0 if tally is None else tally.done * U)
+            while tally is None or tally.done < n:
+                first = 0 if tally is None else tally.done
+                count = min(size, n - first)
+                fits = self._fits(null, first, count)
+                maps = np.full((count, len(null.status)), np.nan)
+                maps[:, null.usable] = wald(fits, self.columns).reshape(count, -1)
+                if tally is None:
+                    tally, maps = Tally.begin(maps[0], self._observed(null, fits), self.score, n), maps[1:]
+                tally.add(maps, self.score)
+                tick(count * U)
+                if kept is not None:
+                    kept.write(tally)
+        return tally
 
-    def _block(self, first: int, count: int) -> tuple[np.ndarray, FitBatch]:
-        """t (count, V) of some permutations, and their fits."""
+    def _fits(self, null: NullFits, first: int, count: int) -> FitBatch:
         moves = [self.moves[k] for k in range(first, first + count)]
-        fits = fit_many(self.model, Rearranged(self.null.residuals, moves), **self.options)
-        maps = np.full((count, self.responses), np.nan)
-        maps[:, self.null.usable] = wald(fits, self.columns)[2].reshape(count, -1)
-        return maps, fits
+        return fit_many(self.model, Rearranged(null.residuals, moves), **self.options)
 
-    def _observed(self, fits: FitBatch) -> dict[str, np.ndarray]:
-        """Estimates and standard errors (V, k) and the status (V,)."""
-        U = len(self.null.usable)
-        own = fits.take(slice(0, U))
-        estimate, se, _ = wald(own, self.columns)
-        status = np.array(self.null.status)
-        status[self.null.usable] = own.status
-        whole = {name: np.full((self.responses, len(self.columns)), np.nan) for name in ("estimate", "se")}
-        whole["estimate"][self.null.usable], whole["se"][self.null.usable] = estimate, se
-        return {**whole, "status": status}
+    def _observed(self, null: NullFits, fits: FitBatch) -> Observed:
+        """Of the data as they are, which come first among the fits."""
+        own = fits.take(slice(0, len(null.usable)))
+        at = [own.names.fixef.index(name) for name in self.columns]
+        estimate, se = (np.full((len(null.status), len(at)), np.nan) for _ in range(2))
+        estimate[null.usable], se[null.usable] = own.fixef[:, at], own.bse[:, at]
+        status = np.array(null.status)
+        status[null.usable] = own.status
+        return Observed(estimate, se, status)
 
-    def _nothing(self) -> tuple[Tally, dict[str, np.ndarray]]:
-        """Raises DataError: no response can be fitted."""
-        worst = Status(int(np.bincount(self.null.status).argmax()))
-        raise DataError(f"none of the {self.responses} responses can be fitted: {worst.message}")
 
-    def notes(self, tally: Tally) -> tuple[str, ...]:
-        """Sentences for the reader."""
-        notes = []
-        lost = self.responses - int(np.sum(~np.isnan(tally.t)))
-        if lost:
-            notes.append(f"{lost} of {self.responses} responses could not be fitted, and are not in the family")
-        failed = tally.failed
-        if failed:
-            share = failed / (tally.done * max(1, self.responses - lost))
-            notes.append(
-                f"{failed:,} fits of permuted responses failed ({share:.2%}): they are left out of the maximum of "
-                "their permutation"
-            )
-        return tuple(notes)
+def remarks(tally: Tally) -> tuple[str, ...]:
+    """Sentences for the reader."""
+    notes: list[str] = []
+    lost = int(np.sum(np.isnan(tally.t)))
+    if lost:
+        notes.append(f"{lost} of {len(tally.t)} responses could not be fitted, and are not in the family")
+    failed = tally.failed
+    if failed:
+        share = failed / (tally.done * max(1, len(tally.t) - lost))
+        notes.append(
+            f"{failed:,} fits of permuted responses failed ({share:.2%}): they are left out of the maximum of "
+            "their permutation"
+        )
+    return tuple(notes)

@@ -24,14 +24,12 @@ from jaxmm.sources.responses import fingerprint
 FORMING = 0.01  # the p of a cluster's threshold unless told
 
 
-def wald(batch: Any, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Estimates and standard errors (n, k) of some columns and t, or F, (n,); NaN where the fit did not converge."""
-    at = [batch.names.fixef.index(name) for name in columns]
-    estimate, se = batch.fixef[:, at], batch.bse[:, at]
+def wald(batch: Any, columns: tuple[str, ...]) -> np.ndarray:
+    """t, or F, (n,) of some columns; NaN where the fit did not converge."""
+    at = batch.names.fixef.index(columns[0])
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = (estimate / se)[:, 0]
-    usable = batch.converged & np.isfinite(t)
-    return estimate, se, np.where(usable, t, np.nan)
+        t = batch.fixef[:, at] / batch.bse[:, at]
+    return np.where(batch.converged & np.isfinite(t), t, np.nan)
 
 
 class Score(Protocol):

@@ -8,9 +8,9 @@ between lanes, and equal arrangements must count as equal.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,17 +19,27 @@ from jaxmm.results import files
 
 TIE = 1e-6
 FILE = "permutations.npz"
+_ARRAYS = ("t", "scores", "null", "reached", "counted", "stepped", "done")
+
+
+class Observed(NamedTuple):
+    """The data as they are: ``estimate`` and ``se`` (V, k) of the columns tested, ``status`` (V,)."""
+
+    estimate: np.ndarray
+    se: np.ndarray
+    status: np.ndarray
 
 
 @dataclass
 class Tally:
     """Of V responses and ``null.size`` permutations, of which ``done`` are in it.
 
-    ``t`` (V,) observed and its ``scores``; ``null`` (n,) the largest score of each permutation, NaN where none could be
+    ``t`` (V,) is ``observed``, and its ``scores``; ``null`` (n,) the largest score of each permutation, NaN where none could be
     computed; ``reached`` (V,) how many permutations had a |t| of at least the observed, of ``counted`` (V,) that could
     be fitted; ``stepped`` (V,) how many reached it among the responses with scores no larger than it.
     """
 
+    observed: Observed
     t: np.ndarray
     scores: np.ndarray
     null: np.ndarray
@@ -43,13 +53,13 @@ class Tally:
         self.order = np.argsort(np.where(np.isnan(self.scores), -np.inf, self.scores), kind="stable")
 
     @classmethod
-    def begin(cls, t: np.ndarray, score: Score, n: int) -> Tally:
+    def begin(cls, t: np.ndarray, observed: Observed, score: Score, n: int) -> Tally:
         """With the data as they are, permutation 0, in it."""
         scores = score.scores(t)
         known = (~np.isnan(t)).astype(np.int64)
         null = np.full(n, np.nan)
         null[0] = _largest(scores)
-        return cls(t, scores, null, known.copy(), known.copy(), known.copy(), 1)
+        return cls(observed, t, scores, null, known.copy(), known.copy(), known.copy(), 1)
 
     def add(self, maps: np.ndarray, score: Score) -> None:
         """Further permutations, maps (B, V)."""
@@ -70,15 +80,21 @@ class Tally:
         """How many fits of permuted responses, of those that could be fitted as observed, gave no statistic."""
         return int(np.sum(self.done - self.counted[~np.isnan(self.t)]))
 
+    def longer(self, n: int) -> Tally:
+        """With room for n permutations, or as it is where it has more."""
+        more = np.full(max(0, n - len(self.null)), np.nan)
+        return replace(self, null=np.concatenate([self.null, more]))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, by name."""
-        names = ("t", "scores", "null", "reached", "counted", "stepped", "done")
-        return {name: np.asarray(getattr(self, name)) for name in names}
+        own = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        return own | self.observed._asdict()
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Tally:
         """As ``arrays`` gave them."""
-        return cls(**{**arrays, "done": int(arrays["done"])})
+        own: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        return cls(Observed(*(arrays[name] for name in Observed._fields)), **{**own, "done": int(own["done"])})
 
     @property
     def p(self) -> np.ndarray:
@@ -122,14 +138,15 @@ class Kept:
             raise ValueError(f"'{folder}' is not empty ({others[0]}): choose a new or an empty folder for a test")
         files.remove_leftovers(folder)
 
-    def read(self) -> dict[str, np.ndarray] | None:
-        """The arrays as written last; None where nothing was."""
+    def read(self) -> Tally | None:
+        """As written last; None where nothing was."""
         if not self.path.exists():
             return None
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             there = json.loads(str(arrays.pop("identity")))
+            tally = Tally.of_arrays(arrays)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(f"'{self.path}' is damaged, or none of a permutation test: remove it") from error
         for name, own in self.identity.items():
@@ -138,8 +155,8 @@ class Kept:
                     f"'{self.path.parent}' holds another test: {name} is {there.get(name)!r} there and {own!r} now; "
                     "choose another folder, nothing was overwritten"
                 )
-        return arrays
+        return tally
 
-    def write(self, arrays: dict[str, Any]) -> None:
-        own = {**arrays, "identity": json.dumps(self.identity)}
+    def write(self, tally: Tally) -> None:
+        own: dict[str, Any] = {**tally.arrays(), "identity": json.dumps(self.identity)}
         files.publish(self.path, lambda file: np.savez(file, **own), overwrite=True)
