@@ -33,8 +33,8 @@ def Y(table):
 
 
 def by_hand(table, formula, without, column, y, rearranged, weights=None):
-    """|t| of ``column`` in a single fit to each of the ``rearranged`` residuals of the null model, its fitted part added
-    again; ``rearranged``: r (n,) -> that of each permutation."""
+    """|t| of ``column`` in a single fit to each of the ``rearranged`` residuals of the null model, with its fitted part
+    added again; ``rearranged``: r (n,) -> that of each permutation."""
     null, full = (mm.Model.from_formula(f, table, weights=weights) for f in (without, formula))
     fitted = null.with_response(y).fit().predict(re="population").to_numpy()
     return np.array([abs(full.with_response(fitted + r).fit().tvalues[column]) for r in rearranged(y - fitted)])
@@ -144,11 +144,12 @@ def test_missing_rows_go_with_their_residuals(table, Y):
 
 @pytest.fixture(scope="module")
 def many(table):
-    """40 responses, on a grid of 5 × 8, with an effect in a corner; one that is missing, and one that is constant."""
+    """40 responses, on a grid of 5 × 8, with an effect in a corner; one that is missing, one that lacks a row, and one
+    that is constant."""
     rng = np.random.default_rng(7)
     Y = rng.normal(size=(40, GROUPS))[:, table.g] + rng.normal(size=(40, len(table)))
     Y[np.arange(40) % 8 < 2] += 3 * table.x.to_numpy()
-    Y[7], Y[12] = np.nan, 3.0
+    Y[7], Y[12], Y[20, 3] = np.nan, 3.0, np.nan
     return Y
 
 
@@ -180,7 +181,7 @@ def test_a_run_that_was_cut_off_goes_on(table, many, tmp_path, monkeypatch):
 
     def broken(*args, **kwargs):
         calls.append(args)
-        if len(calls) == 3:
+        if len(calls) == 5:  # in the second block
             raise KeyboardInterrupt
         return fit_many(*args, **kwargs)
 
@@ -195,7 +196,7 @@ def test_a_run_that_was_cut_off_goes_on(table, many, tmp_path, monkeypatch):
     assert len(calls) == done  # nothing is fitted again
     longer = mm.permutation_test(model, many, "x", key=3, out=folder, **{**options, "n": 15})
     np.testing.assert_array_equal(longer.null[:12], again.null)
-    assert longer.n == 15 and len(calls) == done + 2  # the null model, and the three that are new
+    assert longer.n == 15 and len(calls) == done + 4  # the null model and what is new, each of two kinds of lanes
     with pytest.raises(ValueError, match="holds another test: key"):
         mm.permutation_test(model, many, "x", key=4, out=folder, **options)
     (folder / "permutations.npz").write_bytes(b"PK")

@@ -22,16 +22,29 @@ READ = 4096  # responses that are read at a time
 
 @dataclass(frozen=True)
 class Lanes:
-    """The responses (V, nobs), and their weights, or None."""
+    """The responses (V, nobs), NaN where a row is missing; their weights, zero there, or None where none is missing.
+    ``own``: whether complete responses have weights other than the model's too."""
 
     rows: np.ndarray
     weights: np.ndarray | None
+    own: bool
 
     @property
     def missing(self) -> np.ndarray:
         """(V,) rows that a response lacks."""
         gone = np.isnan(self.rows) if self.weights is None else self.weights == 0
         return gone.sum(axis=1)
+
+    def kinds(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Which responses (U,), and their weights (U, nobs) or None: those of the model's weights, which are the
+        quicker, and those with weights of their own.  A response of which all is missing is in neither."""
+        some = ~np.all(np.isnan(self.rows), axis=1)
+        plain = some & ~np.any(np.isnan(self.rows), axis=1) & (not self.own)
+        found: list[tuple[np.ndarray, np.ndarray | None]] = [(np.flatnonzero(plain), None)]
+        if self.weights is not None:
+            others = np.flatnonzero(some & ~plain)
+            found.append((others, self.weights[others]))
+        return [(which, w) for which, w in found if len(which)]
 
 
 def tested_columns(model: Any, term: Any) -> tuple[str, ...]:
@@ -117,8 +130,8 @@ def read_rows(Y: Any, model: Any, missing: str) -> np.ndarray:
     return rows
 
 
-def read_weights(given: Any, rows: np.ndarray, model: Any, moves: Permutations) -> np.ndarray | None:
-    """(V, nobs), zero where a row is missing; None where the model's own do.
+def as_lanes(given: Any, rows: np.ndarray, model: Any, moves: Permutations) -> Lanes:
+    """The rows with their weights, ``given`` or the model's.
 
     Raises:
         DataError: another shape, or weights that are negative, not finite or all zero in a response.
@@ -138,8 +151,8 @@ def read_weights(given: Any, rows: np.ndarray, model: Any, moves: Permutations) 
         empty = np.flatnonzero(~np.any(given > 0, axis=1))
         if len(empty):
             raise DataError(f"weights of response {empty[0]} are all zero: leave such responses out")
-        return np.where(gone, 0.0, given)
+        return Lanes(rows, np.where(gone, 0.0, given), True)
     moving = own is not None and moves[min(1, moves.n - 1)].index is not None  # a weight goes with its residual
     if not (gone.any() or moving):
-        return None
-    return np.where(gone, 0.0, 1.0 if own is None else own)
+        return Lanes(rows, None, False)
+    return Lanes(rows, np.where(gone, 0.0, 1.0 if own is None else own), moving)

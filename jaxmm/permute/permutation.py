@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxmm._keywords import known_keywords
 from jaxmm._random import as_key, words
-from jaxmm.permute.inputs import Lanes, as_scheme, as_score, check_number, read_rows, read_weights, tested_columns
+from jaxmm.permute.inputs import as_lanes, as_scheme, as_score, check_number, read_rows, tested_columns
 from jaxmm.permute.result import PermutationResult
 from jaxmm.permute.run import Run, remarks
 from jaxmm.permute.schemes import Permutations
@@ -100,8 +100,8 @@ def permutation_test(
         weights: (V, nobs) precisions of each response, in the place of the model's; a row of weight zero is missing.
         missing: "drop", a NaN in Y leaves that row out of that response; "refuse", it is an error.
         batch: lanes that are searched at once, as in ``fit_many``.
-        out: a folder in which the counts are kept after each block of permutations: a run that was cut off goes on, and one of
-            a larger ``n`` continues a shorter one.
+        out: a folder in which the counts are kept after each block of permutations: a run that was cut off goes on, and
+            one of a larger ``n`` continues a shorter one.
         progress: whether to show a progress bar.
         control: ``Control`` or its settings, of every search.
         dim, layer: as in ``fit_many``.
@@ -132,7 +132,7 @@ def permutation_test(
     score = as_score(statistic, adjacency, (threshold, threshold_p), len(rows), labels, len(columns))
     if step_down and statistic != "max":
         raise ValueError(f"step_down=True is for statistic='max': {statistic!r} has no scores of single responses")
-    lanes = Lanes(rows, read_weights(weights, rows, model, moves))
+    lanes = as_lanes(weights, rows, model, moves)
     identity = {
         "formula": model.design.formula,
         "design": design_of(model, model.design.offset),

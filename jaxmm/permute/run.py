@@ -15,26 +15,34 @@ from jaxmm.permute.schemes import Move, Permutations
 from jaxmm.permute.source import Rearranged, Residuals
 from jaxmm.permute.statistics import Score, wald
 from jaxmm.permute.tally import Kept, Observed, Tally
-from jaxmm.results.result import FitBatch
 from jaxmm.studies.hypotheses import without
 
 
 class NullFits:
-    """The model without the term, fitted to each response: ``usable`` (U,) those that could be, and what they leave;
-    ``status`` (V,)."""
+    """The model without the term, fitted to each response: ``status`` (V,), and what it leaves of those that could be
+    fitted, in ``parts`` of one kind: which responses (U,), and their residuals."""
 
     def __init__(self, model: Any, columns: tuple[str, ...], lanes: Lanes, options: dict[str, Any]):
         d, less = model.design, without(model, columns)
-        gone = np.isnan(lanes.rows)
-        some = ~np.all(gone, axis=1, keepdims=True)  # of the others there is nothing to fit
-        rows = np.where(gone & some, 0.0, lanes.rows)
-        fits = fit_many(less, Rearranged(Residuals(rows, lanes.weights), [Move()]), **options)
-        self.status, self.usable = fits.status, np.flatnonzero(fits.converged)
-        fitted = fits.fixef[self.usable] @ less.design.X.T + (0.0 if d.offset is None else d.offset)
-        own = None if lanes.weights is None else lanes.weights[self.usable]
-        r = rows[self.usable] - fitted
-        r = r if own is None else np.where(own > 0, r, 0.0)
-        self.residuals = Residuals(r, own, d.offset)
+        self.status = np.full(len(lanes.rows), Status.INVALID, np.int8)
+        self.parts: list[tuple[np.ndarray, Residuals]] = []
+        for which, weights in lanes.kinds():
+            rows = lanes.rows[which]
+            rows = rows if weights is None else np.where(weights > 0, rows, 0.0)
+            fits = fit_many(less, Rearranged(Residuals(rows, weights), [Move()]), **options)
+            self.status[which] = fits.status
+            good = fits.converged
+            if not good.any():
+                continue
+            r = rows[good] - fits.fixef[good] @ less.design.X.T - (0.0 if d.offset is None else d.offset)
+            own = None if weights is None else weights[good]
+            r = r if own is None else np.where(own > 0, r, 0.0)
+            self.parts.append((which[good], Residuals(r, own, d.offset)))
+
+    @property
+    def usable(self) -> int:
+        """How many could be fitted."""
+        return sum(len(which) for which, _ in self.parts)
 
 
 class Run:
@@ -60,7 +68,7 @@ class Run:
         if tally is not None and tally.done >= n:
             return tally
         null = NullFits(self.model, self.columns, self.lanes, self.options)
-        U = len(null.usable)
+        U = null.usable
         if not U:
             worst = Status(int(np.bincount(null.status).argmax()))
             raise DataError(f"none of the {len(null.status)} responses can be fitted: {worst.message}")
@@ -70,30 +78,26 @@ class Run:
             while tally is None or tally.done < n:
                 first = 0 if tally is None else tally.done
                 count = min(size, n - first)
-                fits = self._fits(null, first, count)
-                maps = np.full((count, len(null.status)), np.nan)
-                maps[:, null.usable] = wald(fits, self.columns).reshape(count, -1)
+                maps, observed = self._block(null, first, count)
                 if tally is None:
-                    tally, maps = Tally.begin(maps[0], self._observed(null, fits), self.score, n), maps[1:]
+                    tally, maps = Tally.begin(maps[0], observed, self.score, n), maps[1:]
                 tally.add(maps, self.score)
                 tick(count * U)
                 if kept is not None:
                     kept.write(tally)
         return tally
 
-    def _fits(self, null: NullFits, first: int, count: int) -> FitBatch:
-        moves = [self.moves[k] for k in range(first, first + count)]
-        return fit_many(self.model, Rearranged(null.residuals, moves), **self.options)
-
-    def _observed(self, null: NullFits, fits: FitBatch) -> Observed:
-        """Of the data as they are, which come first among the fits."""
-        own = fits.take(slice(0, len(null.usable)))
-        at = [own.names.fixef.index(name) for name in self.columns]
-        estimate, se = (np.full((len(null.status), len(at)), np.nan) for _ in range(2))
-        estimate[null.usable], se[null.usable] = own.fixef[:, at], own.bse[:, at]
-        status = np.array(null.status)
-        status[null.usable] = own.status
-        return Observed(estimate, se, status)
+    def _block(self, null: NullFits, first: int, count: int) -> tuple[np.ndarray, Observed]:
+        """t (count, V) of some permutations, and the estimates of the first of them."""
+        moves, V = [self.moves[k] for k in range(first, first + count)], len(null.status)
+        maps, status = np.full((count, V), np.nan), null.status.copy()
+        estimate, se = (np.full((V, len(self.columns)), np.nan) for _ in range(2))
+        for which, residuals in null.parts:
+            fits = fit_many(self.model, Rearranged(residuals, moves), **self.options)
+            at, U = [fits.names.fixef.index(name) for name in self.columns], len(which)
+            maps[:, which] = wald(fits, self.columns).reshape(count, U)
+            estimate[which], se[which], status[which] = fits.fixef[:U, at], fits.bse[:U, at], fits.status[:U]
+        return maps, Observed(estimate, se, status)
 
 
 def remarks(tally: Tally) -> tuple[str, ...]:

@@ -34,9 +34,10 @@ class Observed(NamedTuple):
 class Tally:
     """Of V responses and ``null.size`` permutations, of which ``done`` are in it.
 
-    ``t`` (V,) is ``observed``, and its ``scores``; ``null`` (n,) the largest score of each permutation, NaN where none could be
-    computed; ``reached`` (V,) how many permutations had a |t| of at least the observed, of ``counted`` (V,) that could
-    be fitted; ``stepped`` (V,) how many reached it among the responses with scores no larger than it.
+    ``t`` (V,) is that of ``observed``, with its ``scores``; ``null`` (n,) the largest score of each permutation, NaN
+    where none could be computed; ``reached`` (V,) how many permutations had a |t| of at least the observed, of
+    ``counted`` (V,) that could be fitted; ``stepped`` (V,) how many reached it among the responses with scores no
+    larger than it.
     """
 
     observed: Observed
