@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Adjacency:
     size: int
     shape: Mapping[str, int] = field(default_factory=dict)
 
-    def to_sparse(self) -> Any:
+    def to_sparse(self) -> csr_array:
         """The symmetric matrix (size, size) of scipy, 1 where two responses are neighbours.
 
         Example:

@@ -122,7 +122,7 @@ def permutation_test(
     Example:
         >>> Y = fit.simulate(5, key=1)
         >>> mm.permutation_test(fit, Y, "Days", key=1, n=20, progress=False).frame["p_fwe"].tolist()
-        [0.05, 0.05, 0.05, 0.05, 0.05]
+        [0.05, 0.05, 0.1, 0.05, 0.05]
     """
     model = unfitted(model)
     columns = tested_columns(model, term)
