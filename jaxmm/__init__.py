@@ -15,6 +15,8 @@ Fit a model
 Compare and report
     anova, compare          tests and information criteria of several fits
     exact_rlrt              whether a variance is zero, by the exact distribution
+    cross_validate, CrossValidation
+                            log predictive density of groups that a fit has not seen
     table                   several fits side by side, for a paper
 
 Many fits at once
@@ -24,14 +26,16 @@ Many fits at once
                             a term in many responses, with family-wise error
     grid_adjacency, adjacency_of, Adjacency
                             which responses are neighbours
+    pool, Pooled            the fits of several imputations as one
+    run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
 
 Studies
     bootstrap, Bootstrap    draws of any quantity, and their intervals
     study, StudyResult      bias, coverage, rejections of simulated data
-    power, power_curve, PowerCurve
-                            power of a design, and over sizes of it
+    power, power_curve, PowerCurve, PowerSurface
+                            power of a design, over sizes of it, and as a smooth function of them
     WaldZ, LikelihoodRatio  the tests that a study makes
     plan, make_design, extend
                             designs before there are data: models, tables, more levels of what there is
@@ -61,9 +65,13 @@ from jaxmm import plots as plots
 from jaxmm._elsewhere import OF_PACKAGE as _OF_PACKAGE
 from jaxmm._elsewhere import missing as _missing
 from jaxmm.batch.engine import fit_many as fit_many
+from jaxmm.crossval.validate import CrossValidation as CrossValidation
+from jaxmm.crossval.validate import cross_validate as cross_validate
 from jaxmm.design import DataError as DataError
 from jaxmm.design.formula import FormulaError as FormulaError
 from jaxmm.design.from_arrays import Term as Term
+from jaxmm.distribute import RayExecutor as RayExecutor
+from jaxmm.distribute import run_shards as run_shards
 from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
@@ -82,6 +90,8 @@ from jaxmm.permute.adjacency import adjacency_of as adjacency_of
 from jaxmm.permute.adjacency import grid_adjacency as grid_adjacency
 from jaxmm.permute.permutation import permutation_test as permutation_test
 from jaxmm.permute.result import PermutationResult as PermutationResult
+from jaxmm.pooling.pooled import Pooled as Pooled
+from jaxmm.pooling.pooled import pool as pool
 from jaxmm.programs import estimate as estimate
 from jaxmm.programs import neg2_loglik as neg2_loglik
 from jaxmm.publish.several import table as table
@@ -103,11 +113,13 @@ from jaxmm.studies.power import power as power
 from jaxmm.studies.power import power_curve as power_curve
 from jaxmm.studies.study import study as study
 from jaxmm.studies.study_result import StudyResult as StudyResult
+from jaxmm.studies.surface import PowerSurface as PowerSurface
 
 __all__ = [
     "Adjacency",
     "Bootstrap",
     "Control",
+    "CrossValidation",
     "DataError",
     "DirectlySimulated",
     "Estimates",
@@ -120,7 +132,10 @@ __all__ = [
     "Model",
     "Parameters",
     "PermutationResult",
+    "Pooled",
     "PowerCurve",
+    "PowerSurface",
+    "RayExecutor",
     "Simulated",
     "Status",
     "StudyResult",
@@ -132,6 +147,7 @@ __all__ = [
     "bootstrap",
     "compare",
     "covariance",
+    "cross_validate",
     "datasets",
     "deviance",
     "estimate",
@@ -149,8 +165,10 @@ __all__ = [
     "permutation_test",
     "plan",
     "plots",
+    "pool",
     "power",
     "power_curve",
+    "run_shards",
     "study",
     "table",
 ]

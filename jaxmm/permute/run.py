@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxmm import costs
-from jaxmm.batch.engine import fit_many, progress_bar
+from jaxmm.batch.engine import fit_many
+from jaxmm.batch.progress import progress_bar
 from jaxmm.design import DataError
 from jaxmm.optimize import Status
 from jaxmm.permute.inputs import Lanes
