@@ -78,6 +78,23 @@ def test_weights_of_each_response_are_those_of_single_fits(table, Y):
     np.testing.assert_allclose(np.sort(alone.null), np.sort(t), rtol=1e-5)
 
 
+def test_several_columns_are_tested_by_F(table, Y):
+    """``dose`` has three levels: F = b'V⁻¹b / 2, of single fits to the residuals with their signs changed."""
+    own = table.assign(dose=np.tile(list("abcb"), GROUPS), y=Y[0])
+    found = mm.permutation_test(mm.lmm("y ~ dose + (1 | g)", own), Y[:1], "dose", key=1, n=16, progress=False)
+    assert found.columns == ("doseb", "dosec")
+    null, full = (mm.Model.from_formula(f, own) for f in ("y ~ 1 + (1 | g)", "y ~ dose + (1 | g)"))
+    r = Y[0] - null.fit().predict(re="population").to_numpy()
+    expected = []
+    for rearranged in flips(table.g, GROUPS)(r):
+        fit = full.with_response(rearranged).fit()
+        b, V = fit.fixef.to_numpy()[1:], fit.vcov().to_numpy()[1:, 1:]
+        expected.append(b @ np.linalg.solve(V, b) / 2)
+    np.testing.assert_allclose(found.null[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(np.sort(found.null), np.sort(expected), rtol=1e-5)
+    assert found.frame.columns[1:6].tolist() == ["estimate_doseb", "se_doseb", "estimate_dosec", "se_dosec", "F"]
+
+
 def test_whole_groups_are_exchanged_as_one_by_one(table, Y):
     """``arm`` alone: 5! / (2! 3!) arrangements; in each, groups come to places of one arm or the other."""
     formula = "y ~ arm + (1 | g)"

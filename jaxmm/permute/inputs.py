@@ -57,11 +57,6 @@ def tested_columns(model: Any, term: Any) -> tuple[str, ...]:
     columns = columns_of(model.design, term)
     if not columns:
         raise ValueError("term names no column: give a term of the formula, such as 'Days'")
-    if len(columns) > 1:
-        raise ValueError(
-            f"term has the columns {', '.join(map(repr, columns))}, and a test of several at once is not available "
-            "yet: name one of them"
-        )
     return columns
 
 

@@ -11,10 +11,11 @@ from jaxmm.batch.engine import fit_many
 from jaxmm.batch.progress import progress_bar
 from jaxmm.design import DataError
 from jaxmm.optimize import Status
+from jaxmm.permute import statistics
 from jaxmm.permute.inputs import Lanes
 from jaxmm.permute.schemes import Move, Permutations
 from jaxmm.permute.source import Rearranged, Residuals
-from jaxmm.permute.statistics import Score, wald
+from jaxmm.permute.statistics import Score
 from jaxmm.permute.tally import Kept, Observed, Tally
 from jaxmm.studies.hypotheses import without
 
@@ -94,9 +95,10 @@ class Run:
         maps, status = np.full((count, V), np.nan), null.status.copy()
         estimate, se = (np.full((V, len(self.columns)), np.nan) for _ in range(2))
         for which, residuals in null.parts:
-            fits = fit_many(self.model, Rearranged(residuals, moves), **self.options)
+            lanes = Rearranged(residuals, moves)
+            fits = fit_many(self.model, lanes, keep=statistics.kept(self.columns), **self.options)
             at, U = [fits.names.fixef.index(name) for name in self.columns], len(which)
-            maps[:, which] = wald(fits, self.columns).reshape(count, U)
+            maps[:, which] = statistics.wald(fits, self.columns).reshape(count, U)
             estimate[which], se[which], status[which] = fits.fixef[:U, at], fits.bse[:U, at], fits.status[:U]
         return maps, Observed(estimate, se, status)
 

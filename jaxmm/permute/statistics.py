@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.special import chdtri, ndtri
 
+from jaxmm.inference.wald import together
 from jaxmm.permute.adjacency import Adjacency
 from jaxmm.permute.enhance import STEP, clusters, masses, tfce
 from jaxmm.sources.responses import fingerprint
@@ -24,12 +25,21 @@ from jaxmm.sources.responses import fingerprint
 FORMING = 0.01  # the p of a cluster's threshold unless told
 
 
+def kept(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """What ``fit_many`` has to keep for ``wald``."""
+    return ("vcov",) if len(columns) > 1 else ()
+
+
 def wald(batch: Any, columns: tuple[str, ...]) -> np.ndarray:
-    """t, or F, (n,) of some columns; NaN where the fit did not converge."""
-    at = batch.names.fixef.index(columns[0])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = batch.fixef[:, at] / batch.bse[:, at]
-    return np.where(batch.converged & np.isfinite(t), t, np.nan)
+    """t of one column, F of several, (n,); NaN where the fit did not converge."""
+    at = [batch.names.fixef.index(name) for name in columns]
+    if len(at) == 1:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = batch.fixef[:, at[0]] / batch.bse[:, at[0]]
+    else:
+        estimate, vcov = batch.fixef[:, at], batch.vcov()[:, at][:, :, at]
+        found = together(np.eye(len(at)), estimate, vcov).statistic / len(at)
+    return np.where(batch.converged & np.isfinite(found), found, np.nan)
 
 
 class Score(Protocol):
