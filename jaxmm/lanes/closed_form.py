@@ -70,11 +70,11 @@ RANK = 1e-10  # relative size of a direction of A_j or of the X of a pattern tha
 class Blocks:
     """What all lanes share.  Of R levels, after the collapse: ``K`` (q, q, R) lower triangular, ``B`` (q, p, R) the
     whitened X, ``counts`` (R,) how many levels log|S| stands for.  ``within`` (p, p): X'WX - Σ B'B.  Of the data's J
-    levels: ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None without
-    a collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
-    A_j, ``root`` (p, p) a root of ``within`` with a column of zeros for each direction that is not there, and ``df`` n
-    less the ranks of Z and of X beside it: for ``direct``; ``weigh`` (q, q, R) and
-    ``moments`` are for the start; ``cells`` as of ``entrywise.cells_of_factor``.
+    levels: ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None
+    without a collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank``
+    (R,) that of A_j, ``root`` (p, p) a root of ``within`` with a column of zeros for each direction that is not
+    there, and ``df`` n less the ranks of Z and of X beside it: for ``direct``; ``weigh`` (q, q, R) and ``moments``
+    are for the start; ``cells`` as of ``entrywise.cells_of_factor``.
     """
 
     K: Array
