@@ -26,7 +26,7 @@ class NullFits:
 
     def __init__(self, model: Any, columns: tuple[str, ...], lanes: Lanes, options: dict[str, Any]):
         d, less = model.design, without(model, columns)
-        self.status = np.full(len(lanes.rows), Status.INVALID, np.int8)
+        self.status = np.full(len(lanes.rows), Status.TOO_FEW_ROWS, np.int8)
         self.parts: list[tuple[np.ndarray, Residuals]] = []
         for which, weights in lanes.kinds():
             rows = lanes.rows[which]
