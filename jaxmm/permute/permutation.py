@@ -133,18 +133,20 @@ def permutation_test(
     if step_down and statistic != "max":
         raise ValueError(f"step_down=True is for statistic='max': {statistic!r} has no scores of single responses")
     lanes = as_lanes(weights, rows, model, moves)
-    identity = {
-        "formula": model.design.formula,
-        "design": design_of(model, model.design.offset),
-        "responses": fingerprint(rows, *(() if lanes.weights is None else (lanes.weights,))),
-        "term": list(columns),
-        "scheme": scheme,
-        "key": [int(x) for x in words(as_key(key))],
-        "complete": moves.complete,
-        "reml": bool(model.reml),
-        **score.identity(),
-    }
-    kept = None if out is None else Kept(as_folder(out), identity)
+    kept = None
+    if out is not None:
+        identity = {
+            "formula": model.design.formula,
+            "design": design_of(model, model.design.offset),
+            "responses": fingerprint(rows, *(() if lanes.weights is None else (lanes.weights,))),
+            "term": list(columns),
+            "scheme": scheme,
+            "key": [int(x) for x in words(as_key(key))],
+            "complete": moves.complete,
+            "reml": bool(model.reml),
+            **score.identity(),
+        }
+        kept = Kept(as_folder(out), identity)
     run = Run(model, columns, lanes, moves, score, {"batch": batch, "control": control, "progress": False})
     tally = run.all(kept, progress)
     return PermutationResult(
