@@ -22,6 +22,10 @@ Compare and report
 Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
+    permutation_test, PermutationResult
+                            a term in many responses, with family-wise error
+    grid_adjacency, adjacency_of, Adjacency
+                            which responses are neighbours
     pool, Pooled            the fits of several imputations as one
     run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
@@ -81,6 +85,11 @@ from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import deviance as deviance
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
+from jaxmm.permute.adjacency import Adjacency as Adjacency
+from jaxmm.permute.adjacency import adjacency_of as adjacency_of
+from jaxmm.permute.adjacency import grid_adjacency as grid_adjacency
+from jaxmm.permute.permutation import permutation_test as permutation_test
+from jaxmm.permute.result import PermutationResult as PermutationResult
 from jaxmm.pooling.pooled import Pooled as Pooled
 from jaxmm.pooling.pooled import pool as pool
 from jaxmm.programs import estimate as estimate
@@ -107,6 +116,7 @@ from jaxmm.studies.study_result import StudyResult as StudyResult
 from jaxmm.studies.surface import PowerSurface as PowerSurface
 
 __all__ = [
+    "Adjacency",
     "Bootstrap",
     "Control",
     "CrossValidation",
@@ -121,6 +131,7 @@ __all__ = [
     "LikelihoodRatio",
     "Model",
     "Parameters",
+    "PermutationResult",
     "Pooled",
     "PowerCurve",
     "PowerSurface",
@@ -131,6 +142,7 @@ __all__ = [
     "Term",
     "Truth",
     "WaldZ",
+    "adjacency_of",
     "anova",
     "bootstrap",
     "compare",
@@ -144,11 +156,13 @@ __all__ = [
     "families",
     "fit_many",
     "glmm",
+    "grid_adjacency",
     "links",
     "lmm",
     "load",
     "make_design",
     "neg2_loglik",
+    "permutation_test",
     "plan",
     "plots",
     "pool",

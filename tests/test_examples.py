@@ -127,6 +127,17 @@ def test_mass_univariate(tmp_path, capsys):
     assert (tmp_path / "mass_univariate.png").read_bytes().startswith(PNG)
 
 
+def test_erp_clusters(tmp_path, capsys):
+    small = ("--channels", "6", "--samples", "18", "--permutations", "40")
+    run("erp_clusters.py", *small, "--out", str(tmp_path / "new"))
+    printed = capsys.readouterr().out
+    assert "t of condb in 108 responses, 40 permutations, scheme 'sign', statistic" in printed
+    first = next(line.split() for line in printed.splitlines() if line.startswith("1 "))
+    assert int(first[1]) > 3 and first[2] == "1" and float(first[-1]) <= 0.05
+    assert "In plain words: 1 of" in printed and "4,320 fits in" in printed
+    assert (tmp_path / "new" / "erp_clusters.png").read_bytes().startswith(PNG)
+
+
 def test_bootstrap(tmp_path, capsys):
     run("bootstrap.py", "--replicates", "60", "--out", str(tmp_path))
     lines = capsys.readouterr().out.splitlines()

@@ -38,6 +38,7 @@ AREAS = {
         "batch",
         "sources",
         "studies",
+        "permute",
         "lanes",
         "results",
         "sklearn",
