@@ -1,5 +1,7 @@
 """``fit_many(..., keep=)``: what is kept of each lane is what its single fit says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from test_batch_weights import Weighted
 import jaxmm as mm
 from jaxmm.results.result import concatenate
 from jaxmm.results.store import load
+from jaxmm.sources.labelled import Labels
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +131,20 @@ def test_what_is_kept_stands_everywhere(kept, tmp_path):
         assert other.names == batch.names
         for name, x in batch.columns.items():
             np.testing.assert_array_equal(other.columns[name], x)
+
+
+def test_with_other_libraries(kept):
+    _, batch = kept
+    xarray, anndata = pytest.importorskip("xarray"), pytest.importorskip("anndata")
+    data = batch.to_xarray()
+    assert isinstance(data, xarray.Dataset) and data["df"].dims == ("replicate", "coef")
+    np.testing.assert_array_equal(data["fixef_cov"].sel(coef_pair="Days, (Intercept)"), batch.vcov()[:, 1, 0])
+    assert data["df_sigma"].dims == ("replicate",)
+    names = [f"gene{k}" for k in range(5)]
+    named = replace(batch, labels=Labels.of("var", names))
+    out = named.take([2, 0]).annotate(anndata.AnnData(np.zeros((180, 5)), var=pd.DataFrame(index=names)))
+    np.testing.assert_array_equal(out.varm["fixef_cov"][2], batch.fixef_cov[2])
+    assert np.isnan(out.varm["fixef_cov"][1]).all() and out.var["df_Days"].iloc[0] == batch.df[0, 1]
 
 
 def test_a_folder_knows_what_was_kept(sleep_reml, kept, tmp_path):

@@ -41,7 +41,7 @@ import pandas as pd
 from scipy.special import digamma, polygamma
 
 from jaxmm import _text
-from jaxmm.results import testing
+from jaxmm.results import exports, testing
 from jaxmm.results.trend import covariate, trend_basis
 
 FLOOR = 1e-5  # of the median: variances below it are raised to it, since a logarithm is taken
@@ -152,6 +152,10 @@ class Moderated(_text.Printed):
             level=level,
             backend=backend,
         )
+
+    def annotate(self, adata: Any, prefix: str = "") -> Any:
+        """As ``FitBatch.annotate``, with the moderated standard errors, their degrees of freedom and tests."""
+        return exports.annotate(self.batch, self.test_table(), adata, prefix)
 
     def prior(self) -> pd.DataFrame:
         """A row per coefficient: ``d0``, and ``s0`` the root of the median s0²."""
