@@ -34,7 +34,7 @@ RATE = 0.05  # of false discoveries
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--genes", type=int, default=300)
     parser.add_argument("--cells", type=int, default=25, help="of each donor")
     parser.add_argument("--seed", type=int, default=3)
@@ -71,7 +71,7 @@ def simulated(genes: int, each: int, seed: int) -> tuple[pd.DataFrame, np.ndarra
     mu = np.exp(eta + SD_DONOR * rng.normal(size=(genes, DONORS))[:, donor])
     Y = rng.negative_binomial(phi[:, None], phi[:, None] / (phi[:, None] + mu)).astype(float)
     cells = pd.DataFrame({"donor": donor, "treated": treated, "log_size": log_size})
-    return cells, Y, pd.DataFrame({"effect": effect, "phi": phi}, [f"gene{k:04d}" for k in range(genes)])
+    return cells, Y, pd.DataFrame({"effect": effect, "phi": phi}, pd.Index([f"gene{k:04d}" for k in range(genes)]))
 
 
 def report(batch, tests, shrunken, truth, cells, seconds) -> str:

@@ -1,6 +1,7 @@
 """``fit_many(..., keep=)``: what is kept of each lane is what its single fit says."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,8 @@ def test_generalised_lanes(table):
         single = fit.refit(Y[lane])
         V = single.vcov().to_numpy()
         np.testing.assert_allclose(batch.vcov(lane), V, atol=1e-5 * V.max())
-        at = fit.model.arrays.layout.at("log_phi")
+        arrays: Any = fit.model.arrays
+        at = arrays.layout.at("log_phi")
         se = np.sqrt(np.asarray(single.estimates.covariance)[at, at]).item()
         assert batch.log_dispersion_se[lane] == pytest.approx(se, rel=1e-5)
         assert batch[lane].log_dispersion_se == batch.log_dispersion_se[lane]
@@ -142,7 +144,7 @@ def test_with_other_libraries(kept):
     assert data["df_sigma"].dims == ("replicate",)
     names = [f"gene{k}" for k in range(5)]
     named = replace(batch, labels=Labels.of("var", names))
-    out = named.take([2, 0]).annotate(anndata.AnnData(np.zeros((180, 5)), var=pd.DataFrame(index=names)))
+    out = named.take([2, 0]).annotate(anndata.AnnData(np.zeros((180, 5)), var=pd.DataFrame(index=pd.Index(names))))
     np.testing.assert_array_equal(out.varm["fixef_cov"][2], batch.fixef_cov[2])
     assert np.isnan(out.varm["fixef_cov"][1]).all() and out.var["df_Days"].iloc[0] == batch.df[0, 1]
 

@@ -73,7 +73,7 @@ def donors():
     Y[7] = 2.0  # nothing to fit
     model = mm.Model.from_formula("y ~ treated + (1 | donor)", frame)
     names = [f"gene{k}" for k in range(60)]
-    return mm.fit_many(model, pd.DataFrame(Y.T, columns=names), keep="df", progress=False), Y, names
+    return mm.fit_many(model, pd.DataFrame(Y.T, columns=pd.Index(names)), keep="df", progress=False), Y, names
 
 
 def test_moderated_tests(donors):

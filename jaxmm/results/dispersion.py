@@ -104,5 +104,5 @@ def _prior(value: np.ndarray, se: np.ndarray, B: np.ndarray) -> tuple[float, np.
     high = float(np.var(value)) + 1e-12
     while slope(high) > 0:
         high *= 2
-    tau2 = brentq(slope, 0.0, high, xtol=1e-14, rtol=1e-13) if slope(0.0) > 0 else 0.0
-    return float(np.sqrt(tau2)), mean(tau2)[0]  # pyright: ignore
+    tau2: Any = brentq(slope, 0.0, high, xtol=1e-14) if slope(0.0) > 0 else 0.0
+    return float(np.sqrt(tau2)), mean(tau2)[0]

@@ -160,7 +160,7 @@ class Moderated(_text.Printed):
     def prior(self) -> pd.DataFrame:
         """A row per coefficient: ``d0``, and ``s0`` the root of the median s0²."""
         s0 = np.sqrt(np.nanmedian(self.s02, axis=0))
-        return pd.DataFrame({"d0": self.d0, "s0": s0}, list(self.batch.names.fixef))
+        return pd.DataFrame({"d0": self.d0, "s0": s0}, pd.Index(self.batch.names.fixef))
 
     def _parts(self) -> list[str | _text.Grid]:
         n, prior = len(self), self.prior()
