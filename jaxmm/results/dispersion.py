@@ -45,6 +45,12 @@ class ShrunkenDispersions(_text.Printed):
         centre (n,): exp(m), what φ is drawn to.
         tau: SD of log φ about it, over the responses.
         used: how many responses it was learnt from.
+
+    Example:
+        >>> data = mm.datasets.load("sleepstudy").assign(k=lambda d: d["Reaction"] // 50)
+        >>> counts = mm.glmm("k ~ Days + (1 | Subject)", data, "nbinom2")  # doctest: +SKIP
+        >>> batch = mm.fit_many(counts, counts.simulate(50, key=1), keep="dispersion_se")  # doctest: +SKIP
+        >>> batch.shrink_dispersion().to_frame()  # doctest: +SKIP
     """
 
     batch: Any
