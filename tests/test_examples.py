@@ -138,6 +138,21 @@ def test_erp_clusters(tmp_path, capsys):
     assert (tmp_path / "new" / "erp_clusters.png").read_bytes().startswith(PNG)
 
 
+def test_single_cell_counts(tmp_path, capsys):
+    run("single_cell_counts.py", "--genes", "40", "--cells", "12", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("40 genes, 96 cells of 8 donors;") and "% converged" in lines[1]
+    with_donors, naive = (
+        [int(x) for x in line.split()[-4:-2] + line.split()[-3:-2]]
+        for line in lines
+        if line.startswith(("with donors", "cells as"))
+    )
+    assert naive[0] > with_donors[0] > 0
+    (errors,) = (line.split() for line in lines if "median error of log dispersion" in line)
+    assert float(errors[-2]) < float(errors[5])
+    assert (tmp_path / "single_cell_counts.png").read_bytes().startswith(PNG)
+
+
 def test_bootstrap(tmp_path, capsys):
     run("bootstrap.py", "--replicates", "60", "--out", str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
