@@ -67,9 +67,8 @@ def wedge():
     cells = list(product(range(CLUSTERS), range(PERIODS), range(ROWS)))
     table = pd.DataFrame(cells, columns=["cluster", "period", "row"])
     table["treated"] = (table["period"] > table["cluster"] // (CLUSTERS // (PERIODS - 1))).astype(float)
-    fixef = {"treated": STEP, "(Intercept)": 0.0} | {f"factor(period)[{k}]": 0.1 * k for k in range(1, PERIODS)}
     model = mm.plan("y ~ factor(period) + treated + (1 | cluster)", table)
-    truth = {"fixef": [fixef.get(c, 0.0) for c in model.design.columns], "sd": {"cluster": TAU}, "sigma": 1.0}
+    truth = {"fixef": STEP * (np.array(model.design.columns) == "treated"), "sd": {"cluster": TAU}, "sigma": 1.0}
     return model, truth, table
 
 
