@@ -23,6 +23,7 @@ Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
     pool, Pooled            the fits of several imputations as one
+    run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
 
@@ -67,6 +68,8 @@ from jaxmm.crossval.validate import cross_validate as cross_validate
 from jaxmm.design import DataError as DataError
 from jaxmm.design.formula import FormulaError as FormulaError
 from jaxmm.design.from_arrays import Term as Term
+from jaxmm.distribute import RayExecutor as RayExecutor
+from jaxmm.distribute import run_shards as run_shards
 from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
@@ -126,6 +129,7 @@ __all__ = [
     "Pooled",
     "PowerCurve",
     "PowerSurface",
+    "RayExecutor",
     "Simulated",
     "Status",
     "StudyResult",
@@ -156,6 +160,7 @@ __all__ = [
     "pool",
     "power",
     "power_curve",
+    "run_shards",
     "study",
     "table",
 ]

@@ -14,7 +14,9 @@ import numpy as np
 from jaxmm import costs, estimate, estimate_glmm
 from jaxmm._compiled import Program
 from jaxmm._context import computing
-from jaxmm.batch.engine import fit_many, progress_bar
+from jaxmm.batch.engine import fit_many
+from jaxmm.batch.progress import progress_bar
+from jaxmm.batch.setup import without_rows
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few
 from jaxmm.fitted import Fitted
@@ -22,7 +24,6 @@ from jaxmm.gram import Gram
 from jaxmm.lanes.problem import Found
 from jaxmm.objective.parameters import change_theta
 from jaxmm.prepared import Prepared
-from jaxmm.pure import gram_from_rows
 from jaxmm.results.result import FitBatch
 from jaxmm.results.schema import as_columns, names_of
 from jaxmm.rows import Rows
@@ -90,11 +91,14 @@ def _counting(model: Prepared, weights: np.ndarray | None) -> Gram | Rows:
     arrays = model.arrays
     if weights is None:
         return arrays
-    return _weighted(arrays, weights) if isinstance(arrays, Rows) else _without(arrays, model.rows, 1.0 * (weights > 0))
+    return (
+        _weighted(arrays, weights)
+        if isinstance(arrays, Rows)
+        else without_rows(arrays, model.rows, 1.0 * (weights > 0))
+    )
 
 
 _weighted = Program(lambda rows, weights: rows.with_data(weights=weights))
-_without = Program(lambda gram, rows, counts: gram_from_rows(gram, rows, counts=counts))
 
 
 def _search(fit: Fitted, arrays: Any, start: np.ndarray) -> Any:
