@@ -36,6 +36,8 @@ Studies
     study, StudyResult      bias, coverage, rejections of simulated data
     power, power_curve, PowerCurve, PowerSurface
                             power of a design, over sizes of it, and as a smooth function of them
+    optimal_allocation, Allocation
+                            clusters against measurements at a cost
     WaldZ, LikelihoodRatio  the tests that a study makes
     plan, make_design, extend
                             designs before there are data: models, tables, more levels of what there is
@@ -101,6 +103,8 @@ from jaxmm.sources.direct import DirectlySimulated as DirectlySimulated
 from jaxmm.sources.draw import Generated as Generated
 from jaxmm.sources.draw import Simulated as Simulated
 from jaxmm.sources.truth import Truth as Truth
+from jaxmm.studies.allocation import Allocation as Allocation
+from jaxmm.studies.allocation import optimal_allocation as optimal_allocation
 from jaxmm.studies.bootstrap import Bootstrap as Bootstrap
 from jaxmm.studies.bootstrap import bootstrap as bootstrap
 from jaxmm.studies.curve import PowerCurve as PowerCurve
@@ -117,6 +121,7 @@ from jaxmm.studies.surface import PowerSurface as PowerSurface
 
 __all__ = [
     "Adjacency",
+    "Allocation",
     "Bootstrap",
     "Control",
     "CrossValidation",
@@ -162,6 +167,7 @@ __all__ = [
     "load",
     "make_design",
     "neg2_loglik",
+    "optimal_allocation",
     "permutation_test",
     "plan",
     "plots",

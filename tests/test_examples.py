@@ -116,6 +116,16 @@ def test_power_curve(tmp_path, capsys):
     assert [known["by_formula"](items) for items in (24, 12, 3)] == [48, 104, float("inf")]
 
 
+def test_stepped_wedge(tmp_path, capsys):
+    run("stepped_wedge.py", "--replicates", "60", "--patients", "4", "16", "--out", str(tmp_path))
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if line.startswith(("4 ", "16 "))]
+    for row in rows:  # patients, rows of the trial, power, its interval, the curve, the formula
+        assert int(row[1]) == 60 * int(row[0]) and float(row[3]) - 0.05 < float(row[6]) < float(row[4]) + 0.05
+    assert len(rows) == 2 and "Without an effect z rejects in" in printed and "percentage points" in printed
+    assert (tmp_path / "stepped_wedge.png").read_bytes().startswith(PNG)
+
+
 def test_mass_univariate(tmp_path, capsys):
     run("mass_univariate.py", "--electrodes", "8", "--samples", "10", "--out", str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
