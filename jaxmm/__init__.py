@@ -15,19 +15,23 @@ Fit a model
 Compare and report
     anova, compare          tests and information criteria of several fits
     exact_rlrt              whether a variance is zero, by the exact distribution
+    cross_validate, CrossValidation
+                            log predictive density of groups that a fit has not seen
     table                   several fits side by side, for a paper
 
 Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
+    pool, Pooled            the fits of several imputations as one
+    run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
 
 Studies
     bootstrap, Bootstrap    draws of any quantity, and their intervals
     study, StudyResult      bias, coverage, rejections of simulated data
-    power, power_curve, PowerCurve
-                            power of a design, and over sizes of it
+    power, power_curve, PowerCurve, PowerSurface
+                            power of a design, over sizes of it, and as a smooth function of them
     WaldZ, LikelihoodRatio  the tests that a study makes
     plan, make_design, extend
                             designs before there are data: models, tables, more levels of what there is
@@ -57,9 +61,13 @@ from jaxmm import plots as plots
 from jaxmm._elsewhere import OF_PACKAGE as _OF_PACKAGE
 from jaxmm._elsewhere import missing as _missing
 from jaxmm.batch.engine import fit_many as fit_many
+from jaxmm.crossval.validate import CrossValidation as CrossValidation
+from jaxmm.crossval.validate import cross_validate as cross_validate
 from jaxmm.design import DataError as DataError
 from jaxmm.design.formula import FormulaError as FormulaError
 from jaxmm.design.from_arrays import Term as Term
+from jaxmm.distribute import RayExecutor as RayExecutor
+from jaxmm.distribute import run_shards as run_shards
 from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
@@ -73,6 +81,8 @@ from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import deviance as deviance
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
+from jaxmm.pooling.pooled import Pooled as Pooled
+from jaxmm.pooling.pooled import pool as pool
 from jaxmm.programs import estimate as estimate
 from jaxmm.programs import neg2_loglik as neg2_loglik
 from jaxmm.publish.several import table as table
@@ -94,10 +104,12 @@ from jaxmm.studies.power import power as power
 from jaxmm.studies.power import power_curve as power_curve
 from jaxmm.studies.study import study as study
 from jaxmm.studies.study_result import StudyResult as StudyResult
+from jaxmm.studies.surface import PowerSurface as PowerSurface
 
 __all__ = [
     "Bootstrap",
     "Control",
+    "CrossValidation",
     "DataError",
     "DirectlySimulated",
     "Estimates",
@@ -109,7 +121,10 @@ __all__ = [
     "LikelihoodRatio",
     "Model",
     "Parameters",
+    "Pooled",
     "PowerCurve",
+    "PowerSurface",
+    "RayExecutor",
     "Simulated",
     "Status",
     "StudyResult",
@@ -120,6 +135,7 @@ __all__ = [
     "bootstrap",
     "compare",
     "covariance",
+    "cross_validate",
     "datasets",
     "deviance",
     "estimate",
@@ -135,8 +151,10 @@ __all__ = [
     "neg2_loglik",
     "plan",
     "plots",
+    "pool",
     "power",
     "power_curve",
+    "run_shards",
     "study",
     "table",
 ]

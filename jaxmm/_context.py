@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,17 +18,46 @@ try:  # there is no public context manager for this setting
     from jax._src.config import persistent_cache_min_compile_time_secs as _min_compile_time
 except ImportError:  # pragma: no cover
     _min_compile_time = None
+try:  # nor a public word for this
+    from jax._src.xla_bridge import backends_are_initialized as _jax_has_started
+except ImportError:  # pragma: no cover
+
+    def _jax_has_started() -> bool:
+        return False
+
+
+_imported_in = os.getpid()
+_computed_in: set[int] = set()  # processes, this one and those that it was forked from
 
 
 @contextmanager
 def computing(device: Any) -> Iterator[None]:
-    """float64, on ``device``; programs of any compile time may enter the persistent cache (ours take 0.2-2 s)."""
+    """float64, on ``device``; programs of any compile time may enter the persistent cache (ours take 0.2-2 s).
+
+    Raises:
+        RuntimeError: the process was forked from one in which JAX had started.
+    """
+    check_not_forked()
     with ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
         stack.enter_context(jax.default_device(device))
         if _min_compile_time is not None:
             stack.enter_context(_min_compile_time(0.0))
         yield
+
+
+def check_not_forked() -> None:
+    """Raises RuntimeError in a process that was forked after JAX had started: it has not the threads that JAX would
+    wait for, for ever."""
+    me = os.getpid()
+    if me in _computed_in:
+        return
+    if _computed_in or (me != _imported_in and _jax_has_started()):
+        raise RuntimeError(
+            "this process was forked after JAX had started, and JAX's threads are not in it: what it computes may "
+            'never end; start processes by multiprocessing.get_context("spawn") or "forkserver", or joblib\'s "loky"'
+        )
+    _computed_in.add(me)
 
 
 def check_not_traced(what: str, *given: Any) -> None:

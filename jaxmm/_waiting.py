@@ -28,9 +28,14 @@ _told = threading.Event()
 _shown = threading.Lock()  # one line, however many threads compile
 
 
+def can_write() -> bool:
+    """Whether there is a standard error: a service may have none, or have closed it."""
+    return sys.stderr is not None and not getattr(sys.stderr, "closed", False)
+
+
 def looked_at() -> bool:
     """Whether a person sees standard error."""
-    if os.environ.get("JAXMM_QUIET") or sys.stderr is None:
+    if os.environ.get("JAXMM_QUIET") or not can_write():
         return False
     return "ipykernel" in sys.modules or sys.stderr.isatty()
 

@@ -46,6 +46,7 @@ CLOSED_EFFECTS, CLOSED_COLUMNS, CLOSED_REML = 4, 12, 16  # q, p, and pq by REML,
 # model is too long to compile
 CLOSED_ENTRIES = 10  # of λ in it: with 16 it takes half a minute and 0.8 GB
 COLLAPSED_SHARE = 0.7  # of the levels that must be left for a collapse of equal ones to be worth its sums
+TABLE_PIECE = 4  # rows that the scatter of one piece costs, where lanes have rows of their own
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
 TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
@@ -55,5 +56,10 @@ BATCH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # lanes on a CPU: few wi
 FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
 CACHE_BYTES = 1 << 22  # that the data of a batch should fit in
 RESPONSE_BYTES = 1 << 24  # that its responses may take, once
-POOLS_IN_PART = 32  # times the lanes: the last lanes of a part search alone
+POOLS_IN_PART = 32  # times the lanes, in a block: the last lanes of a block search alone
+FIRST_PART_SECONDS, PART_SECONDS = 0.5, 5.0  # of work in a worker's first part and in its later ones: what a run
+# that is cut off loses
+PATTERN_LANES = 500  # with the same rows missing, for whose cross-products to be made once
+PATTERNS = 32  # of missing rows, at most, that are treated so: each has arrays of its own
+SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for values that are missing
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows

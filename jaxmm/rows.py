@@ -163,9 +163,17 @@ class Rows:
         constant = jnp.sum(rows.weights * self.family.log_constant(rows.y, self.trials))
         return replace(rows, log_constant=constant)
 
-    def no_variation(self, y: Array) -> Array:
-        """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity."""
-        return self.family.no_variation(y, jnp.sum(jnp.where(self.weights > 0, self.trials, 0.0)))
+    def no_variation(self, y: Array, counts: Array | None = None) -> Array:
+        """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity, by the rows
+        that ``counts`` (n, ..) names, None for all."""
+        if counts is None:
+            return self.family.no_variation(y, jnp.sum(jnp.where(self.weights > 0, self.trials, 0.0)))
+        if self.family.has_trials:  # a row that does not count has neither success nor trial
+            there = (self.weights > 0).reshape(self.weights.shape + (1,) * (counts.ndim - 1)) & counts[self.source]
+            trials = self.trials.reshape(self.trials.shape + (1,) * (counts.ndim - 1))
+            return self.family.no_variation(jnp.where(counts, y, 0.0), jnp.sum(jnp.where(there, trials, 0.0), (0, 1)))
+        first = jnp.take_along_axis(y, jnp.argmax(counts, axis=0)[None], axis=0)
+        return self.family.no_variation(jnp.where(counts, y, first))
 
     # ------------------------------------------------------------ rows and levels
     def levels_of(self, f: int) -> int:
@@ -250,13 +258,16 @@ def rounded(height: int, digits: int) -> int:
     return -(-height // step) * step
 
 
-def pieces(codes: np.ndarray, levels: int, digits: int | None = None) -> tuple[np.ndarray, np.ndarray | None, int]:
+def pieces(
+    codes: np.ndarray, levels: int, digits: int | None = None, height: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None, int]:
     """(height, pieces) the row at each place, -1 where there is none; the levels of the pieces; their height.
 
-    With ``digits`` the height is ``rounded``, and pieces without rows fill their number up to its ``bucket``.
+    The ``height`` is chosen where it is not given.  With ``digits`` it is ``rounded``, and pieces without rows fill
+    their number up to its ``bucket``.
     """
     counts = np.bincount(codes, minlength=levels)
-    height = choose_height(counts)
+    height = choose_height(counts) if height is None else height
     height = rounded(height, digits) if digits else height
     each = np.maximum(-(-counts // height), 1)
     if digits and each.sum() > levels:

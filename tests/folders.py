@@ -11,7 +11,8 @@ DEAD = 2**22 + 12345  # above the largest process number of Linux
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+    """Name -> bytes and time of the last change, but for the locks."""
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir() if not p.name.startswith(".lock")}
 
 
 def filled(folder: Path, *ranges: tuple[int, int], **changes) -> Store:
@@ -19,3 +20,9 @@ def filled(folder: Path, *ranges: tuple[int, int], **changes) -> Store:
     for first, stop in ranges:
         store.write(random_batch(first, stop), first, stop)
     return store
+
+
+def parts_of(folder: Path) -> list[tuple[int, int]]:
+    """(first, stop) of the parts that are there, sorted."""
+    names = sorted(p.stem.split("-") for p in folder.glob("part-*.parquet"))
+    return [(int(first), int(last) + 1) for _, first, last in names]

@@ -41,7 +41,7 @@ def compare(model: mm.Model, collapse: bool) -> int:
         shared = make_blocks(arrays, collapse)
         data = block_data(statistics(jnp.asarray(Y.T), response_map(model.accumulator, model.design.offset)), shared)
         theta = jnp.asarray(rng.normal(size=(model.structure.num_theta, 3)))
-        found = quick_jit(evaluate)(theta, data, shared, arrays)
+        found = quick_jit(lambda *x: evaluate(*x, arrays, shared.cells))(theta, data, shared.systems(arrays))
         for k in range(3):
             value, g, H, _ = derivatives(theta[:, k], model.with_response(Y[k]).arrays, False)
             assert float(found.value[k]) == pytest.approx(float(value), abs=1e-9)

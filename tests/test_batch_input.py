@@ -305,9 +305,9 @@ def test_nothing_is_tested(sleep_reml):
 
 # ---------------------------------------------------------------- what lanes have of their own
 class Wide(ArrayResponses):
-    """Rows that come with a design each."""
+    """Rows that come with a design each, and statistics too."""
 
-    varies = frozenset({"y", "X"})
+    varies = frozenset({"y", "X", "statistics"})
 
     def block(self, first: int, size: int) -> Varying:
         own = super().block(first, size)
@@ -324,7 +324,7 @@ class Silent(ArrayResponses):
 
 
 def test_what_no_problem_accepts(sleep_reml, Y):
-    with pytest.raises(ValueError, match=r"may have copies, statistics, weights, y of their own, not X: .*one by one"):
+    with pytest.raises(ValueError, match=r"may have X, Z, .* of their own, not X, statistics.*one by one"):
         mm.fit_many(sleep_reml, Wide(Y), **QUIET)
     with pytest.raises(ValueError, match=r"Careless gives lanes X of their own: say so in Careless\.varies"):
         mm.fit_many(sleep_reml, Careless(Y), **QUIET)

@@ -77,7 +77,7 @@ def test_closed_form_derivatives(family, q, p, covariance, counted):
         y = jnp.moveaxis(jnp.asarray(Y.T)[rows.source], 0, 1)
         copies = jnp.asarray(rng.integers(0, 4, (rows.weights.shape[1], LANES)) + 0.0) if counted else None
         own = laplace_table.Own(y, jnp.zeros(LANES), copies)
-        found = quick_jit(closed_form)(psi, own, laplace_table.modes_from_zero(psi, y, table), table)
+        found = quick_jit(closed_form)(psi, own, laplace_table.modes_from_zero(psi, own, table), table)
         single = quick_jit(lambda psi, r: value_and_derivatives(psi, r, zero_effects(r), 1, False))
         for i in range(LANES):
             lane = rows.with_response(Y[i])

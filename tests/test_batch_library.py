@@ -9,6 +9,8 @@ import pytest
 import jaxmm as mm
 from jaxmm.batch import pool as search
 from jaxmm.batch.engine import _Job
+from jaxmm.results.shards import Shard
+from jaxmm.sources.inputs import Inputs
 from jaxmm.sources.responses import ArrayResponses, Varying
 
 LANES = 3
@@ -58,13 +60,13 @@ def check_calls(model, source):
     Y = np.tile(model.design.y, (LANES, 1))
     own = Varying(Y, weights=np.ones(Y.shape) if source is Weighted else None)
     for start in (None, np.ones(model.structure.num_theta)):
-        job = _Job(model, source(Y), start, LANES, mm.Control(), True)
-        said = job.problem.library
+        job = _Job(model, source(Y), start, LANES, mm.Control(), True, Inputs(model.design, len(Y)), (), Shard())
+        said = job.way.problem.library
         with jax.enable_x64(True):
-            arguments = (job.problem, own, job.start, None)
+            arguments = (job.way.problem, own, job.start, None)
             calling = calls(lowered(search._pool, *arguments))
             assert not calling or "data" in said or ("start" in said and start is None)
             both = jax.eval_shape(search._pool, *arguments)
-            assert not calls(lowered(search._steps, job.problem, both, job.control)) or "evaluate" in said
-            outcome = jax.eval_shape(lambda both, job=job: job.problem.outcome(*both), both)
-            assert not calls(lowered(search._found, job.problem, outcome)) or "found" in said
+            assert not calls(lowered(search._steps, job.way.problem, both, job.control)) or "evaluate" in said
+            outcome = jax.eval_shape(lambda both, job=job: job.way.problem.outcome(*both), both)
+            assert not calls(lowered(search._found, job.way.problem, (outcome, None), ())) or "found" in said

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from folders import contents
 
 import jaxmm as mm
 from jaxmm._context import computing
@@ -119,11 +120,6 @@ def assert_equal(a: mm.FitBatch, b: mm.FitBatch) -> None:
         if name != "fixef" and len(known) > 2:
             error = np.maximum(np.std(known, axis=0), 1e-3 * np.max(np.abs(known)))
         assert np.nanmax(np.abs(x - y) / error, initial=0.0) < 1e-8, name
-
-
-def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Name -> bytes and time of the last change."""
-    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,10 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
 from jaxmm.objective.mode import zero_effects
+from jaxmm.results.shards import Shard
 from jaxmm.sources.direct import DirectlySimulated
 from jaxmm.sources.draw import Simulated
+from jaxmm.sources.inputs import Inputs
 from jaxmm.sources.resample import LeaveOneOut
 from jaxmm.sources.responses import ArrayResponses, Varying
 
@@ -138,12 +140,12 @@ def job_of(m: mm.Model, source) -> _Job:
     k = m.structure.p + m.structure.num_theta + m.likelihood.family.num_phi
     instead = {"guess_on_host": lambda *_: np.zeros(k), "derivatives": lambda *_: (0.0, np.zeros(k), np.eye(k))}
     with mock.patch.multiple(setup, **instead):
-        return _Job(m, source, None, LANES, mm.Control(), True)
+        return _Job(m, source, None, LANES, mm.Control(), True, Inputs(m.design, source.n), (), Shard())
 
 
 def pool_of(job: _Job, own: Varying, theta=None):
-    invalid = None if job.check is None else np.zeros(LANES, bool)
-    return search._pool, job.problem, own, theta, invalid
+    invalid = None if job.way.check is None else np.zeros(LANES, bool)
+    return search._pool, job.way.problem, own, theta, invalid
 
 
 def responses(m: mm.Model) -> np.ndarray:
@@ -152,12 +154,12 @@ def responses(m: mm.Model) -> np.ndarray:
 
 def lower_search(job: _Job, both) -> None:
     """All that follows a pool of lanes and their data."""
-    assert lowered(search._steps, job.problem, both, job.control)[1][0] == both
-    assert lowered(search._again, job.problem, both, np.zeros(LANES, bool))[1] == both
+    assert lowered(search._steps, job.way.problem, both, job.control)[1][0] == both
+    assert lowered(search._again, job.way.problem, both, np.zeros(LANES, bool))[1] == both
     assert lowered(search._refill, both, both, np.zeros(LANES, np.int32))[1] == both
     with jax.enable_x64(True):
-        outcome = jax.eval_shape(lambda both: job.problem.outcome(*both), both)
-    assert lowered(search._found, job.problem, outcome)[1].status.shape == (LANES,)
+        outcome = jax.eval_shape(lambda both: job.way.problem.outcome(*both), both)
+    assert lowered(search._found, job.way.problem, (outcome, None), ())[1].status.shape == (LANES,)
 
 
 # ---------------------------------------------------------------- single fits
@@ -214,9 +216,9 @@ def test_families(name):
 def test_batches(name):
     m = batch_models()[name]
     job = job_of(m, ArrayResponses(responses(m)))
-    assert type(job.problem) is CLASSES[name]
+    assert type(job.way.problem) is CLASSES[name]
     if name == "linear, one pattern":
-        assert job.problem.blocks.rotate is not None
+        assert job.way.problem.blocks.rotate is not None
     both = lowered(*pool_of(job, Varying(responses(m))))[1]
     assert lowered(*pool_of(job, Varying(responses(m)), np.zeros(len(both[0].theta))))[1] == both
     lower_search(job, both)
@@ -227,7 +229,7 @@ def test_batches_of_levels_that_count_several_times(name):
     m = batch_models()[name]
     source = LeaveOneOut(SimpleNamespace(model=m))
     job = job_of(m, source)
-    assert type(job.problem) is LinearLanes or "linear" not in name
+    assert type(job.way.problem) is LinearLanes or "linear" not in name
     lower_search(job, lowered(*pool_of(job, source.block(0, LANES)))[1])
 
 
@@ -279,8 +281,8 @@ def test_steps_of_one_factor_call_no_matrix_library(platform):
         m = batch_models()[name]
         job = job_of(m, ArrayResponses(responses(m)))
         both = lowered(*pool_of(job, Varying(responses(m))), platform=platform)[1]
-        calls = library_calls(lowered(search._steps, job.problem, both, job.control, platform=platform)[0])
-        assert bool(calls) == ("evaluate" in job.problem.library), (name, calls)
+        calls = library_calls(lowered(search._steps, job.way.problem, both, job.control, platform=platform)[0])
+        assert bool(calls) == ("evaluate" in job.way.problem.library), (name, calls)
         calling |= {name} if calls else set()
     assert calling == {"linear, many columns"}
 

@@ -177,3 +177,84 @@ def test_log_odds_are_named(fit):
 
     assert [called(f()) for f in (families.Binomial, families.Poisson)] == ["log odds of y", "log of y"]
     assert called(fit.family) == "y"
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Twelve responses as fits would have them, three with an effect, one failed."""
+    from jaxmm.optimize import Status
+    from jaxmm.results.result import FitBatch
+    from jaxmm.results.schema import Names, blank
+    from jaxmm.sources.labelled import Labels
+
+    names = Names(("(Intercept)", "x"), 1, (("g", "(Intercept)"),), (), True, False, True)
+    z = np.array([0.1, -0.3, 5.0, 0.8, -1.1, 6.0, 1.3, -4.5, 0.2, -0.6, 0.4, 9.0])
+    columns = blank(names, 12) | {"replicate": np.arange(12), "bse": np.tile(0.5, (12, 2))}
+    columns["fixef"] = np.stack([np.ones(12), 0.5 * z], axis=1)
+    columns["status"] = np.where(np.arange(12) == 11, Status.NOT_FINITE, 0).astype(np.int8)
+    return FitBatch(names, columns, labels=Labels.of("gene", [f"gene{k}" for k in range(12)]))
+
+
+def points(ax, filled):
+    """Of the lines of points whose dots are filled, or are not: (x, y)."""
+    from matplotlib.colors import to_rgba
+
+    hollow = {to_rgba("none"), to_rgba("white")}
+    lines = [line for line in ax.get_lines() if line.get_marker() == "o"]
+    own = [line for line in lines if (to_rgba(line.get_markerfacecolor()) not in hollow) == filled]
+    return np.concatenate([line.get_xydata() for line in own])
+
+
+def test_volcano(many):
+    ax = plots.volcano(many)
+    table = many.test_table("x").head(11)
+    np.testing.assert_allclose(sorted(points(ax, True)[:, 0]), [-2.25, 2.5, 3.0])
+    assert len(points(ax, False)) == 8
+    np.testing.assert_allclose(points(ax, True)[:, 1], -np.log10(table["p"][[2, 5, 7]]))
+    assert [t.get_text() for t in ax.texts] == ["gene5", "gene2", "gene7"]
+    lines = ax.get_title(loc="left").split("\n")
+    assert lines[0] == "3 of 11 responses found, adjusted p ≤ 0.05" and lines[1].startswith("1 more without")
+    assert ax.get_xlabel() == "x"
+    ax.figure.canvas.draw()
+    own = plots.volcano(many.test_table("x", adjust="bonferroni"), rate=1e-7, names=0)
+    assert len(points(own, True)) == 1 and not own.texts
+    assert plots.volcano(many, "(Intercept)", ax=ax) is ax
+
+
+def test_p_histogram(many):
+    ax = plots.p_histogram(many, bins=10)
+    assert [int(b.get_height()) for b in ax.patches] == list(
+        np.histogram(many.test_table("x")["p"][:11], 10, (0, 1))[0]
+    )
+    (line,) = ax.get_lines()
+    share = np.mean(many.test_table("x")["p"][:11] > 0.5) * 2
+    assert line.get_ydata()[0] == pytest.approx(share * 11 / 10)
+    assert f"about {share:.0%} without an effect" in ax.get_title(loc="left")
+
+
+def test_effects_by_response(many):
+    ax = plots.effects_by_response(many, "x", most=4)
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels == ["gene7", "gene6", "gene2", "gene5"]  # by estimate, from below
+    assert points(ax, True).tolist() == [[-2.25, 0], [2.5, 2], [3.0, 3]]
+    ends = np.array(ax.collections[-1].get_segments())[:, :, 0]
+    np.testing.assert_allclose(ends[0], -2.25 + 0.5 * np.array([-1, 1]) * wald.quantile(0.95))
+    assert "4 responses of 11" in ax.get_title(loc="left").replace("\n", " ")
+    ax.figure.canvas.draw()
+    assert plots.effects_by_response(many.test_table("x", level=0.9)).get_yticklabels()
+
+
+def test_pictures_of_tests_refuse(many, fit):
+    with pytest.raises(TypeError, match=r"of a FitBatch or its test_table\(\), not of a Simple"):
+        plots.volcano(fit)
+    with pytest.raises(ValueError, match=r"no coefficient 'z'; the tests are of '\(Intercept\)', 'x'"):
+        plots.p_histogram(many, "z")
+    with pytest.raises(ValueError, match=r"no intervals: make it with test_table\(level=0.95\)"):
+        plots.effects_by_response(many.test_table("x"))
+    with pytest.raises(ValueError, match=r"rate must lie between 0 and 1, not 5; 0\.05 for one false"):
+        plots.volcano(many, rate=5)
+    with pytest.raises(ValueError, match="no response has a p-value: 1 fits"):
+        plots.volcano(many.take([11]))
+    two = many.test_table().assign(coef=["a"] * 12 + ["b"] * 12)
+    with pytest.raises(ValueError, match="a picture is of one coefficient: name it, of 'a', 'b'"):
+        plots.volcano(two)

@@ -34,7 +34,7 @@ AREAS = {
     "Means and contrasts": ("means",),
     "Predictions, residuals and checks": ("predict", "residuals", "simulate", "diagnos", "prepared"),
     "Tables and pictures": ("plots", "publish", "tables", "tidy", "summary", "diagnose.canvas", "diagnose.pictures"),
-    "Many fits and studies": ("batch", "sources", "studies", "lanes", "results", "sklearn"),
+    "Many fits and studies": ("batch", "sources", "studies", "lanes", "results", "sklearn", "pooling", "crossval"),
     "Files and folders": ("results.files", "results.store"),
 }
 LISTS = ("notes", "failures")  # what sentences are added to

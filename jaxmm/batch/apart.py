@@ -14,7 +14,9 @@ import numpy as np
 from jaxmm import costs, estimate, estimate_glmm
 from jaxmm._compiled import Program
 from jaxmm._context import computing
-from jaxmm.batch.engine import fit_many, progress_bar
+from jaxmm.batch.engine import fit_many
+from jaxmm.batch.progress import progress_bar
+from jaxmm.batch.setup import without_rows
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few
 from jaxmm.fitted import Fitted
@@ -22,11 +24,11 @@ from jaxmm.gram import Gram
 from jaxmm.lanes.problem import Found
 from jaxmm.objective.parameters import change_theta
 from jaxmm.prepared import Prepared
-from jaxmm.pure import gram_from_rows
 from jaxmm.results.result import FitBatch
 from jaxmm.results.schema import as_columns, names_of
 from jaxmm.rows import Rows
 from jaxmm.sources.resample import LeaveOneOut, WithoutRows
+from jaxmm.sources.resample import outermost as outermost_of
 from jaxmm.sources.responses import Responses
 from jaxmm.sources.truth import as_start
 from jaxmm.start_given import scaled_psi, scaled_theta
@@ -45,11 +47,17 @@ def can_be_apart(fit: Fitted, count: int) -> bool:
 
 
 def without_each(fit: Fitted, codes: np.ndarray, count: int, outermost: bool) -> FitBatch:
-    """The model without each group of rows ``codes`` (n,); ``outermost``: they are the outermost factor's levels."""
+    """The model without each group of rows ``codes`` (n,); ``outermost``: no level of the outermost factor has rows of
+    several of them."""
     rows = WithoutRows(fit, codes, count)
     if can_be_apart(fit, count):
         return fits_apart(fit, rows)
-    return fit_many(fit.model, LeaveOneOut(fit) if outermost else rows, start=fit, progress=False)
+    if not outermost:
+        return fit_many(fit.model, rows, start=fit, progress=False)
+    factor = fit.model.design.factors[outermost_of(fit.model)]  # pyright: ignore
+    groups = np.empty(len(factor.levels), np.int64)
+    groups[factor.codes] = codes
+    return fit_many(fit.model, LeaveOneOut(fit, groups), start=fit, progress=False)
 
 
 def fits_apart(fit: Fitted, source: Responses, progress: bool = False) -> FitBatch:
@@ -83,11 +91,14 @@ def _counting(model: Prepared, weights: np.ndarray | None) -> Gram | Rows:
     arrays = model.arrays
     if weights is None:
         return arrays
-    return _weighted(arrays, weights) if isinstance(arrays, Rows) else _without(arrays, model.rows, 1.0 * (weights > 0))
+    return (
+        _weighted(arrays, weights)
+        if isinstance(arrays, Rows)
+        else without_rows(arrays, model.rows, 1.0 * (weights > 0))
+    )
 
 
 _weighted = Program(lambda rows, weights: rows.with_data(weights=weights))
-_without = Program(lambda gram, rows, counts: gram_from_rows(gram, rows, counts=counts))
 
 
 def _search(fit: Fitted, arrays: Any, start: np.ndarray) -> Any:

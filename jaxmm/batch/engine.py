@@ -1,9 +1,8 @@
 """fit_many: one design, many responses, as one program.
 
-The replicates are cut into parts, the parts into pools of L lanes (``pool``).  Each lane's arithmetic is its own:
-what it finds does not depend on its neighbours, nor on L.  There is a worker for each core, or for each accelerator;
-several processes (``jax.distributed``) share the parts among them.  Where there is a folder, each part is written to
-it as soon as it is done, and what is there is not done again.
+The replicates are cut into blocks, the blocks into pools of L lanes (``pool``).  There is a worker for each core, or
+for each accelerator; several processes (``jax.distributed``) share the blocks among them.  Where there is a folder, a
+part is written to it every few seconds, and what is there is not done again.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,30 +22,40 @@ from jax.experimental import multihost_utils
 
 from jaxmm import costs
 from jaxmm._context import check_not_traced, computing
-from jaxmm._waiting import bars
 from jaxmm.batch import interrupts
-from jaxmm.batch.pool import PartSearch
-from jaxmm.batch.setup import make_problem, scaled_start
+from jaxmm.batch.progress import progress_bar
+from jaxmm.batch.routes import PartRoutes, Ways
+from jaxmm.batch.setup import scaled_start
 from jaxmm.optimize import Control, as_control
+from jaxmm.results.ahead import check_room, examine
+from jaxmm.results.kept import as_keep
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
-from jaxmm.results.store import Store
+from jaxmm.results.shards import Shard, at_work, recorded
+from jaxmm.results.store import Store, gaps_between
 from jaxmm.sources import labelled
 from jaxmm.sources.direct import design_of
-from jaxmm.sources.responses import Responses, Varying, as_responses, unfitted
+from jaxmm.sources.inputs import Inputs, read_inputs
+from jaxmm.sources.responses import Responses, as_responses, unfitted
 
 
 def fit_many(
     model: Any,
     Y: Any,
     *,
+    weights: Any = None,
+    offset: Any = None,
+    columns: Any = None,
+    missing: str = "drop",
     start: Any = None,
     batch: int | None = None,
     out: Any = None,
+    shard: Any = None,
     progress: bool = True,
     control: Control | dict | None = None,
     collapse: bool = True,
     collect: bool = True,
+    keep: Any = (),
     dim: str | None = None,
     layer: str | None = None,
 ) -> FitBatch:
@@ -59,18 +68,36 @@ def fit_many(
             with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
             matched by label where Y has the labels of all rows of the model, else by position.
+        weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
+            a row's log density; a row of weight 0 is left out of the lane. Also (nobs,), the same for all.
+        offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
+            sizes.
+        columns: variables of the formula that each lane has values of its own for, ``{"x": array (n, nobs)}``. The
+            model matrix of each lane, Z included, is that of a table with these values: interactions, transforms, and
+            what transforms learn from a column (``poly``, ``scale``). Levels and contrasts are the model's. Of a model
+            from arrays, columns of X and Z by their names.
+        missing: "drop": a row in which Y or one of the columns is NaN is left out of its lane, and ``nobs`` says how
+            many are left; "refuse": the lane has the status INVALID.
         start: where every search begins: a ``Fit``, theta (m,), a ``Truth`` or the mapping of one, as ``study`` takes
             it; by default moments of each response.
         batch: lanes that are searched at once; by default as many as suit the cache, or the accelerator's memory.
-        out: a folder for the results, part by part. A call with the same model and responses goes on where an
-            interrupted one stopped, also after Ctrl-C, and a folder of something else is refused. Of the responses
-            only some are compared: 64 rows of an array, the first of an iterator or of ``Generated``. Whoever changes
-            others takes another folder.
+        out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
+            an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
+            part that is there is looked at first: one that is cut or damaged is moved aside, with a warning, and
+            computed anew; one of another version or of other columns is refused by its name. Of the responses only some
+            are compared: 64 rows of an array, the first of an iterator or of ``Generated``. Whoever changes others
+            takes another folder.
+        shard: "3/16" or (3, 16): the third of sixteen shares of the replicates alone, to be called in as many
+            processes or machines with one folder ``out``; the call without ``shard``, or ``load``, then has them all,
+            to the numbers of one process. A share that has a part in the folder goes on as any call does.
         progress: whether to show a progress bar.
         control: ``Control`` or a dictionary of its settings; ``tolerance`` and ``max_iterations`` are those of a lane.
             ``device``: "auto" is all that JAX sees, of its default kind.
         collect: False returns an empty batch and leaves the results in the folder ``out``, for ``load``: memory then
             does not grow with the number of replicates.
+        keep: what else to keep of each response, names: "vcov", the covariance of the fixed effects, for
+            ``batch.vcov(k)``; "df", Satterthwaite's degrees of freedom of each coefficient in a linear model, which
+            ``test_table`` then takes, and those of σ; "dispersion_se", the standard error of log φ.
         dim: along which the observations run, where Y leaves a doubt: a dimension of a DataArray; "rows" or "columns"
             of a table.
         layer: of an AnnData, in the place of its X.
@@ -80,31 +107,43 @@ def fit_many(
     jaxlib 0.10.2 lets two such programs wait for each other for ever.
 
     Returns:
-        ``FitBatch``, by replicate, with the labels of Y, which ``to_frame()``, ``test_table()``, ``to_xarray()``,
-        ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone. A response that is not finite, does
-        not vary or cannot be fitted has a status that says so and NaN for estimates; it changes nothing for the others.
+        ``FitBatch``, by replicate, those of the shard where there is one, with the labels of Y, which ``to_frame()``,
+        ``test_table()``, ``to_xarray()``, ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone.
+        A response that is infinite, does not vary or cannot be fitted has a status that says so and NaN for estimates;
+        it changes nothing for the others.
 
     Raises:
         DataError: responses of another length than the model has observations; a table or a DataArray of which
-            several axes may be the observations.
-        ValueError: a folder that holds another study; a model whose number of quadrature nodes is "auto".
-        FileNotFoundError: the folder is removed during the run.
+            several axes may be the observations; weights, offset or columns of another shape than Y; weights that are
+            negative or all zero, an offset that is not finite; a column that is not in the formula, or that lanes
+            share.
+        ValueError: a folder that holds another study, or a part of another version; a shard of an iterator, or that
+            there is not; something to ``keep`` that there is not; a model whose number of quadrature nodes is "auto".
+        OSError: the folder takes no files or has no room for the results; FileNotFoundError: it is removed during the
+            run.
+        RuntimeError: another call is at work on the folder, or on the shard; the process was forked after JAX had
+            started.
         TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
 
     Example:
-        >>> mm.fit_many(fit, fit.simulate(2, key=1), progress=False).fixef.shape
+        >>> Y = np.asarray(fit.simulate(2, key=1))
+        >>> mm.fit_many(fit, Y, progress=False).fixef.shape
         (2, 2)
+        >>> Y[1, :5] = np.nan
+        >>> mm.fit_many(fit, Y, progress=False).nobs.tolist()
+        [180, 175]
     """
     check_not_traced("fit_many", Y, start)
     model = unfitted(model)
     control = as_control(control)
     Y, labels = labelled.read(Y, model.design, dim, layer)
     source = as_responses(Y, len(model.design.y))
-    job = _Job(model, source, start, batch, control, collapse)
+    inputs = read_inputs(model.design, source, labels, weights, offset, columns, missing, model.likelihood.exact)
+    job = _Job(model, source, start, batch, control, collapse, inputs, as_keep(model, keep), Shard.of(shard))
     if not collect and out is None:
         raise ValueError("collect=False leaves results in a folder: give its path as out=")
     found = job.run(out, progress, collect)
-    return found if labels is None or not len(found) else replace(found, labels=labels)
+    return found if labels is None or not len(found) else replace(found, labels=labels.take(found.replicate))
 
 
 HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
@@ -117,68 +156,52 @@ class _RunEndedError(Exception):
 class _Job:
     """One call of ``fit_many``: what is to be done, by whom, and what has been done."""
 
-    def __init__(self, model: Any, source: Any, start: Any, batch: int | None, control: Control, collapse: bool):
+    def __init__(
+        self,
+        model: Any,
+        source: Any,
+        start: Any,
+        batch: int | None,
+        control: Control,
+        collapse: bool,
+        inputs: Inputs,
+        keep: tuple[str, ...],
+        shard: Shard,
+    ):
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
             raise ValueError(f"batch must be a positive number of lanes, not {batch!r}")
-        self.model, self.source, self.control, self.collapse = model, source, control, collapse
+        self.model, self.source, self.control, self.inputs, self.keep = model, source, control, inputs, keep
+        self.shard = shard
         source.check(model)
         self.n = source.n
+        if self.n is None and shard.count > 1:
+            raise ValueError(
+                f"{shard} of an iterator: who has only a share of the replicates must know how many there are; give an "
+                "array, a memory map, or a source such as Simulated"
+            )
+        self.share = None if self.n is None else shard.bounds(self.n)
         with computing(model.device):
             self.start = scaled_start(model, start)
-            self.problem = make_problem(model, self.start, collapse, source.varies)
-        self.names = names_of(model)
+        self.names = names_of(model, keep)
         self.devices = _devices(control.device)
         on_cpu = self.devices[0].platform == "cpu"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = max(cores, len(self.devices)) if on_cpu else len(self.devices)
-        if on_cpu and "evaluate" in self.problem.library:
+        self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers)
+        self.way = self.ways.of(self.ways.common)
+        if on_cpu and "evaluate" in self.way.problem.library:
             workers = 1
-        self.width = int(batch or (self._width_on_cpu(workers) if on_cpu else self._width_on_accelerator()))
-        self.workers = workers if self.n is None else max(1, min(workers, -(-self.n // self.width)))
-
-    @property
-    def check(self) -> Any:
-        """Which responses (L, n) are not the family's; None for a source that has none."""
-        family, trials = self.model.likelihood.family, self.model.design.trials
-        if self.source.trusted or self.problem.takes_any:
-            return None
-
-        def invalid(y: Any) -> np.ndarray:
-            y = np.asarray(y)
-            with np.errstate(invalid="ignore"):
-                good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
-            return ~np.all(good, axis=1)
-
-        return invalid
-
-    def _bytes(self) -> int:
-        """Of the data of one lane."""
-        with computing(self.model.device):
-            y = jax.ShapeDtypeStruct((len(self.model.design.y), 1), "float64")
-            own = Varying(y, weights=y if "weights" in self.source.varies else None)
-            data = jax.eval_shape(lambda problem, own: problem.data(own), self.problem, own)
-        return 8 * sum(x.size for x in jax.tree.leaves(data))
-
-    def _width_on_cpu(self, workers: int) -> int:
-        each = self._bytes() * self.problem.temporaries
-        rows = 8 * len(self.model.design.y)
-        widths, most = costs.BATCH_WIDTHS, (costs.CACHE_BYTES, costs.RESPONSE_BYTES)
-        fits = [w for w in widths if w * each <= most[0] and w * rows <= most[1]] or [widths[0]]
-        wanted = fits[-1] if self.n is None else max(-(-self.n // (costs.FILLINGS * workers)), 64)
-        return next((w for w in fits if w >= wanted), fits[-1])
-
-    def _width_on_accelerator(self) -> int:
-        stats = self.devices[0].memory_stats() or {}
-        room = stats.get("bytes_limit", 1 << 34) // 64
-        most = 1 << max(6, int(np.log2(max(room // (self._bytes() * self.problem.temporaries), 1))))
-        wanted = costs.ACCELERATOR_LANES if self.n is None else 1 << max(6, int(np.ceil(np.log2(max(self.n, 1)))))
-        return min(most, costs.ACCELERATOR_LANES, wanted)
+        self.width = self.way.width
+        most = workers if self.share is None else -(-(self.share[1] - self.share[0]) // self.width)
+        self.workers = max(1, min(workers, most))
 
     @cached_property
-    def part(self) -> int:
-        """Replicates in a part, the same in all processes, however many cores each has."""
+    def block(self) -> int:
+        """Replicates in a block, the same in all processes, however many cores each has."""
         most = costs.POOLS_IN_PART * self.width
-        share = most if self.n is None else -(-self.n // (self.workers * jax.process_count()))
+        share = most
+        if self.share is not None:
+            share = -(-(self.share[1] - self.share[0]) // (self.workers * jax.process_count()))
         own = max(1, min(most, share))
         return own if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.asarray(own)))
 
@@ -187,20 +210,31 @@ class _Job:
         if jax.process_count() > 1:
             return self._with_others(out, progress, collect)
         store, done = self._own(out, progress)
-        return concatenate(done) if store is None else self._stored(store, collect)
+        return concatenate([no_fits(self.names), *done]) if store is None else self._stored(store, collect)
 
     def _stored(self, store: Store, collect: bool) -> FitBatch:
-        return store.read(self.n) if collect else no_fits(self.names)
+        first, stop = self.share or (0, self.n)  # of a stream the number is known by now
+        return store.read(stop, first) if collect and stop != first else no_fits(self.names)
 
     def _own(self, out: Any, progress: bool) -> tuple[Store | None, list[FitBatch]]:
         """The folder, if there is one, and the parts of this process that are not written to it."""
-        store = None if out is None else Store(out, self.identity)
-        with progress_bar(progress, self.n) as tick:
-            return store, self._all(store, tick)
+        total = None if self.share is None else self.share[1] - self.share[0]
+        if out is None:
+            with progress_bar(progress, total) as tick:
+                return None, self._all(None, tick)
+        store = Store(out, self.identity)
+        with at_work(store.folder, self.shard, jax.process_index(), jax.process_count()):
+            examine(store, self.names)
+            count = sum(size for _, size in self._missing(store))
+            if count or total is None:
+                check_room(store.folder, self.names, count)
+            noted = recorded(store.folder, self.shard) if count else nullcontext()
+            with noted, progress_bar(progress, total) as tick:
+                return store, self._all(store, tick)
 
     def _with_others(self, out: Any, progress: bool, collect: bool) -> FitBatch:
         """The parts of all processes, in each of them; where one fails, none waits for it."""
-        assert self.part
+        assert self.block
         failure, store, done = None, None, []
         try:
             store, done = self._own(out, progress)
@@ -229,19 +263,26 @@ class _Job:
                 with lock:
                     mine.device = self.devices[next(turn) % len(self.devices)]
                 with computing(mine.device):
-                    problem = jax.device_put(self.problem, mine.device)
-                    mine.search = PartSearch(problem, self.start, self.width, self.control, self.check, heard)
+                    mine.search = PartRoutes(self.ways, mine.device, self.control, heard, self.keep)
             return mine.device
 
         def work(source: Responses, first: int, size: int, number: int) -> None:
+            at = number
+
+            def keep(results: Any) -> None:
+                nonlocal at
+                found, iterations = results
+                batch = FitBatch(self.names, as_columns(self.model, found, iterations, at, self.keep))
+                if store is None:
+                    with lock:
+                        done.append(batch)
+                else:
+                    store.write(batch, at, at + len(batch))
+                at += len(batch)
+
             with computing(device()):
-                found, iterations = mine.search.run(source, first, size)
-            batch = FitBatch(self.names, as_columns(self.model, found, iterations, number))
-            if store is None:
-                with lock:
-                    done.append(batch)
-            else:
-                store.write(batch, number, number + size)
+                deliver = None if store is None else keep
+                keep(mine.search.run(source, first, size, deliver))
 
         with interrupts.remembered() as check, ThreadPoolExecutor(self.workers) as pool:
             waiting: set[Future] = set()
@@ -265,25 +306,31 @@ class _Job:
         if self.n is None:  # a stream: it gives its own parts
             number = 0
             have = store.done() if store else []
-            for k, rows in enumerate(self.source.parts(self.part)):
-                known = any(a <= number and number + rows.n <= b for a, b in have)
-                if k % processes == me and not known:
-                    yield rows, 0, rows.n, number
-                elif known:
-                    tick(rows.n)
+            for k, rows in enumerate(self.source.parts(self.block)):
+                gaps = gaps_between(have, number, number + rows.n)
+                tick(rows.n - sum(stop - first for first, stop in gaps))
+                for first, stop in gaps if k % processes == me else []:
+                    yield rows, first - number, stop - first, first
                 number += rows.n
             if not number:
                 raise ValueError("the iterator of responses gave none: there is nothing to fit")
             self.n = number
             return
-        assert self.n is not None
-        missing = [(f, min(self.part, self.n - f)) for f in range(0, self.n, self.part)]
-        if store is not None:
-            missing = store.missing(self.n, self.part)
-            tick(self.n - sum(size for _, size in missing))
+        assert self.share is not None
+        missing = self._missing(store)
+        tick(self.share[1] - self.share[0] - sum(size for _, size in missing))
         for first, size in missing:
-            if (first // self.part) % processes == me:
+            if (first // self.block) % processes == me:
                 yield self.source, first, size, first
+
+    def _missing(self, store: Store | None) -> list[tuple[int, int]]:
+        """Blocks (first, size) of the shard that are not done; none of a stream, of which nobody knows how many."""
+        if self.share is None:
+            return []
+        first, stop = self.share
+        if store is not None:
+            return store.missing(stop, self.block, first)
+        return [(at, min(self.block, stop - at)) for at in range(first, stop, self.block)]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -302,7 +349,9 @@ class _Job:
             "tolerance": self.control.tolerance,
             "max_iterations": self.control.max_iterations,
             "source": source,
+            **({"keep": list(self.keep)} if self.keep else {}),
             **number,
+            **self.inputs.identity(),
         }
 
 
@@ -349,19 +398,3 @@ def _devices(wanted: Any) -> list[Any]:
         return jax.local_devices(backend=wanted)
     except (RuntimeError, TypeError) as problem:
         raise ValueError(f"control.device is {wanted!r}, but JAX sees no such device here") from problem
-
-
-@contextmanager
-def progress_bar(progress: bool, n: int | None) -> Iterator[Any]:
-    """A function that is told how many more replicates are done."""
-    if not progress:
-        yield lambda count: None
-        return
-    lock = threading.Lock()
-    with bars()(total=n, unit=" fits", unit_scale=True) as bar:
-
-        def tick(count: int) -> None:
-            with lock:
-                bar.update(count)
-
-        yield tick

@@ -1,13 +1,16 @@
-"""All lanes of a part, L at a time: the loop on the host around the compiled programs.
+"""All lanes of a block, L at a time: the loop on the host around the compiled programs.
 
 A worker searches L lanes at once.  A step of the search costs the same for all, so a lane that has ended gives its
-place to the next one of the pool at once, and no lane waits for the slowest.
+place to the next one of the pool at once, and no lane waits for the slowest.  Every few seconds the results up to the
+first lane that still runs are handed on: a part, for which no lane has to stop.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import jax
@@ -17,6 +20,7 @@ import numpy as np
 from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm.design import DataError
+from jaxmm.lanes import kept
 from jaxmm.lanes.advance import RUNNING, Lanes, advance, begin, choose
 from jaxmm.lanes.problem import Found
 from jaxmm.optimize import Control, Status, is_better
@@ -25,7 +29,7 @@ from jaxmm.sources.responses import Responses, Varying, check_rows
 # Two programs at once that call the library's matrix routines for many matrices wait for each other for ever on a CPU,
 # as they fill the threads that they wait for (jaxlib 0.10.2): those that do go one at a time.
 LIBRARY = threading.Lock()
-REFUSED = (Status.INVALID, Status.NO_VARIATION)  # which no search will change
+REFUSED = (Status.INVALID, Status.NO_VARIATION, Status.TOO_FEW_ROWS, Status.ALIASED)  # which no search will change
 
 
 # ---------------------------------------------------------------- the compiled programs
@@ -89,12 +93,12 @@ def _refill(both: tuple[Lanes, Any], pool: tuple[Lanes, Any], at: Any) -> tuple[
     return choose(at >= 0, taken, both)
 
 
-@Program
-def _found(problem: Any, outcome: Any) -> Found:
-    return problem.found(outcome)
+@partial(Program, static_argnums=(2,))
+def _found(problem: Any, ends: Any, keep: kept.Keep) -> Found:
+    return kept.found(problem, ends, keep)
 
 
-def _call(alone: bool, program: Any, *arguments: Any) -> Any:
+def called(alone: bool, program: Any, *arguments: Any) -> Any:
     """``alone``: it calls the library, and waits for all that do, here or in another thread's ``fit_many``."""
     if not alone:
         return program(*arguments)
@@ -102,32 +106,52 @@ def _call(alone: bool, program: Any, *arguments: Any) -> Any:
         return jax.block_until_ready(program(*arguments))
 
 
-# ---------------------------------------------------------------- one part, on one device
+# ---------------------------------------------------------------- one block, on one device
 class PartSearch:
-    """Searches the lanes of parts, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
-    them start, or None; ``check`` says which responses (L, n) are not the family's, None where none can be; ``tick`` is
-    told how many lanes have ended."""
+    """Searches the lanes of blocks, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
+    them start, or None; ``check`` says of lanes (L,) which the family cannot have, None where it has all; ``rows`` how
+    many rows count in each; ``tick`` is told how many lanes have ended; ``keep`` as of ``lanes.kept``."""
 
-    def __init__(self, problem: Any, theta: Any, width: int, control: Control, check: Any, tick: Any):
+    def __init__(
+        self,
+        problem: Any,
+        theta: Any,
+        width: int,
+        control: Control,
+        check: Any,
+        rows: Any,
+        tick: Any,
+        keep: kept.Keep = (),
+    ):
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
-        self.check, self.tick = check, tick
-        self.bound: dict[Program, Any] = {}  # the shapes of all parts are the same
+        self.check, self.rows, self.tick, self.keep = check, rows, tick, keep
+        self.bound: dict[Program, Any] = {}  # the shapes of all blocks are the same
+        self.clock: Clock | None = None
 
     def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
         if program not in self.bound:
             self.bound[program] = program.bind(*arguments)
-        return _call(alone, self.bound[program], *arguments)
+        return called(alone, self.bound[program], *arguments)
 
-    def run(self, source: Responses, first: int, size: int) -> tuple[Found, np.ndarray]:
-        """Results of replicates first .. first + size - 1, the replicates last, and their iterations."""
+    def run(
+        self, source: Responses, first: int, size: int, deliver: Callable[[Any], None] | None = None
+    ) -> tuple[Found, np.ndarray]:
+        """Results of replicates first .. first + size - 1, the replicates last, and their iterations.
+
+        ``deliver`` is given the same of the first of them, and then of those that follow, as often as ``costs`` says:
+        only what is left is then returned, which is one replicate at least.
+        """
         self.source, self.first, self.size, self.read = source, first, size, 0
         self.waiting, self.count, self.results, self.before = [], 0, None, {}
+        self.nobs = np.zeros(size, np.int64)
+        self.delivered = 0
         both = self._next_pool()
         index = self.index.copy()  # the replicate in each lane, -1 where there is none
         self.index[:] = -1
         spare = None  # a pool that is being handed out
         while True:
             both, doubtful = self._advance(both)
+            self.clock = self.clock or Clock()  # from when the programs have been compiled
             self.tick(0)  # which ends the search where it has been interrupted
             status = np.asarray(both[0].status)
             ended = (status != RUNNING) & (index >= 0)
@@ -149,9 +173,21 @@ class PartSearch:
                 index[empty[: len(ready)]] = self.index[ready]
                 self.index[ready] = -1
             if not (index >= 0).any():
-                if self.count:
-                    self._work_out(self.count)
-                return self.results  # pyright: ignore
+                return self._take(size)
+            if deliver is not None and self.clock.is_due():
+                stop = min(self.read, *(x[x >= 0].min(initial=size) for x in (index, self.index)))
+                if stop > self.delivered:
+                    deliver(self._take(int(stop)))
+
+    def _take(self, stop: int) -> Any:
+        """What was found of the replicates from the last one that was delivered to before ``stop``."""
+        if self.count:
+            self._work_out(self.count)
+        assert self.clock is not None
+        self.clock.begin()
+        first, self.delivered = self.delivered, stop
+        found, iterations = jax.tree.map(lambda x: x[..., first:stop], self.results)
+        return found._replace(columns={**found.columns, "nobs": self.nobs[first:stop]}), iterations
 
     def _advance(self, both: tuple[Lanes, Any]) -> tuple[tuple[Lanes, Any], Any]:
         return self._call("evaluate" in self.problem.library, _steps, self.problem, both, self.control)
@@ -162,15 +198,17 @@ class PartSearch:
         asked = self.width if self.source.endless else count
         first = self.first + self.read
         self.index = np.where(np.arange(self.width) < count, np.arange(self.width) + self.read, -1)
-        self.read += count
         own = self._block(first, asked)
-        invalid = None if self.check is None else self.check(own.y)
-        called = self.problem.library
-        alone = "data" in called or ("start" in called and self.theta is None)
+        rows = self.rows(own)
+        self.nobs[self.read : self.read + count] = rows[:count] if rows.ndim else rows
+        self.read += count
+        invalid = None if self.check is None else self.check(own)
+        library = self.problem.library
+        alone = "data" in library or ("start" in library and self.theta is None)
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> Varying:
-        own = _call(self.source.library, self.source.block, first, size)
+        own = called(self.source.library, self.source.block, first, size)
         given, kind = own.given(), type(self.source).__name__
         if unknown := given - self.source.varies:
             raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
@@ -190,7 +228,8 @@ class PartSearch:
         Those that are searched ``again`` are put aside, and come to the others with the better of their two ends.
         """
         lanes, data = both
-        ends = jax.tree.map(np.asarray, (self.problem.outcome(lanes, data), lanes.iteration, lanes.value, lanes.status))
+        outcome = kept.outcome(self.problem, lanes, data, self.keep)
+        ends = jax.tree.map(np.asarray, (outcome, lanes.iteration, lanes.value, lanes.status))
 
         def best(lane: Any) -> Any:
             own = jax.tree.map(lambda x: x[..., lane].copy(), ends)
@@ -216,7 +255,9 @@ class PartSearch:
         index = np.concatenate([i for i, _ in self.waiting])
         both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
         outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
-        found = self._call("found" in self.problem.library, _found, self.problem, outcome)
+        library = self.problem.library
+        alone = "found" in library or ("evaluate" in library and bool(kept.OF_DATA & set(self.keep)))
+        found = self._call(alone, _found, self.problem, outcome, self.keep)
         found = jax.tree.map(np.asarray, (found, iterations - 1))
         if self.results is None:
             self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)
@@ -224,6 +265,21 @@ class PartSearch:
             whole[..., index[:count]] = x[..., :count]
         self.waiting = [(index[count:], jax.tree.map(lambda x: x[..., count:], both))]
         self.count -= count
+
+
+class Clock:
+    """When the next part is due: soon at first, and then every ``costs.PART_SECONDS``."""
+
+    def __init__(self):
+        self.seconds = costs.FIRST_PART_SECONDS
+        self.since = monotonic()
+
+    def is_due(self) -> bool:
+        return monotonic() - self.since >= self.seconds
+
+    def begin(self) -> None:
+        """A part was just handed on."""
+        self.since, self.seconds = monotonic(), min(2 * self.seconds, costs.PART_SECONDS)
 
 
 def _better(first: Any, second: Any) -> Any:

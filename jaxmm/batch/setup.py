@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.estimate import rough_hessian
 from jaxmm.estimate_glmm import derivatives, guess_on_host
@@ -19,35 +22,44 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.laplace_table import can_have_table, make_table
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
-from jaxmm.lanes.linear_weighted import LinearWeighted
+from jaxmm.lanes.linear_own import LinearOwn, table_rows
+from jaxmm.lanes.linear_rows import LinearRows
+from jaxmm.lanes.own_rows import effects_of_terms
 from jaxmm.lanes.problem import Problem
 from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
+from jaxmm.pure import gram_from_rows
 from jaxmm.rows import Rows
+from jaxmm.sources.responses import Varying
 from jaxmm.sources.truth import as_start
 from jaxmm.start import moment_start
 from jaxmm.start_given import scaled_psi, scaled_theta
 
+without_rows = Program(lambda gram, rows, counts: gram_from_rows(gram, rows, counts=counts))
 OF_POOL = frozenset({"start"})  # what lanes may have of their own and no problem needs to know
 
 # problems that suit a structure, the quickest first, and what makes them
 Candidates = list[tuple[type, Callable[[], Any]]]
 
 
-def make_problem(model: Any, start: np.ndarray | None, collapse: bool, varies: frozenset[str]) -> Problem:
+def make_problem(
+    model: Any, start: np.ndarray | None, collapse: bool, varies: frozenset[str], counts: np.ndarray | None = None
+) -> Problem:
     """The first of the problems that suit the model which accepts all that ``varies`` between lanes.
 
     Args:
         start: (m,) as to the scaled columns, or None.
         collapse: whether levels that are alike may share their factor.
         varies: names of ``Varying``.
+        counts: (n,) the rows that count in all of these lanes, of a linear model; None for all rows.
 
     Raises:
         ValueError: none accepts it, with what lanes of this model may have of their own.
     """
     with computing(model.device):
         linear = not isinstance(model.arrays, Rows)
-        candidates = (_linear if linear else _generalised)(model, start, collapse and "copies" not in varies)
+        collapse = collapse and "copies" not in varies
+        candidates = _linear(model, start, collapse, counts) if linear else _generalised(model, start)
         for problem, make in candidates:
             if varies - OF_POOL <= problem.accepts:
                 return make()
@@ -58,9 +70,13 @@ def make_problem(model: Any, start: np.ndarray | None, collapse: bool, varies: f
     )
 
 
-def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
-    gram, harmless = model.arrays, np.array(model.design.y, float)
-    by = response_map(model.accumulator, model.design.offset)
+def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None) -> Candidates:
+    gram, harmless, columns = model.arrays, np.array(model.design.y, float), model.accumulator
+    if counts is not None:
+        gram = without_rows(gram, model.rows, 1.0 * counts)
+        weights = np.ones(columns.n) if columns.weights is None else columns.weights
+        columns = replace(columns, weights=weights * counts)
+    by = response_map(columns, model.design.offset)
 
     def lanes() -> Any:
         theta = moment_start(gram) if start is None else start
@@ -68,14 +84,21 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
 
     closed: Candidates = [(LinearBlocks, lambda: LinearBlocks(gram, by, harmless, make_blocks(gram, collapse)))]  # pyright: ignore
 
-    def weighted() -> Any:
+    effects = effects_of_terms(model.design, model.elimination.order)
+
+    def own() -> Any:
+        rows, every = table_rows(model.accumulator, model.design.offset), make_blocks(gram, collapse=False)
+        return LinearOwn(gram, rows, harmless, every.systems(gram), every.cells, effects)  # pyright: ignore
+
+    def any_rows() -> Any:
         theta = moment_start(gram) if start is None else start
-        return LinearWeighted(gram, model.rows, by, harmless, _first_hessian(theta, gram))  # pyright: ignore
+        return LinearRows(gram, model.rows, harmless, _first_hessian(theta, gram), effects)  # pyright: ignore
 
-    return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearWeighted, weighted)]
+    closed += [(LinearOwn, own)]
+    return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearRows, any_rows)]
 
 
-def _generalised(model: Any, start: np.ndarray | None, collapse: bool) -> Candidates:
+def _generalised(model: Any, start: np.ndarray | None) -> Candidates:
     """The first Hessian of lanes is the exact one of the model's own response.
 
     The lanes have rows without room: what many of them share need not be shared with other designs.
@@ -101,6 +124,24 @@ def _generalised(model: Any, start: np.ndarray | None, collapse: bool) -> Candid
 
     closed: Candidates = [(GeneralisedBlocks, lambda: GeneralisedBlocks(rows, make_table(rows), harmless))]  # pyright: ignore
     return [*(closed if nodes == 1 and can_have_table(rows) else []), (GeneralisedLanes, lanes)]
+
+
+def example(model: Any, varies: frozenset[str]) -> Varying:
+    """The shapes of what one lane has of its own, the lane last."""
+
+    def shape(*axes: int) -> Any:
+        return jax.ShapeDtypeStruct((*axes, 1), "float64")
+
+    d, n = model.design, len(model.design.y)
+    levels = [len(d.factors[f].levels) for f in model.elimination.chain[-1:]]
+    shapes = {
+        "X": shape(n, len(d.columns)),
+        "Z": tuple(shape(n, t.Z.shape[1]) for t in d.terms),
+        "weights": shape(n),
+        "offset": shape(n),
+        "copies": shape(*levels),
+    }
+    return Varying(shape(n), **{name: shapes[name] for name in varies & shapes.keys()})
 
 
 def _listed(names: frozenset[str]) -> str:

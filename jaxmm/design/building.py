@@ -142,10 +142,12 @@ def build(
         random.add(bar, left, exprs, name, rows.frame, memory, says.coding, rows.labels)
     seen = _seen(says, rows.frame, len(rows.labels), counted, mean.offset, offset)
     assert mean.matrix is not None and mean.kept_columns is not None  # it has a formula
+    exprs = [*says.fixed[MEAN].variables, *(e for _, _, left, _ in says.bars for e in left.variables), *terms.offsets]
+    held = {name: rows.frame[name] for e in exprs for name in _syntax.names(e) if name in rows.frame}
     spec = Spec(
         mean.matrix, mean.kept_columns, terms.offsets, offset if isinstance(offset, str) else None,
         offset is not None and not isinstance(offset, str), tuple(random.matrices), tuple(random.groupings), memory,
-        mean.aliases, seen,
+        mean.aliases, seen, held,
     )  # fmt: skip
     design = Design(
         formula=terms.text,

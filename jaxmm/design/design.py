@@ -9,14 +9,14 @@ it of formulas and a table, `from_arrays` of arrays.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jaxmm.design.columns import DataError, Table, near
+from jaxmm.design.columns import DataError, Levels, Table, near
 from jaxmm.design.grouping import SeenFactor
 from jaxmm.design.inputs import Frame, formula_offset, new_offset
 from jaxmm.design.modelmatrix import ModelMatrix
@@ -47,7 +47,7 @@ class NewData:
 @dataclass(frozen=True)
 class Spec:
     """What the fit remembers for new rows; `aliases` (k, d): the columns left out of X are the kept ones times it;
-    `seen`: the columns of the table behind the mean."""
+    `seen`: the columns of the table behind the mean; `held`: their values in the rows that count."""
 
     matrix: ModelMatrix
     kept_columns: np.ndarray
@@ -59,6 +59,7 @@ class Spec:
     memory: dict[str, Any]
     aliases: np.ndarray | None = None
     seen: Seen | None = None
+    held: Mapping[str, np.ndarray | Levels] = field(default_factory=dict)
 
     def excess(self, L: np.ndarray) -> np.ndarray:
         """Of rows over all columns (.., k + d) what the ones left out have beyond what the kept ones imply (.., d): the
@@ -129,6 +130,20 @@ class Design:
             name: tuple(c for c in columns if c in kept)
             for name, columns in self.spec.matrix.columns_of_terms().items()
         }
+
+    def without(self, columns: Collection[str]) -> Design:
+        """The same without some columns of X."""
+        left = np.array([j for j, name in enumerate(self.columns) if name not in columns], int)
+        held_out = None if self.held_out is None else replace(self.held_out, X=self.held_out.X[:, left])
+        spec: Any = self.spec and replace(self.spec, kept_columns=self.spec.kept_columns[left], aliases=None)
+        return replace(
+            self,
+            formula=f"{self.formula}, without {', '.join(columns)}",
+            X=np.ascontiguousarray(self.X[:, left]),
+            columns=tuple(self.columns[j] for j in left),
+            held_out=held_out,
+            spec=spec,
+        )
 
     @property
     def observed(self) -> np.ndarray:

@@ -65,7 +65,7 @@ class ModelMatrix:
         for v in self.variables:
             value = evaluate(v.expr, frame, memory, fitting=False)
             if v.labels is not None:
-                value = _recoded(v, value, unseen)
+                value = recoded(v, value, unseen)
             elif isinstance(value, Levels):
                 value = as_number(value, f"'{v.expr}'")
             values.append(value)
@@ -224,7 +224,7 @@ def _count(bad: np.ndarray) -> str:
     return f" and at {k - 1} more" if k > 1 else ""
 
 
-def _recoded(variable: Variable, value: Any, unseen: str) -> Levels:
+def recoded(variable: Variable, value: Any, unseen: str) -> Levels:
     assert variable.labels is not None
     if not isinstance(value, Levels):  # numbers, or booleans in other clothes: compare by their labels
         value = np.asarray(value)

@@ -13,32 +13,42 @@ The functions themselves are in `functions`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxmm.design.columns import DataError, Levels, logical
 from jaxmm.design.functions import ELEMENTWISE, FUNCTIONS, LEARNING, LEVELLING, Matrix, RefusedError, as_number
-from jaxmm.design.syntax import Binary, Call, Expr, Name, Number, Paren, Text, Unary, names, number_text
+from jaxmm.design.syntax import Binary, Call, Expr, Name, Number, Paren, Text, Unary, names, number_text, walk
 
 Value = np.ndarray | Levels | Matrix
 Frame = Mapping[str, np.ndarray | Levels]
 
 
-def evaluate(node: Expr, frame: Frame, memory: dict[str, Any], *, fitting: bool) -> Any:
-    """The value of an expression on the rows of `frame`; a number where it names no column.
+def evaluate(
+    node: Expr, frame: Frame, memory: dict[str, Any], *, fitting: bool, anew: Collection[str] | None = None
+) -> Any:
+    """The value of an expression on the rows of `frame`; a number where it names no column. Where `anew` is given,
+    only transforms of one of these columns learn, and others remember.
 
     Raises DataError where text or a factor stands for numbers, or an argument is out of range.
     """
-    return _Evaluator(frame, memory, fitting).value(node)
+    return _Evaluator(frame, memory, fitting, anew).value(node)
+
+
+def learns(node: Expr, columns: Collection[str]) -> bool:
+    """Whether an expression has a transform that depends on the whole of one of the columns."""
+    calls = (c for c in walk(node) if isinstance(c, Call) and c.func.split("::")[-1] in LEARNING)
+    return any(name in columns for c in calls for name in names(c))
 
 
 class _Evaluator:
-    def __init__(self, frame: Frame, memory: dict[str, Any], fitting: bool):
+    def __init__(self, frame: Frame, memory: dict[str, Any], fitting: bool, anew: Collection[str] | None = None):
         self.frame = frame
         self.memory = memory
         self.fitting = fitting
+        self.anew = anew
 
     def value(self, node: Expr) -> Any:
         match node:
@@ -105,7 +115,7 @@ class _Evaluator:
         if name not in LEARNING:
             return self._apply(node, name, self._bound(node, name))[0]
         bound, key = self._bound(node, name), str(node)
-        if self.fitting:
+        if self.fitting and (self.anew is None or learns(node, self.anew)):
             wide = self._learner(node)
             known = bound if wide is self else wide._bound(node, name)
             finite = _finite_only(known)
@@ -146,7 +156,7 @@ class _Evaluator:
         """The evaluator on the rows that a call learns from."""
         present = getattr(self.frame, "present", None)
         frame = self.frame if present is None else present([n for n in names(node) if n in self.frame])
-        return self if frame is self.frame else _Evaluator(frame, self.memory, True)
+        return self if frame is self.frame else _Evaluator(frame, self.memory, True, self.anew)
 
 
 def _finite_only(bound: inspect.BoundArguments) -> inspect.BoundArguments:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes.advance import Value
-from jaxmm.lanes.entrywise import Matrix, cells_of_factor, cholesky, dot, invert, times, transpose
+from jaxmm.lanes.entrywise import Matrix, cells_of_factor, cholesky, dot, forward, invert, times, transpose
 from jaxmm.lanes.statistics import Statistics
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.solver import level_systems
@@ -51,9 +51,7 @@ RANK = 1e-10  # relative size of a direction of A_j or of the X of a pattern tha
     jax.tree_util.register_dataclass,
     data_fields=[
         "K",
-        "A",
         "B",
-        "X",
         "counts",
         "within",
         "whiten",
@@ -70,19 +68,17 @@ RANK = 1e-10  # relative size of a direction of A_j or of the X of a pattern tha
 )
 @dataclass(frozen=True)
 class Blocks:
-    """What all lanes share.  Of R levels, after the collapse: ``K`` (q, q, R), ``B`` (q, p, R) the whitened X,
-    ``counts`` (R,) how many levels log|S| stands for.  ``within`` (p, p): X'WX - Σ B'B.  Of the data's J levels:
-    ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None without a
-    collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
+    """What all lanes share.  Of R levels, after the collapse: ``K`` (q, q, R) lower triangular, ``B`` (q, p, R) the
+    whitened X, ``counts`` (R,) how many levels log|S| stands for.  ``within`` (p, p): X'WX - Σ B'B.  Of the data's J
+    levels: ``whiten`` (q, q, J) = K^+.  ``rotate`` (R, J) and ``members`` (R, J) lead from one to the other, None without
+    a collapse; ``others`` (R,) is how many levels stand in R of a pattern, 0 where there is none; ``rank`` (R,) that of
     A_j, ``root`` (p, p) a root of ``within`` with a column of zeros for each direction that is not there, and ``df`` n
     less the ranks of Z and of X beside it: for ``direct``; ``weigh`` (q, q, R) and
     ``moments`` are for the start; ``cells`` as of ``entrywise.cells_of_factor``.
     """
 
     K: Array
-    A: Array
     B: Array
-    X: Array
     counts: Array
     within: Array
     whiten: Array
@@ -96,6 +92,25 @@ class Blocks:
     moments: Moments
     structure: Structure
     cells: tuple[tuple[int, int], ...] | None
+
+    def systems(self, gram: Gram) -> Systems:
+        """As ``evaluate`` takes them."""
+        numbers = (jnp.reshape(x, (1,)) for x in (gram.n_obs, gram.sum_log_weights, gram.logdet_T))
+        return Systems(*(x[..., None] for x in (self.K, self.B, self.counts, self.within)), *numbers)
+
+
+class Systems(NamedTuple):
+    """What the criterion is made of beside the response; the last axis is the lanes', or 1 where they share it.  ``K``
+    (q, q, R, ..), ``B`` (q, p, R, ..), ``counts`` (R, ..) and ``within`` (p, p, ..) as of ``Blocks``; of ``Gram``
+    ``n_obs``, ``sum_log_weights`` and ``logdet_T`` (..)."""
+
+    K: Any
+    B: Any
+    counts: Any
+    within: Any
+    n_obs: Any
+    sum_log_weights: Any
+    logdet_T: Any
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["b", "rest", "xy", "yy", "beta0"], meta_fields=[])
@@ -127,16 +142,11 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
     s, p = gram.structure, gram.structure.p
     ((A, columns),) = level_systems(gram)
     ZX = columns[..., :p]
-    w, V = np.linalg.eigh(A)
-    w, V = w[:, ::-1], V[:, :, ::-1]  # directions that are not there come last
-    there = w > RANK * w.max(axis=1, keepdims=True)
-    root = np.sqrt(np.where(there, w, 0.0))
-    K = V * root[:, None, :]
-    whiten = np.swapaxes(V, 1, 2) * np.where(there, 1 / np.where(there, root, 1.0), 0.0)[:, :, None]
+    K, whiten, rank = _roots(A)
     pattern = patterns(A)
-    # one root for each pattern: eigenvectors are not unique
+    # one root for each pattern, whatever the rounding
     first = np.unique(pattern, return_index=True)[1][pattern]
-    K, whiten, rank = K[first], whiten[first], there.sum(axis=1)[first]
+    K, whiten, rank = K[first], whiten[first], rank[first]
     B = whiten @ ZX
     J = len(A)
     rows, counts, others, members = _rotation(B, pattern, A.shape[1])
@@ -150,17 +160,15 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
             np.array(rows),
             np.array([np.flatnonzero(r if r.any() else m)[0] for r, m in zip(rows, members, strict=True)]),
         )
-        B_R, K_R, W_R, rank = np.einsum("rj,jap->rap", rotate, B), K[at], whiten[at], rank[at]
+        B_R, K_R, rank = np.einsum("rj,jap->rap", rotate, B), K[at], rank[at]
         counts, others = np.array(counts, float), np.array(others, float)
         members = np.array(members)
     else:
         rotate = members = None
-        B_R, K_R, W_R, counts, others = B, K, whiten, np.ones(J), np.zeros(J)
+        B_R, K_R, counts, others = B, K, np.ones(J), np.zeros(J)
     shared: Any = dict(
         K=np.ascontiguousarray(np.moveaxis(K_R, 0, -1)),
-        A=np.ascontiguousarray(np.moveaxis(K_R @ np.swapaxes(K_R, 1, 2), 0, -1)),
         B=np.ascontiguousarray(np.moveaxis(B_R, 0, -1)),
-        X=np.ascontiguousarray(np.moveaxis(np.swapaxes(W_R, 1, 2) @ B_R, 0, -1)),
         counts=counts,
         within=XX,
         whiten=np.ascontiguousarray(np.moveaxis(whiten, 0, -1)),
@@ -174,6 +182,14 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
         moments=moment_equations(A, np.ones(J), float(gram.n_obs), s, gram.inputs),
     )
     return jax.device_put(Blocks(**shared, structure=s, cells=cells_of_factor(gram)))
+
+
+def _roots(A: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of A (J, q, q) K and K^+ (J, q, q), and the ranks (J,)."""
+    K = cholesky(np.moveaxis(A, 0, -1), RANK)
+    eye = [[np.full(len(A), float(a == c)) for c in range(A.shape[1])] for a in range(A.shape[1])]
+    rank = np.sum(np.diagonal(K) > 0, axis=1)
+    return np.moveaxis(K, -1, 0), np.moveaxis(np.array(forward(K, eye)), -1, 0), rank
 
 
 def _rotation(B: np.ndarray, pattern: np.ndarray, q: int) -> tuple[list, list, list, list]:
@@ -238,45 +254,49 @@ def _pattern_sums(b: Array, shared: Blocks) -> Array:
 
 
 # ---------------------------------------------------------------- the criterion
-def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value:
-    """Deviance, gradient and Hessian at theta (m, L) as to Z_s; keeps beta_s, sigma² and M_X^-1."""
-    s = shared.structure
+def evaluate(
+    theta: Array, data: BlockData, own: Systems, gram: Gram, cells: tuple[tuple[int, int], ...] | None
+) -> Value:
+    """Deviance, gradient and Hessian at theta (m, L) as to Z_s; keeps beta_s, sigma² and M_X^-1.
+
+    Of ``gram`` the structure and its inputs; ``cells`` as of ``Blocks``."""
+    s, by_entries = gram.structure, cells is None
     p, q, L = s.p, s.chain[0], theta.shape[-1]
-    R, counts, cells = shared.K.shape[-1], shared.counts[:, None], shared.cells or _every_cell(q)
+    R, counts, cells = own.K.shape[2], own.counts, cells or _every_cell(q)
 
     def total(x: Array) -> Array:
         return jnp.sum(jnp.broadcast_to(x, (R, L)), axis=0)
 
-    K = [[shared.K[a, b][:, None] for b in range(q)] for a in range(q)]
-    A = [[shared.A[a, b][:, None] for b in range(q)] for a in range(q)]
-    X = [[shared.X[a, c][:, None] for c in range(p)] for a in range(q)]
+    K = [[own.K[a, b] if b <= a else None for b in range(q)] for a in range(q)]
+    A = _symmetric(lambda a, b: dot(K[a][: b + 1], K[b][: b + 1]), q)
+    B = [[own.B[a, c] for c in range(p)] for a in range(q)]
     lam = _entries(scaled_factors(theta, gram)[0], cells)
     lA = _product(transpose(lam), A)
     M = _product(transpose(lam), transpose(lA))
     det, M_inverse = invert([[M[a][b] + (1.0 if a == b else 0.0) for b in range(q)] for a in range(q)])
     F = times(M_inverse, lA)
     H = _symmetric(lambda i, k: A[i][k] - dot([r[i] for r in lA], [r[k] for r in F]), q)
-    # the columns of y: the response, and of the levels that a pattern stands for a root of their cross-product
+    # the columns of y: the response, and of the levels that a pattern stands for a root of their cross-product; then X
     Y = [[data.b[a]] for a in range(q)]
     if data.rest is not None:
         Y = [[*Y[a], *(data.rest[a, k] for k in range(q))] for a in range(q)]
-    U = times(M_inverse, _product(transpose(lam), times(K, Y)))
-    lU = times(transpose(K), _product(lam, U))
-    E = [[Y[a][k] - lU[a][k] for k in range(len(Y[a]))] for a in range(q)]
-    G = times(K, E)
-    UX, GX = (times(F, X), times(H, X)) if p else ([[] for _ in range(q)], [[] for _ in range(q)])
+    first = len(Y[0])
+    YX = [[*Y[a], *B[a]] for a in range(q)]
+    U = times(M_inverse, _product(transpose(lam), _product(K, YX)))
+    lU = _product(transpose(K), _product(lam, U))
+    E = [[YX[a][k] - lU[a][k] for k in range(len(YX[a]))] for a in range(q)]
+    G = _product(K, E)
+    (U, UX), (E, EX), (G, GX) = (([r[:first] for r in x], [r[first:] for r in x]) for x in (U, E, G))
     logdet = total(counts * jnp.log(det))
-    C = [[total(dot([r[c] for r in X], [r[d] for r in GX])) for d in range(c + 1)] for c in range(p)]
-    C.append([total(sum(shared.B[a, c][:, None] * E[a][0] for a in range(q))) for c in range(p)])  # pyright: ignore
+    C = [[total(dot([r[c] for r in B], [r[d] for r in EX])) for d in range(c + 1)] for c in range(p)]
+    C.append([total(dot([r[c] for r in B], [r[0] for r in E])) for c in range(p)])
     C[p].append(total(sum(x * x for r in (*E, *U) for x in r)))  # pyright: ignore
     yy = data.yy + C[p][p]
-    n = gram.n_obs
+    n = own.n_obs
     df, log_X = n, jnp.zeros(L, theta.dtype)
     X_inverse, beta, pwrss = jnp.zeros((0, 0, L), theta.dtype), jnp.zeros((0, L), theta.dtype), yy
     if p:
-        M_X = jnp.stack(
-            [jnp.stack([shared.within[c, d] + C[max(c, d)][min(c, d)] for d in range(p)]) for c in range(p)]
-        )
+        M_X = jnp.stack([jnp.stack([own.within[c, d] + C[max(c, d)][min(c, d)] for d in range(p)]) for c in range(p)])
         right = jnp.stack([data.xy[c] + C[p][c] for c in range(p)])
         Linv = BLOCKS.inverse_root(M_X)
         X_inverse = BLOCKS.gram(Linv)
@@ -285,8 +305,8 @@ def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value
         pwrss = yy - jnp.sum(half * half, axis=0)
         if s.reml:
             df = n - p
-            log_X = -2 * jnp.sum(jnp.log(jnp.stack([Linv[c, c] for c in range(p)])), axis=0) - 2 * gram.logdet_T
-    value = logdet + df * (1 + jnp.log(2 * jnp.pi * pwrss / df)) + log_X - gram.sum_log_weights
+            log_X = -2 * jnp.sum(jnp.log(jnp.stack([Linv[c, c] for c in range(p)])), axis=0) - 2 * own.logdet_T
+    value = logdet + df * (1 + jnp.log(2 * jnp.pi * pwrss / df)) + log_X - own.sum_log_weights
 
     # ------------------------------------------------------------ derivatives by the entries of λ
     kappa = df / pwrss
@@ -321,7 +341,7 @@ def evaluate(theta: Array, data: BlockData, shared: Blocks, gram: Gram) -> Value
                 x = x - jnp.sum(XW[a] * jnp.swapaxes(XW[b], 0, 1), axis=(0, 1))
             rows[a][b] = rows[b][a] = x
     gradient, hessian = jnp.stack(g), jnp.stack([jnp.stack(r) for r in rows])
-    if shared.cells is None:
+    if by_entries:
         gradient, hessian = _by_theta(theta, gradient, hessian, gram)
     return Value(value, gradient, hessian, (beta, pwrss / df, X_inverse))
 
@@ -338,10 +358,13 @@ def _entries(lam: Array, cells: tuple[tuple[int, int], ...]) -> list[list[Any]]:
     return [[lam[i, c] if (i, c) in cells else None for c in range(q)] for i in range(q)]
 
 
-def _product(A: list[list[Any]], B: Matrix) -> Matrix:
-    """AB, where A may have None for zero."""
-    rows = [[(x, B[k]) for k, x in enumerate(row) if x is not None] for row in A]
-    return [[sum(x * r[j] for x, r in row) for j in range(len(B[0]))] for row in rows]  # pyright: ignore
+def _product(A: list[list[Any]], B: list[list[Any]]) -> Matrix:
+    """AB, where both may have None for zero."""
+
+    def entry(row: list[Any], j: int) -> Any:
+        return sum(x * r[j] for x, r in zip(row, B, strict=True) if x is not None and r[j] is not None)
+
+    return [[entry(row, j) for j in range(len(B[0]))] for row in A]
 
 
 def _width(U: list[Array], G: list[Array], total: Any, p: int) -> Array:

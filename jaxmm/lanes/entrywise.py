@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
+from jaxmm.covariance._base import namespace
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.solver.spd import BLOCKS
 
@@ -56,18 +57,38 @@ def invert(S: Matrix) -> tuple[Array, Matrix]:
     return 1 / (diagonal * diagonal), [[inverse[a, b] for b in range(q)] for a in range(q)]
 
 
-def cholesky(A: Array) -> Array:
-    """L with LL' = A for positive semidefinite A (q, q, ..), column by column; zero where a direction is missing."""
-    q = len(A)
-    L = [[jnp.zeros_like(A[0, 0])] * q for _ in range(q)]
+def cholesky(A: Any, least: float = 1e-12) -> Any:
+    """L with LL' = A for positive semidefinite A (q, q, ..), column by column; a column of zeros where a direction is
+    missing: what is left of A_kk is at most ``least`` of it.  An array of NumPy or of JAX as A is."""
+    xp, q = namespace(A), len(A)
+    L = [[xp.zeros_like(A[0, 0])] * q for _ in range(q)]
     for k in range(q):
-        pivot = A[k, k] - sum((L[k][c] ** 2 for c in range(k)), jnp.zeros_like(A[0, 0]))
-        real = pivot > 1e-12 * A[k, k]
-        L[k][k] = jnp.sqrt(jnp.where(real, pivot, 0.0))
+        pivot = A[k, k] - sum((L[k][c] ** 2 for c in range(k)), xp.zeros_like(A[0, 0]))
+        real = pivot > least * A[k, k]
+        L[k][k] = xp.sqrt(xp.where(real, pivot, 0.0))
         for i in range(k + 1, q):
-            value = A[i, k] - sum((L[i][c] * L[k][c] for c in range(k)), jnp.zeros_like(A[0, 0]))
-            L[i][k] = jnp.where(real, value / jnp.where(real, L[k][k], 1.0), 0.0)
-    return jnp.stack([jnp.stack(r) for r in L])
+            value = A[i, k] - sum((L[i][c] * L[k][c] for c in range(k)), xp.zeros_like(A[0, 0]))
+            L[i][k] = xp.where(real, value / xp.where(real, L[k][k], 1.0), 0.0)
+    return xp.stack([xp.stack(r) for r in L])
+
+
+def forward(L: Any, Y: Matrix) -> Matrix:
+    """L^+ Y for L (q, q, ..) of ``cholesky`` and Y in its range: substitution that skips what is missing."""
+    xp, rows = namespace(L), []
+    for a, row in enumerate(Y):
+        there = L[a, a] > 0
+        unit = xp.where(there, 1.0 / xp.where(there, L[a, a], 1.0), 0.0)
+        rows.append([unit * (y - sum(L[a, k] * r[c] for k, r in enumerate(rows))) for c, y in enumerate(row)])
+    return rows
+
+
+def solve_semidefinite(A: Any, y: list[Any]) -> list[Any]:
+    """x with Ax = y for positive semidefinite A (q, q, ..) and y in its range, zero where a direction is missing."""
+    L = cholesky(A)
+    half = [row[0] for row in forward(L, [[x] for x in y])]
+    # L' from below: the transposed in the opposite order
+    backward = jnp.swapaxes(L, 0, 1)[::-1, ::-1]
+    return [row[0] for row in forward(backward, [[x] for x in half[::-1]])][::-1]
 
 
 def cells_of_factor(arrays: Any) -> tuple[tuple[int, int], ...] | None:

@@ -30,7 +30,7 @@ class GeneralisedBlocks:
     rows: Rows
     table: RowTable
     harmless: Array
-    accepts = frozenset({"y", "copies"})
+    accepts = frozenset({"y", "weights", "offset", "copies"})
     takes_any = False
     polished = False
     steady = STEADY  # and ``found`` takes the last step
@@ -43,16 +43,26 @@ class GeneralisedBlocks:
 
     def data(self, own: Varying) -> Own:
         data = common.row_data(own, self.rows)
-        return Own(jnp.swapaxes(data.y, 0, 1), data.constant, None if data.copies is None else data.copies[0])
+        table = data.each(lambda x: jnp.swapaxes(x, 0, 1))
+        weights = None if data.weights is None else table.weights / jnp.where(self._weights > 0, self._weights, 1.0)
+        copies = None if data.copies is None else data.copies[0]
+        return Own(table.y, data.constant, copies, weights, table.offset)
+
+    @property
+    def _weights(self) -> Array:
+        """Of the rows of the model, (J, H, 1): those in the products of the table."""
+        return jnp.swapaxes(self.table.products.one, 1, 2)
 
     def refuse(self, own: Varying) -> Array:
         return common.refuse(own, self.rows)
 
     def start(self, data: Own) -> Array:
-        return common.start(RowData(jnp.swapaxes(data.y, 0, 1), data.constant, None), self.rows)
+        weights = None if data.weights is None else data.weights * self._weights
+        rows = RowData(data.y, data.constant, None, weights, data.offset)
+        return common.start(rows.each(lambda x: jnp.swapaxes(x, 0, 1)), self.rows)
 
     def prepare(self, theta: Array, data: Own) -> Kept:
-        return modes_from_zero(theta, data.y, self.table)
+        return modes_from_zero(theta, data, self.table)
 
     def guess(self, theta: Array) -> Array:
         return jnp.zeros((len(theta), *theta.shape), theta.dtype)

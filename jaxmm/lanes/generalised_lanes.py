@@ -6,6 +6,7 @@ with it brings the estimate from the tolerance to rounding.  ``generalised_found
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,16 +34,23 @@ from jaxmm.sources.responses import Varying
 from jaxmm.start_glmm import begins_again, further_start
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies", "weights"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies", "weights", "offset"], meta_fields=[])
 @dataclass(frozen=True)
 class RowData:
     """``y`` (H, P, L) in the layout of the rows, ``constant`` (L,) the part of the log density without parameters,
-    ``copies`` (J_i, L) of each chain factor or None; ``weights`` (H, P, L) or None, where they are the model's."""
+    ``copies`` (J_i, L) of each chain factor or None; ``weights`` and ``offset`` of the mean (H, P, L), or None where
+    they are the model's."""
 
     y: Array
     constant: Array
     copies: tuple[Array, ...] | None
     weights: Array | None = None
+    offset: Array | None = None
+
+    def each(self, function: Callable[[Array], Array]) -> RowData:
+        """``function`` of every array of rows."""
+        arrays = {name: x for name in ("y", "weights", "offset") if (x := getattr(self, name)) is not None}
+        return replace(self, **{name: function(x) for name, x in arrays.items()})
 
 
 @partial(
@@ -58,7 +66,7 @@ class GeneralisedLanes:
     harmless: Array
     hessian: Array
     n_agq: int
-    accepts = frozenset({"y", "weights", "copies"})
+    accepts = frozenset({"y", "weights", "offset", "copies"})
     takes_any = False
     polished = True
     steady = 0.0
@@ -127,24 +135,36 @@ def rows_of_theta(rows: Rows) -> list:
 
 
 def row_data(own: Varying, rows: Rows) -> RowData:
-    """From responses (n, L), and weights (n, L) and copies (levels of the outermost factor, L) where there are any."""
-    y, copies, W, weights = own.y[rows.source], own.copies, rows.weights[..., None], None
+    """From responses (n, L), weights and offsets (n, L) and copies (levels of the outermost factor, L) where there are
+    any.  A row that weighs nothing has the model's numbers, whatever stands there."""
+    y, copies, W, weights, offset = own.y[rows.source], own.copies, rows.weights[..., None], None, None
     if own.weights is not None:
         W = weights = jnp.where(W > 0, own.weights[rows.source], 0.0)  # what fills the pieces weighs nothing
+        y = jnp.where(W > 0, y, rows.y[..., None])
+    if own.offset is not None:
+        offset = own.offset[rows.source]
+        offset = jnp.where((W > 0) & jnp.isfinite(offset), offset, rows.offset[..., None])  # also of refused lanes
     constant = W * rows.family.log_constant(y, rows.trials[..., None])
     if copies is None:
-        return RowData(y, jnp.sum(constant, axis=(0, 1)), None, weights)
+        return RowData(y, jnp.sum(constant, axis=(0, 1)), None, weights, offset)
     levels = (*(copies[outer[-1]] for outer in rows.parents[:-1]), copies)
     by_level = jax.vmap(rows.main.collect, -1, -1)(constant)
-    return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels, weights)
+    return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels, weights, offset)
 
 
 def refuse(own: Varying, rows: Rows) -> Array:
-    """(L,) a status for responses (n, L) that cannot be fitted, or weights that are none, else -1."""
-    status = jnp.where(rows.no_variation(own.y), Status.NO_VARIATION, -1)
-    numbers = jnp.isfinite(own.y)
-    if own.weights is not None:
-        numbers = numbers & jnp.isfinite(own.weights) & (own.weights >= 0)
+    """(L,) a status for lanes whose responses (n, L) cannot be fitted, or whose weights or offsets are none, else -1;
+    rows that weigh nothing are not looked at."""
+    if own.weights is None:
+        status = jnp.where(rows.no_variation(own.y), Status.NO_VARIATION, -1)
+        numbers = jnp.isfinite(own.y)
+    else:
+        counts = own.weights > 0
+        status = jnp.where(rows.no_variation(own.y, counts), Status.NO_VARIATION, -1)
+        status = jnp.where(jnp.any(counts, axis=0), status, Status.TOO_FEW_ROWS)
+        numbers = jnp.isfinite(own.weights) & (own.weights >= 0) & (~counts | jnp.isfinite(own.y))
+    if own.offset is not None:
+        numbers = numbers & (jnp.isfinite(own.offset) | (False if own.weights is None else ~(own.weights > 0)))
     return jnp.where(jnp.all(numbers, axis=0), status, Status.INVALID).astype(jnp.int32)
 
 
@@ -160,8 +180,8 @@ def from_zero_where_failed(u: Any, s: Lanes) -> Any:
 
 def lane(data: RowData, rows: Rows) -> Rows:
     """The rows of one lane."""
-    weights = rows.weights if data.weights is None else data.weights
-    return replace(rows, y=data.y, weights=weights, log_constant=data.constant, copies=data.copies)
+    own = {name: x for name in ("weights", "offset") if (x := getattr(data, name)) is not None}
+    return replace(rows, y=data.y, log_constant=data.constant, copies=data.copies, **own)
 
 
 def start(data: RowData, rows: Rows) -> Array:
@@ -201,6 +221,8 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
     further = [*(phi[1:] if phi.ndim > 1 else ()), *(x for e in extras for x in jnp.atleast_2d(e))]
     T_X = jnp.asarray(rows.T_X)
     variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[:p, :p], T_X)
+    constants = rows.layout.at("log_phi")
+    known = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance[constants, constants]).T, 0.0))
     return Found(
         beta=T_X @ beta,
         bse=jnp.sqrt(jnp.maximum(variance, 0.0)),
@@ -210,4 +232,6 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
         deviance=value,
         status=status,
         further=jnp.stack(further) if further else (),
+        vcov=jnp.einsum("ja,abl,kb->jkl", T_X, covariance[:p, :p], T_X),
+        log_phi_se=known[0] if len(known) else (),
     )

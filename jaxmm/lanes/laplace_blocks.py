@@ -68,7 +68,7 @@ class _Space(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Derivatives of log p at the rows, (J, H, L), and their sums over the rows of levels."""
+    """Derivatives of log p at the rows, (J, H, L), by the weights of a lane, and their sums over the rows of levels."""
 
     C: Expansion
     table: RowTable
@@ -197,9 +197,10 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: RowTable) -> Valu
     P, copies = t.products, own.copies
     beta, theta, log_phi = t.layout.split(psi)
     lam, space = factor(theta, t.structure), _Space(len(beta), len(t.Z), len(log_phi), t.cells)
-    u = find_modes(psi, own.y, kept.u + jnp.sum(kept.slope * (psi - kept.psi), axis=2), t)
-    eta = linear_predictor(beta, u, lam, t)
-    rows = _Rows(expansion(lambda e, phi: log_density(e[0], phi, own.y, t), (eta,), log_phi, 4), t, space)
+    u = find_modes(psi, own, kept.u + jnp.sum(kept.slope * (psi - kept.psi), axis=2), t)
+    eta = linear_predictor(beta, u, lam, own, t)
+    C = expansion(lambda e, phi: log_density(e[0], phi, own, t), (eta,), log_phi, 4)
+    rows = _Rows({index: own.weigh(x) for index, x in C.items()}, t, space)
     at = _at_modes(rows, jnp.moveaxis(u, 1, 0), jnp.stack([jnp.stack(row) for row in lam])[:, :, None])
     by_level = jnp.sum(u * u, axis=1) + jnp.log(at.det) - 2 * sums(P.one, rows.d(0))[:, 0]
     value = _over_levels(by_level, copies) - 2 * own.constant

@@ -64,11 +64,19 @@ class RowTable:
 
 class Own(NamedTuple):
     """What a lane has of its own: ``y`` (J, H, L), ``constant`` (L,) the part of the log density without parameters,
-    ``copies`` (J, L) how often each level counts, or None."""
+    ``copies`` (J, L) how often each level counts, or None; ``weights`` (J, H, L), relative to those in the products of
+    the table, and ``offset`` and ``trials`` (J, H, L) in the place of the table's, or None."""
 
     y: Array
     constant: Array
     copies: Array | None
+    weights: Array | None = None
+    offset: Array | None = None
+    trials: Array | None = None
+
+    def weigh(self, x: Array) -> Array:
+        """Numbers of the rows (J, H, L) as often as each row counts; what a row without weight has is not looked at."""
+        return x if self.weights is None else jnp.where(self.weights > 0, self.weights * x, 0.0)
 
 
 class Kept(NamedTuple):
@@ -122,19 +130,24 @@ def factor(theta: Array, s: Structure) -> Matrix:
     return [list(row) for row in lam]
 
 
-def linear_predictor(beta: Array, u: Array, lam: Matrix, t: RowTable) -> Array:
+def linear_predictor(beta: Array, u: Array, lam: Matrix, own: Own, t: RowTable) -> Array:
     """(J, H, L)."""
     q = len(lam)
-    eta = t.offset[..., None]
+    eta = t.offset[..., None] if own.offset is None else own.offset
     for k in range(len(beta)):
         eta = eta + t.X[k][..., None] * beta[k]
     return eta + sum(t.Z[a][..., None] * dot(lam[a], [u[:, c] for c in range(q)])[:, None] for a in range(q))
 
 
-def log_density(eta: Array, log_phi: Array, y: Array, t: RowTable) -> Array:
+def log_density(eta: Array, log_phi: Array, own: Own, t: RowTable) -> Array:
     """Of each row (J, H, L), unweighted, without the constant part."""
     phi, extras = t.family.constants(log_phi)
-    return t.family.density(y, eta, phi, t.trials[..., None], *extras)
+    return t.family.density(own.y, eta, phi, trials(own, t), *extras)
+
+
+def trials(own: Own, t: RowTable) -> Array:
+    """(J, H, L), or (J, H, 1) where the lanes share them."""
+    return t.trials[..., None] if own.trials is None else own.trials
 
 
 def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
@@ -143,18 +156,18 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
     return invert([[S[a][b] + (1.0 if a == b else 0.0) for b in range(len(S))] for a in range(len(S))])
 
 
-def find_modes(psi: Array, y: Array, start: Array, t: RowTable) -> Array:
+def find_modes(psi: Array, own: Own, start: Array, t: RowTable) -> Array:
     """û (J, q, L) of every level and lane from ``start``; a level in a lane is a part."""
     q = len(t.Z)
     beta, theta, log_phi = t.layout.split(psi)
     lam = factor(theta, t.structure)
-    weights = jnp.swapaxes(t.products.one, 1, 2)
+    weights = own.weigh(jnp.swapaxes(t.products.one, 1, 2))
     has_edge = t.family.has_edge
-    level = safe_level(y, weights, t.trials[..., None], t.family) if has_edge else None
+    level = safe_level(own.y, weights, trials(own, t), t.family) if has_edge else None
 
     def evaluate(u: Array) -> tuple[Array, tuple[Array, RowTerms]]:
-        eta = linear_predictor(beta, u, lam, t)
-        log_p, d1, d2 = two_derivatives(lambda e: log_density(e, log_phi, y, t), eta)
+        eta = linear_predictor(beta, u, lam, own, t)
+        log_p, d1, d2 = map(own.weigh, two_derivatives(lambda e: log_density(e, log_phi, own, t), eta))
         h = jnp.sum(u * u, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
         return h, (eta, RowTerms(log_p, (d1,), (-d2,)))
 
@@ -176,7 +189,8 @@ def find_modes(psi: Array, y: Array, start: Array, t: RowTable) -> Array:
     return search(Newton(evaluate, step, where), start, infinite, has_edge, TOLERANCE, SLACK).u
 
 
-def modes_from_zero(psi: Array, y: Array, t: RowTable) -> Kept:
+def modes_from_zero(psi: Array, own: Own, t: RowTable) -> Kept:
     """The modes at psi (k, L), of which is not known how they move."""
-    zero = jnp.zeros((len(y), len(t.Z), y.shape[-1]), y.dtype)
-    return Kept(psi, find_modes(psi, y, zero, t), jnp.zeros((*zero.shape[:2], *psi.shape), y.dtype))
+    J, _, L = own.y.shape
+    zero = jnp.zeros((J, len(t.Z), L), psi.dtype)
+    return Kept(psi, find_modes(psi, own, zero, t), jnp.zeros((*zero.shape[:2], *psi.shape), psi.dtype))

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.lanes.advance import Lanes, Value, eigh
+from jaxmm.lanes.advance import Lanes, Value
 from jaxmm.lanes.closed_form import BlockData, Blocks, block_data, evaluate
-from jaxmm.lanes.entrywise import cholesky, dot
+from jaxmm.lanes.entrywise import dot
 from jaxmm.lanes.linear_lanes import (
     doubtful_linear,
     further_linear,
@@ -22,11 +22,13 @@ from jaxmm.lanes.linear_lanes import (
     linear_outcome,
     nothing_linear,
     refuse,
+    residual_linear,
 )
+from jaxmm.lanes.moments import theta_near
 from jaxmm.lanes.problem import Found
 from jaxmm.lanes.statistics import ResponseMap, statistics
 from jaxmm.sources.responses import Varying
-from jaxmm.start import LARGEST_SD, LEAST_SD, error_variance
+from jaxmm.start import error_variance
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["gram", "by", "harmless", "blocks"], meta_fields=[])
@@ -38,7 +40,7 @@ class LinearBlocks:
     by: ResponseMap
     harmless: Array
     blocks: Blocks
-    accepts = frozenset({"y", "statistics"})
+    accepts = frozenset({"y", "statistics", "offset"})
     takes_any = True
     polished = False
     steady = 0.0
@@ -56,14 +58,14 @@ class LinearBlocks:
     def data(self, own: Varying) -> BlockData:
         if own.statistics is not None:
             return own.statistics.data(self.blocks)
-        return block_data(statistics(own.y, self.by), self.blocks)
+        return block_data(statistics(own.y, self.by, offset=own.offset), self.blocks)
 
     def refuse(self, own: Varying) -> Array:
-        return refuse(own.y, self.by)
+        return refuse(own, self.by)
 
     def start(self, data: BlockData) -> Array:
         """Joint moments, as ``start.joint_start``."""
-        s, shared, q = self.gram.structure, self.blocks, len(self.blocks.K)
+        shared, q = self.blocks, len(self.blocks.K)
         n, L = self.gram.n_obs, data.yy.shape[-1]
         columns = [data.b] if data.rest is None else [data.b, *(data.rest[:, k] for k in range(q))]
         total = jnp.maximum(data.yy + sum(jnp.sum(y * y, axis=(0, 1)) for y in columns), 1e-300)
@@ -74,14 +76,7 @@ class LinearBlocks:
             S = S + jnp.stack([jnp.stack([jnp.sum(a * b, axis=0) for b in h]) for a in h])
         left = (S / sigma2 - shared.moments.noise[:, :, None]).reshape(q * q, L)
         D = jnp.einsum("ij,jl->il", shared.moments.solve, left, precision="highest").reshape(q, q, L)
-        w, Q = eigh(0.5 * (D + jnp.swapaxes(D, 0, 1)))
-        root = Q * jnp.clip(jnp.sqrt(jnp.maximum(w, 0.0)), LEAST_SD, LARGEST_SD)
-        rows = [root[t.at : t.at + t.covariance.q] for t in s.terms]
-        theta: list[Any] = [
-            t.covariance.from_lower(cholesky(jnp.sum(own[:, None] * own[None], axis=2)), at)
-            for t, own, at in zip(s.terms, rows, self.gram.inputs, strict=True)
-        ]
-        return jnp.concatenate(theta)
+        return theta_near(D, self.gram)
 
     def prepare(self, theta: Array, data: BlockData) -> Any:
         return nothing_linear(self.gram.structure, data.yy)
@@ -90,7 +85,7 @@ class LinearBlocks:
         return jnp.zeros((len(theta), *theta.shape), theta.dtype)
 
     def evaluate(self, theta: Array, data: BlockData, kept: Any) -> Value:
-        at = evaluate(theta, data, self.blocks, self.gram)
+        at = evaluate(theta, data, self.blocks.systems(self.gram), self.gram, self.blocks.cells)
         beta, sigma2, M_inverse = at.kept
         return at._replace(kept=(beta + data.beta0, sigma2, M_inverse))
 
@@ -106,3 +101,6 @@ class LinearBlocks:
 
     def found(self, outcome: Any) -> Found:
         return linear_found(outcome, self.gram)
+
+    def residual(self, data: BlockData) -> Any:
+        return residual_linear(self.gram.structure, self.gram.n_obs)

@@ -22,7 +22,7 @@ from jaxmm.gram import Gram
 from jaxmm.lanes.advance import LAST, Lanes, Value
 from jaxmm.lanes.collapse import Alike
 from jaxmm.lanes.problem import Found, original_theta
-from jaxmm.lanes.statistics import ResponseMap, Statistics, gram_of, statistics
+from jaxmm.lanes.statistics import ResponseMap, Statistics, counted, gram_of, statistics, without_offset
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Status
@@ -42,38 +42,53 @@ from jaxmm.start import (
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 
 
-def refuse(y: Array, by: ResponseMap) -> Array:
-    """Responses (n, L) that are not finite, whose squares leave the range of numbers, or that have nothing for random
-    effects and error to explain: constant ones, whatever the offset, and those of ``checks.check_left``."""
-    e = y if by.offset is None else y - by.offset[:, None]
-    size = jnp.sum(e * e, axis=0)
+def refuse(own: Varying, by: ResponseMap) -> Array:
+    """Responses y (n, L) that are not finite, whose squares leave the range of numbers, or that have nothing for random
+    effects and error to explain: constant ones, whatever the offset, and those of ``checks.check_left``.  Rows that do
+    not count are not looked at."""
+    rows = None if own.copies is None else own.copies[by.outer]
+    if by.W is not None:
+        rows = (by.W > 0)[:, None] * (jnp.ones_like(own.y) if rows is None else rows)
+    e = without_offset(own.y, by, own.offset)
+    e, there = counted(e, rows), jnp.ones(e.shape, bool) if rows is None else rows > 0
     left = e
     for _ in range(2 if len(by.X) else 0):
-        left = left - by.X.T @ (by.project @ left)
-    status = jnp.where(jnp.sum(left * left, axis=0) <= REPRODUCED * size, Status.NO_VARIATION, -1)
-    lost = jnp.isinf(size) | ((size < TINY) & jnp.any(e != 0, axis=0))
-    status = jnp.where(lost, Status.NOT_FINITE, status)
-    status = jnp.where(jnp.all(y == y[0], axis=0), Status.NO_VARIATION, status)
-    return jnp.where(jnp.all(jnp.isfinite(y), axis=0), status, Status.INVALID).astype(jnp.int32)
+        left = counted(left - by.X.T @ (by.project @ left), rows)
+    status = left_status(e, left)
+    highest, lowest = jnp.where(there, own.y, -jnp.inf), jnp.where(there, own.y, jnp.inf)
+    same = jnp.max(highest, axis=0) <= jnp.min(lowest, axis=0)
+    status = jnp.where(same, Status.NO_VARIATION, status)
+    return jnp.where(jnp.all(jnp.isfinite(e), axis=0), status, Status.INVALID).astype(jnp.int32)
 
 
-def doubtful_linear(s: Lanes, gram: Gram) -> Array:
-    """(L,) as in ``estimate.estimate_on_host``."""
-    if not (has_few_levels(gram) or is_restricted(gram.structure)):
+def left_status(e: Array, left: Array) -> Array:
+    """Of responses less the offset (.., L) and what fixed effects leave of them."""
+    rows = tuple(range(e.ndim - 1))
+    size = jnp.sum(e * e, axis=rows)
+    status = jnp.where(jnp.sum(left * left, axis=rows) <= REPRODUCED * size, Status.NO_VARIATION, -1)
+    lost = jnp.isinf(size) | ((size < TINY) & jnp.any(e != 0, axis=rows))
+    return jnp.where(lost, Status.NOT_FINITE, status)
+
+
+def doubtful_linear(s: Lanes, gram: Gram, few: Array | None = None) -> Array:
+    """(L,) as in ``estimate.estimate_on_host``; ``few`` (L,) where lanes differ in whether their levels are few."""
+    if few is None and not (has_few_levels(gram) or is_restricted(gram.structure)):
         return jnp.zeros(s.status.shape, bool)
-    return (s.status != Status.NOT_FINITE) & (s.round < LAST)
+    doubt = (s.status != Status.NOT_FINITE) & (s.round < LAST)
+    return doubt if few is None or is_restricted(gram.structure) else doubt & few
 
 
-def further_linear(s: Lanes, gram: Gram) -> tuple[Array, Array]:
+def further_linear(s: Lanes, gram: Gram, few: Array | None = None) -> tuple[Array, Array]:
     """theta (m, L) of the starts there, and the number of the search: with few levels from large effects where the
     first has ended at the boundary, and then from small ones; at last, of a restricted structure, from effects that are
     alike."""
-    few, restricted = has_few_levels(gram), is_restricted(gram.structure)
+    restricted = is_restricted(gram.structure)
+    few = jnp.asarray(has_few_levels(gram)) if few is None else few
     inside, small = (independent_theta(gram, sd, jnp)[:, None] for sd in (SECOND_SD, NEAR_ZERO))
     large = (s.round == 0) & on_boundary(s.theta, gram, jnp)
     theta, number = jnp.where(large, inside, small), jnp.where(large, 1, 2 if restricted else LAST)
     if restricted:
-        at_last = (s.round == 2) | (not few)
+        at_last = (s.round == 2) | ~few
         theta, number = jnp.where(at_last, alike_theta(gram, jnp)[:, None], theta), jnp.where(at_last, LAST, number)
     return theta.astype(s.theta.dtype), number.astype(s.round.dtype)
 
@@ -82,23 +97,32 @@ def linear_outcome(s: Lanes) -> Any:
     return s.theta, s.value, s.kept, s.status
 
 
-def linear_found(outcome: Any, gram: Gram) -> Found:
-    """From theta as to Z_s and what is kept: beta (with beta0), sigma² and M_X^-1."""
+def linear_found(outcome: Any, gram: Gram, T_X: Array | None = None, T: tuple[Array, ...] | None = None) -> Found:
+    """From theta as to Z_s and what is kept: beta (with beta0), sigma² and M_X^-1.  ``T_X`` (p, p, L), and ``T`` (q, q,
+    L) of each factor, where the lanes have changes of columns of their own."""
     theta, value, (beta, sigma2, M_inverse), status = outcome
     s = gram.structure
-    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), gram)
-    T_X = jnp.asarray(gram.T_X)
-    variance = jnp.einsum("ja,abl,jb->jl", T_X, M_inverse, T_X) if s.p else beta
+    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), gram, T)
+    T_X = jnp.asarray(gram.T_X)[:, :, None] if T_X is None else T_X
+    half = jnp.sum(T_X[:, :, None] * M_inverse[None], axis=1)  # (p, p, L)
+    vcov = jnp.sum(half[:, None] * T_X[None], axis=2)
     sigma = jnp.sqrt(sigma2)
+    variance = jnp.sum(half * T_X, axis=1) if s.p else beta
     return Found(
-        beta=T_X @ beta,
+        beta=jnp.sum(T_X * beta[None], axis=1),
         bse=sigma * jnp.sqrt(variance),
         theta=theta,
         lams=tuple(sigma * lam for lam in lams),
         phi=sigma2,
         deviance=value,
         status=status,
+        vcov=sigma2 * vcov,
     )
+
+
+def residual_linear(s: Any, n_obs: Any) -> Any:
+    """What r² is divided by for σ²."""
+    return n_obs - (s.p if s.reml else 0)
 
 
 def nothing_linear(s: Any, like: Array) -> Any:
@@ -118,7 +142,7 @@ def evaluate_lanes(theta: Array, data: Any, lane: Callable[[Any], Gram]) -> Valu
 
         (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)
         s = gram.structure
-        df = gram.n_obs - (s.p if s.reml else 0)
+        df = residual_linear(s, gram.n_obs)
         return value, g, (at.beta + gram.beta0, at.pwrss / df, jnp.linalg.inv(at.M_X))
 
     value, g, kept = jax.vmap(one, -1, -1)(theta, data)
@@ -136,7 +160,7 @@ class LinearLanes:
     harmless: Array
     hessian: Array
     alike: Alike | None
-    accepts = frozenset({"y", "copies"})
+    accepts = frozenset({"y", "copies", "offset"})
     takes_any = True
     library = frozenset({"start", "evaluate"})
     polished = False
@@ -154,7 +178,7 @@ class LinearLanes:
         return self.gram.structure.variance_rows()
 
     def data(self, own: Varying) -> Statistics:
-        made = statistics(own.y, self.by, own.copies)
+        made = statistics(own.y, self.by, own.copies, own.offset)
         return made if self.alike is None else made._replace(z=(self.alike.columns(made.z[0]), *made.z[1:]))
 
     @property
@@ -163,7 +187,7 @@ class LinearLanes:
         return self.gram if self.alike is None else self.alike.gram
 
     def refuse(self, own: Varying) -> Array:
-        return refuse(own.y, self.by)
+        return refuse(own, self.by)
 
     def start(self, data: Statistics) -> Array:
         return jax.vmap(lambda own: moment_start(gram_of(self.searched, own), jnp), -1, -1)(data)
@@ -189,3 +213,7 @@ class LinearLanes:
 
     def found(self, outcome: Any) -> Found:
         return linear_found(outcome, self.gram)
+
+    def residual(self, data: Statistics) -> Any:
+        own = data.resampled
+        return residual_linear(self.gram.structure, self.gram.n_obs if own is None else own.n_obs)

@@ -1,9 +1,9 @@
 """What a batch asks of the model whose lanes it searches, and what is common to all of them.
 
 A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
-all lanes at once, and says at the end what was found, in the columns of the data.  There are five: one factor, or any
+all lanes at once, and says at the end what was found, in the columns of the data.  There are six: one factor, or any
 structure, of a linear or a generalised model (``linear_blocks``, ``linear_lanes``, ``generalised_blocks``,
-``generalised_lanes``), and any structure of a linear one with weights of each lane (``linear_weighted``).
+``generalised_lanes``), and the same of a linear one with cross-products of each lane (``linear_own``, ``linear_rows``).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from jaxmm.sources.responses import Varying
 class Found(NamedTuple):
     """Results with the lanes last, in the columns of the data: ``beta``, ``bse`` (p, L), ``theta`` (m, L), ``lams`` the
     factor of D of each grouping factor in elimination order (q, q, L), absolute; ``phi`` (L,), σ² of a linear model;
-    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or (); ``columns``, what else there
-    is, by the names of ``schema.DECLARED``: (L,) or (k, L)."""
+    ``deviance``, ``status`` (L,); ``further`` (k - 1, L) of the family's other φ, or (); ``vcov`` (p, p, L) and
+    ``log_phi_se`` (L,), the standard error of log φ of a generalised model, of which ``kept`` makes columns on request;
+    ``columns``, what else there is, by the names of ``schema.DECLARED``: (L,) or (k, L)."""
 
     beta: Array
     bse: Array
@@ -32,6 +33,8 @@ class Found(NamedTuple):
     deviance: Array
     status: Array
     further: Any = ()
+    vcov: Any = ()
+    log_phi_se: Any = ()
     columns: dict[str, Array] = {}  # noqa: RUF012
 
 
@@ -101,17 +104,23 @@ class Problem(Protocol):
 
     def found(self, outcome: Any) -> Found: ...
 
+    def residual(self, data: Any) -> Any:
+        """(L,) or (), of a linear model alone: what r² is divided by for σ², n less the columns of X by REML."""
+        ...
 
-def original_theta(theta: Array, arrays: Any) -> tuple[Array, tuple[Array, ...]]:
-    """theta (m, L) as to Z_s -> theta in the data's columns, rectified, and the factors (q, q, L)."""
-    s, T = arrays.structure, arrays.T
+
+def original_theta(theta: Array, arrays: Any, T: Any = None) -> tuple[Array, tuple[Array, ...]]:
+    """theta (m, L) as to Z_s -> theta in the data's columns, rectified, and the factors (q, q, L).  ``T`` (q, q, L) of
+    each factor, where the change of columns is the lane's own."""
+    s = arrays.structure
+    T = [t[:, :, None] for t in map(jnp.asarray, arrays.T)] if T is None else T
     widths = list(s.chain) + [q for _, q in s.rest]
     lams = [jnp.zeros((q, q, theta.shape[-1]), theta.dtype) for q in widths]
     out: list[Any] = []
     for term, at, own in zip(s.terms, s.slices(), arrays.inputs, strict=True):
         inside = slice(term.at, term.at + term.covariance.q)
         lam = term.covariance.lam(theta[at], own)
-        moved = lower(jnp.einsum("ab,bcl->acl", T[term.position][inside, inside], lam))
+        moved = lower(jnp.sum(T[term.position][inside, inside][:, :, None] * lam[None], axis=1))
         survives = term.covariance.closed_under != "none"
         out.append(term.covariance.from_lower(moved, own) if survives else theta[at])
         lams[term.position] = lams[term.position].at[inside, inside].set(moved)

@@ -109,19 +109,33 @@ def level_sums(by: LevelSums, Z: Array, e: Array) -> Array:
     return empty.at[:, by.level].add(total, indices_are_sorted=True, mode="promise_in_bounds")
 
 
-def statistics(y: Array, by: ResponseMap, copies: Array | None = None) -> Statistics:
-    """Of responses y (n, L); ``copies`` (J, L) of the outermost factor."""
-    e = y if by.offset is None else y - by.offset[:, None]
+def without_offset(y: Array, by: ResponseMap, offset: Array | None = None) -> Array:
+    """y (n, L) less the lanes' own offset (n, L), or that of the model."""
+    if offset is not None:
+        return y - offset
+    return y if by.offset is None else y - by.offset[:, None]
+
+
+def counted(e: Array, rows: Array | None) -> Array:
+    """e (n, L) with zeros in the ``rows`` (n, L) that count zero times, whatever stands there."""
+    return e if rows is None else jnp.where(rows > 0, e, 0.0)
+
+
+def statistics(y: Array, by: ResponseMap, copies: Array | None = None, offset: Array | None = None) -> Statistics:
+    """Of responses y (n, L); ``copies`` (J, L) of the outermost factor; ``offset`` (n, L) in the place of the
+    model's."""
+    e = without_offset(y, by, offset)
+    rows = None if copies is None else copies[by.outer]
     beta0 = jnp.zeros((len(by.X), y.shape[-1]), y.dtype)
-    if len(by.X):
-        for _ in range(2):  # twice, so that a large mean leaves no rounding behind
-            step = by.project @ e
-            beta0, e = beta0 + step, e - by.X.T @ step
+    for _ in range(2 if len(by.X) else 0):  # twice, so that a large mean leaves no rounding behind
+        e = counted(e, rows)
+        step = by.project @ e
+        beta0, e = beta0 + step, e - by.X.T @ step
+    e = counted(e, rows)
     We = e if by.W is None else e * by.W[:, None]
     z = tuple(level_sums(s, Z, e) for s, Z in zip(by.sums, by.Z, strict=True))
-    if copies is None:
+    if copies is None or rows is None:
         return Statistics(z, by.X @ We, jnp.sum(e * We, axis=0), beta0, None)
-    rows = copies[by.outer]
     XX = jnp.einsum("pn,kn,nl->pkl", by.X, by.X if by.W is None else by.X * by.W, rows)
     log_w = jnp.zeros_like(copies[0]) if by.W is None else jnp.log(by.W) @ rows
     levels = (*(copies[outer[-1]] for outer in by.parents[:-1]), copies)

@@ -26,6 +26,8 @@ class Status(enum.IntEnum):
     RUNAWAY = 4
     INVALID = 5
     NO_VARIATION = 6
+    TOO_FEW_ROWS = 7
+    ALIASED = 8
 
     @property
     def message(self) -> str:
@@ -36,6 +38,8 @@ class Status(enum.IntEnum):
             Status.NOT_FINITE: "the deviance is not finite at the start: rescale the response, or give another start=",
             Status.INVALID: "the response, or a weight of its own, is not finite or not what the family can have",
             Status.NO_VARIATION: "the response does not vary, or the fixed effects reproduce it exactly",
+            Status.TOO_FEW_ROWS: "no rows are left, or too few to tell the effects from the error",
+            Status.ALIASED: "columns of X depend on each other in the rows that are left",
             Status.RUNAWAY: "the likelihood has no maximum: it rises as a coefficient of enormous SE goes to infinity",
             Status.STALLED: "no step lowers the deviance any further, yet the gradient is not zero",
         }[self]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DIMENSIONS = {
     "fixef": "coef",
     "bse": "coef",
+    "df": "coef",
+    "fixef_cov": "coef_pair",
     "theta": "parameter",
     "varcorr_sd": "sd",
     "varcorr_corr": "corr",
@@ -62,8 +64,9 @@ def annotate(batch: Any, adata: Any, prefix: str) -> Any:
     ((name, own),) = batch.labels.columns().items()
     table = batch.to_frame().drop(columns=[name, "replicate"])
     for coef, tests in batch.test_table().groupby("coef", sort=False):
-        for column in ("z", "p", "p_adjusted"):
-            table[f"{column}_{coef}"] = tests[column].to_numpy()
+        for column in ("z", "t", "p", "p_adjusted"):
+            if column in tests:
+                table[f"{column}_{coef}"] = tests[column].to_numpy()
     table.index = pd.Index(own)
     names = pd.Index(adata.var_names)
     if not (names.is_unique and table.index.is_unique) or not table.index.isin(names).all():

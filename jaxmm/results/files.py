@@ -97,12 +97,17 @@ def write_arrays(
     publish(path, write, overwrite)
 
 
+class DamagedError(ValueError):
+    """A file that is cut, unreadable, or not what its name says."""
+
+
 class ArrayFile:
     """A file of ``write_arrays``, open for reading: ``about`` (its metadata) and ``n`` rows.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: a file of another kind, a damaged one, or one of a later format; the message names it.
+        DamagedError: it is not whole.
+        ValueError: a file of another kind, or one of a later format; the message names it.
     """
 
     def __init__(self, path: Path):
@@ -114,14 +119,48 @@ class ArrayFile:
         except (FileNotFoundError, PermissionError):
             raise
         except (OSError, ValueError) as error:  # pyarrow's own derive from these
-            raise ValueError(f"'{path}' is not a whole Parquet file ({_first_line(error)})") from error
-        if "layout" not in self.about:
+            raise DamagedError(f"'{path}' is not a whole Parquet file ({_first_line(error)})") from error
+        try:
+            self._check_about()
+        except ValueError:
             self.close()
-            raise ValueError(f"'{path}' is a Parquet file, but not one of results that jaxmm wrote")
-        if self.about["format"] > FORMAT:
-            self.close()
-            raise ValueError(f"'{path}' was written by jaxmm {self.about['version']}; this is {version()}: update it")
+            raise
         self.n: int = self._file.metadata.num_rows
+
+    def _check_about(self) -> None:
+        """Raises ValueError for metadata that jaxmm does not write, as of this file's columns."""
+        if not isinstance(self.about, dict) or "layout" not in self.about:
+            raise ValueError(f"'{self.path}' is a Parquet file, but not one of results that jaxmm wrote")
+        about, columns = self.about, 0
+        try:
+            written, form = str(about["version"]), int(about["format"])
+            for name, dtype, shape in about["layout"] if form <= FORMAT else []:
+                columns += int(np.prod([int(k) for k in shape], initial=1))
+                if not isinstance(name, str) or np.dtype(dtype).kind not in "fiub" or len(shape) > 1:
+                    raise TypeError
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"'{self.path}' has metadata that jaxmm does not write: it was changed") from error
+        if form > FORMAT:
+            raise ValueError(f"'{self.path}' was written by jaxmm {written}; this is {version()}: update it")
+        if columns != self._file.metadata.num_columns:
+            there = self._file.metadata.num_columns
+            raise ValueError(f"'{self.path}' has {there} columns, and its metadata {columns}: it was changed")
+
+    def check_rows(self, name: str, first: int, stop: int) -> None:
+        """Whether the rows are numbered ``first`` .. ``stop`` - 1 by the column ``name``, as far as the end of the file
+        tells: their number, the smallest and the largest.
+
+        Raises:
+            DamagedError: they are not.
+        """
+        if self.n != stop - first:
+            raise DamagedError(f"'{self.path}' has {self.n} rows, not the {stop - first} that its name says")
+        at, meta, given = self._file.schema_arrow.get_field_index(name), self._file.metadata, first
+        for group in range(meta.num_row_groups if at >= 0 else 0):
+            known, rows = meta.row_group(group).column(at).statistics, meta.row_group(group).num_rows
+            if known is not None and known.has_min_max and (known.min, known.max) != (given, given + rows - 1):
+                raise DamagedError(f"'{self.path}' holds other replicates than its name says")
+            given += rows
 
     def __enter__(self) -> ArrayFile:
         return self
@@ -152,10 +191,13 @@ class ArrayFile:
                     for name, _, shape in self.about["layout"]:
                         target = arrays[name][at + lo - rows.start : at + hi - rows.start]
                         for part in target.T if shape else [target]:
-                            part[:] = next(columns).to_numpy()[lo - first : hi - first]
+                            column = next(columns)
+                            if column.null_count:  # a status that is not there would be 0, which is success
+                                raise ValueError(f"{column.null_count} of {name} are null")
+                            part[:] = column.to_numpy()[lo - first : hi - first]
                 first = stop
         except (OSError, ValueError) as error:
-            raise ValueError(f"'{self.path}' is damaged ({_first_line(error)})") from error
+            raise DamagedError(f"'{self.path}' is damaged ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -194,6 +236,17 @@ def publish(path: Path, write: Callable[[BinaryIO], object], overwrite: bool) ->
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def try_writing(folder: Path) -> None:
+    """Makes a file in the folder and removes it; raises OSError where that cannot be done."""
+    temporary = folder / f".jaxmm-{_HOST}-{os.getpid()}-{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(b"jaxmm")
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _link(temporary: Path, path: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
+from jaxmm.results.kept import absent, unpacked
 from jaxmm.results.schema import DECLARED, Names
 from jaxmm.tables import Block, VarCorr, pairs
 
@@ -110,6 +111,13 @@ class Replicate:
     params = fe_params = fixef
     llf = loglik
 
+    def vcov(self) -> pd.DataFrame:
+        """Covariance matrix of β̂, where it was kept: ``fit_many(..., keep="vcov")``."""
+        if "fixef_cov" not in self._row:
+            raise AttributeError(absent("fixef_cov"))
+        names = list(self._names.fixef)
+        return pd.DataFrame(unpacked(self._row["fixef_cov"], len(names)), names, names)
+
     def varcorr(self) -> VarCorr:
         """The covariances of the random effects by grouping factor, and σ."""
         names, blocks = self._names, []
@@ -137,6 +145,8 @@ class Replicate:
             raise AttributeError(name)
         if name in self._row:
             return self._labelled(name, name) if np.ndim(self._row[name]) else self._row[name].item()
+        if reason := absent(name):
+            raise AttributeError(reason)
         raise AttributeError(
             f"a replicate has no {name!r}, only estimates (fixef, bse, theta, sigma, dispersion, varcorr(), loglik): "
             "for more, fit its response by itself with fit.refit(y)"

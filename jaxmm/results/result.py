@@ -17,8 +17,11 @@ from jaxmm import _text
 from jaxmm.frames import as_backend
 from jaxmm.inference import wald
 from jaxmm.optimize import Status
-from jaxmm.results import exports, multiplicity
+from jaxmm.results import dispersion, exports, moderation, testing
+from jaxmm.results.dispersion import ShrunkenDispersions
 from jaxmm.results.files import ArrayFile, write_arrays
+from jaxmm.results.kept import absent, unpacked
+from jaxmm.results.moderation import Moderated
 from jaxmm.results.replicate import Replicate
 from jaxmm.results.schema import Column, Names, blank, completed, schema
 from jaxmm.sources.labelled import Labels
@@ -45,12 +48,15 @@ class FitBatch(_text.Printed):
         sigma (n,): residual standard deviation, 1 where the family has none.
         dispersion (n,): φ, the first where there are several, NaN where the family has none.
         family_params (n, k): the family's other parameters, as ``Fit.family_params``; mostly there are none, k = 0.
+        nobs (n,): rows that count in the replicate; 0 in a file from before it was kept.
         loglik (n,): restricted where the model is.
         varcorr_sd (n, s): standard deviations of the random effects.
         varcorr_corr (n, c): their correlations.
         is_singular (n,): as ``Fit.is_singular``.
         status (n,): ``Status`` numbers. Where a fit failed every estimate is NaN.
         iterations (n,): of the search.
+        fixef_cov (n, r(r + 1)/2), df (n, p), df_sigma (n,), log_dispersion_se (n,): where they were asked for, by
+            ``fit_many(..., keep=)`` (``results.kept``).
         labels: what the responses are called, where they came with names (``sources.labelled``).
 
     Example:
@@ -66,6 +72,11 @@ class FitBatch(_text.Printed):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> np.ndarray: ...
+
+    else:
+
+        def __getattr__(self, name):
+            raise AttributeError(absent(name) or f"'FitBatch' object has no attribute {name!r}", name=name, obj=self)
 
     def __post_init__(self):
         columns = completed(self.names, self.columns)
@@ -92,6 +103,19 @@ class FitBatch(_text.Printed):
     def zvalues(self) -> np.ndarray:
         """(n, p) estimates over their standard errors."""
         return wald.each(self.fixef, self.bse).statistic
+
+    def vcov(self, k: int | None = None) -> np.ndarray:
+        """Covariance of the fixed effects of the replicate in row ``k``, (p, p); of all, (n, p, p), where None.
+
+        Raises:
+            AttributeError: it was not kept: ``fit_many(..., keep="vcov")``.
+
+        Example:
+            >>> mm.fit_many(fit, fit.simulate(4, key=1), keep="vcov", progress=False).vcov(0).shape
+            (2, 2)
+        """
+        packed = self.fixef_cov
+        return unpacked(packed if k is None else packed[operator.index(k)], len(self.names.fixef))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, of every array."""
@@ -137,53 +161,88 @@ class FitBatch(_text.Printed):
         adjust: str | None = "fdr_bh",
         labels: Sequence[Any] | None = None,
         *,
+        ddf: str | None = None,
+        level: float | None = None,
         backend: str = "pandas",
     ) -> pd.DataFrame:
         """A row per response and coefficient: ``estimate, se, z, p, p_adjusted, is_singular, status``.
 
         The responses are many measurements on one design (voxels, genes, electrode by time). p is Wald's, two-sided and
-        normal; it is adjusted over the responses, for each coefficient by itself. A fit that did not converge has NaN
-        for p and is not counted.
+        normal, or of a t with Satterthwaite's degrees of freedom where ``fit_many(..., keep="df")`` kept these, with
+        the columns ``df, t`` in the place of ``z``; it is adjusted over the responses, for each coefficient by itself.
+        A fit that did not converge has NaN for p and is not counted.
 
         Args:
             coef: a coefficient or several; all where None.
             adjust: how, see ``multiplicity.adjust``.
             labels: (n,) of the responses, in the column "response"; where None those that they came with, under the
                 names of their dimensions, or else their numbers.
+            ddf: "satterthwaite" or "asymptotic", the normal distribution; None takes the first where it was kept.
+            level: of an interval of each estimate by itself, in the columns ``lower, upper``; none where None.
             backend: "pandas" or "polars".
 
         Raises:
-            ValueError: a coefficient that the model has not; labels of another number than the responses.
+            ValueError: a coefficient that the model has not; labels of another number than the responses; degrees of
+                freedom that were not kept.
+
+        Example:
+            >>> batch = mm.fit_many(fit, fit.simulate(2, key=1), keep="df", progress=False)
+            >>> batch.test_table("Days")["df"].round(1).tolist()
+            [17.0, 17.0]
         """
-        names = list(self.names.fixef)
-        wanted = names if coef is None else [coef] if isinstance(coef, str) else list(coef)
-        for name in wanted:
-            if name not in names:
-                raise ValueError(f"there is no coefficient {name!r}; the model has {', '.join(map(repr, names))}")
-        if labels is not None and len(labels) != len(self):
-            raise ValueError(f"{len(labels)} labels for {len(self)} responses: give one for each")
-        status = np.array([s.name.lower() for s in Status])[np.asarray(self.status, int)]
-        named: dict[str, Any] = {"response": self.replicate if labels is None else labels}
-        if labels is None and self.labels is not None:
-            named = self.labels.columns()
-        z, _, p = wald.each(self.fixef, self.bse)
-        p = np.where(self.converged[:, None], p, np.nan)
-        parts = []
-        for name in wanted:
-            j = names.index(name)
-            part = {
-                **named,
-                "coef": name,
-                "estimate": self.fixef[:, j],
-                "se": self.bse[:, j],
-                "z": z[:, j],
-                "p": p[:, j],
-                "p_adjusted": multiplicity.adjust(p[:, j], adjust),
-                "is_singular": self.is_singular,
-                "status": status,
-            }
-            parts.append(pd.DataFrame(part))
-        return as_backend(pd.concat(parts, ignore_index=True), backend)
+        df = testing.degrees(self, ddf)
+        return testing.table(self, self.bse, df, coef=coef, adjust=adjust, labels=labels, level=level, backend=backend)
+
+    def moderate(self, trend: Any = None) -> Moderated:
+        """Squared standard errors drawn to what they are in the other responses: limma's empirical Bayes.
+
+        It pays where each response has few degrees of freedom (few donors, subjects, sites) and there are many
+        responses. Each coefficient is moderated by itself: its squared standard error counts as a variance with its
+        Satterthwaite degrees of freedom. Where a coefficient varies within the levels of one design, and in a model
+        whose errors are all σ, that is limma's moderation of σ². Responses without a converged fit are left out, and
+        have NaN.
+
+        Args:
+            trend: (n,) what variances depend on, as the mean of each response, ``Y.mean(axis=1)``; or the name of a
+                coefficient whose estimates are taken; None for one s0² for all.
+
+        Returns:
+            ``Moderated``, whose ``test_table()`` has the tests.
+
+        Raises:
+            ValueError: no degrees of freedom were kept; a trend of another length, or constant; fewer than three
+                usable responses.
+
+        Smyth (2004), Stat. Appl. Genet. Mol. Biol. 3(1), 3; the trend as Law et al. (2014), Genome Biol. 15, R29.
+
+        Example:
+            >>> batch = mm.fit_many(fit, fit.simulate(20, key=1), keep="df", progress=False)
+            >>> batch.moderate().bse.shape
+            (20, 2)
+        """
+        return moderation.moderate(self, trend)
+
+    def shrink_dispersion(self, trend: Any = None) -> ShrunkenDispersions:
+        """The φ of each response drawn to what it is in the others: empirical Bayes on log φ, a normal prior.
+
+        It needs ``fit_many(..., keep="dispersion_se")``. The fits are not made again: their coefficients and standard
+        errors are those with each response's own φ. Where the data do not tell φ it is that of the prior; where the
+        fit did not converge it is NaN.
+
+        Args:
+            trend: (n,) what log φ depends on, as the logarithm of the mean count; or the name of a coefficient whose
+                estimates are taken; None for one centre for all.
+
+        Returns:
+            ``ShrunkenDispersions``.
+
+        Raises:
+            AttributeError: standard errors of log φ were not kept.
+            ValueError: a trend of another length, or constant; fewer than five usable responses.
+
+        After Love, Huber & Anders (2014), Genome Biol. 15, 550, with the likelihood's quadratic in its place.
+        """
+        return dispersion.shrink(self, trend)
 
     def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
         """One row per replicate: estimates, standard errors (``se_…``), variance components, status.
@@ -296,10 +355,15 @@ class FitBatch(_text.Printed):
             ValueError: it is not a file of fits.
         """
         try:
-            return cls(Names.of_json(file.about["names"]), arrays, labels=Labels.of_json(file.about.get("labels")))
-        except (KeyError, TypeError, ValueError):
+            names = Names.of_json(file.about["names"])
+            found = cls(names, arrays, labels=Labels.of_json(file.about.get("labels")))
+            for name, column in schema(names).items():
+                if found.columns[name].shape[1:] != column.blank(0).shape[1:]:
+                    raise ValueError(name)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             other = f"'{file.path}' holds no fits: jaxmm {file.about['version']} wrote something else there"
             raise ValueError(other) from None
+        return found
 
 
 def concatenate(parts: list[FitBatch]) -> FitBatch:

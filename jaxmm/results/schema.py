@@ -19,9 +19,10 @@ from jaxmm.covariance import free
 from jaxmm.diagnostics import SINGULAR
 from jaxmm.lanes.problem import Found
 from jaxmm.optimize import Status
+from jaxmm.results.kept import pairs_of
 from jaxmm.tables import pairs
 
-NO_ESTIMATE = (Status.NOT_FINITE, Status.INVALID, Status.NO_VARIATION)
+NO_ESTIMATE = (Status.NOT_FINITE, Status.INVALID, Status.NO_VARIATION, Status.TOO_FEW_ROWS, Status.ALIASED)
 
 
 # ---------------------------------------------------------------- names
@@ -33,7 +34,8 @@ class Names:
     correlation of ``varcorr_corr`` that the model has; ``has_scale`` whether ``sigma`` means something, ``has_phi``
     whether ``dispersion`` does; ``statistic`` is what ``tvalues`` are called, "t" or "z";
     ``family_params`` what the family's parameters after φ are; ``further`` the coefficients of predictors after the
-    mean's, such as "zi~x".
+    mean's, such as "zi~x"; ``kept`` what was asked for
+    besides (``results.kept``).
     """
 
     fixef: tuple[str, ...]
@@ -46,6 +48,7 @@ class Names:
     statistic: str = field(default="t", compare=False)  # files from before it may hold parts of the same study
     family_params: tuple[str, ...] = ()
     further: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def columns(self) -> dict[str, list[str]]:
         """What to call the numbers of each column that has several."""
@@ -55,12 +58,12 @@ class Names:
     def of_json(cls, kept: Mapping[str, Any]) -> Names:
         """As ``dataclasses.asdict`` gave them to a file, maybe an older one."""
         names = {"statistic": "t" if kept["has_scale"] else "z", **kept}
-        lists = {key: tuple(names.get(key, ())) for key in ("fixef", "family_params", "further")}
+        lists = {key: tuple(names.get(key, ())) for key in ("fixef", "family_params", "further", "kept")}
         return cls(**{**names, **lists, **{key: tuple(map(tuple, names[key])) for key in ("sd", "corr")}})
 
 
-def names_of(model: Any) -> Names:
-    """The names of a model's batch."""
+def names_of(model: Any, keep: tuple[str, ...] = ()) -> Names:
+    """The names of a model's batch; ``keep`` as of ``results.kept``."""
     d, family = model.design, model.likelihood.family
     factors, constant = list(_factors(model)), "phi" not in d.predictors
     return Names(
@@ -74,6 +77,7 @@ def names_of(model: Any) -> Names:
         statistic=model.likelihood.statistic,
         family_params=family.constant_names,
         further=d.coefficients[len(d.columns) :],
+        kept=keep,
     )
 
 
@@ -105,7 +109,7 @@ class Column:
     ``labels`` are those of the k numbers of a replicate, in files and of a ``Replicate``; None where there is one
     number.  ``shown``: what tables call them, () where they do not stand there.  ``estimate``: whether they are
     parameters of the model, which are summarised.  ``optional``: a batch may be made without it, and files may lack it:
-    it is blank then.
+    it is blank then.  ``of``: the name in ``keep`` that it belongs to, without which there is no such column.
     """
 
     labels: tuple[str, ...] | None = None
@@ -113,6 +117,7 @@ class Column:
     shown: tuple[str, ...] = ()
     estimate: bool = False
     optional: bool = False
+    of: str | None = None
 
     def blank(self, n: int) -> np.ndarray:
         """Of n replicates of which nothing is known: NaN, 0, False."""
@@ -146,6 +151,11 @@ DECLARED: dict[str, Callable[[Names], Column]] = {
     "further_bse": lambda names: Column(
         names.further, shown=tuple(f"se_{name}" for name in names.further), optional=True
     ),
+    "nobs": lambda names: Column(kind=np.int64, shown=("nobs",), optional=True),
+    "fixef_cov": lambda names: Column(pairs_of((*names.fixef, *names.further)), of="vcov"),
+    "df": lambda names: Column(names.fixef, shown=tuple(f"df_{name}" for name in names.fixef), of="df"),
+    "df_sigma": lambda names: Column(shown=("df_sigma",), of="df"),
+    "log_dispersion_se": lambda names: Column(shown=("se_log_dispersion",), of="dispersion_se"),
     "loglik": lambda names: Column(shown=("loglik",)),
     "is_singular": lambda names: Column(kind=np.bool_, shown=("is_singular",)),
     "status": lambda names: Column(kind=np.int8, shown=("status",)),
@@ -155,7 +165,8 @@ DECLARED: dict[str, Callable[[Names], Column]] = {
 
 def schema(names: Names) -> dict[str, Column]:
     """Name -> column, of every column."""
-    return {name: declared(names) for name, declared in DECLARED.items()}
+    columns = {name: declared(names) for name, declared in DECLARED.items()}
+    return {name: column for name, column in columns.items() if column.of is None or column.of in names.kept}
 
 
 def completed(names: Names, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -180,10 +191,12 @@ def blank(names: Names, n: int) -> dict[str, np.ndarray]:
 
 
 # ---------------------------------------------------------------- the numbers
-def as_columns(model: Any, found: Found, iterations: np.ndarray, first: int) -> dict[str, np.ndarray]:
+def as_columns(
+    model: Any, found: Found, iterations: np.ndarray, first: int, keep: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
     """Results of replicates first, first + 1, .. as the columns of a batch; those of ``found.columns`` as they are,
     under the names that they are declared by."""
-    family, names = model.likelihood.family, names_of(model)
+    family, names = model.likelihood.family, names_of(model, keep)
     failed, p = np.isin(found.status, NO_ESTIMATE), len(names.fixef)
     phi, count = np.asarray(found.phi), len(failed)
     sd, corr = spread(model, found.lams)
@@ -200,10 +213,12 @@ def as_columns(model: Any, found: Found, iterations: np.ndarray, first: int) -> 
         **({"further": found.beta[p:], "further_bse": found.bse[p:]} if names.further else {}),
         **found.columns,
     }
+    nobs = lanes_last.pop("nobs", len(model.design.y))
     estimates = {
         name: np.ascontiguousarray(np.where(failed, np.nan, np.asarray(x, float)).T) for name, x in lanes_last.items()
     }
     others = {
+        "nobs": np.broadcast_to(np.asarray(nobs, np.int64), count),
         "replicate": first + np.arange(count),
         "is_singular": _singular(model, found) & ~failed,
         "status": np.asarray(found.status, np.int8),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxmm._warn import warn
-from jaxmm.results import files
+from jaxmm.results import files, shards
 from jaxmm.results.result import FitBatch
 
 STUDY = "study.json"
@@ -53,7 +53,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         if read_study(self.folder) is None:
             self._begin()
-        self._continue()
+        self.version = self._continue()
         files.remove_leftovers(self.folder)
 
     def _begin(self) -> None:
@@ -68,7 +68,8 @@ class Store:
         except FileExistsError:  # another process was faster
             pass
 
-    def _continue(self) -> None:
+    def _continue(self) -> str:
+        """The version that began the study."""
         study = read_study(self.folder)
         assert study is not None
         old = study["identity"]
@@ -92,6 +93,7 @@ class Store:
         self.identity |= {k: old[k] for k in self.extendable if k in old and k not in longer}
         if longer:
             self._record(study["version"], overwrite=True)
+        return study["version"]
 
     def _record(self, version: str, overwrite: bool) -> None:
         study = {"format": files.FORMAT, "version": version, "identity": self.identity}
@@ -103,8 +105,8 @@ class Store:
         with self._still_there():
             return _merged((first, stop) for first, stop, _ in parts(self.folder))
 
-    def missing(self, n: int, size: int) -> list[tuple[int, int]]:
-        """Blocks (first, size) that make up what is not done of replicates 0 .. n - 1.
+    def missing(self, n: int, size: int, start: int = 0) -> list[tuple[int, int]]:
+        """Blocks (first, size) that make up what is not done of replicates ``start`` .. n - 1.
 
         Each has at most ``size`` replicates and lies within one of [0, size), [size, 2 size), …, so that every
         process and every restart cuts at the same places.
@@ -112,7 +114,7 @@ class Store:
         if n < 0 or size < 1:
             raise ValueError(f"n must not be negative and size must be at least 1, not {n} and {size}")
         blocks = []
-        for at, stop in _gaps(self.done(), n):
+        for at, stop in gaps_between(self.done(), start, n):
             while at < stop:
                 end = min(at - at % size + size, stop)
                 blocks.append((at, end - at))
@@ -133,14 +135,14 @@ class Store:
         with self._still_there():
             batch.write(self.folder / name)
 
-    def read(self, n: int | None = None) -> FitBatch:
-        """The replicates sorted by number: all of them, or 0 .. n - 1.
+    def read(self, n: int | None = None, first: int = 0) -> FitBatch:
+        """The replicates sorted by number: all of them, or ``first`` .. n - 1.
 
         Raises:
             ValueError: a damaged part, or fewer replicates than ``n``, or none at all.
         """
         with self._still_there():
-            return read_parts(self.folder, n)
+            return read_parts(self.folder, n, first)
 
     @contextmanager
     def _still_there(self) -> Iterator[None]:
@@ -170,7 +172,8 @@ def load(path: str | os.PathLike) -> FitBatch:
         path: the file's or the folder's.
 
     Returns:
-        ``FitBatch``. Of a folder whose run has not ended, the replicates so far, with a warning.
+        ``FitBatch``. Of a folder whose run has not ended, the replicates so far, with a warning that says which
+        shards lack what, where it is done by shards.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -198,7 +201,11 @@ def load(path: str | os.PathLike) -> FitBatch:
         raise ValueError(f"'{path}' is not a folder of results: it has no {STUDY}")
     batch, n = read_parts(path), study["identity"].get("n")
     if isinstance(n, int) and len(batch) < n:
-        warn(f"'{path}' holds {len(batch)} of {n} replicates: its run has not ended; the same call continues it")
+        gaps = gaps_between(_merged((a, b) for a, b, _ in parts(path)), 0, n)
+        warn(
+            f"'{path}' holds {len(batch)} of {n} replicates: its run has not ended; the same call continues it"
+            + shards.told(path, gaps, n)
+        )
     return batch
 
 
@@ -224,6 +231,17 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     return study
 
 
+def standing(folder: Path) -> tuple[str, bool]:
+    """How many replicates the folder holds, which shards lack what, in words; and whether it has all of them."""
+    study, done = read_study(folder), _merged((a, b) for a, b, _ in parts(folder))
+    n = study["identity"].get("n") if study is not None else None
+    if not isinstance(n, int):
+        return f"'{folder}': {sum(b - a for a, b in done)} replicates, of a stream", True
+    gaps = gaps_between(done, 0, n)
+    lacking = sum(b - a for a, b in gaps)
+    return f"'{folder}': {n - lacking} of {n} replicates" + (shards.told(folder, gaps, n) if gaps else ""), not gaps
+
+
 def parts(folder: Path) -> list[tuple[int, int, Path]]:
     """(first, stop, path) of the parts, sorted; of several that begin together the longest first."""
     found = ((p, _PART.fullmatch(p.name)) for p in folder.iterdir())
@@ -231,14 +249,14 @@ def parts(folder: Path) -> list[tuple[int, int, Path]]:
     return sorted(((a, b, p) for a, b, p in ranges if a < b), key=lambda part: (part[0], -part[1]))
 
 
-def read_parts(folder: Path, n: int | None = None) -> FitBatch:
+def read_parts(folder: Path, n: int | None = None, start: int = 0) -> FitBatch:
     """As ``Store.read``."""
     if n is not None:
-        gaps = _gaps(_merged((a, b) for a, b, _ in parts(folder)), n)
+        gaps = gaps_between(_merged((a, b) for a, b, _ in parts(folder)), start, n)
         if gaps:
             shown = _listed([f"{a} .. {b - 1}" for a, b in gaps])
             raise ValueError(f"'{folder}' lacks replicates {shown} of {n}: continue the run first")
-    pieces, covered = [], 0
+    pieces, covered = [], start
     for first, stop, path in parts(folder):
         lo, hi = max(first, covered), stop if n is None else min(stop, n)
         if lo < hi:
@@ -289,10 +307,11 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
-def _gaps(done: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
-    """What merged ranges leave of [0, n)."""
-    edges = [0, *(edge for pair in done for edge in pair), n]
-    return [(a, min(b, n)) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < min(b, n)]
+def gaps_between(done: list[tuple[int, int]], first: int, stop: int) -> list[tuple[int, int]]:
+    """What merged ranges leave of [first, stop)."""
+    edges = [first, *(edge for pair in done for edge in pair), stop]
+    gaps = ((max(a, first), min(b, stop)) for a, b in zip(edges[::2], edges[1::2], strict=True))
+    return [(a, b) for a, b in gaps if a < b]
 
 
 def plain(identity: Mapping[str, Any]) -> dict[str, Any]:

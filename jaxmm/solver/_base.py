@@ -1,7 +1,7 @@
 """What a solver is: a way to factor M = Λ'Z'WZΛ + I, and the cross-products that it keeps for that.
 
 A solver is static and hashable; it stands in ``Structure.solver`` and owns ``Gram.couplings``, a pytree that nobody
-else looks into (``lanes.linear_weighted`` splits its leaves into numbers, which lanes have of their own, and indices,
+else looks into (``lanes.linear_rows`` splits its leaves into numbers, which lanes have of their own, and indices,
 which are integers and shared).  Its methods are what cannot be derived:
 
     levels      where the couplings have  A_j = Z_j'WZ_j  and  B_j = Z_j'W[X y]

@@ -195,27 +195,30 @@ def _copies(data: Array, levels: int) -> Array:
 
 
 class LeaveOneOut(Responses):
-    """The fit's response without each level of the outermost factor in turn, as ``copies`` of 0 and 1.
+    """The fit's response without each level of the outermost factor in turn, or each group of them, as ``copies`` of 0
+    and 1.
 
     Args:
         fit: of a model whose factors are nested in each other, or has one.
+        groups: (J,) the group 0, 1, .. of each level, a replicate each; every level by itself where None.
     """
 
     varies = frozenset({"y", "copies"})
 
-    def __init__(self, fit: Any):
+    def __init__(self, fit: Any, groups: np.ndarray | None = None):
         outer = outermost(fit.model)
         assert outer is not None
         self.y = fit.model.design.y
-        self.n = len(fit.model.design.factors[outer].levels)
+        levels = len(fit.model.design.factors[outer].levels)
+        self.groups = np.arange(levels) if groups is None else np.asarray(groups)
+        self.n = int(self.groups.max()) + 1
 
     def block(self, first: int, size: int) -> Varying:
-        copies = np.ones((size, self.n))
-        copies[np.arange(size), first + np.arange(size)] = 0.0
+        copies = np.where(self.groups == first + np.arange(size)[:, None], 0.0, 1.0)
         return Varying(np.broadcast_to(self.y, (size, len(self.y))), copies=copies)
 
     def identity(self) -> dict[str, Any]:
-        return {"responses": "leave one out", "n": self.n, "y": fingerprint(self.y)}
+        return {"responses": "leave one out", "n": self.n, "y": fingerprint(self.y, self.groups)}
 
 
 class WithoutRows(Responses):

@@ -16,6 +16,7 @@ from jaxmm.frames import as_backend
 from jaxmm.studies.hypotheses import Columns
 from jaxmm.studies.smallest import Size, fit_curve, smallest_size
 from jaxmm.studies.study_result import with_error
+from jaxmm.studies.surface import PowerSurface, Terms, fit_surface
 
 
 class Point(NamedTuple):
@@ -104,6 +105,31 @@ class PowerCurve(Printed):
                 found = smallest_size(group.sizes, rejected, len(group.test[1]), self.alpha, self.target, self.level)
             rows.append({"test": group.test[0], "coef": ", ".join(group.test[1]), **group.others, **found._asdict()})
         return pd.DataFrame(rows)
+
+    def smooth(self, coef: str | None = None, *, terms: Terms | None = None) -> PowerSurface:
+        """The power as a smooth function of all sizes, with its Monte-Carlo error: ``at``, ``gradient``, ``smallest``,
+        ``plot``; see ``studies.surface``.
+
+        Args:
+            coef: of which test, the coefficient (several separated by commas, as in ``table``); the only one where
+                None.
+            terms: sizes -> a list of the terms whose sum is the variance of the estimate, written so that it takes
+                numbers and arrays: ``lambda s: [1 / s["cluster"], s["icc"] / s["cluster"]]``. By default 1 over every
+                product of the sizes, and 1.
+
+        Raises:
+            ValueError: a coefficient that was not tested, or none named where several were; fewer sizes than terms; the
+                same power everywhere.
+
+        Westfall, Kenny & Judd (2014), J. Exp. Psychol. Gen. 143, 2020-2045, on the variance.
+        """
+        tests = {", ".join(columns): (name, columns) for name, columns in self.points[0].p_values}
+        if (coef is None and len(tests) > 1) or (coef is not None and coef not in tests):
+            raise ValueError(f"name the coefficient of the surface, one of {', '.join(map(repr, tests))}, not {coef!r}")
+        test = tests[coef or next(iter(tests))]
+        p = np.column_stack([point.p_values[test] for point in self.points])
+        rejected = np.where(np.isfinite(p), p <= self.alpha, np.nan)
+        return fit_surface(test, [point.sizes for point in self.points], rejected, terms, self.alpha, self.level)
 
     def to_frame(self, backend: str = "pandas") -> pd.DataFrame:
         """``table``. ``backend``: "pandas" or "polars"."""

@@ -10,8 +10,8 @@ of freedom by Satterthwaite, say) is another class with the same three; it may h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -125,15 +125,4 @@ def without(model: Model, columns: Columns) -> Model:
     d = model.design
     for name in columns:
         columns_of(d, name)
-    left = np.array([j for j, name in enumerate(d.columns) if name not in columns], int)
-    held_out = None if d.held_out is None else replace(d.held_out, X=d.held_out.X[:, left])
-    spec: Any = d.spec and replace(d.spec, kept_columns=d.spec.kept_columns[left], aliases=None)
-    design = replace(
-        d,
-        formula=f"{d.formula}, without {', '.join(columns)}",
-        X=np.ascontiguousarray(d.X[:, left]),
-        columns=tuple(d.columns[j] for j in left),
-        held_out=held_out,
-        spec=spec,
-    )
-    return model.with_design(design)
+    return model.with_design(d.without(columns))

@@ -42,7 +42,7 @@ class SizeCurve(NamedTuple):
     def power(self, sizes: np.ndarray) -> np.ndarray:
         """π at the sizes; NaN where A + B / N is not positive (an extrapolation too far)."""
         u = self.coefficients[0] + self.coefficients[1] / np.asarray(sizes, float)
-        return np.where(u > 0, _power(np.where(u > 0, u, 1.0), self.df, self.alpha)[0], np.nan)
+        return np.where(u > 0, power_at(np.where(u > 0, u, 1.0), self.df, self.alpha)[0], np.nan)
 
 
 class Size(NamedTuple):
@@ -60,7 +60,7 @@ class Size(NamedTuple):
         return Size(np.nan, np.nan, np.nan, "", note)
 
 
-def _power(u: np.ndarray, df: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+def power_at(u: np.ndarray, df: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """π and dπ/du; dF/dλ = (F_{k+2} - F_k) / 2 for the noncentral χ² distribution function F_k."""
     c, lam = chdtri(df, alpha), 1 / u
     below, further = chndtr(c, df, lam), chndtr(c, df + 2, lam)
@@ -68,35 +68,52 @@ def _power(u: np.ndarray, df: int, alpha: float) -> tuple[np.ndarray, np.ndarray
 
 
 @cache
-def _inverse(df: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+def inverse_power(df: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """π rising and the u that gives it, to interpolate in."""
     u = np.geomspace(1e4, 1e-4, 20001)
-    return _power(u, df, alpha)[0], u
+    return power_at(u, df, alpha)[0], u
 
 
 def fit_curve(sizes: np.ndarray, rejected: np.ndarray, df: int, alpha: float) -> SizeCurve | None:
     """The curve through ``rejected`` (n, S), 1 or 0, NaN where a fit gave no p-value; None where no curve that rises
     with the size fits."""
     sizes = np.asarray(sizes, float)
-    known = np.isfinite(rejected)
-    counts, rates = known.sum(axis=0), np.nanmean(np.where(known, rejected, np.nan), axis=0)
+    counts, rates = counted(rejected)
     if len(np.unique(sizes)) < 2 or np.ptp(rates) == 0:
         return None
     typical = np.exp(np.mean(np.log(sizes)))
     x = np.column_stack([np.ones(len(sizes)), typical / sizes])  # so that A and B are of one size
+    w, covariance, condition = maximised(x, rejected, df, alpha, _start(x, rates, counts, df, alpha))
+    if not w[1] > 0 or condition > 1e12:
+        return None
+    units = np.array([1.0, typical])
+    return SizeCurve(w * units, covariance * np.outer(units, units), df, alpha)
+
+
+def counted(rejected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many p-values each size has (S,), and the share of rejections."""
+    known = np.isfinite(rejected)
+    return known.sum(axis=0), np.nanmean(np.where(known, rejected, np.nan), axis=0)
+
+
+def maximised(
+    x: np.ndarray, rejected: np.ndarray, df: int, alpha: float, start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Where the likelihood of u = x w, x (S, t), is largest: w (t,), its covariance, and the condition of the
+    information."""
+    counts, rates = counted(rejected)
 
     def likelihood(w: np.ndarray) -> float:
         u = x @ w
         if np.any(u <= 0):
             return -np.inf
-        p = _power(u, df, alpha)[0]
+        p = power_at(u, df, alpha)[0]
         return float(np.sum(counts * (rates * np.log(p) + (1 - rates) * np.log1p(-p))))
 
-    w = _start(x, rates, counts, df, alpha)
-    value = likelihood(w)
-    information = np.eye(2)
+    w, value = start, likelihood(start)
+    information = np.eye(len(w))
     for _ in range(STEPS):
-        p, slope = _power(x @ w, df, alpha)
+        p, slope = power_at(x @ w, df, alpha)
         information = (x * (counts * slope**2 / (p * (1 - p)))[:, None]).T @ x
         gradient = x.T @ (counts * (rates - p) * slope / (p * (1 - p)))
         step = np.linalg.lstsq(information, gradient, rcond=None)[0]
@@ -107,18 +124,15 @@ def fit_curve(sizes: np.ndarray, rejected: np.ndarray, df: int, alpha: float) ->
         gained, value = likelihood(w) - value, likelihood(w)
         if gained < 1e-10 and halves == 0:
             break
-    if not w[1] > 0 or np.linalg.cond(information) > 1e12:
-        return None
-    p, slope = _power(x @ w, df, alpha)
-    residuals = np.where(known, rejected - p, 0.0)
-    scores = (residuals * slope / (p * (1 - p))) @ x
-    bread = np.linalg.inv(information) @ np.diag([1.0, typical])
-    return SizeCurve(w * [1.0, typical], bread.T @ (scores.T @ scores) @ bread, df, alpha)
+    p, slope = power_at(x @ w, df, alpha)
+    scores = (np.where(np.isfinite(rejected), rejected - p, 0.0) * slope / (p * (1 - p))) @ x
+    bread = np.linalg.pinv(information, rcond=1e-13, hermitian=True)
+    return w, bread @ (scores.T @ scores) @ bread, float(np.linalg.cond(information))
 
 
 def _start(x: np.ndarray, rates: np.ndarray, counts: np.ndarray, df: int, alpha: float) -> np.ndarray:
     """A = 0 and the B of the size whose power says most: the one nearest to a half."""
-    u = np.interp(rates, *_inverse(df, alpha))
+    u = np.interp(rates, *inverse_power(df, alpha))
     return np.array([0.0, (u / x[:, 1])[np.argmin(np.abs(rates - 0.5) / counts)]])
 
 
@@ -134,7 +148,7 @@ def smallest_size(sizes: np.ndarray, rejected: np.ndarray, df: int, alpha: float
         return same or Size.none("the power does not rise with the size")
     if not _fits(curve, sizes, rates, np.isfinite(rejected).sum(axis=0)):
         return _bracket(sizes, rejected, target, level) or nowhere
-    wanted = float(np.interp(target, *_inverse(df, alpha)))  # u
+    wanted = float(np.interp(target, *inverse_power(df, alpha)))  # u
     B, gap = curve.coefficients[1], wanted - curve.coefficients[0]
     exact = B / gap if gap > 0 else np.inf
     if exact > sizes.max():

@@ -44,6 +44,7 @@ def study(
     alpha: float = 0.05,
     batch: int | None = None,
     out: Any = None,
+    shard: Any = None,
     progress: bool = True,
     control: Any = None,
 ) -> StudyResult:
@@ -64,6 +65,8 @@ def study(
         alpha: a test rejects where p <= alpha.
         batch, progress, control: as in ``fit_many``.
         out: a folder, with a folder in it for each model that is fitted.
+        shard: "3/16" or (3, 16): the third of sixteen shares of the replicates alone, as in ``fit_many``; what is
+            returned is about that share, and the same call without ``shard``, once all have ended, is about all.
 
     Returns:
         ``StudyResult``: ``recovery``, ``tests``, ``rates``; print it.
@@ -85,7 +88,8 @@ def study(
     true = truth_of(given, model, truth)
     chosen: list[Test] = [WaldZ()] if tests is None else list(tests)
     chosen += [LikelihoodRatio(columns) for columns in _hypotheses(model, lrt)]
-    run = Run(Simulated(model, true, n, key), out, {"batch": batch, "progress": progress, "control": control})
+    options = {"batch": batch, "shard": shard, "progress": progress, "control": control}
+    run = Run(Simulated(model, true, n, key), out, options)
     return examine(model, true, run, chosen, level, alpha, statistics)
 
 

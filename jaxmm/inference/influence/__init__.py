@@ -57,6 +57,18 @@ def groups_of(fit: Fitted, by: str) -> Groups:
     raise ValueError(f"by must be one of {known}, not {by!r}")
 
 
+def told_without(X: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+    """(count,) whether X (n, p) without each group of rows ``codes`` (n,) still has full rank."""
+    Q = np.linalg.qr(X / np.maximum(np.linalg.norm(X, axis=0), 1e-300))[0]
+    if count == len(codes):  # a row each
+        own = np.empty(count)
+        own[codes] = np.sum(Q**2, axis=1)
+        return own < 1 - ALONE
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes, minlength=count))[:-1]
+    return np.array([np.linalg.norm(q, 2) ** 2 < 1 - ALONE if q.size else True for q in np.split(Q[order], ends)])
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Influence(_text.Printed):
     """Of each row or level what leaving it out does; print it, or see ``frame``.
@@ -85,13 +97,7 @@ class Influence(_text.Printed):
     def told(self) -> np.ndarray:
         """Whether X without each row or level still has full rank: Q_i'Q_i, X = QR, has no eigenvalue of one.  Where it
         has not, some coefficient has no data left, and everything here is NaN."""
-        X = self.fit.model.design.X
-        Q = np.linalg.qr(X / np.maximum(np.linalg.norm(X, axis=0), 1e-300))[0]
-        if self.groups.by == CASE:
-            return np.sum(Q**2, axis=1) < 1 - ALONE
-        order = np.argsort(self.groups.codes, kind="stable")
-        ends = np.cumsum(np.bincount(self.groups.codes, minlength=self.groups.count))[:-1]
-        return np.array([np.linalg.norm(q, 2) ** 2 < 1 - ALONE if q.size else True for q in np.split(Q[order], ends)])
+        return told_without(self.fit.model.design.X, self.groups.codes, self.groups.count)
 
     def _labelled(self, values: np.ndarray) -> pd.DataFrame:
         known = np.where(self.told[:, None], values, np.nan)

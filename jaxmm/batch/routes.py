@@ -1,0 +1,207 @@
+"""The lanes of a part, each to the problem of its kind (``sources.inputs``), and their results put back in order.
+
+A lane's kind depends on its own data, and on which patterns of missing rows all the responses have: not on the part
+that it is in.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmm import costs
+from jaxmm._context import computing
+from jaxmm.batch.pool import PartSearch, called
+from jaxmm.batch.setup import make_problem
+from jaxmm.batch.width import lanes_at_once
+from jaxmm.lanes.kept import Keep
+from jaxmm.lanes.problem import Found
+from jaxmm.optimize import Control
+from jaxmm.sources.inputs import OWN, SHARED, Inputs
+from jaxmm.sources.responses import Responses, Varying
+
+
+class Way(NamedTuple):
+    """How lanes of a kind are searched: their ``problem``, ``theta`` (m,) to start from or None, the ``width`` of a
+    batch; ``check`` says which lanes (L,) the family cannot have, or is None."""
+
+    problem: Any
+    theta: Any
+    width: int
+    check: Callable[[Varying], np.ndarray] | None
+
+
+class Ways:
+    """The ways of a job, made as lanes of their kinds are met; all its threads share them."""
+
+    def __init__(
+        self,
+        model: Any,
+        source: Any,
+        inputs: Inputs,
+        theta: Any,
+        batch: int | None,
+        collapse: bool,
+        devices: list[Any],
+        workers: int,
+    ):
+        self.model, self.source, self.inputs, self.theta = model, source, inputs, theta
+        self.batch, self.collapse, self.devices, self.workers = batch, collapse, devices, workers
+        self._made: dict[int, Way] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def routed(self) -> bool:
+        """Whether a part may hold lanes of several kinds."""
+        return not self.inputs.plain or (self.inputs.may_lack and not self.source.trusted)
+
+    @property
+    def common(self) -> int:
+        """The kind that lanes have as a rule."""
+        return OWN if self.inputs.weights is not None or self.inputs.always - {"offset"} else SHARED
+
+    def varies(self, kind: int) -> frozenset[str]:
+        """What lanes of a kind have of their own."""
+        given = self.source.varies | (self.inputs.always if self.routed else frozenset())
+        return given | {"weights"} if kind == OWN else given
+
+    def of(self, kind: int) -> Way:
+        """The way of lanes of a kind."""
+        with self._lock:
+            if kind not in self._made:
+                self._made[kind] = self._make(kind)
+            return self._made[kind]
+
+    def _make(self, kind: int) -> Way:
+        patterns, varies = self.inputs.patterns, self.varies(kind)
+        counts = patterns[kind - 1] if patterns is not None and kind > SHARED else None
+        with computing(self.model.device):
+            problem = make_problem(self.model, self.theta, self.collapse, varies, counts)
+        width = self.batch or lanes_at_once(self.model, problem, varies, self.source.n, self.workers, self.devices[0])
+        return Way(problem, self.theta, int(width), self._check(problem))
+
+    def _check(self, problem: Any) -> Callable[[Varying], np.ndarray] | None:
+        family, trials = self.model.likelihood.family, self.model.design.trials
+        if self.source.trusted or problem.takes_any:
+            return None
+
+        def invalid(own: Varying) -> np.ndarray:
+            y = np.asarray(own.y)
+            with np.errstate(invalid="ignore"):
+                good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
+            if own.weights is not None:
+                good = good | (np.asarray(own.weights) == 0)
+            return ~np.all(good, axis=1)
+
+        return invalid
+
+
+class Held(Responses):
+    """Lanes that are at hand."""
+
+    def __init__(self, own: Varying):
+        self.own, self.n, self.varies = own, len(own.y), own.given()
+
+    def block(self, first: int, size: int) -> Varying:
+        return self.own.each(lambda x: x[first : first + size])
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+
+class PartRoutes:
+    """Searches the lanes of parts, on the device that is JAX's default in this thread; as ``pool.PartSearch``."""
+
+    def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
+        self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
+        self.searches: dict[int, PartSearch] = {}
+        self.some = 0  # lanes of several kinds that are searched before their results are delivered
+
+    def run(
+        self, source: Any, first: int, size: int, deliver: Callable[[Any], None] | None = None
+    ) -> tuple[Found, np.ndarray]:
+        """As ``PartSearch.run``; where lanes are of several kinds, some of the block after another."""
+        if not self.ways.routed:
+            return self._search(self.ways.common).run(source, first, size, deliver)
+        if deliver is None:
+            return self._all(source, first, size)
+        stop, self.some = first + size, self.some or 4 * self.ways.of(self.ways.common).width
+        while first + self.some < stop:
+            count, began = self.some, time.monotonic()
+            deliver(self._all(source, first, count))
+            first, spent = first + count, time.monotonic() - began
+            longer, shorter = spent < 0.5 * costs.PART_SECONDS, spent > 2 * costs.PART_SECONDS
+            self.some = 2 * count if longer else max(1, count // 2) if shorter else count
+        return self._all(source, first, stop - first)
+
+    def _all(self, source: Any, first: int, size: int) -> tuple[Found, np.ndarray]:
+        """The lanes of each kind together."""
+        own, kind = self._lanes(source, first, size)
+        whole: Any = None
+        for k in np.unique(kind).tolist():
+            at = np.flatnonzero(kind == k)
+            lanes = own.each(lambda x, at=at: x[at])
+            if k != OWN:
+                lanes = lanes._replace(weights=None)
+            found = self._search(k).run(Held(lanes), 0, len(at))
+            if whole is None:
+                whole = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], size), x.dtype), found)
+            for out, x in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+                out[..., at] = x
+        return whole
+
+    def _search(self, kind: int) -> PartSearch:
+        if kind not in self.searches:
+            way = self.ways.of(kind)
+            problem = jax.device_put(way.problem, self.device)
+            rows = rows_counted(self.ways.model)
+            settings = self.control, way.check, rows, self.tick, self.keep
+            self.searches[kind] = PartSearch(problem, way.theta, way.width, *settings)
+        return self.searches[kind]
+
+    def _lanes(self, source: Any, first: int, size: int) -> tuple[Varying, np.ndarray]:
+        """The lanes of a part with their inputs, and their kinds; a source that computes gives blocks of one size."""
+        step = self.ways.of(self.ways.common).width if source.endless else size
+        pieces, kinds = [], []
+        for at in range(first, first + size, step):
+            count = min(step, first + size - at)
+            block = called(source.library, source.block, at, step if source.endless else count)
+            own, kind = self.ways.inputs.lanes(block.each(lambda x, count=count: np.asarray(x)[:count]), at)
+            pieces.append(own)
+            kinds.append(kind)
+        return joined(pieces), np.concatenate(kinds)
+
+
+def joined(pieces: list[Varying]) -> Varying:
+    """Lanes one after another; weights of one where only some have any."""
+    if len(pieces) == 1:
+        return pieces[0]
+    given = frozenset().union(*(p.given() for p in pieces))
+    if "weights" in given:
+        pieces = [p if p.weights is not None else p._replace(weights=np.ones(p.y.shape)) for p in pieces]
+    out: dict[str, Any] = {}
+    for name in given:
+        parts = [getattr(p, name) for p in pieces]
+        together = tuple(map(np.concatenate, zip(*parts, strict=True))) if name == "Z" else np.concatenate(parts)
+        out[name] = together
+    return Varying(**out)
+
+
+def rows_counted(model: Any) -> Callable[[Varying], np.ndarray]:
+    """How many rows count in each lane: (L,), or one number for all."""
+    d = model.design
+    outer = d.factors[model.elimination.chain[-1]].codes
+
+    def rows(own: Varying) -> np.ndarray:
+        if own.weights is not None:
+            return np.sum(np.asarray(own.weights) > 0, axis=1)
+        if own.copies is not None:
+            return np.asarray(own.copies) @ np.bincount(outer, minlength=np.shape(own.copies)[1])
+        return np.asarray(len(d.y))
+
+    return rows

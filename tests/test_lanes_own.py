@@ -1,0 +1,158 @@
+"""Lanes of linear models that differ in more than y: each is the single fit of its own data."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxmm as mm
+from jaxmm.sources.responses import ArrayResponses, Varying
+
+LANES = 6
+
+
+class Own(ArrayResponses):
+    """Rows of Y, each with what it has of its own."""
+
+    def __init__(self, Y: np.ndarray, **own):
+        super().__init__(Y)
+        self.own, self.varies = own, frozenset({"y", *own})
+
+    def block(self, first: int, size: int) -> Varying:
+        at = slice(first, first + size)
+        own = {k: tuple(z[at] for z in x) if k == "Z" else x[at] for k, x in self.own.items()}
+        return super().block(first, size)._replace(**own)
+
+
+FORMULAS = {
+    "intercept": ("y ~ x + (1 | g)", {}),
+    "slope": ("y ~ x + f + (x | g)", {}),
+    "slope by ml": ("y ~ x + (x | g)", {"reml": False}),
+    "independent": ("y ~ x + (x || g)", {}),
+    "symmetric": ("y ~ x + cs(x | g)", {}),
+    "diag": ("y ~ x + diag(0 + f | g)", {}),
+    "three effects": ("y ~ x * t + (x + t | g)", {}),
+    "no columns": ("y ~ 0 + (1 | g)", {}),
+    "nested": ("y ~ x + (1 | school / g)", {}),
+    "crossed": ("y ~ x + (x | g) + (1 | h)", {"reml": False}),
+}
+FEW = ("intercept", "slope", "crossed")
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Levels of unequal size; one of a single row."""
+    rng = np.random.default_rng(11)
+    n = 260
+    g = np.concatenate([[19], rng.integers(0, 19, n - 1)])
+    x, t, h = rng.normal(size=n), rng.uniform(0, 3, n), rng.integers(0, 7, n)
+    b, c = rng.normal(size=(20, 3)), rng.normal(size=7)
+    y = 2.0 + 0.5 * x + b[g, 0] + 0.5 * b[g, 1] * x + 0.3 * b[g, 2] * t + 0.5 * c[h] + 0.8 * rng.normal(size=n)
+    f = np.array(["a", "b", "c"])[rng.integers(0, 3, n)]
+    return pd.DataFrame({"y": y, "g": g, "h": h, "school": g % 5, "x": x, "t": t, "f": f})
+
+
+def responses(table: pd.DataFrame, seed: int = 0) -> np.ndarray:
+    """The last without effects: a singular fit in most models."""
+    rng = np.random.default_rng(seed)
+    Y = table["y"].to_numpy() + 0.4 * rng.normal(size=(LANES, len(table)))
+    Y[-1] = 1.0 + rng.normal(size=len(table))
+    return Y
+
+
+def weights(table: pd.DataFrame) -> np.ndarray:
+    """Precisions, none, missing rows, levels without rows or with one, and precisions of every scale."""
+    rng = np.random.default_rng(5)
+    n, g = len(table), table["g"].to_numpy()
+    W = np.ones((LANES, n))
+    W[0] = rng.gamma(2.0, 0.5, n)
+    W[1, rng.permutation(n)[: n // 100 + 1]] = 0.0
+    W[2, rng.permutation(n)[: 3 * n // 10]] = 0.0
+    W[3] = np.exp(rng.uniform(np.log(1e-6), np.log(1e6), n))
+    W[4, np.isin(g, [3, 8])] = 0.0
+    W[4, np.flatnonzero(g == 5)[1:]] = 0.0
+    W[5] = rng.gamma(2.0, 0.5, n) * (rng.random(n) > 0.05)
+    return W
+
+
+def same_as_singles(batch, tables, formula, more, W=None) -> None:
+    for k, own in enumerate(tables):
+        single = mm.lmm(formula, own, weights=None if W is None else W[k], **more)
+        assert batch.converged[k] and single.converged
+        assert batch.deviance[k] == pytest.approx(single.deviance, abs=1e-6)
+        assert np.all(np.abs(batch.fixef[k] - single.fixef) <= 1e-4 * single.bse)
+        np.testing.assert_allclose(batch.bse[k], single.bse, rtol=1e-4)
+        assert batch.sigma[k] == pytest.approx(single.sigma, rel=1e-4)
+        sd = np.concatenate([x.to_numpy() for x in single.varcorr().sd.values()])
+        np.testing.assert_allclose(batch.varcorr_sd[k], sd, atol=3e-4 * single.sigma, rtol=1e-4)
+
+
+# ---------------------------------------------------------------- weights and rows that are missing
+@pytest.mark.parametrize("name", FORMULAS)
+def test_weights_and_missing_rows(table, name):
+    """Whatever stands in a row of weight zero."""
+    formula, more = FORMULAS[name]
+    model, Y, W = mm.Model.from_formula(formula, table, **more), responses(table), weights(table)
+    filled = np.where(W > 0, Y, np.nan)
+    batch = mm.fit_many(model, Own(filled, weights=W), progress=False)
+    same_as_singles(batch, [table.assign(y=y) for y in Y], formula, more, W)
+
+
+# ---------------------------------------------------------------- columns
+def of_tables(formula, tables, more) -> dict:
+    models = [mm.Model.from_formula(formula, own, **more) for own in tables]
+    terms = range(len(models[0].design.terms))
+    return {
+        "X": np.stack([m.design.X for m in models]),
+        "Z": tuple(np.stack([m.design.terms[t].Z for m in models]) for t in terms),
+    }
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("also", ["X", "X Z", "X Z weights"])
+def test_a_column_of_each_lane(table, name, also):
+    """On other scales and far from zero too; in Z where it has a slope."""
+    formula, more = FORMULAS[name]
+    rng, Y = np.random.default_rng(2), responses(table)
+    if "Z" not in also:
+        formula = formula.replace("(x | g)", "(1 | g)")
+    scales = [(0, 1), (0, 1), (0, 1e6), (1e4, 1), (0, 1e-6), (3, 2)]
+    tables = [table.assign(y=y, x=m + s * rng.normal(size=len(table))) for y, (m, s) in zip(Y, scales, strict=True)]
+    own = of_tables(formula, tables, more)
+    own = {key: own[key] for key in ("X", "Z") if key in also}
+    W = weights(table) if "weights" in also else None
+    if W is not None:
+        own["weights"] = W
+    model = mm.Model.from_formula(formula, table, **more)
+    batch = mm.fit_many(model, Own(Y, **own), progress=False)
+    same_as_singles(batch, tables, formula, more, W)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_an_offset_of_each_lane(table, name):
+    formula, more = FORMULAS[name]
+    Y, offset = responses(table), np.random.default_rng(3).normal(size=(LANES, len(table)))
+    with_offset = formula.replace("(", "offset(o) + (", 1)
+    tables = [table.assign(y=y, o=o) for y, o in zip(Y, offset, strict=True)]
+    model = mm.Model.from_formula(with_offset, tables[0].assign(o=-1.0), **more)
+    batch = mm.fit_many(model, Own(Y, offset=offset), progress=False)
+    same_as_singles(batch, tables, with_offset, more)
+    W = np.ones_like(Y)
+    beside = mm.fit_many(model, Own(Y, offset=offset, weights=W), progress=False)
+    np.testing.assert_allclose(beside.deviance, batch.deviance, atol=1e-7)
+
+
+# ---------------------------------------------------------------- whole groups
+@pytest.mark.parametrize("name", ["intercept", "slope", "slope by ml", "nested"])
+def test_groups_left_out(table, name):
+    """As copies of 0 and 1 and as weights; what stands in them does not matter."""
+    formula, more = FORMULAS[name]
+    model, Y = mm.Model.from_formula(formula, table, **more), responses(table)
+    outer = "school" if "school" in formula else "g"
+    codes = table[outer].to_numpy()
+    copies = np.ones((LANES, codes.max() + 1))
+    copies[np.arange(LANES), np.arange(LANES) % len(copies[0])] = 0.0
+    if outer == "g":
+        copies[3, :12] = 0.0
+    W = copies[:, codes]
+    batch = mm.fit_many(model, Own(np.where(W > 0, Y, 1e8), copies=copies), progress=False)
+    same_as_singles(batch, [table.assign(y=y) for y in Y], formula, more, W)
