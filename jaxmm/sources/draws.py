@@ -45,6 +45,12 @@ class Draw(Protocol):
         ...
 
 
+def _above(what: str, value: Any, least: float, why: str = "") -> None:
+    """Raises ValueError for a number that is not finite and above ``least``."""
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value) or value <= least:
+        raise ValueError(f"{what} must be a number above {least:g}{why}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Normal:
     """``mean`` and ``sd``.
@@ -328,9 +334,3 @@ def standardised(what: str, given: Any) -> Callable[[jax.Array, tuple[int, ...]]
         return given
     draw = as_draw(what, given)
     return lambda key, shape: (draw.sample(key, shape) - draw.mean) / draw.sd
-
-
-def _above(what: str, value: Any, least: float, why: str = "") -> None:
-    """Raises ValueError for a number that is not finite and above ``least``."""
-    if not isinstance(value, int | float | np.number) or not np.isfinite(value) or value <= least:
-        raise ValueError(f"{what} must be a number above {least:g}{why}, not {value!r}")
