@@ -194,8 +194,8 @@ def _columns(given: Mapping[str, Any], design: Design) -> dict[str, Callable[[ja
         what = f"columns[{name!r}]"
         if isinstance(draw, Per):
             codes, labels = levels_of(f"unit of {what}", draw.unit, design)
-            of = as_draw(what, draw.draw)
-            out[name] = lambda key, of=of, codes=codes, J=len(labels): of.sample(key, (J,))[codes]
+            of, J = as_draw(what, draw.draw), len(labels)
+            out[name] = lambda key, of=of, codes=codes, J=J: of.sample(key, (J,))[codes]
         elif callable(draw) and not isinstance(draw, type) and not isinstance(draw, Draw):
             with jax.enable_x64(True):
                 shape = getattr(jax.eval_shape(draw, jax.random.key(0)), "shape", None)
@@ -203,7 +203,8 @@ def _columns(given: Mapping[str, Any], design: Design) -> dict[str, Callable[[ja
                 raise DataError(f"{what} must give {n} numbers, one for each row, for a key; it gave shape {shape}")
             out[name] = lambda key, draw=draw: jnp.asarray(draw(key), jnp.float64)
         else:
-            out[name] = lambda key, of=as_draw(what, draw): of.sample(key, (n,))
+            of = as_draw(what, draw)
+            out[name] = lambda key, of=of: of.sample(key, (n,))
     return out
 
 

@@ -1,7 +1,7 @@
 """Tests of fixed effects in every replicate of a study: fits -> p-values.
 
 A test is one small class: a name, the columns that its null model lacks, and ``p_values``.  Another test is another
-class with the same three (``small_samples`` and ``resampled_tests`` have some); it may have a ``note`` of the model too, a
+class with the same three (``small_samples`` and ``resampled_tests`` have some); it may have a ``note`` of the model, a
 ``check`` of it that raises ValueError before anything is fitted, and ``keep``, what of ``fit_many``'s it needs.
 
     WaldZ              2 Φ(-|estimate / se|), from the fits of the study

@@ -1,6 +1,6 @@
 """Tests in studies whose distribution is drawn: of each replicate from its own null fit, by bootstrap or sign flips.
 
-    BootstrapLRT   responses from the null fit of each replicate, both models fitted to each; p = (1 + #{T* ≥ T}) / (n + 1)
+    BootstrapLRT   n responses from the null fit of each replicate, fitted by both models; p = (1 + #{T* ≥ T}) / (n + 1)
     SignFlip       the scores of independent groups with random signs, and nothing fitted again
 
 With β₀, V of the null fit (by maximum likelihood), X₀ its columns and x those that are tested, the effective scores of
@@ -9,7 +9,7 @@ group g, whose rows have V_g,
     s_g = x̃_g' V_g⁻¹ (y − X₀β₀)_g,     x̃ = x − X₀ (X₀'V⁻¹X₀)⁻¹ X₀'V⁻¹x
 
 add up to the score of β.  Under the hypothesis Σ ± s_g has the covariance Σ± C Σ± of the same signs, with C that of the
-scores themselves; the statistic is its square in these units, which counts how X₀ is fitted too (Hemerik, Goeman & Finos
+scores themselves; the statistic is its square in these units, which counts how X₀ is fitted (Hemerik, Goeman & Finos
 2020, J. R. Stat. Soc. B 82, 841-864; De Santis et al. 2022, arXiv:2209.13918).
 """
 
@@ -108,7 +108,7 @@ class SignFlip:
         null, ml = fits.nulls[self.without], fits.model.by_ml() if fits.model.reml else fits.model
         names = fits.model.design.columns
         tested = np.array([c in self.without for c in names])
-        codes, groups = _outermost(fits.model)
+        codes = _outermost(fits.model)
         key = apart_key(fits.key if self.key is None else self.key, "signs")
         p = np.full(len(null), np.nan)
         for k, own in lanes(fits.responses(ml), null):
@@ -182,7 +182,7 @@ def _covariance(d: Any, lams: list[np.ndarray], sigma: float, weights: np.ndarra
     return sigma**2 * V
 
 
-def _outermost(model: Model) -> tuple[np.ndarray, int]:
+def _outermost(model: Model) -> np.ndarray:
     """Codes (n,) of the factor with the fewest levels, in which all others are nested.
 
     Raises:
@@ -197,7 +197,7 @@ def _outermost(model: Model) -> tuple[np.ndarray, int]:
                 f"SignFlip needs independent groups, and {inner.name!r} is crossed with {outer.name!r}: test by "
                 "KenwardRoger or BootstrapLRT"
             )
-    return outer.codes, len(outer.levels)
+    return outer.codes
 
 
 def _check_n(who: str, n: Any) -> None:
