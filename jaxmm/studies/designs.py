@@ -47,8 +47,8 @@ def make_design(
         make_design({"patient": 60}, within={"week": [0, 1, 2, 4]}, between={"patient": {"arm": ["placebo", "drug"]}})
 
     Args:
-        levels: the name of a design, with its ``sizes``; or factor -> number of levels. Factors are crossed: each level of one occurs with each of the others.
-            "a/b" is b nested in a, so many levels in each level of a, with names that are used once.
+        levels: the name of a design, with its ``sizes``; or factor -> number of levels. Factors are crossed: each level
+            of one occurs with each of the others. "a/b" is b nested in a, so many levels in each level of a, with names that are used once.
         within: condition -> its values, numbers or texts. Every cell (combination of the factors' levels) has each of
             them, as rows.
         counterbalance: True or the names of some conditions of ``within``: of these each cell has one combination, by a

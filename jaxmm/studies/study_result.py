@@ -81,7 +81,8 @@ class StudyResult(Printed):
     def tests(self) -> pd.DataFrame:
         """A row per hypothesis: ``test``, ``coef``, ``truth`` (the coefficient; of several the largest in size), what
         the rate ``is`` ("type I error" where the hypothesis is true, else "power"; "no truth" where it has none),
-        ``rate`` of p <= alpha with its error and exact interval ``lower``, ``upper``, ``rejections`` of the ``n`` fits that gave a p-value."""
+        ``rate`` of p <= alpha with its error and exact interval ``lower``, ``upper``, ``rejections`` of the ``n`` fits
+        that gave a p-value."""
         rows = []
         names = self.truth.names.fixef
         for (test, columns), p in self.p_values.items():
