@@ -31,7 +31,9 @@ def drawn(model, size=1, key=1, truth=TRUTH, **mechanism):
 
 
 # ---------------------------------------------------------------- distributions
-@pytest.mark.parametrize("draw", [*NAMED.values(), mm.draws.SkewNormal(-0.6), mm.draws.Mixture((0, 3), (1, 2), (0.8, 0.2))])
+@pytest.mark.parametrize(
+    "draw", [*NAMED.values(), mm.draws.SkewNormal(-0.6), mm.draws.Mixture((0, 3), (1, 2), (0.8, 0.2))]
+)
 def test_mean_and_sd_are_those_of_what_is_drawn(draw, x64):
     x = np.asarray(draw.sample(jax.random.key(3), (200_000,)))
     fourth = np.std((x - x.mean()) ** 2) / (2 * x.std())  # of the standard error of the standard deviation

@@ -57,7 +57,8 @@ def lane_model(model: Any, own: Varying) -> Any:
         gram = _gram(
             model.arrays, model.rows, np.asarray(own.y), np.where(there, weights, 1.0), 1.0 * there, np.asarray(offset)
         )
-    return model.with_arrays(gram)
+    # rows that are not there are zero in X, as far as a method reads it
+    return model.with_arrays(gram, replace(model.design, X=model.design.X * there[:, None]))
 
 
 def lane_estimates(model: Any, theta: np.ndarray) -> Any:

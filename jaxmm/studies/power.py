@@ -201,7 +201,9 @@ class RowsOf(Responses):
     def on(self, model: Model) -> Responses:
         """The same for another model of these rows, where nothing is drawn for its columns."""
         if self.varies - {"y", "weights"}:
-            raise ValueError("columns drawn anew are those of one model: give power_curve a function that builds models")
+            raise ValueError(
+                "columns drawn anew are those of one model: give power_curve a function that builds models"
+            )
         return self
 
     def block(self, first: int, size: int) -> Varying:
