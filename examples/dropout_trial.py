@@ -87,10 +87,10 @@ def in_words(table: pd.DataFrame) -> str:
     other = table.loc["by the one not seen"]
     return (
         f"In plain words: with everybody there the trial finds the effect in {100 * whole['power']:.0f} % of cases, "
-        f"and in {100 * table.loc[least, 'power']:.0f} % where patients leave {least}. Where what is seen says who leaves, "
-        "the estimates stay right: rows are lost, not truth. Where the response that nobody sees decides, the slope of "
-        f"the control arm is off by {other['bias of visit']:+.2f} and the effect by {other['bias']:+.2f}; no analysis of "
-        "what is seen can tell this trial from the one before."
+        f"and in {100 * table.loc[least, 'power']:.0f} % where patients leave {least}. Where what is seen says who "
+        "leaves, the estimates stay right: rows are lost, not truth. Where the response that nobody sees decides, the "
+        f"slope of the control arm is off by {other['bias of visit']:+.2f} and the effect by {other['bias']:+.2f}; no "
+        "analysis of what is seen can tell this trial from the one before."
     )
 
 

@@ -115,7 +115,7 @@ def test_tests_that_make_no_sense(model, table):
 
     with pytest.raises(ValueError, match=r"no test 'wald'; there are 'z', 'satterthwaite', 'kenward-roger', 'lrt', 'b"):
         asked(tests=["wald"])
-    with pytest.raises(TypeError, match="tests must be names or objects such as mm.WaldZ"):
+    with pytest.raises(TypeError, match=r"tests must be names or objects such as mm\.WaldZ"):
         asked(tests=[mm.WaldZ])
     with pytest.raises(ValueError, match="of= is for tests by name"):
         asked(of="v")

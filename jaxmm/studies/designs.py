@@ -22,7 +22,6 @@ from jaxmm.design.formula import parse
 from jaxmm.model import Model, choose_likelihood
 from jaxmm.studies.named_designs import design_by_name
 
-
 HINTS = {"units": "the numbers come first, make_design({'subject': 30})", "n": "repeats="}
 
 
@@ -48,7 +47,8 @@ def make_design(
 
     Args:
         levels: the name of a design, with its ``sizes``; or factor -> number of levels. Factors are crossed: each level
-            of one occurs with each of the others. "a/b" is b nested in a, so many levels in each level of a, with names that are used once.
+            of one occurs with each of the others. "a/b" is b nested in a, so many levels in each level of a, with names
+            that are used once.
         within: condition -> its values, numbers or texts. Every cell (combination of the factors' levels) has each of
             them, as rows.
         counterbalance: True or the names of some conditions of ``within``: of these each cell has one combination, by a
