@@ -193,3 +193,11 @@ def test_zero_inflation(capsys):
     assert len(truths) == 4 and all(abs(float(row[4])) < 4 for row in truths)
     shares = next(line.split() for line in lines if line.startswith("P(extra zero)"))
     assert 0 < float(shares[2]) < float(shares[3]) < 1
+
+
+def test_dropout_trial(tmp_path, capsys):
+    run("dropout_trial.py", "--replicates", "4", "--patients", "12", "--out", str(tmp_path))
+    printed = capsys.readouterr().out
+    for part in ("y ~ arm * visit + (visit | patient), 12 patients, 4 trials", "by the one not seen", "In plain words"):
+        assert part in printed
+    assert (tmp_path / "dropout_trial.png").read_bytes().startswith(PNG)
