@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
+from jaxmm.batch.aliased import Kept, expanded, kept_columns
 from jaxmm.batch.pool import PartSearch, block_of
 from jaxmm.batch.setup import example, make_problem
 from jaxmm.batch.width import lanes_at_once
@@ -55,7 +56,7 @@ class Ways:
         self.model, self.source, self.inputs, self.theta = model, source, inputs, theta
         self.batch, self.collapse, self.devices, self.workers = batch, collapse, devices, workers
         self.given = example(model, source.varies)
-        self._made: dict[int, Way] = {}
+        self._made: dict[int | Kept, Way] = {}
         self._lock = threading.Lock()
 
     @property
@@ -73,12 +74,20 @@ class Ways:
         given = self.source.varies | (self.inputs.always if self.routed else frozenset())
         return given | {"weights"} if kind == OWN else given
 
-    def of(self, kind: int) -> Way:
-        """The way of lanes of a kind."""
+    def of(self, kind: int | Kept) -> Way:
+        """The way of lanes of a kind, or of those that keep some columns of X alone."""
         with self._lock:
             if kind not in self._made:
-                self._made[kind] = self._make(kind)
+                self._made[kind] = self._make(kind) if isinstance(kind, int) else self._of_columns(kind)
             return self._made[kind]
+
+    def _of_columns(self, kept: Kept) -> Way:
+        d = self.model.design
+        left_out = [name for j, name in enumerate(d.columns) if j not in kept]
+        model = self.model.with_design(d.without(left_out))
+        theta = self.theta if model.likelihood.exact else None  # psi has coefficients, of which some are gone
+        ways = Ways(model, self.source, self.inputs, theta, self.batch, self.collapse, self.devices, self.workers)
+        return ways.of(OWN)
 
     def _make(self, kind: int) -> Way:
         patterns, varies = self.inputs.patterns, self.varies(kind)
@@ -123,7 +132,7 @@ class PartRoutes:
 
     def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
         self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
-        self.searches: dict[int, PartSearch] = {}
+        self.searches: dict[int | Kept, PartSearch] = {}
         self.some = 0  # lanes of several kinds that are searched before their results are delivered
 
     def run(
@@ -155,11 +164,17 @@ class PartRoutes:
             found = self._search(k).run(Held(lanes), 0, len(at))
             if whole is None:
                 whole = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], size), x.dtype), found)
-            for out, x in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
-                out[..., at] = x
+            _put(whole, found, at)
+        d = self.ways.model.design
+        for kept, at in kept_columns(whole[0], own, d.X).items():
+            lanes = own.each(lambda x, at=at: x[at])
+            lanes = lanes if lanes.X is None else lanes._replace(X=lanes.X[..., kept])
+            found, iterations = self._search(kept).run(Held(lanes), 0, len(at))
+            _put(whole, (expanded(found, kept, d.X.shape[1]), iterations), at)
+        whole[0].columns["nobs"][:] = rows_counted(self.ways.model)(own)  # also of rows that a pattern leaves out
         return whole
 
-    def _search(self, kind: int) -> PartSearch:
+    def _search(self, kind: int | Kept) -> PartSearch:
         if kind not in self.searches:
             way = self.ways.of(kind)
             problem = jax.device_put(way.problem, self.device)
@@ -179,6 +194,12 @@ class PartRoutes:
             pieces.append(own)
             kinds.append(kind)
         return joined(pieces), np.concatenate(kinds)
+
+
+def _put(whole: Any, found: Any, at: np.ndarray) -> None:
+    """The results of the lanes ``at`` into those of all."""
+    for out, x in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+        out[..., at] = x
 
 
 def joined(pieces: list[Varying]) -> Varying:
