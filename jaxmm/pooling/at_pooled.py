@@ -46,9 +46,9 @@ def neg2_logliks(sets: DataSets) -> np.ndarray:
             own = _at(as_start(data.model, pooled_truth(sets.take(np.array([k])), data.model)), data)
             if not abs(own - sets.deviance[k]) <= SAME * (1 + abs(own)):
                 raise ValueError(
-                    f"data set {sets.kept[k]} has the deviance {own:.6g} at its estimates, and {sets.deviance[k]:.6g} in "
-                    "the batch: Y is not what fit_many was given, or the lanes had columns, weights or offsets of their "
-                    "own: pool a list of fits for method='D3'"
+                    f"data set {sets.kept[k]} has the deviance {own:.6g} at its estimates, and in the batch "
+                    f"{sets.deviance[k]:.6g}: Y is not what fit_many was given, or the lanes had columns, weights or "
+                    "offsets of their own: pool a list of fits for method='D3'"
                 )
         found.append(_at(as_start(data.model, truth), data))
     return np.array(found)
