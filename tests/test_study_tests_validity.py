@@ -30,12 +30,13 @@ def clusters(n, tests):
 
 
 def trial(n, tests, **weight):
+    of = "armtreated" if tests else None
     table = mm.make_design("parallel", patients=20, visits=4)
     model = mm.plan("y ~ arm + visit + (1 | patient)", table)
     truth = {"fixef": [0.0, 0.0, 0.5], "sd": {"patient": 1.0}, "sigma": 1.0}
     leaves = mm.missing.DropoutByResponse(-1.5, "patient", "visit", centre=0.5, **weight)
     return mm.study(
-        model, truth, n, key=9, tests=tests, of="armtreated", mechanism=mm.Mechanism(missing=leaves), progress=False
+        model, truth, n, key=9, tests=tests, of=of, mechanism=mm.Mechanism(missing=leaves), progress=False
     )
 
 
