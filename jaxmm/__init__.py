@@ -22,6 +22,10 @@ Compare and report
 Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
+    permutation_test, PermutationResult
+                            a term in many responses, with family-wise error
+    grid_adjacency, adjacency_of, Adjacency
+                            which responses are neighbours
     pool, Pooled            the fits of several imputations as one
     run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
@@ -34,6 +38,8 @@ Studies
     study, StudyResult      bias, coverage, rejections of simulated data
     power, power_curve, PowerCurve, PowerSurface
                             power of a design, over sizes of it, and as a smooth function of them
+    optimal_allocation, Allocation
+                            clusters against measurements at a cost
     WaldZ, LikelihoodRatio, Satterthwaite, KenwardRoger, BootstrapLRT, SignFlip
                             the tests that a study makes
     plan, make_design, extend
@@ -84,6 +90,11 @@ from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import deviance as deviance
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
+from jaxmm.permute.adjacency import Adjacency as Adjacency
+from jaxmm.permute.adjacency import adjacency_of as adjacency_of
+from jaxmm.permute.adjacency import grid_adjacency as grid_adjacency
+from jaxmm.permute.permutation import permutation_test as permutation_test
+from jaxmm.permute.result import PermutationResult as PermutationResult
 from jaxmm.pooling.pooled import Pooled as Pooled
 from jaxmm.pooling.pooled import pool as pool
 from jaxmm.programs import estimate as estimate
@@ -99,6 +110,8 @@ from jaxmm.sources.draw import Simulated as Simulated
 from jaxmm.sources.mechanism import Mechanism as Mechanism
 from jaxmm.sources.mechanism import Spread as Spread
 from jaxmm.sources.truth import Truth as Truth
+from jaxmm.studies.allocation import Allocation as Allocation
+from jaxmm.studies.allocation import optimal_allocation as optimal_allocation
 from jaxmm.studies.bootstrap import Bootstrap as Bootstrap
 from jaxmm.studies.bootstrap import bootstrap as bootstrap
 from jaxmm.studies.curve import PowerCurve as PowerCurve
@@ -118,6 +131,8 @@ from jaxmm.studies.study_result import StudyResult as StudyResult
 from jaxmm.studies.surface import PowerSurface as PowerSurface
 
 __all__ = [
+    "Adjacency",
+    "Allocation",
     "Bootstrap",
     "BootstrapLRT",
     "Control",
@@ -135,6 +150,7 @@ __all__ = [
     "Mechanism",
     "Model",
     "Parameters",
+    "PermutationResult",
     "Pooled",
     "PowerCurve",
     "PowerSurface",
@@ -148,6 +164,7 @@ __all__ = [
     "Term",
     "Truth",
     "WaldZ",
+    "adjacency_of",
     "anova",
     "bootstrap",
     "compare",
@@ -162,12 +179,15 @@ __all__ = [
     "families",
     "fit_many",
     "glmm",
+    "grid_adjacency",
     "links",
     "lmm",
     "load",
     "make_design",
     "missing",
     "neg2_loglik",
+    "optimal_allocation",
+    "permutation_test",
     "plan",
     "plots",
     "pool",

@@ -63,3 +63,4 @@ PATTERN_LANES = 500  # with the same rows missing, for whose cross-products to b
 PATTERNS = 32  # of missing rows, at most, that are treated so: each has arrays of its own
 SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for values that are missing
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows
+PERMUTED_AT_ONCE = 1 << 18  # lanes of a permutation test in one call of fit_many, which takes tens of milliseconds
