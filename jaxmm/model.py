@@ -34,8 +34,8 @@ from jaxmm.sources.truth import as_start
 
 # what other modules read of a model: how its arrays are made, and steps from one model to another
 _UNLISTED = frozenset(
-    {"accumulator", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_design",
-     "with_likelihood"}
+    {"accumulator", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_arrays",
+     "with_design", "with_likelihood"}
 )  # fmt: skip
 
 
