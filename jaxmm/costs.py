@@ -48,6 +48,8 @@ CLOSED_ENTRIES = 10  # of λ in it: with 16 it takes half a minute and 0.8 GB
 COLLAPSED_SHARE = 0.7  # of the levels that must be left for a collapse of equal ones to be worth its sums
 TABLE_PIECE = 4  # rows that the scatter of one piece costs, where lanes have rows of their own
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
+TABLE_FILL = 3  # times the rows, up to which levels of unequal size are filled up for it: by pieces a lane takes 4 to 6
+# times as long
 TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
 # evaluation has at hand
