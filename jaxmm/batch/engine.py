@@ -7,10 +7,9 @@ part is written to it every few seconds, and what is there is not done again.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -21,8 +20,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmm import costs
-from jaxmm._context import check_not_traced, computing
+from jaxmm._context import check_not_traced, computing, cores, devices_of
 from jaxmm.batch import interrupts
+from jaxmm.batch.datasets import are_datasets, check_absent, fit_datasets
 from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.routes import PartRoutes, Ways
 from jaxmm.batch.setup import scaled_start
@@ -41,8 +41,14 @@ from jaxmm.sources.responses import Responses, as_responses, unfitted
 
 def fit_many(
     model: Any,
-    Y: Any,
+    Y: Any = None,
     *,
+    formula: str | None = None,
+    family: Any = None,
+    reml: bool | None = None,
+    n_agq: int | str | None = None,
+    contrasts: dict[str, str] | None = None,
+    names: Any = None,
     weights: Any = None,
     offset: Any = None,
     columns: Any = None,
@@ -134,19 +140,25 @@ def fit_many(
         [180, 175]
     """
     check_not_traced("fit_many", Y, start)
-    model = unfitted(model)
     control = as_control(control)
+    if not collect and out is None:
+        raise ValueError("collect=False leaves results in a folder: give its path as out=")
+    of_datasets = {"family": family, "reml": reml, "n_agq": n_agq, "contrasts": contrasts, "names": names}
+    if are_datasets(model, formula):
+        other = {"Y": Y, "columns": columns, "start": start, "shard": shard, "dim": dim, "layer": layer}
+        check_absent(other, "is for responses of one design: data sets of their own have all in their tables")
+        if missing != "drop" or not collapse:
+            raise TypeError("missing= and collapse= are for responses of one design: leave them out")
+        given = {"weights": weights, "offset": offset, "batch": batch, "out": out, "progress": progress}
+        return fit_datasets(model, formula, **of_datasets, **given, control=control, collect=collect, keep=keep)
+    check_absent(of_datasets, "is for data sets, fit_many(datasets, formula=...): a model has it already")
+    model = unfitted(model)
     Y, labels = labelled.read(Y, model.design, dim, layer)
     source = as_responses(Y, len(model.design.y))
     inputs = read_inputs(model.design, source, labels, weights, offset, columns, missing, model.likelihood.exact)
     job = _Job(model, source, start, batch, control, collapse, inputs, as_keep(model, keep), Shard.of(shard))
-    if not collect and out is None:
-        raise ValueError("collect=False leaves results in a folder: give its path as out=")
     found = job.run(out, progress, collect)
     return found if labels is None or not len(found) else replace(found, labels=labels.take(found.replicate))
-
-
-HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
 
 
 class _RunEndedError(Exception):
@@ -183,10 +195,9 @@ class _Job:
         with computing(model.device):
             self.start = scaled_start(model, start)
         self.names = names_of(model, keep)
-        self.devices = _devices(control.device)
+        self.devices = devices_of(control.device)
         on_cpu = self.devices[0].platform == "cpu"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = max(cores, len(self.devices)) if on_cpu else len(self.devices)
+        workers = max(cores(), len(self.devices)) if on_cpu else len(self.devices)
         self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers)
         self.way = self.ways.of(self.ways.common)
         if on_cpu and "evaluate" in self.way.problem.library:
@@ -290,9 +301,9 @@ class _Job:
                 for task in self._tasks(store, tick):
                     waiting.add(pool.submit(work, *task))
                     while len(waiting) >= 2 * self.workers:
-                        waiting = _still_running(waiting, check)
+                        waiting = interrupts.still_running(waiting, check)
                 while waiting:
-                    waiting = _still_running(waiting, check)
+                    waiting = interrupts.still_running(waiting, check)
             except BaseException as reason:
                 if not isinstance(reason, Exception):  # after Ctrl-C nobody waits for parts to be done
                     stop.set()
@@ -355,17 +366,6 @@ class _Job:
         }
 
 
-def _still_running(parts: set[Future], check: Callable[[], None]) -> set[Future]:
-    """What is left as soon as some have ended; raises what they raise, and what ``check`` raises meanwhile."""
-    ended: set[Future] = set()
-    while not ended:
-        check()
-        ended, parts = wait(parts, HEARING, FIRST_COMPLETED)
-    for future in ended:
-        future.result()
-    return parts
-
-
 def _gathered(own: FitBatch) -> FitBatch:
     """What all processes have, in each of them."""
     counts = np.ravel(multihost_utils.process_allgather(np.asarray(len(own))))
@@ -380,21 +380,3 @@ def _gathered(own: FitBatch) -> FitBatch:
         for k, count in enumerate(counts)
     ]
     return concatenate(parts)
-
-
-def _devices(wanted: Any) -> list[Any]:
-    """The local devices to compute on.
-
-    Raises:
-        ValueError: a device that JAX does not see here.
-    """
-    if isinstance(wanted, jax.Device):
-        return [wanted]
-    if wanted == "auto":
-        return jax.local_devices()
-    if not isinstance(wanted, str):
-        raise ValueError(f"control.device must be 'auto', 'cpu', 'gpu' or a jax.Device, not {wanted!r}")
-    try:
-        return jax.local_devices(backend=wanted)
-    except (RuntimeError, TypeError) as problem:
-        raise ValueError(f"control.device is {wanted!r}, but JAX sees no such device here") from problem
