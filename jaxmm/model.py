@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._text import some
@@ -22,11 +20,9 @@ from jaxmm.design import build
 from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.families import FAMILIES, Family, ZeroInflated
-from jaxmm.families import get as get_family
 from jaxmm.fit import Fit
-from jaxmm.generalised import Generalised
-from jaxmm.layout import Parameters
 from jaxmm.kinds import check_flag, choose_likelihood
+from jaxmm.layout import Parameters
 from jaxmm.likelihood import Likelihood
 from jaxmm.linear import Linear
 from jaxmm.optimize import Control, as_control

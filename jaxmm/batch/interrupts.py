@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 
-
 HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
 
 
