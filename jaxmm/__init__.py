@@ -22,17 +22,26 @@ Compare and report
 Many fits at once
     fit_many, FitBatch      one design, many responses; what comes of them
     load                    a batch or a study from a file
+    permutation_test, PermutationResult
+                            a term in many responses, with family-wise error
+    grid_adjacency, adjacency_of, Adjacency
+                            which responses are neighbours
     pool, Pooled            the fits of several imputations as one
     run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
+    Mechanism, Spread, draws, missing
+                            other shapes of effects and errors, covariates drawn anew, dropout and missing rows
 
 Studies
     bootstrap, Bootstrap    draws of any quantity, and their intervals
     study, StudyResult      bias, coverage, rejections of simulated data
     power, power_curve, PowerCurve, PowerSurface
                             power of a design, over sizes of it, and as a smooth function of them
-    WaldZ, LikelihoodRatio  the tests that a study makes
+    optimal_allocation, Allocation
+                            clusters against measurements at a cost
+    WaldZ, LikelihoodRatio, Satterthwaite, KenwardRoger, BootstrapLRT, SignFlip
+                            the tests that a study makes
     plan, make_design, extend
                             designs before there are data: models, tables, more levels of what there is
 
@@ -81,6 +90,11 @@ from jaxmm.model import lmm as lmm
 from jaxmm.objective.lmm import deviance as deviance
 from jaxmm.optimize import Control as Control
 from jaxmm.optimize import Status as Status
+from jaxmm.permute.adjacency import Adjacency as Adjacency
+from jaxmm.permute.adjacency import adjacency_of as adjacency_of
+from jaxmm.permute.adjacency import grid_adjacency as grid_adjacency
+from jaxmm.permute.permutation import permutation_test as permutation_test
+from jaxmm.permute.result import PermutationResult as PermutationResult
 from jaxmm.pooling.pooled import Pooled as Pooled
 from jaxmm.pooling.pooled import pool as pool
 from jaxmm.programs import estimate as estimate
@@ -88,10 +102,16 @@ from jaxmm.programs import neg2_loglik as neg2_loglik
 from jaxmm.publish.several import table as table
 from jaxmm.results.result import FitBatch as FitBatch
 from jaxmm.results.store import load as load
+from jaxmm.sources import draws as draws
+from jaxmm.sources import missing as missing
 from jaxmm.sources.direct import DirectlySimulated as DirectlySimulated
 from jaxmm.sources.draw import Generated as Generated
 from jaxmm.sources.draw import Simulated as Simulated
+from jaxmm.sources.mechanism import Mechanism as Mechanism
+from jaxmm.sources.mechanism import Spread as Spread
 from jaxmm.sources.truth import Truth as Truth
+from jaxmm.studies.allocation import Allocation as Allocation
+from jaxmm.studies.allocation import optimal_allocation as optimal_allocation
 from jaxmm.studies.bootstrap import Bootstrap as Bootstrap
 from jaxmm.studies.bootstrap import bootstrap as bootstrap
 from jaxmm.studies.curve import PowerCurve as PowerCurve
@@ -102,12 +122,19 @@ from jaxmm.studies.hypotheses import LikelihoodRatio as LikelihoodRatio
 from jaxmm.studies.hypotheses import WaldZ as WaldZ
 from jaxmm.studies.power import power as power
 from jaxmm.studies.power import power_curve as power_curve
+from jaxmm.studies.resampled_tests import BootstrapLRT as BootstrapLRT
+from jaxmm.studies.resampled_tests import SignFlip as SignFlip
+from jaxmm.studies.small_samples import KenwardRoger as KenwardRoger
+from jaxmm.studies.small_samples import Satterthwaite as Satterthwaite
 from jaxmm.studies.study import study as study
 from jaxmm.studies.study_result import StudyResult as StudyResult
 from jaxmm.studies.surface import PowerSurface as PowerSurface
 
 __all__ = [
+    "Adjacency",
+    "Allocation",
     "Bootstrap",
+    "BootstrapLRT",
     "Control",
     "CrossValidation",
     "DataError",
@@ -118,19 +145,26 @@ __all__ = [
     "FormulaError",
     "Generated",
     "GlmmEstimates",
+    "KenwardRoger",
     "LikelihoodRatio",
+    "Mechanism",
     "Model",
     "Parameters",
+    "PermutationResult",
     "Pooled",
     "PowerCurve",
     "PowerSurface",
     "RayExecutor",
+    "Satterthwaite",
+    "SignFlip",
     "Simulated",
+    "Spread",
     "Status",
     "StudyResult",
     "Term",
     "Truth",
     "WaldZ",
+    "adjacency_of",
     "anova",
     "bootstrap",
     "compare",
@@ -138,17 +172,22 @@ __all__ = [
     "cross_validate",
     "datasets",
     "deviance",
+    "draws",
     "estimate",
     "exact_rlrt",
     "extend",
     "families",
     "fit_many",
     "glmm",
+    "grid_adjacency",
     "links",
     "lmm",
     "load",
     "make_design",
+    "missing",
     "neg2_loglik",
+    "optimal_allocation",
+    "permutation_test",
     "plan",
     "plots",
     "pool",

@@ -134,6 +134,12 @@ def known_keywords(
     return decorate
 
 
+def unknown_keyword(name_of: str, name: str, function: Callable, hints: Mapping[str, str]) -> TypeError:
+    """The error of a keyword ``name`` of a function that takes any, and knows not this one."""
+    own = inspect.signature(function).parameters.values()
+    return TypeError(_message(name_of, name, [p.name for p in own if p.kind is not p.VAR_KEYWORD], hints))
+
+
 def _message(function: str, name: str, accepted: list[str], hints: Mapping[str, str]) -> str:
     close = difflib.get_close_matches(name.lower(), accepted, 1, 0.75)
     remedy = f": {hints[name]}" if name in hints else f": did you mean {close[0]!r}?" if close else ""

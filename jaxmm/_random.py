@@ -16,6 +16,7 @@ of the arrays and on the processor.  ``apart`` keeps them apart, so that the num
 from __future__ import annotations
 
 import math
+import zlib
 from functools import partial
 from typing import Any
 
@@ -75,29 +76,38 @@ def words(key: jax.Array) -> np.ndarray:
     return found
 
 
-@partial(Program, static_argnums=(2,), size=lambda *_: 0)  # whole numbers, few of them: nothing to optimise
-def _replicate_words(key: Array, first: Array, n: int) -> tuple[Array, Array]:
+@partial(Program, static_argnums=(2, 3), size=lambda *_: 0)  # whole numbers, few of them: nothing to optimise
+def _replicate_words(key: Array, first: Array, n: int, uses: int) -> tuple[Array, ...]:
     k = first + jnp.arange(n, dtype=jnp.uint32)
     zero = jnp.zeros_like(k)
     own = threefry(key[0], key[1], zero, k)
-    return tuple(jnp.stack(threefry(*own, zero, zero + use), axis=1) for use in (0, 1))  # pyright: ignore
+    return tuple(jnp.stack(threefry(*own, zero, zero + use), axis=1) for use in range(uses))
 
 
-def replicate_words(own: Any, first: int, n: int) -> tuple[Array, Array]:
+def replicate_words(own: Any, first: int, n: int, uses: int = 2) -> tuple[Array, ...]:
     """From the ``words`` of a key two keys (n, 2) uint32 for each of the replicates first, .., first + n - 1 < 2^32:
-    for its random effects and for its response."""
-    return _replicate_words(own, np.uint32(first), n)
+    for its random effects and for its response; a third, of three ``uses``, for whatever else is drawn."""
+    return _replicate_words(own, np.uint32(first), n, uses)
 
 
 def replicate_keys(key: jax.Array, first: int, n: int) -> tuple[jax.Array, jax.Array]:
     """``replicate_words`` of a key, as keys (n,)."""
-    effects, response = replicate_words(words(key), first, n)
+    effects, response, *_ = replicate_words(words(key), first, n)
     return as_keys(effects), as_keys(response)
 
 
 def as_keys(data: Array) -> jax.Array:
     """(.., 2) words -> keys (..)."""
     return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+def apart_key(key: Any, use: str) -> np.ndarray:
+    """(2,) uint32, a key for another ``use`` than the one that ``key`` itself serves, told by its name."""
+    name = zlib.crc32(use.encode())
+    own = jnp.asarray(words(as_key(key)))
+    with jax.enable_x64(True):
+        pair = threefry(own[0], own[1], jnp.uint32(name), jnp.uint32(1 << 31))
+    return np.stack([np.asarray(x) for x in pair])
 
 
 def normals(keys: jax.Array, size: int) -> jax.Array:

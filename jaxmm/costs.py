@@ -65,3 +65,4 @@ SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for v
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows
 DATASETS_BLOCK = 1 << 12  # data sets of different sizes in a part: the lanes of each program run empty once in it
 DATASETS_STACKED = 1000  # tables that are read and evaluated together
+PERMUTED_AT_ONCE = 1 << 18  # lanes of a permutation test in one call of fit_many, which takes tens of milliseconds

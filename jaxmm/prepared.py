@@ -140,6 +140,11 @@ class Prepared(ABC):
         """The same data by ``likelihood``, another criterion of the same family."""
         return self._copy(likelihood=likelihood, structure=replace(self.structure, reml=likelihood.reml))
 
+    def with_arrays(self, arrays: Gram | Rows, design: Design) -> Self:
+        """The same structure with other ``arrays``, such as those of one lane, and the ``design`` that is read beside
+        them; nobody looks whether one is made of the other."""
+        return self._copy(arrays=arrays, design=design)
+
     def with_solver(self, solver: Solver) -> Self:
         """The same model, whose M another solver factors."""
         other = self._copy(structure=replace(self.structure, solver=solver))

@@ -305,7 +305,7 @@ def test_nothing_is_tested(sleep_reml):
 
 # ---------------------------------------------------------------- what lanes have of their own
 class Wide(ArrayResponses):
-    """Rows that come with a design each, and statistics too."""
+    """Rows that come with a design each, and with statistics of it."""
 
     varies = frozenset({"y", "X", "statistics"})
 
@@ -324,7 +324,7 @@ class Silent(ArrayResponses):
 
 
 def test_what_no_problem_accepts(sleep_reml, Y):
-    with pytest.raises(ValueError, match=r"may have X, Z, .* of their own, not X, statistics.*one by one"):
+    with pytest.raises(ValueError, match=r"may have X, Z, copies, .*, y of their own, not X, statistics.*one by one"):
         mm.fit_many(sleep_reml, Wide(Y), **QUIET)
     with pytest.raises(ValueError, match=r"Careless gives lanes X of their own: say so in Careless\.varies"):
         mm.fit_many(sleep_reml, Careless(Y), **QUIET)

@@ -1,5 +1,8 @@
 """``fit_many(..., keep=)``: what is kept of each lane is what its single fit says."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +11,7 @@ from test_batch_weights import Weighted
 import jaxmm as mm
 from jaxmm.results.result import concatenate
 from jaxmm.results.store import load
+from jaxmm.sources.labelled import Labels
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,8 @@ def test_generalised_lanes(table):
         single = fit.refit(Y[lane])
         V = single.vcov().to_numpy()
         np.testing.assert_allclose(batch.vcov(lane), V, atol=1e-5 * V.max())
-        at = fit.model.arrays.layout.at("log_phi")
+        arrays: Any = fit.model.arrays
+        at = arrays.layout.at("log_phi")
         se = np.sqrt(np.asarray(single.estimates.covariance)[at, at]).item()
         assert batch.log_dispersion_se[lane] == pytest.approx(se, rel=1e-5)
         assert batch[lane].log_dispersion_se == batch.log_dispersion_se[lane]
@@ -128,6 +133,20 @@ def test_what_is_kept_stands_everywhere(kept, tmp_path):
         assert other.names == batch.names
         for name, x in batch.columns.items():
             np.testing.assert_array_equal(other.columns[name], x)
+
+
+def test_with_other_libraries(kept):
+    _, batch = kept
+    xarray, anndata = pytest.importorskip("xarray"), pytest.importorskip("anndata")
+    data = batch.to_xarray()
+    assert isinstance(data, xarray.Dataset) and data["df"].dims == ("replicate", "coef")
+    np.testing.assert_array_equal(data["fixef_cov"].sel(coef_pair="Days, (Intercept)"), batch.vcov()[:, 1, 0])
+    assert data["df_sigma"].dims == ("replicate",)
+    names = [f"gene{k}" for k in range(5)]
+    named = replace(batch, labels=Labels.of("var", names))
+    out = named.take([2, 0]).annotate(anndata.AnnData(np.zeros((180, 5)), var=pd.DataFrame(index=pd.Index(names))))
+    np.testing.assert_array_equal(out.varm["fixef_cov"][2], batch.fixef_cov[2])
+    assert np.isnan(out.varm["fixef_cov"][1]).all() and out.var["df_Days"].iloc[0] == batch.df[0, 1]
 
 
 def test_a_folder_knows_what_was_kept(sleep_reml, kept, tmp_path):

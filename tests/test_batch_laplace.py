@@ -87,3 +87,27 @@ def test_closed_form_derivatives(family, q, p, covariance, counted):
             assert float(found.value[i]) == pytest.approx(float(value), abs=1e-8)
             np.testing.assert_allclose(found.gradient[:, i], g, atol=1e-8 * scale)
             np.testing.assert_allclose(found.hessian[:, :, i], H, atol=1e-8 * scale)
+
+
+def test_closed_form_where_everything_is_a_lane_s_own():
+    """Trials, weights, offset and the columns with a lane axis, against the rows of a single fit with the same."""
+    m = model("binomial", 1, 2)
+    with jax.enable_x64(True):
+        rows, table, rng = m.arrays, laplace_table.make_table(m.arrays), np.random.default_rng(3)
+        shape = (*rows.weights.shape, LANES)
+        y = jnp.asarray(rng.integers(0, 4, shape) + 0.0)
+        trials, offset = y + rng.integers(0, 3, shape) + 1.0, jnp.asarray(0.1 * rng.normal(size=shape))
+        ratio = jnp.asarray(rng.uniform(0.5, 2.0, shape) * (rng.random(shape) > 0.2))
+        X, Z = (jnp.asarray(rng.normal(size=(k, *shape))) for k in (2, 1))
+        own = [jnp.swapaxes(x, -3, -2) for x in (y, ratio, offset, trials, X, Z)]
+        own = laplace_table.Own(own[0], jnp.zeros(LANES), None, *own[1:])
+        psi = jnp.asarray(0.5 * rng.normal(size=(3, LANES)))
+        found = quick_jit(closed_form)(psi, own, laplace_table.modes_from_zero(psi, own, table), table)
+        single = quick_jit(lambda psi, r: value_and_derivatives(psi, r, zero_effects(r), 1, False))
+        for i in range(LANES):
+            parts = {"y": y, "offset": offset, "trials": trials, "X": X, "weights": rows.weights[..., None] * ratio}
+            lane = replace(rows, log_constant=jnp.zeros(()), Z=(Z[..., i],), **{k: x[..., i] for k, x in parts.items()})
+            value, g, H, _ = single(psi[:, i], lane)
+            assert float(found.value[i]) == pytest.approx(float(value), abs=1e-8)
+            np.testing.assert_allclose(found.gradient[:, i], g, atol=1e-8 * (1 + float(jnp.max(jnp.abs(H)))))
+            np.testing.assert_allclose(found.hessian[:, :, i], H, atol=1e-8 * (1 + float(jnp.max(jnp.abs(H)))))

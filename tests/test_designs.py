@@ -223,3 +223,77 @@ def test_a_design_with_fewer_rows_than_effects():
     table = make_design({"s": 10}, within={"cond": ["a", "b"]})
     with pytest.raises(mm.DataError, match="20 random effects and the data have 20 rows"):
         plan("y ~ cond + (1 + cond | s)", table)
+
+
+# ---------------------------------------------------------------- by name
+def test_a_stepped_wedge_begins_cluster_by_cluster():
+    table = make_design("stepped wedge", clusters=12, periods=5, size=3)
+    cells = table.groupby(["cluster", "period"], observed=True)["treated"].agg(["min", "max", "size"])
+    assert (cells["min"] == cells["max"]).all() and set(cells["size"]) == {3}
+    treated = cells["min"].to_numpy().reshape(12, 5)
+    assert np.all(np.diff(treated, axis=1) >= 0) and treated[:, 0].max() == 0 and treated[:, -1].min() == 1
+    assert treated.sum(axis=1).tolist() == np.repeat([4, 3, 2, 1], 3).tolist()
+    late = make_design("stepped wedge", clusters=6, periods=5, size=1, sequences=2)["treated"].to_numpy().reshape(6, 5)
+    assert late.sum(axis=1).tolist() == [4, 4, 4, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "name, sizes, formula, rows",
+    [
+        ("parallel", {"patients": 6, "visits": [0, 2, 6]}, "y ~ arm * visit + (1 | patient)", 18),
+        ("crossover", {"patients": 8, "rows": 2}, "y ~ treatment + period + (1 | patient)", 32),
+        ("cluster-randomised", {"clusters": 6, "size": 4}, "y ~ arm + (1 | cluster)", 24),
+        ("stepped wedge", {"clusters": 6, "periods": 4, "size": 5}, "y ~ treated + period + (1 | cluster/period)", 120),
+        ("longitudinal", {"patients": 6, "visits": 5}, "y ~ visit + (visit | patient)", 30),
+        ("subjects × items", {"subjects": 8, "items": 6},
+         "y ~ condition + (condition | subject) + (condition | item)", 48),
+    ],
+)  # fmt: skip
+def test_a_named_design_takes_its_formula(name, sizes, formula, rows):
+    assert plan(formula, make_design(name, **sizes)).design.X.shape[0] == rows
+
+
+def test_crossover_and_items_are_balanced():
+    table = make_design("crossover", patients=6, sequences=["ABC", "BCA", "CAB"])
+    assert (pd.crosstab(table["period"], table["treatment"]) == 2).all(axis=None)
+    items = make_design("subjects × items", subjects=4, items=6)
+    assert (pd.crosstab(items["subject"], items["condition"]) == 3).all(axis=None)
+    assert len(make_design("subjects × items", subjects=4, items=6, counterbalanced=False)) == 48
+
+
+@pytest.mark.parametrize(
+    "name, sizes, error, message",
+    [
+        (
+            "stepped wedges",
+            {},
+            ValueError,
+            "no design 'stepped wedges'; there are 'parallel', .* did you mean 'stepped w",
+        ),
+        ("parallel", {"patients": 4, "arm": 2}, TypeError, "'parallel' has no 'arm': it takes patients, visits, arms"),
+        ("parallel", {}, TypeError, "the design 'parallel' needs patients="),
+        ("parallel", {"patients": 4, "repeats": 2}, TypeError, "has no 'repeats'"),
+        ("parallel", {"patients": 1}, mm.DataError, "patients must be a whole number of at least 2, not 1"),
+        (
+            "parallel",
+            {"patients": 4, "visits": [2, 1]},
+            mm.DataError,
+            "visits must be a number of visits, or times one",
+        ),
+        (
+            "crossover",
+            {"patients": 4, "sequences": ["AB", "B"]},
+            mm.DataError,
+            "a letter for each of two or more periods",
+        ),
+        (
+            "stepped wedge",
+            {"clusters": 6, "periods": 3, "size": 1, "sequences": 4},
+            mm.DataError,
+            "there are at most 2",
+        ),
+    ],
+)
+def test_named_designs_that_make_no_sense(name, sizes, error, message):
+    with pytest.raises(error, match=message):
+        make_design(name, **sizes)

@@ -116,6 +116,16 @@ def test_power_curve(tmp_path, capsys):
     assert [known["by_formula"](items) for items in (24, 12, 3)] == [48, 104, float("inf")]
 
 
+def test_stepped_wedge(tmp_path, capsys):
+    run("stepped_wedge.py", "--replicates", "60", "--patients", "4", "16", "--out", str(tmp_path))
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if line.startswith(("4 ", "16 "))]
+    for row in rows:  # patients, rows of the trial, power, its interval, the curve, the formula
+        assert int(row[1]) == 60 * int(row[0]) and float(row[3]) - 0.05 < float(row[6]) < float(row[4]) + 0.05
+    assert len(rows) == 2 and "Without an effect z rejects in" in printed and "percentage points" in printed
+    assert (tmp_path / "stepped_wedge.png").read_bytes().startswith(PNG)
+
+
 def test_mass_univariate(tmp_path, capsys):
     run("mass_univariate.py", "--electrodes", "8", "--samples", "10", "--out", str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
@@ -125,6 +135,32 @@ def test_mass_univariate(tmp_path, capsys):
     found = [int(line.split()[-5]) for line in table]
     assert found[0] >= found[1] >= found[2] > 0
     assert (tmp_path / "mass_univariate.png").read_bytes().startswith(PNG)
+
+
+def test_erp_clusters(tmp_path, capsys):
+    small = ("--channels", "6", "--samples", "18", "--permutations", "40")
+    run("erp_clusters.py", *small, "--out", str(tmp_path / "new"))
+    printed = capsys.readouterr().out
+    assert "t of condb in 108 responses, 40 permutations, scheme 'sign', statistic" in printed
+    first = next(line.split() for line in printed.splitlines() if line.startswith("1 "))
+    assert int(first[1]) > 3 and first[2] == "1" and float(first[-1]) <= 0.05
+    assert "In plain words: 1 of" in printed and "4,320 fits in" in printed
+    assert (tmp_path / "new" / "erp_clusters.png").read_bytes().startswith(PNG)
+
+
+def test_single_cell_counts(tmp_path, capsys):
+    run("single_cell_counts.py", "--genes", "40", "--cells", "12", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("40 genes, 96 cells of 8 donors;") and "% converged" in lines[1]
+    with_donors, naive = (
+        [int(x) for x in line.split()[-4:-2] + line.split()[-3:-2]]
+        for line in lines
+        if line.startswith(("with donors", "cells as"))
+    )
+    assert naive[0] > with_donors[0] > 0
+    (errors,) = (line.split() for line in lines if "median error of log dispersion" in line)
+    assert float(errors[-2]) < float(errors[5])
+    assert (tmp_path / "single_cell_counts.png").read_bytes().startswith(PNG)
 
 
 def test_bootstrap(tmp_path, capsys):
@@ -157,3 +193,11 @@ def test_zero_inflation(capsys):
     assert len(truths) == 4 and all(abs(float(row[4])) < 4 for row in truths)
     shares = next(line.split() for line in lines if line.startswith("P(extra zero)"))
     assert 0 < float(shares[2]) < float(shares[3]) < 1
+
+
+def test_dropout_trial(tmp_path, capsys):
+    run("dropout_trial.py", "--replicates", "4", "--patients", "12", "--out", str(tmp_path))
+    printed = capsys.readouterr().out
+    for part in ("y ~ arm * visit + (visit | patient), 12 patients, 4 trials", "by the one not seen", "In plain words"):
+        assert part in printed
+    assert (tmp_path / "dropout_trial.png").read_bytes().startswith(PNG)

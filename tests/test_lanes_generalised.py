@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
+from jaxmm.optimize import Status
 from jaxmm.sources.responses import ArrayResponses, Varying
 
 
@@ -66,7 +67,7 @@ def missing(table: pd.DataFrame) -> np.ndarray:
 def same(batch: mm.FitBatch, lane: int, single: mm.Fit) -> None:
     assert batch.converged[lane] and single.converged
     assert batch.deviance[lane] == pytest.approx(single.deviance, abs=1e-6)
-    np.testing.assert_allclose(batch.fixef[lane], single.fixef, atol=1e-4 * single.bse.min(), rtol=0)
+    np.testing.assert_allclose(batch.fixef[lane] / single.bse, single.fixef / single.bse, atol=1e-4, rtol=0)
     np.testing.assert_allclose(batch.bse[lane], single.bse, rtol=1e-4)
     np.testing.assert_allclose(batch.theta[lane], single.theta, atol=3e-4)
 
@@ -99,3 +100,90 @@ def test_weights_offset_and_missing_rows(table, kind):
     for lane in range(LANES):
         own = table.assign(y=Y[lane], t=offset[lane], w=W[lane])[W[lane] > 0]
         same(batch, lane, mm.glmm(f"{formula} + offset(t)", own, family(), weights=own["w"]))
+
+
+def own_columns(table: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """A column x of each lane: as the table's, far from zero, on another scale, the same."""
+    x = rng.normal(size=(LANES, ROWS)) + 0.3 * table["x"].to_numpy()
+    x[1] = 2e5 + x[1]
+    x[2] = 1e6 * x[2]
+    x[3] = 1e-5 * x[3]
+    x[4] = table["x"]
+    return x
+
+
+@pytest.mark.parametrize(("kind", "formula"), [("poisson", "y ~ x + (1 | g)"), ("gamma", "y ~ x + (x | g)")])
+def test_columns_of_a_lane(table, kind, formula):
+    """X, and Z where it has the column; with missing rows, in which anything may stand."""
+    family = FORMULAS[kind][1]
+    rng = np.random.default_rng(4)
+    x = own_columns(table, rng)
+    Y, W = responses(table, kind, np.zeros((LANES, ROWS)), rng), missing(table)
+    X = np.stack([np.ones_like(x), np.where(W > 0, x, np.nan)], axis=2)
+    own = {"weights": W, "X": X}
+    if "(x" in formula:
+        own["Z"] = (X,)
+    model = mm.Model.from_formula(formula, table.assign(y=Y[0]), family=family())
+    batch = mm.fit_many(model, Own(Y, **own), progress=False)
+    for lane in range(LANES):
+        data = table.assign(y=Y[lane], x=x[lane])[W[lane] > 0]
+        single = mm.glmm(formula, data, family())
+        assert batch.converged[lane] and single.converged
+        assert batch.deviance[lane] == pytest.approx(single.deviance, abs=1e-6)
+        np.testing.assert_allclose(batch.fixef[lane] / single.bse, single.fixef / single.bse, atol=1e-4)
+        np.testing.assert_allclose(batch.bse[lane], single.bse, rtol=1e-4)
+        sd = np.concatenate([v.to_numpy() for v in single.varcorr().sd.values()])
+        np.testing.assert_allclose(batch.varcorr_sd[lane], sd, atol=3e-4 * (sd.max() or 1.0))
+
+
+ANY = {
+    "crossed": ("y ~ x + (1 | g) + (1 | h)", "poisson", {}),
+    "nested": ("y ~ x + (1 | s / g)", "poisson", {}),
+    "zeros": ("y ~ x + (1 | g)", "zeros", {"zero_inflation": "~ x"}),
+    "quadrature": ("y ~ x + (1 | g)", "bernoulli", {"n_agq": 5}),
+}
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_any_structure(table, name):
+    """Weights, missing rows, an offset and a column of each lane, where the criterion is that of a single fit."""
+    formula, kind, more = ANY[name]
+    family = mm.families.Binomial() if kind == "bernoulli" else "poisson"
+    rng = np.random.default_rng(9)
+    offset = rng.normal(0, 0.3, (LANES, ROWS))
+    x = own_columns(table, rng)
+    Y, W = responses(table, kind, offset, rng), missing(table)
+    W = W * rng.uniform(0.7, 1.5, W.shape)
+    seen = W > 0
+    X = np.stack([np.ones_like(x), np.where(seen, x, np.nan)], axis=2)
+    lanes = [0, 1, 2] if name == "zeros" else range(4)
+    model = mm.Model.from_formula(formula, table.assign(y=Y[0]), family=family, **more)
+    source = Own(np.where(seen, Y, np.nan), weights=W, offset=np.where(seen, offset, np.inf), X=X)
+    batch = mm.fit_many(model, source, progress=False)
+    for lane in lanes:
+        data = table.assign(y=Y[lane], t=offset[lane], w=W[lane], xx=x[lane])[seen[lane]]
+        single = mm.glmm(formula.replace("x", "xx") + " + offset(t)", data, family, weights=data["w"], **more)
+        same(batch, lane, single)
+
+
+def test_lanes_that_cannot_be_fitted(table):
+    """No row, dependent columns, no count in the rows that are there, an offset or a column that is no number."""
+    rng = np.random.default_rng(6)
+    Y = responses(table, "poisson", np.zeros((LANES, ROWS)), rng)
+    W, offset = np.ones((LANES, ROWS)), np.zeros((LANES, ROWS))
+    X = np.stack([np.ones((LANES, ROWS)), np.tile(table["x"], (LANES, 1))], axis=2)
+    W[0] = 0.0
+    X[1, :, 1] = 3.0
+    W[2, Y[2] > 0] = 0.0
+    offset[3, 5] = np.inf
+    X[4, 7, 1] = np.nan
+    model = mm.Model.from_formula("y ~ x + (1 | g)", table.assign(y=Y[5]), family="poisson")
+    batch = mm.fit_many(model, Own(Y, weights=W, offset=offset, X=X), progress=False)
+    wanted = [Status.TOO_FEW_ROWS, Status.ALIASED, Status.NO_VARIATION, Status.INVALID, Status.INVALID]
+    assert batch.status.tolist() == [*wanted, Status.CONVERGED]
+    assert np.isnan(batch.fixef[:5]).all()
+    same(batch, 5, mm.glmm("y ~ x + (1 | g)", table.assign(y=Y[5]), "poisson"))
+    W = np.ones((LANES, ROWS))
+    W[0, table["x"] != table["x"][0]] = 0.0
+    batch = mm.fit_many(model, Own(Y, weights=W, offset=np.zeros_like(W)), progress=False)
+    assert batch.status.tolist() == [Status.ALIASED] + [Status.CONVERGED] * 5

@@ -1,10 +1,13 @@
 """Lanes of linear models that differ in more than y: each is the single fit of its own data."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxmm as mm
+from jaxmm.lanes.linear_own import table_rows
+from jaxmm.optimize import Status
 from jaxmm.sources.responses import ArrayResponses, Varying
 
 LANES = 6
@@ -97,6 +100,25 @@ def test_weights_and_missing_rows(table, name):
     same_as_singles(batch, [table.assign(y=y) for y in Y], formula, more, W)
 
 
+def test_levels_of_very_unequal_size():
+    """Whose rows are cut into pieces, so that no table is filled up to the largest level."""
+    rng = np.random.default_rng(6)
+    g = np.concatenate([np.zeros(150, int), np.repeat(np.arange(1, 31), 3)])
+    x = rng.normal(size=len(g))
+    skewed = pd.DataFrame({"g": g, "x": x, "y": 1.0 + x + rng.normal(size=31)[g] + rng.normal(size=len(g))})
+    model = mm.Model.from_formula("y ~ x + (1 | g)", skewed)
+    with jax.enable_x64(True):
+        rows = table_rows(model.accumulator, None)
+    assert rows.level is not None and rows.source.size < 2 * len(g)
+    Y = skewed["y"].to_numpy() + rng.normal(size=(4, len(g)))
+    W = rng.gamma(2.0, 0.5, Y.shape) * (rng.random(Y.shape) > 0.1)
+    tables, copies = [skewed.assign(y=y) for y in Y], np.ones((4, 31))
+    same_as_singles(mm.fit_many(model, Own(Y, weights=W), progress=False), tables, "y ~ x + (1 | g)", {}, W)
+    copies[np.arange(4), np.arange(4)] = 0.0
+    batch = mm.fit_many(model, Own(np.where(copies[:, g] > 0, Y, np.nan), copies=copies), progress=False)
+    same_as_singles(batch, tables, "y ~ x + (1 | g)", {}, copies[:, g])
+
+
 # ---------------------------------------------------------------- columns
 def of_tables(formula, tables, more) -> dict:
     models = [mm.Model.from_formula(formula, own, **more) for own in tables]
@@ -156,3 +178,124 @@ def test_groups_left_out(table, name):
     W = copies[:, codes]
     batch = mm.fit_many(model, Own(np.where(W > 0, Y, 1e8), copies=copies), progress=False)
     same_as_singles(batch, [table.assign(y=y) for y in Y], formula, more, W)
+
+
+# ---------------------------------------------------------------- lanes that cannot be fitted
+def spoilt(table: pd.DataFrame) -> tuple[dict, list]:
+    """What goes wrong with the weights of a lane, with X and with Z, and the status of each lane; the last is sound."""
+    g, n = table["g"].to_numpy(), len(table)
+    W = np.ones((11, n))
+    W[0] = 0.0
+    W[1, 2:] = 0.0  # as many rows as columns
+    W[2, g != 4] = 0.0  # one level
+    first = np.unique(g, return_index=True)[1]
+    W[3] = np.isin(np.arange(n), first)  # a row each
+    W[4, 3], W[5, 3] = -1.0, np.nan
+    X = np.stack([np.ones(n), table["x"]], axis=-1)[None].repeat(len(W), 0)
+    X[6, :, 1] = 3.7  # a changed column that does not vary
+    X[7, 5, 1] = np.inf
+    Z = np.ones((len(W), n, 1))
+    Z[8, 9] = np.nan
+    W[9, g > 12], X[9, g <= 12, 1] = 0.0, 2.0  # one that does not vary where there are rows
+    few, bad = Status.TOO_FEW_ROWS, Status.INVALID
+    aliased = Status.ALIASED
+    return {"weights": W, "X": X, "Z": (Z,)}, [
+        few,
+        few,
+        few,
+        few,
+        bad,
+        bad,
+        aliased,
+        bad,
+        bad,
+        aliased,
+        Status.CONVERGED,
+    ]
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | g)", "y ~ x + (1 | g) + (1 | h)"], ids=["one factor", "crossed"])
+def test_lanes_that_cannot_be_fitted_say_why(table, formula):
+    """A status, never an error, and nothing changes for the lane beside them."""
+    own, wanted = spoilt(table)
+    model = mm.Model.from_formula(formula, table)
+    Y = np.broadcast_to(responses(table)[0], own["weights"].shape)
+    if "h" in formula:
+        own["Z"] = (*own["Z"], np.ones((*Y.shape, 1)))
+    batch = mm.fit_many(model, Own(Y, **own), progress=False)
+    assert batch.status.tolist() == wanted
+    assert np.isnan(batch.fixef[:-1]).all() and np.isnan(batch.loglik[:-1]).all()
+    alone = mm.fit_many(model, Y[-1:], progress=False)
+    assert batch.deviance[-1] == pytest.approx(alone.deviance[0], abs=1e-7)
+
+
+def test_responses_of_which_nothing_is_left(table):
+    model, Y, W = mm.Model.from_formula("y ~ x + (1 | g)", table), responses(table)[:4].copy(), np.ones((4, len(table)))
+    W[:, :20] = 0.0
+    Y[0, 20:], Y[1, 20:] = 4.0, 1.0 - 2.0 * table["x"][20:]
+    Y[2] *= 1e200
+    batch = mm.fit_many(model, Own(Y, weights=W), progress=False)
+    assert batch.status.tolist() == [Status.NO_VARIATION, Status.NO_VARIATION, Status.NOT_FINITE, Status.CONVERGED]
+
+
+@pytest.mark.parametrize("by", ["weights", "copies"])
+def test_a_level_of_a_factor_that_is_gone(table, by):
+    """The columns of X that all lanes share are dependent in the rows of one of them."""
+    kinds = np.where(table["g"] < 3, "c", np.where(table["g"] % 2, "a", "b"))
+    model, Y = mm.Model.from_formula("y ~ k + (1 | g)", table.assign(k=kinds)), responses(table)[:2]
+    copies = np.ones((2, 20))
+    copies[0, :3] = 0.0
+    own = copies if by == "copies" else copies[:, table["g"]]
+    batch = mm.fit_many(model, Own(Y, **{by: own}), progress=False)
+    assert batch.status.tolist() == [Status.ALIASED, Status.CONVERGED]
+
+
+# ---------------------------------------------------------------- what does not matter
+def test_lanes_do_not_depend_on_those_beside_them(table):
+    formula = "y ~ x + (x | g)"
+    model, Y, W = mm.Model.from_formula(formula, table), responses(table), weights(table)
+    own = of_tables(formula, [table.assign(x=(k + 1) * table["x"]) for k in range(LANES)], {})
+    wide = mm.fit_many(model, Own(Y, weights=W, **own), batch=32, progress=False)
+    narrow = mm.fit_many(model, Own(Y, weights=W, **own), batch=3, progress=False)
+    np.testing.assert_allclose(wide.deviance, narrow.deviance, atol=1e-9)
+    np.testing.assert_allclose(wide.fixef, narrow.fixef, atol=1e-9)
+    np.testing.assert_allclose(wide.theta, narrow.theta, atol=1e-7)
+
+
+def test_weights_of_one_are_the_shared_design(table):
+    model, Y = mm.Model.from_formula("y ~ x + (x | g)", table), responses(table)
+    plain = mm.fit_many(model, Y, progress=False)
+    for own in ({"weights": np.ones_like(Y)}, {"copies": np.ones((LANES, 20))}):
+        same = mm.fit_many(model, Own(Y, **own), progress=False)
+        np.testing.assert_allclose(same.deviance, plain.deviance, atol=1e-8)
+        np.testing.assert_allclose(same.fixef, plain.fixef, atol=1e-6 * plain.bse.min())
+
+
+def test_a_level_that_counts_twice_is_two_levels(table):
+    formula = "y ~ x + (x | g)"
+    model, Y, copies = mm.Model.from_formula(formula, table), responses(table)[:2], np.ones((2, 20))
+    copies[0, 4], copies[0, 7], copies[1, 2] = 2.0, 0.0, 3.0
+    batch = mm.fit_many(model, Own(Y, copies=copies), progress=False)
+    for k, y in enumerate(Y):
+        own, g = table.assign(y=y), table["g"]
+        parts = [own[g == j].assign(g=100 * c + j) for j in range(20) for c in range(int(copies[k, j]))]
+        single = mm.lmm(formula, pd.concat(parts, ignore_index=True))
+        assert batch.deviance[k] == pytest.approx(single.deviance, abs=1e-6)
+        np.testing.assert_allclose(batch.fixef[k], single.fixef, atol=1e-4 * single.bse.min())
+
+
+# ---------------------------------------------------------------- shapes
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"X": np.ones((2, 260, 3))}, r"X of shape \(2, 260, 3\).*\(2, 260, 2\)"),
+        ({"Z": (np.ones((2, 260, 2)),)}, r"Z of shape \(2, 260, 2\).*\(2, 260, 1\)"),
+        ({"Z": ()}, r"Z of 0 terms.*1"),
+        ({"copies": np.ones((2, 7))}, r"copies of shape \(2, 7\).*\(2, 20\)"),
+        ({"offset": np.ones((2, 7))}, r"offset of shape \(2, 7\)"),
+    ],
+)
+def test_arrays_of_another_shape(table, own, words):
+    model = mm.Model.from_formula("y ~ x + (1 | g)", table)
+    with pytest.raises(mm.DataError, match=words):
+        mm.fit_many(model, Own(responses(table)[:2], **own), progress=False)

@@ -73,7 +73,7 @@ def donors():
     Y[7] = 2.0  # nothing to fit
     model = mm.Model.from_formula("y ~ treated + (1 | donor)", frame)
     names = [f"gene{k}" for k in range(60)]
-    return mm.fit_many(model, pd.DataFrame(Y.T, columns=names), keep="df", progress=False), Y, names
+    return mm.fit_many(model, pd.DataFrame(Y.T, columns=pd.Index(names)), keep="df", progress=False), Y, names
 
 
 def test_moderated_tests(donors):
@@ -143,6 +143,9 @@ def test_to_annotate(donors):
     anndata = pytest.importorskip("anndata")
     batch, Y, names = donors
     adata = anndata.AnnData(Y.T.copy(), var=pd.DataFrame(index=names))
+    moderated = batch.moderate().annotate(adata.copy(), prefix="eb_").var
+    np.testing.assert_array_equal(moderated["eb_se_treated"], batch.moderate().bse[:, 1])
+    np.testing.assert_array_equal(moderated["eb_p_treated"], batch.moderate().test_table("treated")["p"])
     out = batch.annotate(adata)
     assert {"t_treated", "p_treated", "df_treated", "df_sigma"} <= set(out.var) and "z_treated" not in out.var
     assert Status(int(batch.status[7])).name.lower() == out.var["status"].iloc[7]

@@ -176,6 +176,12 @@ def test_a_batch_is_its_fits(sleep_ml, pair, drawn):
     assert found.dfcom == listed.dfcom == 178
     np.testing.assert_allclose(found.frame, listed.frame, rtol=1e-3)
     np.testing.assert_allclose(found.varcorr().cov["Subject"], listed.varcorr().cov["Subject"], rtol=1e-3)
+    whole = mm.pool(mm.fit_many(model, drawn, keep="vcov", progress=False), model=model)
+    np.testing.assert_allclose(whole.vcov(), listed.vcov(), rtol=1e-3)
+    both = ["(Intercept) = 250", "Days = 10"]
+    for method in ("D1", "D2"):
+        a, b = whole.test(both, method), listed.test(both, method)
+        np.testing.assert_allclose([a.F, a.den_df], [b.F, b.den_df], rtol=2e-2)
     theirs = listed.compare(nulls, "D3")
     ours = found.compare(mm.pool(batch0, model=null, Y=drawn), "D3")
     np.testing.assert_allclose(ours.F, theirs.F, rtol=1e-3)
@@ -223,7 +229,7 @@ def test_bad_input(fits, nulls, imputed, pair, sleep_reml, sleep_ml, drawn):
         mm.pool(batch, model=null)
     with says(ValueError, "Y has 3 responses", "5 fits"):
         mm.pool(batch, model=model, Y=drawn[:3])
-    with says(ValueError, "standard errors alone", "list of fits"):
+    with says(ValueError, "standard errors alone", "keep='vcov'", "list of fits"):
         found.test(["(Intercept)", "Days"])
     with says(ValueError, "standard errors alone"):
         found.vcov()

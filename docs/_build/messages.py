@@ -34,8 +34,20 @@ AREAS = {
     "Means and contrasts": ("means",),
     "Predictions, residuals and checks": ("predict", "residuals", "simulate", "diagnos", "prepared"),
     "Tables and pictures": ("plots", "publish", "tables", "tidy", "summary", "diagnose.canvas", "diagnose.pictures"),
-    "Many fits and studies": ("batch", "sources", "studies", "lanes", "results", "sklearn", "pooling", "crossval"),
-    "Files and folders": ("results.files", "results.store"),
+    "Many fits and studies": (
+        "batch",
+        "sources",
+        "studies",
+        "permute",
+        "lanes",
+        "results",
+        "sklearn",
+        "distribute",
+        "command",
+        "pooling",
+        "crossval",
+    ),
+    "Files and folders": ("results.files", "results.store", "results.shards", "results.ahead", "command.spec"),
 }
 LISTS = ("notes", "failures")  # what sentences are added to
 SAYING = ("remarks", "stray_texts", "lost_digits", "few_levels", "accuracy")  # functions that return sentences

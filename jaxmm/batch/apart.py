@@ -72,9 +72,9 @@ def fits_apart(fit: Fitted, source: Responses, progress: bool = False) -> FitBat
             start = at_fit if own.start is None else own.start
             found.append(_search(fit, _counting(model, own.weights), start))
             tick(1)
-        side_by_side = side_by_side([Fitted(model, e, fit._control) for e in found])
+        found_all = side_by_side([Fitted(model, e, fit._control) for e in found])
     iterations = np.array([e.iterations for e in found], np.int32)
-    return FitBatch(names_of(model), as_columns(model, side_by_side, iterations, 0))
+    return FitBatch(names_of(model), as_columns(model, found_all, iterations, 0))
 
 
 def _start(fit: Fitted) -> np.ndarray:

@@ -29,7 +29,7 @@ from jaxmm._warn import warn
 from jaxmm.batch import interrupts
 from jaxmm.batch.pool import PartSearch
 from jaxmm.batch.progress import progress_bar
-from jaxmm.batch.setup import make_problem
+from jaxmm.batch.setup import example, make_problem
 from jaxmm.batch.singles import side_by_side
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.design import DataError, Design
@@ -109,7 +109,9 @@ class Programs:
             if J not in self.made:
                 model = with_levels(self.model, J)
                 problem = make_problem(model, None, False, OWN)
-                width = self.batch or lanes_at_once(model, problem, OWN, self.n, self.workers, self.devices[0])
+                width = self.batch or lanes_at_once(
+                    model, problem, example(model, OWN), self.n, self.workers, self.devices[0]
+                )
                 self.made[J] = problem, int(width)
             return self.made[J]
 
@@ -178,7 +180,7 @@ class Datasets:
             problem = jax.device_put(problem, self.mine.device)
             zero = np.zeros((), np.int64)
             self.mine.searches[J] = PartSearch(
-                problem, None, width, self.control, None, lambda own: zero, tick, self.keep
+                problem, None, width, self.control, None, lambda own: zero, tick, Varying(), self.keep
             )
         return self.mine.searches[J]
 

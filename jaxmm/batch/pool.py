@@ -71,8 +71,9 @@ def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, 
         refused = problem.refuse(own)
         if invalid is not None:
             refused = jnp.where(invalid, Status.INVALID, refused)
-        own = own._replace(y=jnp.where(refused < 0, own.y, problem.harmless[:, None]))
-        if own.weights is not None:
+        if not problem.forgiving:
+            own = own._replace(y=jnp.where(refused < 0, own.y, problem.harmless[:, None]))
+        if not problem.forgiving and own.weights is not None:
             own = own._replace(weights=jnp.where(refused < 0, own.weights, 1.0))
     data = problem.data(own)
     L = jax.tree.leaves(data)[0].shape[-1]
@@ -80,6 +81,8 @@ def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, 
         start = own.start
     else:
         start = problem.start(data) if theta is None else jnp.broadcast_to(theta[:, None], (len(theta), L))
+    if refused is not None:  # what is not a number would keep the others waiting
+        start = jnp.where((refused < 0) | jnp.isfinite(start), start, 0.0)
     lanes = begin(start, problem.guess(start), problem.prepare(start, data))
     if refused is not None:
         lanes = lanes._replace(status=jnp.where(refused < 0, RUNNING, refused).astype(jnp.int32))
@@ -106,11 +109,31 @@ def called(alone: bool, program: Any, *arguments: Any) -> Any:
         return jax.block_until_ready(program(*arguments))
 
 
+def block_of(source: Responses, first: int, size: int, example: Varying) -> Varying:
+    """What a source gives, looked at; ``example`` has the shapes of what one lane has of its own, the lane last.
+
+    Raises:
+        DataError: rows of another length than the model's, or what stands beside them of another shape.
+        ValueError: lanes without responses, or with something of their own that the source does not name.
+    """
+    own = called(source.library, source.block, first, size)
+    given, kind = own.given(), type(source).__name__
+    if unknown := given - source.varies:
+        raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
+    if not given & {"y", "statistics"}:
+        raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
+    if "y" in given:  # and what stands beside it
+        check_rows(own.y, len(example.y))
+        check_shapes(own, example)
+    return own
+
+
 # ---------------------------------------------------------------- one block, on one device
 class PartSearch:
     """Searches the lanes of blocks, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
     them start, or None; ``check`` says of lanes (L,) which the family cannot have, None where it has all; ``rows`` how
-    many rows count in each; ``tick`` is told how many lanes have ended; ``keep`` as of ``lanes.kept``."""
+    many rows count in each; ``tick`` is told how many lanes have ended; ``example`` has the shapes of what one lane has
+    of its own, the lane last; ``keep`` as of ``lanes.kept``."""
 
     def __init__(
         self,
@@ -121,10 +144,11 @@ class PartSearch:
         check: Any,
         rows: Any,
         tick: Any,
-        keep: kept.Keep = (),
+        example: Varying,
+        keep: kept.Keep,
     ):
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
-        self.check, self.rows, self.tick, self.keep = check, rows, tick, keep
+        self.check, self.rows, self.tick, self.example, self.keep = check, rows, tick, example, keep
         self.bound: dict[Program, Any] = {}  # the shapes of all blocks are the same
         self.clock: Clock | None = None
 
@@ -208,19 +232,7 @@ class PartSearch:
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> Varying:
-        own = called(self.source.library, self.source.block, first, size)
-        given, kind = own.given(), type(self.source).__name__
-        if unknown := given - self.source.varies:
-            raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
-        if not given & {"y", "statistics"}:
-            raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
-        if "y" in given:
-            check_rows(own.y, len(self.problem.harmless))
-        for name in given & {"weights", "offset"}:
-            shape = np.shape(getattr(own, name))
-            if shape != np.shape(own.y):  # pyright: ignore
-                raise DataError(f"{name} of shape {shape} for responses of shape {np.shape(own.y)}")  # pyright: ignore
-        return own.each(lambda x: _filled(x, self.width))
+        return block_of(self.source, first, size, self.example).each(lambda x: _filled(x, self.width))
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
         """Lanes that have ended join those before them; as soon as there are L, their results are worked out.
@@ -287,6 +299,24 @@ def _better(first: Any, second: Any) -> Any:
     if is_better(*second[2:], *first[2:]):
         return second[0], first[1] + second[1], *second[2:]
     return first
+
+
+def check_shapes(own: Varying, example: Varying) -> None:
+    """Raises DataError where an array is of another shape than ``example``, whose lanes are last, has it."""
+    count, whole = len(own.y), example.given()
+    for name in own.given() & whole - {"y"}:
+        due, have = getattr(example, name), getattr(own, name)
+        several = isinstance(due, tuple)
+        if several and len(have) != len(due):
+            raise DataError(
+                f"{name} of {len(have)} terms: there must be one of each of the {len(due)} terms of the design"
+            )
+        for x, shape in zip(have, due, strict=True) if several else [(have, due)]:
+            wanted = (count, *shape.shape[:-1])
+            if np.shape(x) != wanted:
+                raise DataError(
+                    f"{name} of shape {np.shape(x)} for responses of shape {np.shape(own.y)}: it must be {wanted}"
+                )
 
 
 def _filled(x: Any, width: int) -> Any:

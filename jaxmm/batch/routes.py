@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
-from jaxmm.batch.pool import PartSearch, called
-from jaxmm.batch.setup import make_problem
+from jaxmm.batch.pool import PartSearch, block_of
+from jaxmm.batch.setup import example, make_problem
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.lanes.kept import Keep
 from jaxmm.lanes.problem import Found
@@ -28,12 +28,14 @@ from jaxmm.sources.responses import Responses, Varying
 
 class Way(NamedTuple):
     """How lanes of a kind are searched: their ``problem``, ``theta`` (m,) to start from or None, the ``width`` of a
-    batch; ``check`` says which lanes (L,) the family cannot have, or is None."""
+    batch; ``check`` says which lanes (L,) the family cannot have, or is None; ``example`` has the shapes of what one
+    lane has of its own."""
 
     problem: Any
     theta: Any
     width: int
     check: Callable[[Varying], np.ndarray] | None
+    example: Varying
 
 
 class Ways:
@@ -52,6 +54,7 @@ class Ways:
     ):
         self.model, self.source, self.inputs, self.theta = model, source, inputs, theta
         self.batch, self.collapse, self.devices, self.workers = batch, collapse, devices, workers
+        self.given = example(model, source.varies)
         self._made: dict[int, Way] = {}
         self._lock = threading.Lock()
 
@@ -82,8 +85,9 @@ class Ways:
         counts = patterns[kind - 1] if patterns is not None and kind > SHARED else None
         with computing(self.model.device):
             problem = make_problem(self.model, self.theta, self.collapse, varies, counts)
-        width = self.batch or lanes_at_once(self.model, problem, varies, self.source.n, self.workers, self.devices[0])
-        return Way(problem, self.theta, int(width), self._check(problem))
+        own = example(self.model, varies)
+        width = self.batch or lanes_at_once(self.model, problem, own, self.source.n, self.workers, self.devices[0])
+        return Way(problem, self.theta, int(width), self._check(problem), own)
 
     def _check(self, problem: Any) -> Callable[[Varying], np.ndarray] | None:
         family, trials = self.model.likelihood.family, self.model.design.trials
@@ -160,7 +164,7 @@ class PartRoutes:
             way = self.ways.of(kind)
             problem = jax.device_put(way.problem, self.device)
             rows = rows_counted(self.ways.model)
-            settings = self.control, way.check, rows, self.tick, self.keep
+            settings = self.control, way.check, rows, self.tick, way.example, self.keep
             self.searches[kind] = PartSearch(problem, way.theta, way.width, *settings)
         return self.searches[kind]
 
@@ -170,7 +174,7 @@ class PartRoutes:
         pieces, kinds = [], []
         for at in range(first, first + size, step):
             count = min(step, first + size - at)
-            block = called(source.library, source.block, at, step if source.endless else count)
+            block = block_of(source, at, step if source.endless else count, self.ways.given)
             own, kind = self.ways.inputs.lanes(block.each(lambda x, count=count: np.asarray(x)[:count]), at)
             pieces.append(own)
             kinds.append(kind)

@@ -114,15 +114,19 @@ def _generalised(model: Any, start: np.ndarray | None) -> Candidates:
         )
     nodes = 1 if n_agq == "auto" else int(n_agq)  # "auto" is Laplace's method where there can be no nodes
     harmless = np.array(model.design.y, float)
+    unit, effects = np.asarray(float(model.unit)), effects_of_terms(model.design, model.elimination.order)
 
     def lanes() -> Any:
         psi = np.asarray(guess_on_host(model.arrays)) if start is None else start
         H = np.asarray(derivatives(psi, model.arrays, zero_effects(rows, np), nodes, False)[2])
         w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
         w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
-        return GeneralisedLanes(rows, harmless, (Q * w) @ Q.T, nodes)  # pyright: ignore
+        return GeneralisedLanes(rows, harmless, (Q * w) @ Q.T, unit, nodes, effects)  # pyright: ignore
 
-    closed: Candidates = [(GeneralisedBlocks, lambda: GeneralisedBlocks(rows, make_table(rows), harmless))]  # pyright: ignore
+    def blocks() -> Any:
+        return GeneralisedBlocks(rows, make_table(rows), harmless, unit, effects)  # pyright: ignore
+
+    closed: Candidates = [(GeneralisedBlocks, blocks)]
     return [*(closed if nodes == 1 and can_have_table(rows) else []), (GeneralisedLanes, lanes)]
 
 

@@ -9,28 +9,23 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
-from jaxmm.batch.setup import example
+from jaxmm.sources.responses import Varying
 
 
-def lanes_at_once(model: Any, problem: Any, varies: frozenset[str], n: int | None, workers: int, device: Any) -> int:
-    """The width of a batch of ``n`` lanes, None where their number is not known, that ``workers`` share."""
-    each = _bytes(model, problem, varies) * problem.temporaries
-    if device.platform == "cpu":
-        return _on_cpu(each, 8 * len(model.design.y), n, workers)
-    return _on_accelerator(each, n, device)
-
-
-def _bytes(model: Any, problem: Any, varies: frozenset[str]) -> int:
-    """Of the data of one lane."""
+def lanes_at_once(model: Any, problem: Any, own: Varying, n: int | None, workers: int, device: Any) -> int:
+    """The width of a batch of ``n`` lanes, None where their number is not known, that ``workers`` share; ``own`` has
+    the shapes of what one of them has of its own."""
     with computing(model.device):
-        own = example(model, varies)
         data = jax.eval_shape(lambda problem, own: problem.data(own), problem, own)
-    return 8 * sum(x.size for x in jax.tree.leaves(data))
+    each, given = (8 * sum(x.size for x in jax.tree.leaves(parts)) for parts in (data, own))
+    if device.platform == "cpu":
+        return _on_cpu(each * problem.temporaries, given, n, workers)
+    return _on_accelerator(each * problem.temporaries, n, device)
 
 
-def _on_cpu(each: int, response: int, n: int | None, workers: int) -> int:
+def _on_cpu(each: int, given: int, n: int | None, workers: int) -> int:
     widths, most = costs.BATCH_WIDTHS, (costs.CACHE_BYTES, costs.RESPONSE_BYTES)
-    fits = [w for w in widths if w * each <= most[0] and w * response <= most[1]] or [widths[0]]
+    fits = [w for w in widths if w * each <= most[0] and w * given <= most[1]] or [widths[0]]
     wanted = fits[-1] if n is None else max(-(-n // (costs.FILLINGS * workers)), 64)
     return next((w for w in fits if w >= wanted), fits[-1])
 

@@ -271,7 +271,7 @@ class _Rows:
         self.bad = np.zeros(len(sizes), bool)
 
     def stacked(self) -> Stacked:
-        by, spec, d = self.by, self.spec, self.by.design
+        by, spec = self.by, self.spec
         weights = None if by.weights is None else np.asarray(self.table.column(by.weights).numbers, float)
         used = self._complete()
         if weights is not None:

@@ -187,7 +187,7 @@ def make_blocks(gram: Gram, collapse: bool = True) -> Blocks:
 def _roots(A: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of A (J, q, q) K and K^+ (J, q, q), and the ranks (J,)."""
     K = cholesky(np.moveaxis(A, 0, -1), RANK)
-    eye = [[np.full(len(A), float(a == c)) for c in range(A.shape[1])] for a in range(A.shape[1])]
+    eye: Any = [[np.full(len(A), float(a == c)) for c in range(A.shape[1])] for a in range(A.shape[1])]
     rank = np.sum(np.diagonal(K) > 0, axis=1)
     return np.moveaxis(K, -1, 0), np.moveaxis(np.array(forward(K, eye)), -1, 0), rank
 
@@ -267,7 +267,7 @@ def evaluate(
     def total(x: Array) -> Array:
         return jnp.sum(jnp.broadcast_to(x, (R, L)), axis=0)
 
-    K = [[own.K[a, b] if b <= a else None for b in range(q)] for a in range(q)]
+    K: Any = [[own.K[a, b] if b <= a else None for b in range(q)] for a in range(q)]
     A = _symmetric(lambda a, b: dot(K[a][: b + 1], K[b][: b + 1]), q)
     B = [[own.B[a, c] for c in range(p)] for a in range(q)]
     lam = _entries(scaled_factors(theta, gram)[0], cells)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxmm._types import Array
 from jaxmm.lanes import generalised_lanes as common
 from jaxmm.lanes.advance import LAST, Lanes, Value
-from jaxmm.lanes.generalised_lanes import RowData
+from jaxmm.lanes.generalised_rows import RowData, refuse, row_data
 from jaxmm.lanes.laplace_blocks import value_and_derivatives
 from jaxmm.lanes.laplace_table import Kept, Own, RowTable, modes_from_zero
+from jaxmm.lanes.own_rows import Effects
 from jaxmm.lanes.problem import Found
 from jaxmm.optimize import STEADY
 from jaxmm.rows import Rows
@@ -22,16 +23,20 @@ from jaxmm.sources.responses import Varying
 from jaxmm.start_glmm import second_start
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["rows", "table", "harmless"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["rows", "table", "harmless", "unit"], meta_fields=["effects"])
 @dataclass(frozen=True)
 class GeneralisedBlocks:
-    """``rows`` of the model, whose response does not matter, and the same rows as a ``table``."""
+    """``rows`` of the model, whose response does not matter, and the same rows as a ``table``; ``unit`` and ``effects``
+    as of ``generalised_rows.row_data``."""
 
     rows: Rows
     table: RowTable
     harmless: Array
-    accepts = frozenset({"y", "weights", "offset", "copies"})
+    unit: Array
+    effects: Effects
+    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies"})
     takes_any = False
+    forgiving = False
     polished = False
     steady = STEADY  # and ``found`` takes the last step
     temporaries = 6
@@ -42,11 +47,12 @@ class GeneralisedBlocks:
         return common.rows_of_theta(self.rows)
 
     def data(self, own: Varying) -> Own:
-        data = common.row_data(own, self.rows)
-        table = data.each(lambda x: jnp.swapaxes(x, 0, 1))
-        weights = None if data.weights is None else table.weights / jnp.where(self._weights > 0, self._weights, 1.0)
-        copies = None if data.copies is None else data.copies[0]
-        return Own(table.y, data.constant, copies, weights, table.offset)
+        data = row_data(own, self.rows, self.effects, self.unit).each(_turned)
+        weights = data.weights
+        if weights is not None:
+            weights = weights / jnp.where(self._weights > 0, self._weights, 1.0)
+        copies, Z = None if data.copies is None else data.copies[0], None if data.Z is None else data.Z[0]
+        return Own(data.y, data.constant, copies, weights, data.offset, data.trials, data.X, Z, data.T_X, data.T)
 
     @property
     def _weights(self) -> Array:
@@ -54,12 +60,13 @@ class GeneralisedBlocks:
         return jnp.swapaxes(self.table.products.one, 1, 2)
 
     def refuse(self, own: Varying) -> Array:
-        return common.refuse(own, self.rows)
+        return refuse(own, self.rows)
 
     def start(self, data: Own) -> Array:
         weights = None if data.weights is None else data.weights * self._weights
-        rows = RowData(data.y, data.constant, None, weights, data.offset)
-        return common.start(rows.each(lambda x: jnp.swapaxes(x, 0, 1)), self.rows)
+        Z = None if data.Z is None else (data.Z,)
+        rows = RowData(data.y, data.constant, None, weights, data.offset, data.trials, data.X, Z)
+        return common.start(rows.each(_turned), self.rows)
 
     def prepare(self, theta: Array, data: Own) -> Kept:
         return modes_from_zero(theta, data, self.table)
@@ -79,8 +86,13 @@ class GeneralisedBlocks:
         return psi, kept, s.round + LAST
 
     def outcome(self, s: Lanes, data: Own) -> Any:
-        return s.theta, Value(s.value, s.gradient, s.hessian, None), s.status
+        return s.theta, Value(s.value, s.gradient, s.hessian, None), s.status, (data.T_X, data.T)
 
     def found(self, outcome: Any) -> Found:
-        psi, at, status = outcome
-        return common.generalised_found(psi, at, status, self.rows)
+        psi, at, status, changes = outcome
+        return common.generalised_found(psi, at, status, self.rows, *changes)
+
+
+def _turned(x: Array) -> Array:
+    """Rows of the model's layout (.., H, P, L) as those of a table (.., J, H, L), and back."""
+    return jnp.swapaxes(x, -3, -2)

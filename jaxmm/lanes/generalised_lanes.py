@@ -6,8 +6,7 @@ with it brings the estimate from the tolerance to rounding.  ``generalised_found
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,8 @@ from jaxmm.estimate_glmm import (
     value_and_derivatives,
 )
 from jaxmm.lanes.advance import LAST, Lanes, Value, eigh
+from jaxmm.lanes.generalised_rows import RowData, lane, refuse, row_data
+from jaxmm.lanes.own_rows import Effects
 from jaxmm.lanes.problem import Found, original_theta
 from jaxmm.objective.mode import zero_effects
 from jaxmm.optimize import Status
@@ -34,40 +35,25 @@ from jaxmm.sources.responses import Varying
 from jaxmm.start_glmm import begins_again, further_start
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["y", "constant", "copies", "weights", "offset"], meta_fields=[])
-@dataclass(frozen=True)
-class RowData:
-    """``y`` (H, P, L) in the layout of the rows, ``constant`` (L,) the part of the log density without parameters,
-    ``copies`` (J_i, L) of each chain factor or None; ``weights`` and ``offset`` of the mean (H, P, L), or None where
-    they are the model's."""
-
-    y: Array
-    constant: Array
-    copies: tuple[Array, ...] | None
-    weights: Array | None = None
-    offset: Array | None = None
-
-    def each(self, function: Callable[[Array], Array]) -> RowData:
-        """``function`` of every array of rows."""
-        arrays = {name: x for name in ("y", "weights", "offset") if (x := getattr(self, name)) is not None}
-        return replace(self, **{name: function(x) for name, x in arrays.items()})
-
-
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["rows", "harmless", "hessian"],
-    meta_fields=["n_agq"],
+    data_fields=["rows", "harmless", "hessian", "unit"],
+    meta_fields=["n_agq", "effects"],
 )
 @dataclass(frozen=True)
 class GeneralisedLanes:
-    """``rows`` of the model, whose response does not matter; ``hessian`` (k, k) to begin with."""
+    """``rows`` of the model, whose response does not matter; ``hessian`` (k, k) to begin with; ``unit`` and ``effects``
+    as of ``generalised_rows.row_data``."""
 
     rows: Rows
     harmless: Array
     hessian: Array
+    unit: Array
     n_agq: int
-    accepts = frozenset({"y", "weights", "offset", "copies"})
+    effects: Effects
+    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies"})
     takes_any = False
+    forgiving = False
     polished = True
     steady = 0.0
     temporaries = 8
@@ -82,7 +68,7 @@ class GeneralisedLanes:
         return rows_of_theta(self.rows)
 
     def data(self, own: Varying) -> RowData:
-        return row_data(own, self.rows)
+        return row_data(own, self.rows, self.effects, self.unit)
 
     def refuse(self, own: Varying) -> Array:
         return refuse(own, self.rows)
@@ -126,46 +112,13 @@ class GeneralisedLanes:
         psi, u, status, data = outcome
         at = self.derivatives(psi, data, u, True)
         psi = psi + jnp.where(status == Status.CONVERGED, small_step(at, self.rows), 0.0)
-        return generalised_found(psi, self.derivatives(psi, data, at.kept[0], True), status, self.rows)
+        at = self.derivatives(psi, data, at.kept[0], True)
+        return generalised_found(psi, at, status, self.rows, data.T_X, data.T)
 
 
 # ---------------------------------------------------------------- what blocks have in common with it
 def rows_of_theta(rows: Rows) -> list:
     return [rows.layout.at("theta").start + row for row in rows.structure.variance_rows()]
-
-
-def row_data(own: Varying, rows: Rows) -> RowData:
-    """From responses (n, L), weights and offsets (n, L) and copies (levels of the outermost factor, L) where there are
-    any.  A row that weighs nothing has the model's numbers, whatever stands there."""
-    y, copies, W, weights, offset = own.y[rows.source], own.copies, rows.weights[..., None], None, None
-    if own.weights is not None:
-        W = weights = jnp.where(W > 0, own.weights[rows.source], 0.0)  # what fills the pieces weighs nothing
-        y = jnp.where(W > 0, y, rows.y[..., None])
-    if own.offset is not None:
-        offset = own.offset[rows.source]
-        offset = jnp.where((W > 0) & jnp.isfinite(offset), offset, rows.offset[..., None])  # also of refused lanes
-    constant = W * rows.family.log_constant(y, rows.trials[..., None])
-    if copies is None:
-        return RowData(y, jnp.sum(constant, axis=(0, 1)), None, weights, offset)
-    levels = (*(copies[outer[-1]] for outer in rows.parents[:-1]), copies)
-    by_level = jax.vmap(rows.main.collect, -1, -1)(constant)
-    return RowData(y, jnp.sum(by_level * levels[0], axis=0), levels, weights, offset)
-
-
-def refuse(own: Varying, rows: Rows) -> Array:
-    """(L,) a status for lanes whose responses (n, L) cannot be fitted, or whose weights or offsets are none, else -1;
-    rows that weigh nothing are not looked at."""
-    if own.weights is None:
-        status = jnp.where(rows.no_variation(own.y), Status.NO_VARIATION, -1)
-        numbers = jnp.isfinite(own.y)
-    else:
-        counts = own.weights > 0
-        status = jnp.where(rows.no_variation(own.y, counts), Status.NO_VARIATION, -1)
-        status = jnp.where(jnp.any(counts, axis=0), status, Status.TOO_FEW_ROWS)
-        numbers = jnp.isfinite(own.weights) & (own.weights >= 0) & (~counts | jnp.isfinite(own.y))
-    if own.offset is not None:
-        numbers = numbers & (jnp.isfinite(own.offset) | (False if own.weights is None else ~(own.weights > 0)))
-    return jnp.where(jnp.all(numbers, axis=0), status, Status.INVALID).astype(jnp.int32)
 
 
 def doubtful(s: Lanes, rows: Rows) -> Array:
@@ -176,12 +129,6 @@ def doubtful(s: Lanes, rows: Rows) -> Array:
 def from_zero_where_failed(u: Any, s: Lanes) -> Any:
     """The modes (.., L) for a second search to begin with."""
     return jax.tree.map(lambda x: jnp.where(s.status == Status.CONVERGED, x, 0.0), u)
-
-
-def lane(data: RowData, rows: Rows) -> Rows:
-    """The rows of one lane."""
-    own = {name: x for name in ("weights", "offset") if (x := getattr(data, name)) is not None}
-    return replace(rows, y=data.y, log_constant=data.constant, copies=data.copies, **own)
 
 
 def start(data: RowData, rows: Rows) -> Array:
@@ -198,8 +145,10 @@ def small_step(at: Value, rows: Rows) -> Array:
     return jnp.where(jnp.all(jnp.isfinite(step), axis=0), step, 0.0)
 
 
-def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found:
-    """One Newton step from psi (k, L), where the derivatives are ``at``, and the estimates there."""
+def generalised_found(psi: Array, at: Value, status: Array, rows: Rows, T_X: Any = None, T: Any = None) -> Found:
+    """One Newton step from psi (k, L), where the derivatives are ``at``, and the estimates there.
+
+    ``T_X`` (p, p, L) and ``T`` (q, q, L) of each factor where the changes of columns are the lanes' own."""
     p = rows.structure.p
     H: Any = at.hessian
     w, _ = eigh(H)
@@ -215,23 +164,24 @@ def generalised_found(psi: Array, at: Value, status: Array, rows: Rows) -> Found
     psi = psi + step
     value = at.value + 0.5 * jnp.sum(at.gradient * step, axis=0)
     beta, theta, log_phi = rows.layout.split(psi)
-    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), rows)
+    theta, lams = original_theta(jnp.where(jnp.abs(theta) < ZERO, 0.0, theta), rows, T)
     phi, extras = rows.family.constants(log_phi)
     phi = jnp.broadcast_to(phi, (*jnp.shape(phi)[:-1], *value.shape))
     further = [*(phi[1:] if phi.ndim > 1 else ()), *(x for e in extras for x in jnp.atleast_2d(e))]
-    T_X = jnp.asarray(rows.T_X)
-    variance = jnp.einsum("ja,abl,jb->jl", T_X, covariance[:p, :p], T_X)
+    T_X = jnp.asarray(rows.T_X)[:, :, None] if T_X is None else T_X
+    half = jnp.sum(T_X[:, :, None] * covariance[None, :p, :p], axis=1)
+    vcov = jnp.sum(half[:, None] * T_X[None], axis=2)
     constants = rows.layout.at("log_phi")
     known = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance[constants, constants]).T, 0.0))
     return Found(
-        beta=T_X @ beta,
-        bse=jnp.sqrt(jnp.maximum(variance, 0.0)),
+        beta=jnp.sum(T_X * beta[None], axis=1),
+        bse=jnp.sqrt(jnp.maximum(jnp.diagonal(vcov).T, 0.0)),
         theta=theta,
         lams=lams,
         phi=phi[0] if phi.ndim > 1 else phi,
         deviance=value,
         status=status,
         further=jnp.stack(further) if further else (),
-        vcov=jnp.einsum("ja,abl,kb->jkl", T_X, covariance[:p, :p], T_X),
+        vcov=vcov,
         log_phi_se=known[0] if len(known) else (),
     )

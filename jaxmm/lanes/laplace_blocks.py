@@ -32,12 +32,12 @@ from jaxmm.lanes.laplace_table import (
     Kept,
     Own,
     RowTable,
+    Sums,
     factor,
     find_modes,
     linear_predictor,
     log_density,
     root,
-    sums,
 )
 from jaxmm.objective.density import Expansion, expansion
 
@@ -71,7 +71,7 @@ class _Rows(NamedTuple):
     """Derivatives of log p at the rows, (J, H, L), by the weights of a lane, and their sums over the rows of levels."""
 
     C: Expansion
-    table: RowTable
+    over: Sums
     space: _Space
 
     def d(self, by_eta: int, *by_phi: int) -> Array:
@@ -124,10 +124,10 @@ def _wide(x: Array) -> Array:
 
 # ---------------------------------------------------------------- the parts
 def _at_modes(rows: _Rows, u: Array, lam: Array) -> _Level:
-    P, q, phis = rows.table.products, rows.space.q, range(rows.space.f)
-    l_b = jnp.moveaxis(sums(P.z, rows.d(1)), 1, 0)
-    l_bt = rows.coordinates(sums(P.zr, rows.d(2)), [sums(P.z, rows.d(1, j)) for j in phis], q)
-    packed = rows.coordinates(sums(P.zzr, rows.d(3)), [sums(P.zz, rows.d(2, j)) for j in phis], len(lower_pairs(q)))
+    sums, q, phis = rows.over.by_level, rows.space.q, range(rows.space.f)
+    l_b = jnp.moveaxis(sums("z", rows.d(1)), 1, 0)
+    l_bt = rows.coordinates(sums("zr", rows.d(2)), [sums("z", rows.d(1, j)) for j in phis], q)
+    packed = rows.coordinates(sums("zzr", rows.d(3)), [sums("zz", rows.d(2, j)) for j in phis], len(lower_pairs(q)))
     A_t = -jnp.stack([jnp.stack(row) for row in unpacked(packed, q)])
     A = -_turned(rows.space.b(l_bt))
     det, inverse = root([list(row) for row in A], [list(row) for row in lam])
@@ -146,34 +146,28 @@ class _Curvature(NamedTuple):
 
 
 def _curvature(rows: _Rows, at: _Level, copies: Array | None) -> _Curvature:
-    (p, q, f, cells), P, Z = rows.space, rows.table.products, rows.table.Z
+    (p, q, f, cells), over, Z = rows.space, rows.over, rows.over.Z
     spread = [(a, b, at.spread[a, b] * (1.0 if a == b else 2.0)) for a, b in lower_pairs(q)]
-    bent = sum((Z[a] * Z[b])[..., None] * _wide(x) for a, b, x in spread)
-    tilt = sum(Z[a][..., None] * _wide(at.moved[a]) for a in range(q))
+    bent = sum((Z[a] * Z[b]) * _wide(x) for a, b, x in spread)
+    tilt = sum(Z[a] * _wide(at.moved[a]) for a in range(q))
 
     def omega(by_eta: int, *by_phi: int) -> Array:
         return -2 * rows.d(by_eta, *by_phi) - rows.d(by_eta + 2, *by_phi) * bent + rows.d(by_eta + 1, *by_phi) * tilt
 
     of_eta, mixed = omega(2), [omega(1, j) for j in range(f)]
-    W_bt = rows.coordinates(sums(P.zr, of_eta), [sums(P.z, x) for x in mixed], q)
+    W_bt = rows.coordinates(over.by_level("zr", of_eta), [over.by_level("z", x) for x in mixed], q)
     k, L = p + len(cells) + f, of_eta.shape[-1]
     summed = jnp.zeros((k, k, L), of_eta.dtype)
     if p:
-        both = unpacked(_total(P.xx, of_eta, copies), p)
+        both = unpacked(over.total("xx", of_eta, copies), p)
         summed = summed.at[:p, :p].set(jnp.stack([jnp.stack(row) for row in both]))
     for j in range(f):
-        x = _total(P.x, mixed[j], copies)
+        x = over.total("x", mixed[j], copies)
         summed = summed.at[:p, k - f + j].set(x).at[k - f + j, :p].set(x)
         for i in range(f):
-            own = _over_levels(sums(P.one, omega(0, i, j))[:, 0], copies)
+            own = _over_levels(over.by_level("one", omega(0, i, j))[:, 0], copies)
             summed = summed.at[k - f + i, k - f + j].set(own)
     return _Curvature(W_bt, summed)
-
-
-def _total(columns: Array, values: Array, copies: Array | None) -> Array:
-    """Over all rows: (F, J, H), (J, H, L) -> (F, L)."""
-    values = values if copies is None else values * copies[:, None]
-    return jnp.einsum("fjh,jhl->fl", columns, values, precision="highest")
 
 
 def _over_levels(x: Array, copies: Array | None) -> Array:
@@ -194,15 +188,15 @@ def _moves(at: _Level, space: _Space) -> tuple[Array, Array]:
 
 def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: RowTable) -> Value:
     """-2 log-likelihood (L,) at psi (k, L), its gradient and Hessian; the modes from where ``kept`` predicts them."""
-    P, copies = t.products, own.copies
+    over, copies = Sums(own, t), own.copies
     beta, theta, log_phi = t.layout.split(psi)
     lam, space = factor(theta, t.structure), _Space(len(beta), len(t.Z), len(log_phi), t.cells)
     u = find_modes(psi, own, kept.u + jnp.sum(kept.slope * (psi - kept.psi), axis=2), t)
     eta = linear_predictor(beta, u, lam, own, t)
     C = expansion(lambda e, phi: log_density(e[0], phi, own, t), (eta,), log_phi, 4)
-    rows = _Rows({index: own.weigh(x) for index, x in C.items()}, t, space)
+    rows = _Rows({index: own.weigh(x) for index, x in C.items()}, over, space)
     at = _at_modes(rows, jnp.moveaxis(u, 1, 0), jnp.stack([jnp.stack(row) for row in lam])[:, :, None])
-    by_level = jnp.sum(u * u, axis=1) + jnp.log(at.det) - 2 * sums(P.one, rows.d(0))[:, 0]
+    by_level = jnp.sum(u * u, axis=1) + jnp.log(at.det) - 2 * over.by_level("one", rows.d(0))[:, 0]
     value = _over_levels(by_level, copies) - 2 * own.constant
     u_i, b_i = _moves(at, space)
 
@@ -215,8 +209,8 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: RowTable) -> Valu
     SA = _times(at.inverse, _turned(Al))
     direct = space.of_theta([2 * SA[c, i] - 2 * at.l_b[i] * at.u[c] for i, c in t.cells])
     g = _over_levels(moving(at.v) + direct, copies)
-    parts = [_total(P.x, rows.d(1), copies), jnp.zeros_like(theta)]
-    parts += [_over_levels(sums(P.one, rows.d(0, j)), copies) for j in range(space.f)]
+    parts = [over.total("x", rows.d(1), copies), jnp.zeros_like(theta)]
+    parts += [_over_levels(over.by_level("one", rows.d(0, j)), copies) for j in range(space.f)]
     g = g - 2 * jnp.concatenate(parts)
 
     # the Hessian: first the sums over levels of products of two directions

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm import costs
+from jaxmm._pieces import sum_pieces
 from jaxmm._types import Array
 from jaxmm.lanes.entrywise import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.layout import Layout
@@ -65,7 +66,8 @@ class RowTable:
 class Own(NamedTuple):
     """What a lane has of its own: ``y`` (J, H, L), ``constant`` (L,) the part of the log density without parameters,
     ``copies`` (J, L) how often each level counts, or None; ``weights`` (J, H, L), relative to those in the products of
-    the table, and ``offset`` and ``trials`` (J, H, L) in the place of the table's, or None."""
+    the table; in the place of the table's, ``offset`` and ``trials`` (J, H, L), ``X`` (p, J, H, L) and ``Z``
+    (q, J, H, L), with the changes ``T_X`` (p, p, L) and ``T`` ((q, q, L),) that made them; each may be None."""
 
     y: Array
     constant: Array
@@ -73,6 +75,10 @@ class Own(NamedTuple):
     weights: Array | None = None
     offset: Array | None = None
     trials: Array | None = None
+    X: Array | None = None
+    Z: Array | None = None
+    T_X: Array | None = None
+    T: tuple[Array, ...] | None = None
 
     def weigh(self, x: Array) -> Array:
         """Numbers of the rows (J, H, L) as often as each row counts; what a row without weight has is not looked at."""
@@ -105,23 +111,78 @@ def make_table(rows: Rows) -> RowTable:
     """From the rows of a model, on the host."""
     X, Z = (np.swapaxes(np.asarray(a), 1, 2) for a in (rows.X, rows.Z[0]))
     w, offset, trials = (np.broadcast_to(a, rows.weights.shape).T for a in (rows.weights, rows.offset, rows.trials))
-    one, r = np.ones_like(w)[None], np.concatenate([X, Z])
-    zz, xx = (np.array([side[a] * side[b] for a, b in lower_pairs(len(side))]).reshape(-1, *w.shape) for side in (Z, X))
 
-    def product(left: np.ndarray, right: np.ndarray = one) -> np.ndarray:
-        return w * (left[:, None] * right).reshape(-1, *w.shape)
+    def product(name: str) -> np.ndarray:
+        rows = [w * (left * right) for left, rights in monomials(name, X, Z) for right in rights]
+        return np.array(rows).reshape(-1, *w.shape)
 
-    by_level = (product(one), product(Z), product(zz), product(Z, r), product(zz, r))
-    by_level = (np.ascontiguousarray(np.swapaxes(columns, 0, 1)) for columns in by_level)
-    products = Products(*by_level, product(X), product(xx))  # pyright: ignore
+    by_level = (np.ascontiguousarray(np.swapaxes(product(name), 0, 1)) for name in ("one", "z", "zz", "zr", "zzr"))
+    products = Products(*by_level, product("x"), product("xx"))  # pyright: ignore
     cells = cells_of_factor(rows)
     return RowTable(X, Z, offset, trials, products, rows.structure, rows.layout, rows.family, cells)  # pyright: ignore
 
 
+def monomials(name: str, X: Any, Z: Any) -> list[tuple[Any, list[Any]]]:
+    """The products of columns that ``Products`` has by this name, in its order, each left one with its right ones."""
+    r = [*X, *Z]
+    return {
+        "one": lambda: [(1.0, [1.0])],
+        "z": lambda: [(1.0, list(Z))],
+        "zz": lambda: [(z, list(Z[: a + 1])) for a, z in enumerate(Z)],
+        "zr": lambda: [(z, r) for z in Z],
+        "zzr": lambda: [(Z[a] * Z[b], r) for a, b in lower_pairs(len(Z))],
+        "x": lambda: [(1.0, list(X))],
+        "xx": lambda: [(x, list(X[: a + 1])) for a, x in enumerate(X)],
+    }[name]()
+
+
+# ---------------------------------------------------------------- sums over rows
+class Sums(NamedTuple):
+    """Weighted sums over rows of numbers (J, H, L) times products of columns: of those that the lanes share by products
+    of matrices, of others as they are."""
+
+    own: Own
+    table: RowTable
+
+    @property
+    def X(self) -> Array:
+        """(p, J, H, L), or (p, J, H, 1) where the lanes share it."""
+        return self.table.X[..., None] if self.own.X is None else self.own.X
+
+    @property
+    def Z(self) -> Array:
+        return self.table.Z[..., None] if self.own.Z is None else self.own.Z
+
+    def by_level(self, name: str, values: Array) -> Array:
+        """The ``Products`` of this name over the rows of each level: (J, H, L) -> (J, F, L)."""
+        if self._shared(name):
+            columns = getattr(self.table.products, name)
+            return jnp.einsum("jfh,jhl->jfl", columns, values, precision="highest")
+        return jnp.moveaxis(self._each(name, values), 0, 1)
+
+    def total(self, name: str, values: Array, copies: Array | None) -> Array:
+        """Over all rows: (J, H, L) -> (F, L)."""
+        values = values if copies is None else values * copies[:, None]
+        if self._shared(name):
+            columns = getattr(self.table.products, name)
+            return jnp.einsum("fjh,jhl->fl", columns, values, precision="highest")
+        return jnp.sum(self._each(name, values), axis=1)
+
+    def _shared(self, name: str) -> bool:
+        return (self.own.X is None or not set(name) & {"x", "r"}) and (self.own.Z is None or not set(name) & {"z", "r"})
+
+    def _each(self, name: str, values: Array) -> Array:
+        """(F, J, L)."""
+        values = jnp.swapaxes(self.table.products.one, 1, 2) * values
+        found = [
+            sum_pieces(jnp.stack([right * (left * values) for right in rights]))
+            for left, rights in monomials(name, self.X, self.Z)
+            if rights
+        ]
+        return jnp.concatenate(found) if found else jnp.zeros((0, len(values), values.shape[-1]), values.dtype)
+
+
 # ---------------------------------------------------------------- the modes
-def sums(columns: Array, values: Array) -> Array:
-    """Over the rows of each level: (J, F, H), (J, H, L) -> (J, F, L)."""
-    return jnp.einsum("jfh,jhl->jfl", columns, values, precision="highest")
 
 
 def factor(theta: Array, s: Structure) -> Matrix:
@@ -132,11 +193,11 @@ def factor(theta: Array, s: Structure) -> Matrix:
 
 def linear_predictor(beta: Array, u: Array, lam: Matrix, own: Own, t: RowTable) -> Array:
     """(J, H, L)."""
-    q = len(lam)
+    q, s = len(lam), Sums(own, t)
     eta = t.offset[..., None] if own.offset is None else own.offset
     for k in range(len(beta)):
-        eta = eta + t.X[k][..., None] * beta[k]
-    return eta + sum(t.Z[a][..., None] * dot(lam[a], [u[:, c] for c in range(q)])[:, None] for a in range(q))
+        eta = eta + s.X[k] * beta[k]
+    return eta + sum(s.Z[a] * dot(lam[a], [u[:, c] for c in range(q)])[:, None] for a in range(q))
 
 
 def log_density(eta: Array, log_phi: Array, own: Own, t: RowTable) -> Array:
@@ -158,7 +219,7 @@ def root(A: Matrix, lam: Matrix) -> tuple[Array, Matrix]:
 
 def find_modes(psi: Array, own: Own, start: Array, t: RowTable) -> Array:
     """û (J, q, L) of every level and lane from ``start``; a level in a lane is a part."""
-    q = len(t.Z)
+    q, over = len(t.Z), Sums(own, t)
     beta, theta, log_phi = t.layout.split(psi)
     lam = factor(theta, t.structure)
     weights = own.weigh(jnp.swapaxes(t.products.one, 1, 2))
@@ -168,7 +229,7 @@ def find_modes(psi: Array, own: Own, start: Array, t: RowTable) -> Array:
     def evaluate(u: Array) -> tuple[Array, tuple[Array, RowTerms]]:
         eta = linear_predictor(beta, u, lam, own, t)
         log_p, d1, d2 = map(own.weigh, two_derivatives(lambda e: log_density(e, log_phi, own, t), eta))
-        h = jnp.sum(u * u, axis=1) - 2 * sums(t.products.one, log_p)[:, 0]
+        h = jnp.sum(u * u, axis=1) - 2 * over.by_level("one", log_p)[:, 0]
         return h, (eta, RowTerms(log_p, (d1,), (-d2,)))
 
     def step(u: Array, at: tuple[Array, RowTerms], seeking: Array | None, clip: Array) -> tuple[Array, Array]:
@@ -176,8 +237,8 @@ def find_modes(psi: Array, own: Own, start: Array, t: RowTable) -> Array:
         if level is not None and seeking is not None:
             now, prior = pull_inside(now, eta, level, seeking[:, None]), jnp.where(seeking[:, None], 0.0, u)
         (W,), (score,) = clipped(now.W, clip[:, None], 1), now.score
-        _, inverse = root(unpacked(jnp.moveaxis(sums(t.products.zz, W), 1, 0), q), lam)
-        pull = sums(t.products.z, score)
+        _, inverse = root(unpacked(jnp.moveaxis(over.by_level("zz", W), 1, 0), q), lam)
+        pull = over.by_level("z", score)
         right = [dot([lam[a][c] for a in range(q)], [pull[:, a] for a in range(q)]) - prior[:, c] for c in range(q)]
         full = [dot(row, right) for row in inverse]
         return jnp.stack(full, axis=1), dot(right, full)

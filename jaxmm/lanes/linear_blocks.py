@@ -42,6 +42,7 @@ class LinearBlocks:
     blocks: Blocks
     accepts = frozenset({"y", "statistics", "offset"})
     takes_any = True
+    forgiving = False
     polished = False
     steady = 0.0
     temporaries = 4

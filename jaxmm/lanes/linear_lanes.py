@@ -22,7 +22,8 @@ from jaxmm.gram import Gram
 from jaxmm.lanes.advance import LAST, Lanes, Value
 from jaxmm.lanes.collapse import Alike
 from jaxmm.lanes.problem import Found, original_theta
-from jaxmm.lanes.statistics import ResponseMap, Statistics, counted, gram_of, statistics, without_offset
+from jaxmm.lanes.statistics import ResponseMap, Statistics, counted, gram_of, resampled, statistics, without_offset
+from jaxmm.lanes.systems import is_aliased
 from jaxmm.objective.lmm import profile
 from jaxmm.objective.parameters import scaled_factors
 from jaxmm.optimize import Status
@@ -38,6 +39,7 @@ from jaxmm.start import (
     moment_start,
     on_boundary,
 )
+from jaxmm.structure import Structure
 
 TINY = 1e-250  # a sum of squares below it has lost digits, and so has all that is computed from it
 
@@ -68,6 +70,16 @@ def left_status(e: Array, left: Array) -> Array:
     status = jnp.where(jnp.sum(left * left, axis=rows) <= REPRODUCED * size, Status.NO_VARIATION, -1)
     lost = jnp.isinf(size) | ((size < TINY) & jnp.any(e != 0, axis=rows))
     return jnp.where(lost, Status.NOT_FINITE, status)
+
+
+def too_few(count: Array, levels: list[Array], s: Structure) -> Array:
+    """(L,) which lanes with ``count`` rows, in so many ``levels`` of each factor, leave effects and error that cannot
+    be told apart, as ``checks.check_lmm`` has it."""
+    bad = count <= s.p
+    for f, J in enumerate(levels):
+        effects = [t.covariance.q for t in s.terms if t.covariance.closed_under == "linear" and t.position == f]
+        bad = bad | (J < 2) | (J * max(effects, default=1) >= count)
+    return bad
 
 
 def doubtful_linear(s: Lanes, gram: Gram, few: Array | None = None) -> Array:
@@ -162,6 +174,7 @@ class LinearLanes:
     alike: Alike | None
     accepts = frozenset({"y", "copies", "offset"})
     takes_any = True
+    forgiving = False
     library = frozenset({"start", "evaluate"})
     polished = False
     steady = 0.0
@@ -187,7 +200,14 @@ class LinearLanes:
         return self.gram if self.alike is None else self.alike.gram
 
     def refuse(self, own: Varying) -> Array:
-        return refuse(own, self.by)
+        status = refuse(own, self.by)
+        if own.copies is None:
+            return status
+        s, r = self.gram.structure, resampled(own.copies, self.by)
+        bad = too_few(r.n_obs, [jnp.sum(x, axis=0) for x in r.copies], s)
+        if s.p:
+            status = jnp.where((status < 0) & is_aliased(r.XX), Status.ALIASED, status)
+        return jnp.where((status != Status.INVALID) & bad, Status.TOO_FEW_ROWS, status).astype(jnp.int32)
 
     def start(self, data: Statistics) -> Array:
         return jax.vmap(lambda own: moment_start(gram_of(self.searched, own), jnp), -1, -1)(data)

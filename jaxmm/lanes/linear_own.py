@@ -20,9 +20,16 @@ from jaxmm._types import Array
 from jaxmm.gram import Accumulator, Gram
 from jaxmm.lanes.advance import Lanes, Value
 from jaxmm.lanes.closed_form import BlockData, Systems, evaluate
-from jaxmm.lanes.linear_lanes import doubtful_linear, further_linear, linear_found, nothing_linear, residual_linear
+from jaxmm.lanes.linear_lanes import (
+    doubtful_linear,
+    further_linear,
+    linear_found,
+    nothing_linear,
+    residual_linear,
+    too_few,
+)
 from jaxmm.lanes.moments import moments_of_systems
-from jaxmm.lanes.own_rows import Effects, Laid, lay_out, too_few, verdict
+from jaxmm.lanes.own_rows import Effects, Laid, lay_out, verdict
 from jaxmm.lanes.problem import Found
 from jaxmm.lanes.systems import Table, cross_products, is_aliased, least_squares, made
 from jaxmm.rows import pieces
@@ -109,7 +116,7 @@ class LinearOwn:
     cells: tuple[tuple[int, int], ...] | None = field(metadata={"static": True})
     effects: Effects = field(metadata={"static": True})
     accepts = frozenset({"y", "weights", "X", "Z", "offset", "copies", "statistics"})
-    takes_any = True
+    takes_any = forgiving = True
     polished = False
     steady = 0.0
     temporaries = 4

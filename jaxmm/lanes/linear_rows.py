@@ -19,7 +19,7 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes import linear_lanes as common
 from jaxmm.lanes.advance import Lanes, Value
-from jaxmm.lanes.own_rows import Effects, Laid, lay_out, too_few, verdict
+from jaxmm.lanes.own_rows import Effects, Laid, lay_out, verdict
 from jaxmm.lanes.problem import Found
 from jaxmm.lanes.systems import is_aliased
 from jaxmm.pure import least_squares
@@ -54,7 +54,7 @@ class LinearRows:
     hessian: Array
     effects: Effects = field(metadata={"static": True})
     accepts = frozenset({"y", "weights", "X", "Z", "offset"})
-    takes_any = True
+    takes_any = forgiving = True
     library = frozenset({"data", "start", "evaluate"})
     polished = False
     steady = 0.0
@@ -129,7 +129,7 @@ class LinearRows:
             if aliased is None:
                 X = rows.X * own.there
                 aliased = is_aliased(jnp.tensordot(X, X, ((1, 2), (1, 2)))) if s.p else jnp.asarray(False)
-            return left, aliased, too_few(jnp.sum(own.there), self._levels(own.there), s)
+            return left, aliased, common.too_few(jnp.sum(own.there), self._levels(own.there), s)
 
         return verdict(laid, *jax.vmap(one, -1, -1)(laid))
 

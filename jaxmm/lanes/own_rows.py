@@ -79,7 +79,7 @@ def lay_out(
         X = jnp.stack(made) if made else jnp.zeros((0, *e.shape))
         aliased = jnp.any(dependent, axis=0)
     if own.Z is not None:
-        kinds = {(t.position, t.at): t.covariance.closed_under for t in s.terms}
+        kinds: dict[Any, Any] = {(t.position, t.at): t.covariance.closed_under for t in s.terms}
         parts: list[list[Any]] = [[None] * q for q in s.widths]
         T = [jnp.zeros((q, q, e.shape[-1])) for q in s.widths]
         for (f, first, stop), Z_t in zip(effects, own.Z, strict=True):
@@ -102,13 +102,3 @@ def verdict(laid: Laid, left: Array, aliased: Array, too_few: Array) -> Array:
     status = jnp.where(aliased, Status.ALIASED, status)
     status = jnp.where(too_few, Status.TOO_FEW_ROWS, status)
     return jnp.where(laid.usable, status, Status.INVALID).astype(jnp.int32)
-
-
-def too_few(count: Array, levels: list[Array], s: Structure) -> Array:
-    """(L,) which lanes with ``count`` rows, in so many ``levels`` of each factor, leave effects and error that cannot
-    be told apart, as ``checks.check_lmm`` has it."""
-    bad = count <= s.p
-    for f, J in enumerate(levels):
-        effects = [t.covariance.q for t in s.terms if t.covariance.closed_under == "linear" and t.position == f]
-        bad = bad | (J < 2) | (J * max(effects, default=1) >= count)
-    return bad

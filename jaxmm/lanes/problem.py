@@ -3,7 +3,7 @@
 A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
 all lanes at once, and says at the end what was found, in the columns of the data.  There are six: one factor, or any
 structure, of a linear or a generalised model (``linear_blocks``, ``linear_lanes``, ``generalised_blocks``,
-``generalised_lanes``), and the same of a linear one with cross-products of each lane (``linear_own``, ``linear_rows``).
+``generalised_lanes``), and either of a linear one whose lanes differ in more than y (``linear_own``, ``linear_rows``).
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Problem(Protocol):
 
     ``accepts``: what lanes may have of their own, names of ``Varying``; ``setup`` takes the first problem that accepts
     all that varies.  ``takes_any``: whether any finite response can be fitted, so that the family need not be asked.
-    ``harmless`` (n,) is a response to stand where there is none.  ``rows_of_theta``, ``polished`` and ``steady`` are
-    those of ``lanes.advance``.  ``temporaries``: arrays as large as a lane's data that an evaluation has at hand.
+    ``harmless`` (n,) is a response to stand in lanes that are refused, unless the problem is ``forgiving``: no numbers
+    stop it.  ``rows_of_theta``, ``polished`` and ``steady`` are those of ``lanes.advance``.  ``temporaries``: arrays as
+    large as a lane's data that an evaluation has at hand.
     ``library``: which of "data", "start", "evaluate" and "found" call the library's routines for many matrices: two
     such programs at once wait for each other for ever on a CPU (``pool.LIBRARY``).  Where it is "evaluate", one worker
     must do, whose batches XLA spreads over the cores.
@@ -56,6 +57,8 @@ class Problem(Protocol):
     def takes_any(self) -> bool: ...
     @property
     def harmless(self) -> Any: ...
+    @property
+    def forgiving(self) -> bool: ...
     @property
     def polished(self) -> bool: ...
     @property

@@ -136,11 +136,16 @@ def statistics(y: Array, by: ResponseMap, copies: Array | None = None, offset: A
     z = tuple(level_sums(s, Z, e) for s, Z in zip(by.sums, by.Z, strict=True))
     if copies is None or rows is None:
         return Statistics(z, by.X @ We, jnp.sum(e * We, axis=0), beta0, None)
+    return Statistics(z, by.X @ (We * rows), jnp.sum(e * We * rows, axis=0), beta0, resampled(copies, by))
+
+
+def resampled(copies: Array, by: ResponseMap) -> Resampled:
+    """What ``copies`` (J, L) of the outermost factor change."""
+    rows = copies[by.outer]
     XX = jnp.einsum("pn,kn,nl->pkl", by.X, by.X if by.W is None else by.X * by.W, rows)
     log_w = jnp.zeros_like(copies[0]) if by.W is None else jnp.log(by.W) @ rows
     levels = (*(copies[outer[-1]] for outer in by.parents[:-1]), copies)
-    resampled = Resampled(levels, XX, jnp.sum(rows, axis=0), log_w)
-    return Statistics(z, by.X @ (We * rows), jnp.sum(e * We * rows, axis=0), beta0, resampled)
+    return Resampled(levels, XX, jnp.sum(rows, axis=0), log_w)
 
 
 def gram_of(shared: Gram, own: Statistics) -> Gram:

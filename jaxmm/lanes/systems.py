@@ -86,11 +86,12 @@ def made(t: Table, found: Squares, copies: Array | None, K: Array | None) -> tup
     """``K`` (q, q, J, ..), made where it is None, ``B`` (q, p, J, ..), the data of ``closed_form``, and ``within``."""
     q, p, e = len(t.Z), len(t.X), found.e
     WZ = [t.W * z for z in t.Z]
+    root_A: Any = K
     if K is None:
-        K = cholesky(symmetric(lambda a, b: t.collect(WZ[a] * t.Z[b]), q), ROUNDING)
+        root_A = cholesky(symmetric(lambda a, b: t.collect(WZ[a] * t.Z[b]), q), ROUNDING)
     zx = [[t.collect(z * x) for x in t.X] for z in WZ]
     root = 1.0 if copies is None else jnp.sqrt(copies)
-    B, b = ([[root * x for x in r] for r in forward(K, Y)] for Y in (zx, [[t.collect(z * e)] for z in WZ]))
+    B, b = ([[root * x for x in r] for r in forward(root_A, Y)] for Y in (zx, [[t.collect(z * e)] for z in WZ]))
     We = t.W * e
     xy = [
         _over(t, x * We, copies) - sum(jnp.sum(B[a][c] * b[a][0], axis=0) for a in range(q)) for c, x in enumerate(t.X)
@@ -98,7 +99,7 @@ def made(t: Table, found: Squares, copies: Array | None, K: Array | None) -> tup
     yy = _over(t, e * We, copies) - sum(jnp.sum(r[0] * r[0], axis=0) for r in b)
     between = symmetric(lambda c, d: sum(jnp.sum(r[c] * r[d], axis=0) for r in B), p)
     data = BlockData(_stacked(b)[:, 0], None, jnp.stack(xy) if p else jnp.zeros_like(found.beta0), yy, found.beta0)
-    return K, _stacked(B) if p else jnp.zeros((q, 0, *K.shape[2:])), data, found.XX - between
+    return root_A, _stacked(B) if p else jnp.zeros((q, 0, *root_A.shape[2:])), data, found.XX - between
 
 
 def symmetric(entry: Any, n: int) -> Array:

@@ -66,7 +66,7 @@ def volcano(found: Any, coef: str | None = None, *, rate: float = 0.05, names: i
     ax.axvline(0, color=POPULATION, lw=0.6)
     if called.any():
         ax.axhline(height[called].min(), color=OWN, lw=0.8, ls=(0, (4, 2)))
-    first = np.argsort(-height, kind="stable")[: min(names, int(called.sum()))]
+    first = np.argsort(-height, kind="stable")[: min(names, int(called.sum()))].tolist()
     _name_points(ax, estimate[first], height[first], names_of([_name(table, k) for k in first]))
     ax.set_xlabel(folded(str(table["coef"].iloc[0])), fontsize=FONT)
     ax.set_ylabel("−log₁₀ p", fontsize=FONT)
@@ -142,7 +142,7 @@ def effects_by_response(
     ax.axvline(0, color=POPULATION, lw=0.6)
     ax.set_ylim(-1, len(table))
     if len(table) <= NAMED:
-        ax.set_yticks(places, names_of([_name(table, k) for k in places]))
+        ax.set_yticks(places, names_of([_name(table, int(k)) for k in places]))
     else:
         ax.set_yticks([])
     of = "" if len(table) == count else f" of {count:,}, those with the smallest p"
@@ -174,11 +174,11 @@ def _tests(found: Any, coef: str | None, level: float | None = None) -> pd.DataF
         named = _chosen(list(found.test_table().coef.unique()), coef)
         table = found.test_table(named, level=level)
     elif hasattr(found, "columns") and {"coef", "estimate", "p", "p_adjusted"} <= set(found.columns):
-        table = found if isinstance(found, pd.DataFrame) else found.to_pandas()
-        table = table[table["coef"] == _chosen(list(dict.fromkeys(table["coef"])), coef)]
+        whole: Any = found if isinstance(found, pd.DataFrame) else found.to_pandas()
+        table = whole[whole["coef"] == _chosen(list(dict.fromkeys(whole["coef"])), coef)]
     else:
         raise TypeError(f"pictures of tests are of a FitBatch or its test_table(), not of a {type(found).__name__}")
-    known = table[table["p"].notna()].reset_index(drop=True)
+    known: Any = table[table["p"].notna()].reset_index(drop=True)
     if not len(known):
         raise ValueError(f"no response has a p-value: {len(table)} fits, of which none converged")
     known.attrs["without"] = len(table) - len(known)

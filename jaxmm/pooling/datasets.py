@@ -14,6 +14,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.fit import Fit
+from jaxmm.results.kept import unpacked
 from jaxmm.results.result import FitBatch
 from jaxmm.sources.responses import Varying, as_responses, unfitted
 from jaxmm.tables import Block, VarCorr
@@ -185,13 +186,12 @@ def of_batch(batch: FitBatch, model: Any = None, Y: Any = None) -> DataSets:
         )
     c = {name: batch.columns[name][kept] for name in batch.columns}
     linear = names.statistic == "t"
-    sds = np.hstack([c["bse"], c["further_bse"]]) if names.further else c["bse"]
     constants = 1 if names.has_phi or names.has_scale else 0
     return DataSets(
         what="a batch" if model is None else model.design.formula,
         design=Named(columns, coefficients) if model is None else model.design,
         Q=np.hstack([c["fixef"], c["further"]]) if names.further else c["fixef"],
-        U=_diagonal(sds**2),
+        U=_covariances(c, len(coefficients)),
         varcorrs=[batch[int(k)].varcorr() for k in kept],
         dispersion=c["dispersion"] if names.has_phi else None,
         params=names.family_params,
@@ -207,9 +207,11 @@ def of_batch(batch: FitBatch, model: Any = None, Y: Any = None) -> DataSets:
     )
 
 
-def _diagonal(variances: np.ndarray) -> np.ndarray:
-    """(m, p, p) with NaN beside the diagonal."""
-    p = variances.shape[1]
+def _covariances(columns: Mapping[str, np.ndarray], p: int) -> np.ndarray:
+    """(m, p, p) as they were kept, else with NaN beside the diagonal."""
+    if "fixef_cov" in columns:
+        return unpacked(columns["fixef_cov"], p)
+    variances = np.hstack([columns["bse"], columns.get("further_bse", np.zeros((len(columns["bse"]), 0)))]) ** 2
     return np.where(np.eye(p, dtype=bool), variances[:, :, None], np.nan)
 
 

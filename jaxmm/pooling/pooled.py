@@ -34,11 +34,11 @@ def pool(fits: Any, *, dfcom: float | None = None, model: Any = None, Y: Any = N
     """Pool the fits of several imputations of one data set by Rubin's rules.
 
         pool([mm.lmm(formula, table) for table in imputed])
-        pool(mm.fit_many(model, Y), model=model)          imputed responses as lanes
+        pool(mm.fit_many(model, Y, keep="vcov"), model=model)          imputed responses as lanes
 
     Args:
         fits: a list of fits of one model, or a ``FitBatch``, an imputation each. Fits that did not converge are left
-            out, and the result says so.
+            out, and the result says so. Tests of several coefficients need a batch with ``keep="vcov"``.
         dfcom: the degrees of freedom that the tests would have with complete data, ``math.inf`` for a normal
             distribution. By default n - p in a linear model, n the rows (the fewest of all fits) and p the
             coefficients of the mean, which is too many for what is told between few groups; ∞ in a generalised model.
@@ -172,7 +172,7 @@ class Pooled(Printed):
         """T, the covariance of the pooled estimates.
 
         Raises:
-            ValueError: a batch that has standard errors alone.
+            ValueError: a batch that has standard errors alone, without ``keep="vcov"``.
         """
         self._check_covariances(np.ones(len(self.names), bool))
         T = rules.covariances(self.sets.Q, self.sets.U)[2]
@@ -282,8 +282,8 @@ class Pooled(Printed):
     def _check_covariances(self, touched: np.ndarray) -> None:
         if not np.all(np.isfinite(self.sets.U[:, touched][:, :, touched])):
             raise ValueError(
-                "the batch has standard errors alone, and a test of several coefficients needs their covariances: pool "
-                "a list of fits"
+                "the batch has standard errors alone, and a test of several coefficients needs their covariances: "
+                "fit_many(..., keep='vcov') keeps them; or pool a list of fits"
             )
 
     def _joint(self, Q: np.ndarray, U: np.ndarray, value: Any, method: str) -> tuple[rules.Joint, tuple[str, ...]]:

@@ -45,6 +45,12 @@ class ShrunkenDispersions(_text.Printed):
         centre (n,): exp(m), what φ is drawn to.
         tau: SD of log φ about it, over the responses.
         used: how many responses it was learnt from.
+
+    Example:
+        >>> data = mm.datasets.load("sleepstudy").assign(k=lambda d: d["Reaction"] // 50)
+        >>> counts = mm.glmm("k ~ Days + (1 | Subject)", data, "nbinom2")  # doctest: +SKIP
+        >>> batch = mm.fit_many(counts, counts.simulate(50, key=1), keep="dispersion_se")  # doctest: +SKIP
+        >>> batch.shrink_dispersion().to_frame()  # doctest: +SKIP
     """
 
     batch: Any
@@ -104,5 +110,5 @@ def _prior(value: np.ndarray, se: np.ndarray, B: np.ndarray) -> tuple[float, np.
     high = float(np.var(value)) + 1e-12
     while slope(high) > 0:
         high *= 2
-    tau2 = brentq(slope, 0.0, high, xtol=1e-14, rtol=1e-13) if slope(0.0) > 0 else 0.0
-    return float(np.sqrt(tau2)), mean(tau2)[0]  # pyright: ignore
+    tau2: Any = brentq(slope, 0.0, high, xtol=1e-14) if slope(0.0) > 0 else 0.0
+    return float(np.sqrt(tau2)), mean(tau2)[0]

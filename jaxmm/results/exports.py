@@ -57,20 +57,23 @@ def _on_grid(x: np.ndarray, column: Column, labels: Labels) -> np.ndarray:
     return out.reshape(*size, *x.shape[1:])
 
 
-def annotate(batch: Any, adata: Any, prefix: str) -> Any:
-    """See ``FitBatch.annotate``."""
+def annotate(batch: Any, tests: pd.DataFrame, adata: Any, prefix: str) -> Any:
+    """See ``FitBatch.annotate``; ``tests`` are those of all coefficients."""
     if batch.labels is None or len(batch.labels.shape) != 1:
         raise ValueError("the batch has no names of variables: fit_many(model, adata) gives them")
     ((name, own),) = batch.labels.columns().items()
     table = batch.to_frame().drop(columns=[name, "replicate"])
-    for coef, tests in batch.test_table().groupby("coef", sort=False):
-        for column in ("z", "t", "p", "p_adjusted"):
-            if column in tests:
-                table[f"{column}_{coef}"] = tests[column].to_numpy()
+    for coef, own_tests in tests.groupby("coef", sort=False):
+        for column in ("se", "df", "z", "t", "p", "p_adjusted"):
+            if column in own_tests:
+                table[f"{column}_{coef}"] = own_tests[column].to_numpy()
     table.index = pd.Index(own)
     names = pd.Index(adata.var_names)
     if not (names.is_unique and table.index.is_unique) or not table.index.isin(names).all():
         raise ValueError("the variables of adata are not those that were fitted, or their names are not unique")
     for column in table:
         adata.var[f"{prefix}{column}"] = table[column].reindex(names).to_numpy()
+    if "fixef_cov" in batch.columns:
+        packed = pd.DataFrame(batch.fixef_cov, table.index)
+        adata.varm[f"{prefix}fixef_cov"] = packed.reindex(names).to_numpy()
     return adata

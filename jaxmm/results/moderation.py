@@ -34,16 +34,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 from scipy.special import digamma, polygamma
 
 from jaxmm import _text
-from jaxmm.results import testing
+from jaxmm.results import exports, testing
 from jaxmm.results.trend import covariate, trend_basis
 
+Annotated = TypeVar("Annotated")  # an AnnData, given and returned
 FLOOR = 1e-5  # of the median: variances below it are raised to it, since a logarithm is taken
 LEAST_DF = 1e-6
 
@@ -141,7 +142,15 @@ class Moderated(_text.Printed):
         level: float | None = None,
         backend: str = "pandas",
     ) -> pd.DataFrame:
-        """As ``FitBatch.test_table``, with the moderated standard errors and their degrees of freedom."""
+        """As ``FitBatch.test_table``, with the moderated standard errors and their degrees of freedom.
+
+        Args:
+            coef: a coefficient or several; all where None.
+            adjust: how, see ``multiplicity.adjust``.
+            labels: (n,) of the responses, in the place of those that they came with.
+            level: of an interval of each estimate by itself, in the columns ``lower, upper``; none where None.
+            backend: "pandas" or "polars".
+        """
         return testing.table(
             self.batch,
             self.bse,
@@ -153,10 +162,19 @@ class Moderated(_text.Printed):
             backend=backend,
         )
 
+    def annotate(self, adata: Annotated, prefix: str = "") -> Annotated:
+        """As ``FitBatch.annotate``, with the moderated standard errors, their degrees of freedom and tests.
+
+        Args:
+            adata: whose variables were fitted.
+            prefix: put before the names of the columns.
+        """
+        return exports.annotate(self.batch, self.test_table(), adata, prefix)
+
     def prior(self) -> pd.DataFrame:
         """A row per coefficient: ``d0``, and ``s0`` the root of the median s0²."""
         s0 = np.sqrt(np.nanmedian(self.s02, axis=0))
-        return pd.DataFrame({"d0": self.d0, "s0": s0}, list(self.batch.names.fixef))
+        return pd.DataFrame({"d0": self.d0, "s0": s0}, pd.Index(self.batch.names.fixef))
 
     def _parts(self) -> list[str | _text.Grid]:
         n, prior = len(self), self.prior()

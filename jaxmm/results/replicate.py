@@ -115,7 +115,7 @@ class Replicate:
         """Covariance matrix of β̂, where it was kept: ``fit_many(..., keep="vcov")``."""
         if "fixef_cov" not in self._row:
             raise AttributeError(absent("fixef_cov"))
-        names = list(self._names.fixef)
+        names = pd.Index(self._names.fixef)
         return pd.DataFrame(unpacked(self._row["fixef_cov"], len(names)), names, names)
 
     def varcorr(self) -> VarCorr:

@@ -270,15 +270,17 @@ class FitBatch(_text.Printed):
         return exports.to_xarray(self)
 
     def annotate(self, adata: Annotated, prefix: str = "") -> Annotated:
-        """Write the results into ``adata.var``, a column each, and return ``adata``: estimates, ``se_…``, ``z_…``,
-        ``p_…``, ``p_adjusted_…`` (Benjamini & Hochberg), variance components, ``status``.
+        """Write the results into ``adata.var``, a column each, and return ``adata``: estimates, ``se_…``, ``z_…``
+        (or ``df_…`` and ``t_…``), ``p_…``, ``p_adjusted_…`` (Benjamini & Hochberg), variance components, ``status``.
+        The covariance of the fixed effects goes into ``adata.varm["fixef_cov"]``, lower triangle by columns, where it
+        was kept.
 
         Variables that were not fitted have NaN. ``prefix`` is put before the names of the columns.
 
         Raises:
             ValueError: variables that ``adata`` has not, or a batch without names of variables.
         """
-        return exports.annotate(self, adata, prefix)
+        return exports.annotate(self, self.test_table(), adata, prefix)
 
     def summary(self) -> pd.DataFrame:
         """Over the converged replicates: ``mean``, ``sd`` (divisor n - 1), and ``mean_se`` of the fixed effects.

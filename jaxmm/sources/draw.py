@@ -29,11 +29,14 @@ from jaxmm._random import (
     words,
 )
 from jaxmm._types import Array
+from jaxmm.design.replaced import replaced
 from jaxmm.families import Family
 from jaxmm.fitted import Fitted
 from jaxmm.generalised import sample
 from jaxmm.predict import Etas, linear_predictors, rows_used
 from jaxmm.prepared import Prepared
+from jaxmm.sources.columns import Columns
+from jaxmm.sources.mechanism import Mechanised, Mechanism, lanes_of, of_own
 from jaxmm.sources.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.sources.truth import Truth, as_truth
 
@@ -54,9 +57,12 @@ class Simulated(Responses):
         re: "new", random effects drawn anew for each replicate; "conditional", at the modes of ``fit``.
         fit: for "conditional" the ``Fit`` whose parameters are the truth and whose rows are the model's; unless truth
             is itself a Fit.
+        mechanism: a ``Mechanism``: effects and errors of other shapes, covariates drawn anew, missing rows; None for
+            normal effects and errors, the model's rows and columns.
 
     Raises:
-        ValueError: ``n`` that is no positive whole number; another ``re``; "conditional" without its fit.
+        ValueError: ``n`` that is no positive whole number; another ``re``; "conditional" without its fit, or with a
+            mechanism; a mechanism that does not suit the model.
         TypeError: no key.
 
     Example:
@@ -68,7 +74,16 @@ class Simulated(Responses):
     endless, trusted = True, True  # replicates beyond n may be asked for; every value is the family's
 
     @known_keywords(SIMULATING)
-    def __init__(self, model: Prepared, truth: Any, n: int, key: Any, re: str = "new", fit: Fitted | None = None):
+    def __init__(
+        self,
+        model: Prepared,
+        truth: Any,
+        n: int,
+        key: Any,
+        re: str = "new",
+        fit: Fitted | None = None,
+        mechanism: Mechanism | None = None,
+    ):
         self.n, self._key = check_n(n), words(as_key(key))
         if re not in ("new", "conditional"):
             raise ValueError(f"re must be 'new' or 'conditional', not {re!r}")
@@ -86,9 +101,28 @@ class Simulated(Responses):
         spread = np.full(len(d.y), self.truth.sigma)
         self._spread = spread if d.weights is None else spread / np.sqrt(d.weights)
         self._trials = np.ones(len(d.y)) if d.trials is None else d.trials
+        self.mechanised = None if mechanism is None else self._mechanised(model, mechanism)
+
+    def _mechanised(self, model: Prepared, mechanism: Any) -> Mechanised:
+        if not isinstance(mechanism, Mechanism):
+            raise TypeError(f"mechanism must be a Mechanism, such as mm.Mechanism(errors='t'), not {mechanism!r}")
+        if self.re != "new":
+            raise ValueError("a mechanism draws new random effects: leave re='conditional' out")
+        found = Mechanised(mechanism, model, self.truth, self._key)
+        self.varies = found.varies
+        return found
+
+    def on(self, model: Prepared) -> Responses:
+        """The same responses and missing rows for another ``model`` of the same rows, whose columns are made of what is
+        drawn for the columns of its formula."""
+        return (
+            self if self.mechanised is None or not self.mechanised.columns else _OnModel(self, self.mechanised, model)
+        )
 
     def block(self, first: int, size: int) -> Varying:
-        """Replicates first .. first + size - 1: ``y`` (size, nobs), a JAX array of float64 where JAX computes now."""
+        """Replicates first .. first + size - 1: ``y`` (size, nobs), of float64, and what a mechanism varies."""
+        if self.mechanised is not None:
+            return self.mechanised.block(first, size)[0]
         size_u, by = self._effects
         with jax.enable_x64(True):
             for_effects, for_response = replicate_words(self._key, first, size)
@@ -115,7 +149,39 @@ class Simulated(Responses):
                 self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi, *self.truth.extras
             ),
             "design": fingerprint(*self._etas.values(), *placed, self._spread, self._trials),
+            **({} if self.mechanised is None else {"mechanism": _first(self.mechanised)}),
         }
+
+
+class _OnModel(Responses):
+    """What a mechanism draws, for another model of the same rows."""
+
+    endless, trusted = True, True
+
+    def __init__(self, source: Simulated, mechanised: Mechanised, model: Prepared):
+        self.source, self.mechanised, self.n = source, mechanised, source.n
+        known = Columns(model.design)
+        self.names = [name for name in mechanised.columns if name in known or model.design.spec is None]
+        self.replaced = replaced(model.design, self.names) if self.names else None
+        shared = mechanised.varies & {"y", "weights"}
+        self.varies = shared | (of_own(self.replaced) if self.replaced else frozenset())
+
+    def block(self, first: int, size: int) -> Varying:
+        own, columns = self.mechanised.block(first, size)
+        own = Varying(y=own.y, weights=own.weights)
+        if self.replaced is None:
+            return own
+        more = lanes_of(self.replaced, {name: columns[name] for name in self.names})
+        return more._replace(y=own.y, weights=own.weights)
+
+    def identity(self) -> dict[str, Any]:
+        return self.source.identity()
+
+
+def _first(mechanised: Mechanised) -> str:
+    """A hash of what is drawn first."""
+    own, columns = mechanised.block(0, 1)
+    return fingerprint(own.y, *(() if own.weights is None else (own.weights,)), *columns.values())
 
 
 class Generated(Responses):

@@ -227,7 +227,7 @@ def count_patterns(source: ArrayResponses) -> dict[bytes, int]:
         return counts
     step = max(1, costs.CHUNK_ROWS // source.Y.shape[1])
     for first in range(0, source.n, step):
-        gone = np.isnan(np.asarray(source.block(first, min(step, source.n - first)).y))
+        gone = np.isnan(ArrayResponses.block(source, first, min(step, source.n - first)).y)
         some = gone.any(axis=1)
         if some.any():
             packed, number = np.unique(np.packbits(gone[some], axis=1), axis=0, return_counts=True)

@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmm._keywords import known_keywords
+from jaxmm._keywords import unknown_keyword
 from jaxmm.design.columns import DataError
 from jaxmm.design.formula import parse
 from jaxmm.model import Model, choose_likelihood
+from jaxmm.studies.named_designs import design_by_name
+
+HINTS = {"units": "the numbers come first, make_design({'subject': 30})", "n": "repeats="}
 
 
 # ---------------------------------------------------------------- a table from a description
-@known_keywords({"units": "the numbers come first, make_design({'subject': 30})", "n": "repeats="})
 def make_design(
-    levels: Mapping[str, int],
+    levels: Mapping[str, int] | str,
     *,
     within: Mapping[str, Sequence[Any]] | None = None,
     counterbalance: bool | Sequence[str] = False,
@@ -33,16 +35,20 @@ def make_design(
     repeats: int = 1,
     covariates: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    **sizes: Any,
 ) -> pd.DataFrame:
     """The table of a planned study: a row per observation, a column per factor, condition and covariate.
+
+        make_design("stepped wedge", clusters=12, periods=5, size=20)
 
         make_design({"subject": 30, "item": 20}, within={"cond": ["a", "b"]}, counterbalance=True)
         make_design({"school": 10, "school/class": 5}, repeats=20, between={"class": {"book": ["old", "new"]}})
         make_design({"patient": 60}, within={"week": [0, 1, 2, 4]}, between={"patient": {"arm": ["placebo", "drug"]}})
 
     Args:
-        levels: factor -> number of levels. Factors are crossed: each level of one occurs with each of the others.
-            "a/b" is b nested in a, so many levels in each level of a, with names that are used once.
+        levels: the name of a design, with its ``sizes``; or factor -> number of levels. Factors are crossed: each level
+            of one occurs with each of the others. "a/b" is b nested in a, so many levels in each level of a, with names
+            that are used once.
         within: condition -> its values, numbers or texts. Every cell (combination of the factors' levels) has each of
             them, as rows.
         counterbalance: True or the names of some conditions of ``within``: of these each cell has one combination, by a
@@ -54,6 +60,16 @@ def make_design(
         covariates: column -> (factor, draw) for a value per level of the factor, or draw for one per row;
             ``draw(rng, n)`` returns n values. Each column has a generator of its own, made from ``seed`` and its name.
         seed: of the covariates.
+        sizes: of a design by name, which takes nothing else:
+
+            - "parallel": ``patients``, ``visits``, ``arms``; for ``y ~ arm * visit + (1 | patient)``
+            - "crossover": ``patients``, ``sequences``, ``rows``; ``y ~ treatment + period + (1 | patient)``
+            - "cluster-randomised": ``clusters``, ``size``, ``arms``; ``y ~ arm + (1 | cluster)``
+            - "stepped wedge": ``clusters``, ``periods``, ``size``, ``sequences``;
+              ``y ~ treated + period + (1 | cluster)``
+            - "longitudinal": ``patients``, ``visits``; ``y ~ visit + (visit | patient)``
+            - "subjects × items": ``subjects``, ``items``, ``conditions``, ``counterbalanced``;
+              ``y ~ condition + (condition | subject) + (condition | item)``
 
     Returns:
         A pandas table. Factors and text conditions are categorical in the order given, so that the first value is the
@@ -61,11 +77,22 @@ def make_design(
 
     Raises:
         DataError: an unknown factor, a size below one, a name used twice; a draw of the wrong length.
+        ValueError: an unknown design.
+        TypeError: a keyword that the design has not, or one that it lacks.
 
     Example:
+        >>> mm.make_design("stepped wedge", clusters=12, periods=5, size=20).shape
+        (1200, 4)
         >>> mm.make_design({"subject": 4, "item": 2}, within={"cond": ["a", "b"]}, counterbalance=True).shape
         (8, 3)
     """
+    if isinstance(levels, str):
+        general = {"within": within, "between": between, "covariates": covariates, "seed": seed}
+        given = {name: x for name, x in general.items() if x is not None}
+        given |= {"counterbalance": counterbalance} if counterbalance else {}
+        return design_by_name(levels, sizes | given | ({"repeats": repeats} if repeats != 1 else {}))
+    if sizes:
+        raise unknown_keyword("make_design", next(iter(sizes)), make_design, HINTS)
     paths = _paths(levels)
     within, between, covariates = dict(within or {}), dict(between or {}), dict(covariates or {})
     _check_names(paths, within, between, covariates, repeats)

@@ -1,7 +1,8 @@
 """Tests of fixed effects in every replicate of a study: fits -> p-values.
 
-A test is one small class: a name, the columns that its null model lacks, and ``p_values``.  Another test (with degrees
-of freedom by Satterthwaite, say) is another class with the same three; it may have a ``note`` of the model too.
+A test is one small class: a name, the columns that its null model lacks, and ``p_values``.  Another test is another
+class with the same three (``small_samples`` and ``resampled_tests`` have some); it may have a ``note`` of the model, a
+``check`` of it that raises ValueError before anything is fitted, and ``keep``, what of ``fit_many``'s it needs.
 
     WaldZ              2 Φ(-|estimate / se|), from the fits of the study
     LikelihoodRatio    P(χ²_df > 2 (loglik - that of the null model)), both by maximum likelihood, on one response
@@ -10,8 +11,8 @@ of freedom by Satterthwaite, say) is another class with the same three; it may h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from jaxmm.inference import wald
 from jaxmm.inference.compare import likelihood_ratio
 from jaxmm.model import Model
 from jaxmm.results.result import FitBatch
+from jaxmm.sources.responses import Responses
 
 Columns = tuple[str, ...]
 
@@ -27,12 +29,25 @@ Columns = tuple[str, ...]
 @dataclass(frozen=True)
 class Fits:
     """What a test may use: the study's fits, those of the same model by maximum likelihood (the same object where it is
-    fitted so anyway; None where no test needs it), and by the columns left out the fits of the null models."""
+    fitted so anyway; None where no test needs it), and by the columns left out the fits of the null models; ``source``
+    of the responses, the study's ``key``, and the ``options`` of ``fit_many``."""
 
     model: Model
     batch: FitBatch
     by_ml: FitBatch | None
     nulls: Mapping[Columns, FitBatch]
+    source: Any = None
+    key: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def responses(self, model: Model | None = None) -> Responses:
+        """What the replicates have of their own, for ``model``, or for that of the fits."""
+        return source_for(self.source, self.model if model is None else model)
+
+
+def source_for(source: Any, model: Model) -> Responses:
+    """A source for another model of the same rows: one that draws covariates makes the columns of that model."""
+    return source.on(model) if hasattr(source, "on") else source
 
 
 class Test(Protocol):

@@ -48,6 +48,9 @@ def accuracy(estimates: np.ndarray, truth: float, se: np.ndarray | None, level: 
     error = x - truth
     root = np.sqrt(n)
     sd = float(np.std(x, ddof=1)) if n > 1 else np.nan
+    if not np.isfinite(truth):  # nothing to compare with
+        out |= {"mean": float(np.mean(x)), "sd": sd, "sd_mc": sd / np.sqrt(2 * (n - 1)) if n > 1 else np.nan}
+        return out | ({} if se is None else {"mean_se": float(np.mean(se[known]))})
     rmse = float(np.sqrt(np.mean(error**2)))
     square = float(np.std(error**2, ddof=1)) if n > 1 else np.nan
     out |= {

@@ -20,15 +20,17 @@ from jaxmm.frames import as_backend
 from jaxmm.model import Model
 from jaxmm.results.store import as_folder
 from jaxmm.sources.draw import Simulated
+from jaxmm.sources.mechanism import Mechanism
 from jaxmm.sources.responses import Responses, Varying, fingerprint, unfitted
 from jaxmm.sources.truth import Truth, as_truth
 from jaxmm.studies.curve import Point, PowerCurve
 from jaxmm.studies.extending import REPEATS, extend_model, first_levels
-from jaxmm.studies.hypotheses import LikelihoodRatio, Test, WaldZ, columns_of
+from jaxmm.studies.hypotheses import Test, columns_of
+from jaxmm.studies.named_tests import NAMED
 from jaxmm.studies.study import Run, check_settings, examine, truth_of
 from jaxmm.studies.study_result import StudyResult, power_grid, rate_grid
 
-METHODS = ("wald", "lrt")
+METHODS = ("wald", *NAMED)  # "wald" is "z"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +89,7 @@ def power(
     out: Any = None,
     progress: bool = True,
     control: Any = None,
+    mechanism: Mechanism | None = None,
 ) -> Power:
     """The power to find effects, by simulation from a truth.
 
@@ -99,12 +102,13 @@ def power(
         n: simulated responses.
         test: a coefficient, a term of the formula, or a list of these; every coefficient but the intercept where None.
         method: "wald" (z; a term's coefficients one by one), "lrt" (likelihood ratio; a term's coefficients together;
-            the model is then fitted by ML), or an object with the members of ``hypotheses.Test``.
+            the model is then fitted by ML), "satterthwaite", "kenward-roger", "bootstrap", "permutation" (as in
+            ``study``), or an object with the members of ``hypotheses.Test``.
         effects: coefficients that differ from those of the truth: the effect that one would not want to miss is a
             better question than the one that was estimated.
         alpha: a test rejects where p <= alpha.
         level: of the intervals of the power.
-        batch, out, progress, control: as in ``study``.
+        batch, out, progress, control, mechanism: as in ``study``.
 
     Returns:
         ``Power``. Fits that fail or do not converge count neither for nor against; ``rates`` says how many.
@@ -119,7 +123,7 @@ def power(
         [1.0]
     """
     options = {"batch": batch, "progress": progress, "control": control}
-    question, design = _Question(n, key, test, method, effects, alpha, level, options), unfitted(model)
+    question, design = _Question(n, key, test, method, effects, alpha, level, options, mechanism), unfitted(model)
     return question.of(Planned({}, design, design, None, truth_of(model, design, truth)), out)
 
 
@@ -141,6 +145,7 @@ def power_curve(
     out: Any = None,
     progress: bool = True,
     control: Any = None,
+    mechanism: Mechanism | None = None,
 ) -> PowerCurve:
     """The power at several sizes of a design, and the smallest size that reaches ``target``.
 
@@ -151,8 +156,9 @@ def power_curve(
             a ``Model``: ``lambda subject: plan(formula, make_design({"subject": subject, "item": 20}))``.
         along: grouping factor, or "repeats" (how often every row occurs) -> sizes; of several all combinations.
         target: the power wanted.
-        truth, n, key, test, method, effects, alpha, level, batch, out, progress, control: as in ``power``; n responses
-            for each size; in ``out`` a folder for each.
+        truth, n, key, test, method, effects, alpha, level, batch, out, progress, control, mechanism: as in ``power``; n
+            responses for each size; in ``out`` a folder for each. Of a ``mechanism`` nothing may be given row by row
+            where the rows are those of a larger design.
 
     Returns:
         ``PowerCurve``: ``table``, ``smallest``, ``plot()``.
@@ -172,7 +178,7 @@ def power_curve(
     """
     grid = _grid(along)
     options = {"batch": batch, "progress": progress, "control": control}
-    question = _Question(n, key, test, method, effects, alpha, level, options)
+    question = _Question(n, key, test, method, effects, alpha, level, options, mechanism)
     if not alpha < target < 1:
         raise ValueError(f"target must lie between alpha = {alpha:g} and 1, not {target!r}")
     if _builds(model) and truth is None:
@@ -190,10 +196,19 @@ class RowsOf(Responses):
     """Some rows of the responses of another source."""
 
     def __init__(self, source: Responses, rows: np.ndarray):
-        self.source, self.rows, self.n = source, rows, source.n
+        self.source, self.rows, self.n, self.varies = source, rows, source.n, source.varies
+
+    def on(self, model: Model) -> Responses:
+        """The same for another model of these rows, where nothing is drawn for its columns."""
+        if self.varies - {"y", "weights"}:
+            raise ValueError(
+                "columns drawn anew are those of one model: give power_curve a function that builds models"
+            )
+        return self
 
     def block(self, first: int, size: int) -> Varying:
-        return Varying(self.source.block(first, size).y[:, self.rows])
+        own = self.source.block(first, size)
+        return own.each(lambda x: x[:, self.rows])
 
     def identity(self) -> dict[str, Any]:
         return {**self.source.identity(), "rows": fingerprint(self.rows)}
@@ -221,18 +236,19 @@ class _Question:
     alpha: float
     level: float
     options: dict[str, Any]  # of ``fit_many``
+    mechanism: Mechanism | None = None
 
     def __post_init__(self):
         check_settings(self.n, self.level, self.alpha)
 
     def of(self, plan: Planned, out: Any) -> Power:
         true = _changed(plan.model, plan.truth, self.effects)
-        source: Responses = Simulated(plan.largest, true, self.n, self.key)
+        source: Responses = Simulated(plan.largest, true, self.n, self.key, mechanism=self.mechanism)
         if plan.rows is not None:
             source = RowsOf(source, plan.rows)
         chosen = _tests(plan.model, self.test, self.method)
         model = plan.model.by_ml() if self.method == "lrt" else plan.model
-        return Power(examine(model, true, Run(source, out, self.options), chosen, self.level, self.alpha))
+        return Power(examine(model, true, Run(source, out, self.options, self.key), chosen, self.level, self.alpha))
 
 
 def _built(build: Any, truth: Any, grid: list[dict[str, int]]) -> Iterator[Planned]:
@@ -289,13 +305,12 @@ def _tests(model: Model, test: Any, method: Any) -> list[Test]:
             raise ValueError("a test object knows what it tests: leave test= out")
         return [method]
     if method not in METHODS:
-        raise ValueError(f"method must be 'wald', 'lrt' or a test object, not {method!r}")
+        known = ", ".join(map(repr, METHODS))
+        raise ValueError(f"method must be 'wald', 'lrt' or a test object, not {method!r}; the names are {known}")
     asked = [c for c in d.columns if c != "(Intercept)"] if test is None else [test] if isinstance(test, str) else test
     hypotheses = [columns_of(d, one) for one in asked]
     if test is not None and not hypotheses:
         raise ValueError(f"test={test!r} names nothing to test: name a coefficient or a term, or leave test= out")
     if not hypotheses:
         raise ValueError("there is nothing to test: the model has no coefficient but the intercept; name it in test=")
-    if method == "lrt":
-        return [LikelihoodRatio(columns) for columns in dict.fromkeys(hypotheses)]
-    return [WaldZ(tuple(dict.fromkeys(c for columns in hypotheses for c in columns)))]
+    return NAMED["z" if method == "wald" else method](list(dict.fromkeys(hypotheses)))

@@ -16,15 +16,18 @@ import numpy as np
 
 from jaxmm._keywords import STUDYING, known_keywords
 from jaxmm.batch.engine import fit_many
+from jaxmm.design import DataError
 from jaxmm.inference.wald import check_level
 from jaxmm.model import Model
 from jaxmm.results.result import FitBatch
 from jaxmm.results.schema import blank, names_of
 from jaxmm.results.store import as_folder
 from jaxmm.sources.draw import Simulated
+from jaxmm.sources.mechanism import Mechanism
 from jaxmm.sources.responses import Responses, unfitted
 from jaxmm.sources.truth import Truth, as_truth
-from jaxmm.studies.hypotheses import Columns, Fits, LikelihoodRatio, Test, WaldZ, columns_of, without
+from jaxmm.studies.hypotheses import Columns, Fits, LikelihoodRatio, Test, WaldZ, columns_of, source_for, without
+from jaxmm.studies.named_tests import as_tests
 from jaxmm.studies.study_result import StudyResult
 
 Statistic = Callable[[FitBatch], Any]
@@ -37,8 +40,11 @@ def study(
     n: int,
     *,
     key: Any,
-    tests: Sequence[Test] | None = None,
+    tests: Sequence[Test | str] | None = None,
+    of: Any = None,
     lrt: Any = (),
+    mechanism: Mechanism | None = None,
+    fit: Any = None,
     statistics: Mapping[str, Statistic] | None = None,
     level: float = 0.95,
     alpha: float = 0.05,
@@ -55,10 +61,19 @@ def study(
         truth: a ``Fit``, or ``{"fixef", "sd", "corr", "sigma" | "dispersion"}``; None for a ``Fit`` means itself.
         n: responses, whose random effects are drawn anew each time; the k-th depends on ``key`` and k alone.
         key: a seed, such as 1, or a key, such as ``jax.random.key(1)``.
-        tests: objects with the three members of ``hypotheses.Test``; Wald's z of every coefficient where None.
+        tests: names, "z", "satterthwaite", "kenward-roger", "lrt", "bootstrap", "permutation", or objects with the
+            three members of ``hypotheses.Test``, such as ``mm.BootstrapLRT(("x",), n=199)``; Wald's z of every
+            coefficient where None. What each costs: z and Satterthwaite nothing; Kenward-Roger and permutation some
+            milliseconds a replicate; lrt a fit by ML and one of each null model; bootstrap 198 fits a replicate.
+        of: what named tests are of: a coefficient, a term of the formula (its columns together, but by z), or a list of
+            these; every coefficient but the intercept where None.
         lrt: coefficients to test by likelihood ratio as well: a column, a term of the formula (all its columns), or a
             list of these, each tested by itself; a tuple in the list is tested jointly. Both fits are by maximum
             likelihood; a REML model is fitted by ML too for that.
+        mechanism: a ``Mechanism``: other shapes of effects and errors, covariates drawn anew, dropout, missing rows.
+        fit: another ``Model`` of the same rows, which is fitted in the place of ``model``: without a slope, of another
+            family. Its coefficients have a truth where ``model`` has them by the same name, on the same link; all else
+            of it is reported without.
         statistics: name -> function of a ``FitBatch`` that returns (n,) numbers, whose recovery is wanted too. Its
             truth is what the function makes of a batch of one, the truth itself (which has no standard errors).
         level: of the Wald intervals of β and of the intervals of the rates.
@@ -73,8 +88,9 @@ def study(
 
     Raises:
         TypeError: neither a model nor a fit, no key.
-        ValueError: an unknown coefficient, an impossible truth, level or
-            number of replicates.
+        ValueError: an unknown coefficient or test, an impossible truth, level or number of replicates; a test or a
+            mechanism that does not suit the model.
+        DataError: a model ``fit`` of other rows; columns that there are not.
 
     Morris, White & Crowther (2019), Stat. Med. 38.
 
@@ -86,11 +102,42 @@ def study(
     given, model = model, unfitted(model)
     check_settings(n, level, alpha)
     true = truth_of(given, model, truth)
-    chosen: list[Test] = [WaldZ()] if tests is None else list(tests)
-    chosen += [LikelihoodRatio(columns) for columns in _hypotheses(model, lrt)]
+    fitted = model if fit is None else _of_same_rows(unfitted(fit), model)
+    chosen: list[Test] = [WaldZ()] if tests is None else as_tests(fitted, tests, of)
+    if of is not None and not any(isinstance(t, str) for t in tests or ()):
+        raise ValueError("of= is for tests by name, such as tests=['z', 'kenward-roger']")
+    chosen += [LikelihoodRatio(columns) for columns in _hypotheses(fitted, lrt)]
     options = {"batch": batch, "shard": shard, "progress": progress, "control": control}
-    run = Run(Simulated(model, true, n, key), out, options)
-    return examine(model, true, run, chosen, level, alpha, statistics)
+    run = Run(Simulated(model, true, n, key, mechanism=mechanism), out, options, key)
+    if fit is None:
+        return examine(model, true, run, chosen, level, alpha, statistics)
+    known = _shared_truth(fitted, model, truth_as_batch(model, true))
+    return examine(fitted, None, run, chosen, level, alpha, statistics, known)
+
+
+def _of_same_rows(fitted: Model, model: Model) -> Model:
+    """``fitted``, if its rows are those of ``model``.
+
+    Raises:
+        DataError: other rows.
+    """
+    theirs, ours = (d.index[d.kept] for d in (fitted.design, model.design))
+    if len(theirs) != len(ours) or not theirs.equals(ours):
+        raise DataError(
+            f"fit= is a model of {len(theirs)} rows, and the responses are of the {len(ours)} rows of the model: make "
+            "both of one table"
+        )
+    return fitted
+
+
+def _shared_truth(fitted: Model, model: Model, truth: FitBatch) -> FitBatch:
+    """What is true of another model that is fitted: the coefficients that both have, on one link; NaN for the rest."""
+    names, known = names_of(fitted), {}
+    if repr(fitted.likelihood.family.link) == repr(model.likelihood.family.link):
+        known = dict(zip(truth.names.fixef, truth.fixef[0], strict=True))
+    values = np.array([known.get(name, np.nan) for name in names.fixef])
+    empty = FitBatch(names, blank(names, 1)).with_columns(fixef=values[None])
+    return empty.with_columns(sigma=np.full(1, np.nan), dispersion=np.full(1, np.nan))
 
 
 def check_settings(n: Any, level: float, alpha: float) -> None:
@@ -119,44 +166,51 @@ class Run:
     source: Responses
     out: Any
     options: dict[str, Any] = field(default_factory=dict)
+    key: Any = None
 
-    def fit(self, model: Model, start: Truth, folder: str) -> FitBatch:
+    def fit(self, model: Model, start: Truth | None, folder: str, keep: tuple[str, ...] = ()) -> FitBatch:
         out = None if self.out is None else as_folder(self.out) / folder
-        return fit_many(model, self.source, start=start, out=out, **self.options)
+        return fit_many(model, source_for(self.source, model), start=start, out=out, keep=keep, **self.options)
 
 
 def examine(
     model: Model,
-    true: Truth,
+    true: Truth | None,
     run: Run,
     chosen: Sequence[Test],
     level: float,
     alpha: float,
     statistics: Mapping[str, Statistic] | None = None,
+    known: FitBatch | None = None,
 ) -> StudyResult:
-    """Fit the model, and the null models that the tests need, to the responses of ``run``, drawn from ``true``.
+    """Fit the model, and the null models that the tests need, to the responses of ``run``, drawn from ``true``, its
+    parameters; None where they are drawn from another model, and ``known`` is what is true of this one.
 
     Raises:
         ValueError: a linear model of responses without residuals, which have no likelihood.
     """
-    if model.likelihood.precisions and true.sigma == 0:
+    for test in chosen:
+        if hasattr(test, "check"):
+            test.check(model)  # pyright: ignore[reportAttributeAccessIssue]
+    if true is not None and model.likelihood.precisions and true.sigma == 0:
         raise ValueError(
             "truth has sigma = 0: what is drawn has no residuals to fit; give a residual standard deviation above 0"
         )
-    full = run.fit(model, true, "full")
+    keep = tuple(dict.fromkeys(name for t in chosen for name in getattr(t, "keep", ())))
+    full = run.fit(model, true, "full", keep)
     by_ml, nulls = None, {}
     if any(t.without for t in chosen):
         ml = model.by_ml() if model.reml else model
         by_ml = run.fit(ml, true, "full-ml") if model.reml else full
         for columns in dict.fromkeys(t.without for t in chosen if t.without):
-            reduced = _reduced(true, model, columns)
+            reduced = None if true is None else _reduced(true, model, columns)
             nulls[columns] = run.fit(without(ml, columns), reduced, "without-" + quote(" ".join(columns), safe=""))
-    fits = Fits(model, full, by_ml, nulls)
+    fits = Fits(model, full, by_ml, nulls, run.source, run.key, run.options)
     return StudyResult(
         formula=model.design.formula,
         kind=model.likelihood.kind,
         nobs=len(model.design.y),
-        truth=truth_as_batch(model, true),
+        truth=truth_as_batch(model, true) if known is None else known,  # pyright: ignore[reportArgumentType]
         fits=fits,
         p_values={(t.name, columns): p for t in chosen for columns, p in t.p_values(fits).items()},
         statistics=dict(statistics or {}),

@@ -80,8 +80,9 @@ class StudyResult(Printed):
     @cached_property
     def tests(self) -> pd.DataFrame:
         """A row per hypothesis: ``test``, ``coef``, ``truth`` (the coefficient; of several the largest in size), what
-        the rate ``is`` ("type I error" where the hypothesis is true, else "power"), ``rate`` of p <= alpha with its
-        error and exact interval ``lower``, ``upper``, ``rejections`` of the ``n`` fits that gave a p-value."""
+        the rate ``is`` ("type I error" where the hypothesis is true, else "power"; "no truth" where it has none),
+        ``rate`` of p <= alpha with its error and exact interval ``lower``, ``upper``, ``rejections`` of the ``n`` fits
+        that gave a p-value."""
         rows = []
         names = self.truth.names.fixef
         for (test, columns), p in self.p_values.items():
@@ -94,7 +95,7 @@ class StudyResult(Printed):
                     "test": test,
                     "coef": ", ".join(columns),
                     "truth": effects[np.argmax(np.abs(effects))],
-                    "is": "power" if np.any(effects) else "type I error",
+                    "is": "no truth" if np.any(np.isnan(effects)) else "power" if np.any(effects) else "type I error",
                     "rate": found["rate"],
                     "rate_mc": found["rate_mc"],
                     "lower": lower,
@@ -174,7 +175,7 @@ def _recovery(table: pd.DataFrame, level: float) -> list[str | Grid]:
     for name, row in table.to_dict("index").items():
         cells = [with_error(row[c], row[f"{c}_mc"]) for c in RECOVERY[:-1]]
         cover = with_error(100 * row["coverage"], 100 * row["coverage_mc"], "%")
-        rows.append([str(name), f"{row['truth']:.5g}", f"{row['mean']:.5g}", *cells, cover])
+        rows.append([str(name), _plain(row["truth"], ".5g"), f"{row['mean']:.5g}", *cells, cover])
     counts = table["n"].to_numpy(int)
     fewest, n = counts.min(), counts.max()
     note = [] if fewest == n else [f"from {fewest:,.0f} to {n:,.0f} fits: a correlation needs two variances above zero"]
@@ -189,7 +190,7 @@ def power_grid(table: pd.DataFrame, alpha: float, level: float) -> str | Grid:
     for row in table.to_dict("records"):
         between = f"{100 * row['lower']:.1f}-{100 * row['upper']:.1f}%"
         rate = with_error(100 * row["rate"], 100 * row["rate_mc"], "%")
-        rows.append([row["test"], row["coef"], f"{row['truth']:.4g}", row["is"], rate, between, f"{row['n']:,}"])
+        rows.append([row["test"], row["coef"], _plain(row["truth"], ".4g"), row["is"], rate, between, f"{row['n']:,}"])
     return Grid(rows, [False, False, True, False, True, True, True], names=2)
 
 
@@ -200,6 +201,11 @@ def rate_grid(table: pd.DataFrame) -> Grid:
         shares = [with_error(100 * row[c], 100 * row[f"{c}_mc"], "%") for c in ("singular", "failed", "not_converged")]
         rows.append([str(name), *shares, f"{row['n']:,.0f}"])
     return Grid(rows, [False, True, True, True, True])
+
+
+def _plain(value: float, digits: str) -> str:
+    """Empty for NaN."""
+    return f"{value:{digits}}" if np.isfinite(value) else ""
 
 
 def with_error(value: float, error: float, unit: str = "") -> str:

@@ -117,7 +117,8 @@ class PowerSurface(Printed):
     def gradient(self, **sizes: float) -> pd.Series:
         """How fast the power grows with each size there: ∂π/∂N.
 
-        Args: as in ``at``, a number each.
+        Args:
+            sizes: as in ``at``, a number each.
 
         Raises:
             ValueError: as ``at``; several numbers of a size; where the surface says nothing.

@@ -1,0 +1,1 @@
+"""Permutation tests of many responses at once: which rearrangements, which statistic, over which neighbourhood."""
