@@ -102,12 +102,13 @@ class Program:
     ):
         self.function, self.static, self.size = function, frozenset(static_argnums), size
 
-    def bind(self, *args: Any) -> Callable:
-        """The jitted function for arguments of these shapes, to be called with such: a loop asks for it once."""
+    def bind(self, *args: Any, quick: bool = False) -> Callable:
+        """The jitted function for arguments of these shapes, to be called with such: a loop asks for it once.
+        ``quick``: whatever there is to compute, it will not be often."""
         static = tuple(args[i] for i in sorted(self.static))
         leaves, tree = jax.tree.flatten([x for i, x in enumerate(args) if i not in self.static])
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "dtype") else type(x) for x in leaves)
-        quick = self.size is not None and self.size(*args) < costs.SMALL_PROGRAM
+        quick = quick or (self.size is not None and self.size(*args) < costs.SMALL_PROGRAM)
         return STORE.get((self, quick, static, tree, shapes), lambda: self._jitted(quick))
 
     def __call__(self, *args: Any) -> Any:

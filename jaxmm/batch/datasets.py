@@ -29,18 +29,19 @@ from jaxmm._warn import warn
 from jaxmm.batch import interrupts
 from jaxmm.batch.pool import PartSearch
 from jaxmm.batch.progress import progress_bar
-from jaxmm.batch.setup import example, make_problem
+from jaxmm.batch.setup import make_problem
 from jaxmm.batch.singles import side_by_side
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.design import DataError, Design
 from jaxmm.design.formula import parse
-from jaxmm.design.predictor import Factor
+from jaxmm.design.predictor import Factor, constant
 from jaxmm.design.stacked import array_stacker, stacker
 from jaxmm.fitted import Fitted
 from jaxmm.kinds import choose_likelihood
 from jaxmm.lanes.closed_form import can_have_blocks
-from jaxmm.lanes.linear_own import OwnData
+from jaxmm.lanes.laplace_table import can_have_table
 from jaxmm.lanes.own_rows import effects_of_terms
+from jaxmm.lanes.segment_rows import make_row_lanes
 from jaxmm.lanes.segments import make_lanes
 from jaxmm.optimize import Control, Status
 from jaxmm.prepared import Prepared
@@ -52,7 +53,7 @@ from jaxmm.results.shards import Shard, at_work, recorded
 from jaxmm.results.store import Store
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
-OWN = frozenset({"X", "Z", "weights", "statistics"})  # what lanes have of their own: no response is kept
+OWN = frozenset({"X", "Z", "weights", "statistics"})  # what lanes have of their own
 
 
 class Made(Responses):
@@ -60,8 +61,8 @@ class Made(Responses):
 
     endless, trusted, varies = True, True, frozenset({"statistics"})
 
-    def __init__(self, data: OwnData):
-        self.data, self.n = data, data.levels.shape[-1]
+    def __init__(self, data: Any):
+        self.data, self.n = data, jax.tree.leaves(data)[0].shape[-1]
 
     def block(self, first: int, size: int) -> Varying:
         at = np.minimum(np.arange(first, first + size), self.n - 1)
@@ -70,50 +71,98 @@ class Made(Responses):
     def identity(self) -> dict[str, Any]:
         return {}
 
+    @property
+    def lane(self) -> Varying:
+        """The shapes of what one lane has."""
+        return Varying(
+            statistics=jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], 1), x.dtype), self.data)
+        )
+
 
 # ---------------------------------------------------------------- programs
-def bucket(levels: np.ndarray) -> np.ndarray:
-    """How many levels those of a data set are filled up to: the next power of two, 8 at least."""
-    return 1 << np.maximum(np.ceil(np.log2(np.maximum(levels, 1))).astype(int), 3)
+def filled_up(sizes: np.ndarray, step: int) -> np.ndarray:
+    """What numbers of levels and of rows in them are filled up to: 8 times a power of 2^step, the next one."""
+    return 8 << step * np.maximum(np.ceil(np.log2(np.maximum(sizes, 1) / 8) / step), 0).astype(int)
 
 
-def with_levels(model: Any, J: int) -> Any:
-    """A model of the same columns and effects whose one factor has J levels; what stands in its rows does not matter."""
+def of_shape(model: Any, J: int, H: int) -> Any:
+    """A model of the same columns and effects whose one factor has J levels of H rows; what stands there does not
+    matter but for the response, which the family can have."""
     d: Design = model.design
-    q = sum(t.Z.shape[1] for t in d.terms)
-    height = max(q + 1, -(-(len(d.columns) + 1) // J) + 1)
-    n, rng = J * height, np.random.default_rng(0)
+    n, rng = J * H, np.random.default_rng(0)
     X = rng.normal(size=(n, len(d.columns)))
     labels = np.arange(J).astype(str).astype(object)
-    factor = Factor(d.factors[0].name, labels, np.repeat(np.arange(J, dtype=np.int32), height))
-    y = rng.normal(size=n)
+    factor = Factor(d.factors[0].name, labels, np.repeat(np.arange(J, dtype=np.int32), H))
+    y, trials = np.resize(d.y, n), None if d.trials is None else np.resize(d.trials, n)
     design = replace(
         d, y=y, X=X, factors=(factor,), weights=None, offset=None, index=pd.RangeIndex(n), kept=np.ones(n, bool),
         terms=tuple(replace(t, Z=rng.normal(size=(n, t.Z.shape[1]))) for t in d.terms), held_out=None, y_all=y,
-        weights_all=None,
+        weights_all=None, trials=trials, trials_all=trials, further=tuple(constant(p.name, n) for p in d.further),
     )  # fmt: skip
     return model.with_design(design)
 
 
-class Programs:
-    """The problem of lanes of J levels, made as such are met; all threads share them."""
+class Linear:
+    """How data sets become lanes of a linear model: by sums over their levels."""
 
-    def __init__(self, model: Any, batch: int | None, n: int | None, devices: list[Any], workers: int):
-        self.model, self.batch, self.n, self.devices, self.workers = model, batch, n, devices, workers
-        self.made: dict[int, Any] = {}
+    def __init__(self, model: Any):
+        self.model, self.effects = model, effects_of_terms(model.design, model.elimination.order)
+
+    @property
+    def suits(self) -> bool:
+        return can_have_blocks(self.model.structure)
+
+    def lanes(self, rows: Any) -> Any:
+        return make_lanes(rows, self.model.structure, self.effects)
+
+    def of_shape(self, shape: tuple[int, ...]) -> Any:
+        """A model with lanes of this shape."""
+        d = self.model.design
+        q = sum(t.Z.shape[1] for t in d.terms)
+        return of_shape(self.model, shape[0], max(q + 1, -(-(len(d.columns) + 1) // shape[0]) + 1))
+
+
+class Generalised:
+    """The same of a generalised one, whose rows stand in a table of levels."""
+
+    def __init__(self, model: Any):
+        self.model, self.effects = model, effects_of_terms(model.design, model.elimination.order)
+
+    @property
+    def suits(self) -> bool:
+        lik = self.model.likelihood
+        return lik.n_agq == 1 and can_have_table(
+            lik.parts(of_shape(self.model, 8, 8).accumulator, of_shape(self.model, 8, 8).design, room=False)
+        )
+
+    def lanes(self, rows: Any) -> Any:
+        return make_row_lanes(rows, self.model.structure, self.effects, self.model.likelihood.family)
+
+    def of_shape(self, shape: tuple[int, ...]) -> Any:
+        return of_shape(self.model, *shape)
+
+
+class Programs:
+    """The problem of lanes of each shape, made as such are met; all threads share them."""
+
+    def __init__(self, kind: Any, batch: int | None, n: int | None, devices: list[Any], workers: int):
+        self.kind, self.batch, self.n, self.devices, self.workers = kind, batch, n, devices, workers
+        self.made: dict[tuple[int, ...], Any] = {}
         self.lock = threading.Lock()
 
-    def of(self, J: int) -> tuple[Any, int]:
-        """The problem and the width."""
+    def of(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """The model and the problem."""
         with self.lock:
-            if J not in self.made:
-                model = with_levels(self.model, J)
-                problem = make_problem(model, None, False, OWN)
-                width = self.batch or lanes_at_once(
-                    model, problem, example(model, OWN), self.n, self.workers, self.devices[0]
-                )
-                self.made[J] = problem, int(width)
-            return self.made[J]
+            if shape not in self.made:
+                model = self.kind.of_shape(shape)
+                self.made[shape] = model, make_problem(model, None, False, OWN)
+            return self.made[shape]
+
+    def width(self, shape: tuple[int, ...], lane: Varying) -> int:
+        """How many lanes at once; ``lane`` has the shapes of one."""
+        if self.batch is not None:
+            return int(self.batch)
+        return int(lanes_at_once(*self.of(shape), lane, self.n, self.workers, self.devices[0]))
 
 
 # ---------------------------------------------------------------- the job
@@ -123,14 +172,14 @@ class Datasets:
     def __init__(self, stacker: Any, model: Any, n: int | None, batch: int | None, control: Control, keep: Any):
         self.stacker, self.model, self.n, self.control, self.keep = stacker, model, n, control, keep
         self.names = names_of(model, keep)
-        self.effects = effects_of_terms(model.design, model.elimination.order)
+        self.kind = Linear(model) if model.likelihood.precisions else Generalised(model)
         self.devices = devices_of(control.device)
         on_cpu = self.devices[0].platform == "cpu"
         workers = max(cores(), len(self.devices)) if on_cpu else len(self.devices)
         self.block = costs.DATASETS_BLOCK
         if n is not None:
             self.block = min(self.block, max(-(-n // workers), 1))
-        self.programs = Programs(model, batch, None if n is None else min(n, self.block), self.devices, workers)
+        self.programs = Programs(self.kind, batch, None if n is None else min(n, self.block), self.devices, workers)
         self.workers = workers
         self.mine = threading.local()
         self.turn, self.lock = iter(range(1 << 30)), threading.Lock()
@@ -138,7 +187,7 @@ class Datasets:
     @cached_property
     def in_lanes(self) -> bool:
         """Whether lanes can be made of the data sets; else they are fitted one by one."""
-        return self.stacker.can_stack and self.model.likelihood.precisions and can_have_blocks(self.model.structure)
+        return self.stacker.can_stack and self.kind.suits
 
     def run(self, datasets: Iterator[Any], deliver: Any, tick: Any, wanted: Any = None) -> int:
         """Fits the data sets of the blocks that are ``wanted``, all where None; returns how many there are."""
@@ -174,35 +223,36 @@ class Datasets:
             self.mine.searches = {}
         return self.mine.device
 
-    def _search(self, J: int, tick: Any) -> PartSearch:
-        if J not in self.mine.searches:
-            problem, width = self.programs.of(J)
-            problem = jax.device_put(problem, self.mine.device)
-            zero = np.zeros((), np.int64)
-            self.mine.searches[J] = PartSearch(
-                problem, None, width, self.control, None, lambda own: zero, tick, Varying(), self.keep
+    def _search(self, shape: tuple[int, ...], lane: Varying, tick: Any, quick: bool) -> PartSearch:
+        if (shape, quick) not in self.mine.searches:
+            problem = jax.device_put(self.programs.of(shape)[1], self.mine.device)
+            width, zero = self.programs.width(shape, lane), np.zeros((), np.int64)
+            self.mine.searches[shape, quick] = PartSearch(
+                problem, None, width, self.control, None, lambda own: zero, tick, Varying(), self.keep, quick
             )
-        return self.mine.searches[J]
+        return self.mine.searches[shape, quick]
 
     def _fit(self, block: list[Any], first: int, tick: Any) -> FitBatch:
         """The data sets first, first + 1, .."""
         columns = blank(self.names, len(block))
         columns["replicate"] = first + np.arange(len(block))
-        waiting: dict[int, list[tuple[np.ndarray, OwnData]]] = {}
+        quick = first < costs.DATASETS_QUICK and (self.n is None or self.n <= costs.DATASETS_QUICK)
+        waiting: dict[tuple[int, ...], list[tuple[np.ndarray, Any]]] = {}
         for at in range(0, len(block), costs.DATASETS_STACKED):
             rows = self.stacker.rows(block[at : at + costs.DATASETS_STACKED], first + at)
-            lanes = make_lanes(rows, self.model.structure, self.effects)
+            lanes = self.kind.lanes(rows)
             here = slice(at, at + len(rows.rows))
             columns["nobs"][here], columns["status"][here] = rows.rows, lanes.status
-            to_search, filled = lanes.status[lanes.at] < 0, bucket(lanes.levels)
+            to_search, filled = lanes.status[lanes.at] < 0, filled_up(lanes.sizes, 2 if quick else 1)
             tick(len(rows.rows) - int(to_search.sum()))
-            for J in np.unique(filled[to_search]).tolist():
-                chosen = np.flatnonzero(to_search & (filled == J))
-                waiting.setdefault(J, []).append((at + lanes.at[chosen], lanes.padded(chosen, J)))
-        for J, pieces in sorted(waiting.items()):
+            for shape in sorted(set(map(tuple, filled[to_search].tolist()))):
+                chosen = np.flatnonzero(to_search & (filled == shape).all(axis=1))
+                laid = lanes.padded(chosen, shape, self.programs.of(shape)[1])
+                waiting.setdefault(shape, []).append((at + lanes.at[chosen], laid))
+        for shape, pieces in sorted(waiting.items()):
             where = np.concatenate([at for at, _ in pieces])
-            data = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[d for _, d in pieces])
-            found, iterations = self._search(J, tick).run(Made(data), 0, len(where))
+            made = Made(jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[d for _, d in pieces]))
+            found, iterations = self._search(shape, made.lane, tick, quick).run(made, 0, len(where))
             for name, x in as_columns(self.model, found, iterations, 0, self.keep).items():
                 if name not in ("replicate", "nobs"):
                     columns[name][where] = x

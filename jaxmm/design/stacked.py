@@ -181,7 +181,7 @@ def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[di
         DataError: a table lacks a column; a column of numbers in one and of text in another.
     """
     for k, t in enumerate(tables):
-        has = t if isinstance(t, Mapping) else _columns_of(t)
+        has = t if isinstance(t, Mapping | pd.DataFrame) else _columns_of(t)
         lacking = [n for n in names if n not in has]
         if lacking:
             raise DataError(

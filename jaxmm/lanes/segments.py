@@ -8,7 +8,6 @@ shape.  X and Z of each data set are changed as ``own_columns`` changes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,24 +96,21 @@ def changed_effects(columns: list[Rows], over: Segments, closed: str) -> tuple[l
 
 
 # ---------------------------------------------------------------- which data sets can be fitted
-def statuses(r: Stacked, terms: Sequence[Any], p: int) -> np.ndarray:
-    """(D,) what is known before any arithmetic: ``Status`` or -1.  ``terms``: (effects or 1, q) of each bar."""
-    status = np.full(len(r.rows), -1)
+def statuses(r: Stacked, s: Structure, p: int, has_residual: bool) -> np.ndarray:
+    """(D,) what is known before any arithmetic: ``Status`` or -1, as of ``checks``; ``p`` columns of the mean's X."""
     few = (r.rows <= p) | (r.levels < 2)
-    for effects in terms:
+    if has_residual:
+        effects = max((t.covariance.q for t in s.terms if t.covariance.closed_under == "linear"), default=1)
         few |= r.levels * effects >= r.rows
-    status[few] = Status.TOO_FEW_ROWS
-    status[r.bad] = Status.INVALID
-    return status
-
-
-def lacks_effects(r: Stacked, lanes: np.ndarray) -> np.ndarray:
-    """(D,) whether a column of Z is zero in all rows: a level of a factor that a data set lacks."""
+    # a column of Z that is zero in all rows: a level of a factor that a data set lacks
     lacks = np.zeros(len(r.rows), bool)
     for z in r.Z:
         for column in z.T:
             lacks |= np.bincount(r.dataset[column != 0], minlength=len(r.rows)) == 0
-    return lacks & lanes
+    status = np.where(lacks, Status.ALIASED, -1)
+    status[few] = Status.TOO_FEW_ROWS
+    status[r.bad] = Status.INVALID
+    return status
 
 
 # ---------------------------------------------------------------- the systems
@@ -130,8 +126,14 @@ class Lanes(NamedTuple):
     by_level: tuple[np.ndarray, np.ndarray, np.ndarray]
     by_lane: dict[str, Any]
 
-    def padded(self, some: np.ndarray, J: int) -> OwnData:
-        """Of some (K,) of the L, ascending, with at most J levels each."""
+    @property
+    def sizes(self) -> np.ndarray:
+        """(L, 1) what a program's shapes depend on: levels."""
+        return self.levels[:, None]
+
+    def padded(self, some: np.ndarray, shape: tuple[int, ...], problem: Any) -> OwnData:
+        """Of some (K,) of the L, ascending, with at most so many levels each."""
+        (J,) = shape
         where = np.full(len(self.at), -1)
         where[some] = np.arange(len(some))
         mine = where[self.lane] >= 0
@@ -151,10 +153,7 @@ class Lanes(NamedTuple):
 
 def make_lanes(r: Stacked, s: Structure, effects: Effects) -> Lanes:
     """From the rows of all data sets; ``effects`` as of ``own_rows.effects_of_terms``."""
-    linear = [max((t.covariance.q for t in s.terms if t.covariance.closed_under == "linear"), default=1)]
-    status = statuses(r, linear, s.p)
-    status[lacks_effects(r, status < 0)] = Status.ALIASED
-    status, at = _varies(r, status)
+    status, at = _varies(r, statuses(r, s, s.p, True))
     of = np.full(len(r.rows), -1)
     of[at] = np.arange(len(at))
     here = of[r.dataset] >= 0
