@@ -105,6 +105,8 @@ def of_shape(model: Any, J: int, H: int) -> Any:
 class Linear:
     """How data sets become lanes of a linear model: by sums over their levels."""
 
+    quick = costs.DATASETS_QUICK
+
     def __init__(self, model: Any):
         self.model, self.effects = model, effects_of_terms(model.design, model.elimination.order)
 
@@ -125,15 +127,16 @@ class Linear:
 class Generalised:
     """The same of a generalised one, whose rows stand in a table of levels."""
 
+    quick = costs.DATASETS_QUICK_ROWS
+
     def __init__(self, model: Any):
         self.model, self.effects = model, effects_of_terms(model.design, model.elimination.order)
 
     @property
     def suits(self) -> bool:
-        lik = self.model.likelihood
-        return lik.n_agq == 1 and can_have_table(
-            lik.parts(of_shape(self.model, 8, 8).accumulator, of_shape(self.model, 8, 8).design, room=False)
-        )
+        lik, smallest = self.model.likelihood, of_shape(self.model, 8, 8)
+        with computing(self.model.device):
+            return lik.n_agq == 1 and can_have_table(lik.parts(smallest.accumulator, smallest.design, room=False))
 
     def lanes(self, rows: Any) -> Any:
         return make_row_lanes(rows, self.model.structure, self.effects, self.model.likelihood.family)
@@ -236,7 +239,7 @@ class Datasets:
         """The data sets first, first + 1, .."""
         columns = blank(self.names, len(block))
         columns["replicate"] = first + np.arange(len(block))
-        quick = first < costs.DATASETS_QUICK and (self.n is None or self.n <= costs.DATASETS_QUICK)
+        quick = first < self.kind.quick and (self.n is None or self.n <= self.kind.quick)
         waiting: dict[tuple[int, ...], list[tuple[np.ndarray, Any]]] = {}
         for at in range(0, len(block), costs.DATASETS_STACKED):
             rows = self.stacker.rows(block[at : at + costs.DATASETS_STACKED], first + at)
