@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import costs
+from jaxmm._compiled import quick_options, unfused_options
 from jaxmm._context import computing, cores, devices_of
 from jaxmm._text import some
 from jaxmm._warn import warn
@@ -74,9 +75,7 @@ class Made(Responses):
     @property
     def lane(self) -> Varying:
         """The shapes of what one lane has."""
-        return Varying(
-            statistics=jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], 1), x.dtype), self.data)
-        )
+        return Varying(statistics=jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], 1), x.dtype), self.data))
 
 
 # ---------------------------------------------------------------- programs
@@ -172,7 +171,9 @@ class Programs:
 class Datasets:
     """One call: ``stacker`` and ``model`` are of the first data sets."""
 
-    def __init__(self, stacker: Any, model: Any, n: int | None, batch: int | None, control: Control, keep: Any):
+    def __init__(
+        self, stacker: Any, model: Any, n: int | None, batch: int | None, control: Control, keep: Any, stored: bool
+    ):
         self.stacker, self.model, self.n, self.control, self.keep = stacker, model, n, control, keep
         self.names = names_of(model, keep)
         self.kind = Linear(model) if model.likelihood.precisions else Generalised(model)
@@ -180,7 +181,7 @@ class Datasets:
         on_cpu = self.devices[0].platform == "cpu"
         workers = max(cores(), len(self.devices)) if on_cpu else len(self.devices)
         self.block = costs.DATASETS_BLOCK
-        if n is not None:
+        if n is not None and not stored:  # in a folder blocks are the same wherever it goes on
             self.block = min(self.block, max(-(-n // workers), 1))
         self.programs = Programs(self.kind, batch, None if n is None else min(n, self.block), self.devices, workers)
         self.workers = workers
@@ -230,8 +231,9 @@ class Datasets:
         if (shape, quick) not in self.mine.searches:
             problem = jax.device_put(self.programs.of(shape)[1], self.mine.device)
             width, zero = self.programs.width(shape, lane), np.zeros((), np.int64)
+            options = quick_options if quick else unfused_options
             self.mine.searches[shape, quick] = PartSearch(
-                problem, None, width, self.control, None, lambda own: zero, tick, Varying(), self.keep, quick
+                problem, None, width, self.control, None, lambda own: zero, tick, Varying(), self.keep, options
             )
         return self.mine.searches[shape, quick]
 
@@ -396,10 +398,10 @@ def fit_datasets(
         model = Single(read.design, likelihood, device=control.device)
     if read.design.dropped:
         warn(
-            f"the fixed effects are rank-deficient: dropped {some(read.design.dropped)} in all data sets, a combination "
-            "of the columns before"
+            f"the fixed effects are rank-deficient: dropped {some(read.design.dropped)} in all data sets, a "
+            "combination of the columns before"
         )
-    job = Datasets(read, model, n, batch, control, as_keep(model, keep))
+    job = Datasets(read, model, n, batch, control, as_keep(model, keep), out is not None)
     if job.keep and not job.in_lanes:
         raise ValueError(
             "keep= is for data sets that are fitted as lanes: linear models of one grouping factor with few effects"
@@ -466,8 +468,8 @@ def checked(datasets: Any, formula: str | None) -> Iterator[Any]:
         or not isinstance(datasets, Iterable)
     ):
         raise TypeError(
-            f"datasets is a {type(datasets).__name__}: give a list of tables or a generator that yields them; one table "
-            "with many data sets in it is [part for _, part in table.groupby(...)]"
+            f"datasets is a {type(datasets).__name__}: give a list of tables or a generator that yields them; one "
+            "table with many data sets in it is [part for _, part in table.groupby(...)]"
         )
     return _checked(datasets, formula)
 

@@ -69,15 +69,23 @@ def fit_many(
     dim: str | None = None,
     layer: str | None = None,
 ) -> FitBatch:
-    """Fit one design to many responses.
+    """Fit one design to many responses, or many data sets of different sizes: ``fit_many(datasets, formula=...)``.
 
     Args:
-        model: a ``Model``, or a ``Fit`` whose model is meant.
+        model: a ``Model``, or a ``Fit`` whose model is meant. Or data sets, in a list or from a generator: tables with
+            the same columns (pandas, polars, pyarrow, mappings), each with its own rows, groups and missing values; or
+            arrays (y, X, Z, codes) each, (n,), (n, p), (n, q), (n,), without a formula.
         Y: (n, nobs), a response in each row: an array, a memory map; or an iterator of such arrays; or a source of
             responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials. Or responses
             with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
             matched by label where Y has the labels of all rows of the model, else by position.
+        formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
+            and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and ``offset``,
+            names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they have a length;
+            ``keep`` where they are lanes: one grouping factor, up to four effects of it in a linear model, Laplace's
+            method in another. Data sets of any other model are fitted one by one.
+        names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Also (nobs,), the same for all.
         offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
@@ -122,20 +130,23 @@ def fit_many(
         ``FitBatch``, by replicate, those of the shard where there is one, with the labels of Y, which ``to_frame()``,
         ``test_table()``, ``to_xarray()``, ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone.
         A response that is infinite, does not vary or cannot be fitted has a status that says so and NaN for estimates;
-        it changes nothing for the others.
+        it changes nothing for the others. A data set that lacks a level of a factor has the status ALIASED.
 
     Raises:
         DataError: responses of another length than the model has observations; a table or a DataArray of which
             several axes may be the observations; weights, offset or columns of another shape than Y; weights that are
             negative or all zero, an offset that is not finite; a column that is not in the formula, or that lanes
-            share.
-        ValueError: a folder that holds another study, or a part of another version; a shard of an iterator, or that
-            there is not; something to ``keep`` that there is not; a model whose number of quadrature nodes is "auto".
+            share; a data set without a column of the formula, or with a level or a kind of column that the first
+            have not.
+        ValueError: no data sets, or ``out`` for those of a generator; a folder that holds another study, or a part of
+            another version; a shard of an iterator, or that there is not; something to ``keep`` that there is not; a model whose number of quadrature nodes is "auto".
         OSError: the folder takes no files or has no room for the results; FileNotFoundError: it is removed during the
             run.
         RuntimeError: another call is at work on the folder, or on the shard; the process was forked after JAX had
             started.
-        TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
+        TypeError: what is no model, no responses or no path; data sets of several kinds, tables without a formula, an
+            argument that is for responses of one design, or for data sets; a call inside ``jax.jit``, ``grad`` or
+            ``vmap``.
 
     Example:
         >>> Y = np.asarray(fit.simulate(2, key=1))
@@ -144,6 +155,10 @@ def fit_many(
         >>> Y[1, :5] = np.nan
         >>> mm.fit_many(fit, Y, progress=False).nobs.tolist()
         [180, 175]
+        >>> sleepstudy = mm.datasets.load("sleepstudy")
+        >>> some = (sleepstudy.sample(n=n, random_state=n) for n in (80, 120))
+        >>> mm.fit_many(some, formula="Reaction ~ Days + (1 | Subject)", progress=False).nobs.tolist()
+        [80, 120]
     """
     check_not_traced("fit_many", Y, start)
     control = as_control(control)

@@ -73,11 +73,13 @@ def sorted_rows(
 @dataclass(frozen=True)
 class Stacker:
     """How tables are read: by the formula ``terms``, with the levels and contrasts of ``design``; ``names`` are the
-    columns that each must have, ``of_levels`` the labels of a response that is a factor."""
+    columns that each must have, those in ``numeric`` numbers, ``of_levels`` the labels of a response that is a
+    factor."""
 
     terms: Terms
     design: Design
     names: tuple[str, ...]
+    numeric: frozenset[str]
     family: Family | None
     weights: str | None
     offset: str | None
@@ -104,6 +106,13 @@ class Stacker:
             DataError: a table without one of the columns; a level of a factor in X that the design has not.
         """
         whole, sizes = stack(tables, self.names, first)
+        for name, x in whole.items():
+            if _is_numeric(x) != (name in self.numeric) and not x.isna().all():
+                was, now = ("numbers", "something else") if name in self.numeric else ("something else", "numbers")
+                raise DataError(
+                    f"column {name!r} holds {was} in the first data sets and {now} from data set {first} on: give all "
+                    "the same kind"
+                )
         return _Rows(self, whole, sizes, first).stacked()
 
 
@@ -123,21 +132,24 @@ def stacker(
     """
     names = _names(terms, tables[0], weights, offset)
 
-    def design_of(some: Sequence[Any]) -> Design:
-        return _build(terms, stack(some, names, 0)[0], family, weights, offset, contrasts, further)
+    def design_of(table: Any) -> Design:
+        return _build(terms, table, family, weights, offset, contrasts, further)
 
+    whole = stack(tables, names, 0)[0]
+    numeric = frozenset(name for name, x in whole.items() if _is_numeric(x))
     try:
-        design, used = design_of(tables), tables
+        design = design_of(whole)
     except DataError:
-        used = [t for t in tables if _can(lambda t=t: design_of([t]))]
+        used = [t for t in tables if _can(lambda t=t: design_of(stack([t], names, 0)[0]))]
         if not used:
             raise
-        design = design_of(used)
+        whole = stack(used, names, 0)[0]
+        design = design_of(whole)
     value = None
     if design.success is not None:
-        value = evaluate(terms.response, Frame(Table(stack(used, names, 0)[0]), None, ""), {}, fitting=True).used()
+        value = evaluate(terms.response, Frame(Table(whole), None, ""), {}, fitting=True).used()
     levels = None if value is None else tuple(map(str, value.labels))
-    return Stacker(terms, design, names, family, weights, offset, contrasts, levels)  # pyright: ignore
+    return Stacker(terms, design, names, numeric, family, weights, offset, contrasts, levels)  # pyright: ignore
 
 
 def _build(
@@ -200,6 +212,10 @@ def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[di
     return columns, np.zeros(len(tables), np.int64) if sizes is None else sizes
 
 
+def _is_numeric(x: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(x.dtype)
+
+
 def _column(table: Any, name: str) -> Any:
     if isinstance(table, pd.DataFrame):
         return table[name]
@@ -213,7 +229,7 @@ def _joined_column(name: str, pieces: list[Any], first: int) -> pd.Series:
     kinds = {x.dtype for x in pieces}
     if all(isinstance(d, np.dtype) and d.kind in "fiu" for d in kinds):
         return pd.Series(np.concatenate([np.asarray(x) for x in pieces]))
-    of_numbers = np.array([pd.api.types.is_numeric_dtype(x.dtype) for x in pieces])
+    of_numbers = np.array([_is_numeric(x) for x in pieces])
     empty = np.array([len(x) == 0 or bool(pd.isna(x).all()) for x in pieces])
     numbers, others = np.flatnonzero(of_numbers & ~empty), np.flatnonzero(~of_numbers & ~empty)
     if len(numbers) and len(others):

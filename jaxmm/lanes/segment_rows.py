@@ -19,8 +19,8 @@ from jaxmm.structure import Structure
 
 
 class RowLanes(NamedTuple):
-    """``status`` (D,); of the data sets ``at`` (L,) that can be fitted ``sizes`` (L, 2), their levels and the rows of the
-    largest of these; row i is the ``height[i]``-th of level ``level[i]`` of data set ``lane[i]``, of which ``rows``
+    """``status`` (D,); of the data sets ``at`` (L,) that can be fitted ``sizes`` (L, 2), their levels and the rows of
+    the largest of these; row i is the ``height[i]``-th of level ``level[i]`` of data set ``lane[i]``, of which ``rows``
     (.., N) has y, weights, offset, trials, X and Z, and ``changes`` (.., L) T_X and T."""
 
     status: np.ndarray

@@ -115,8 +115,8 @@ def statuses(r: Stacked, s: Structure, p: int, has_residual: bool) -> np.ndarray
 
 # ---------------------------------------------------------------- the systems
 class Lanes(NamedTuple):
-    """``status`` (D,); of the data sets ``at`` (L,) that can be fitted ``levels`` (L,), and their systems by level, of M
-    levels in all: level k is ``place[k]`` of data set ``lane[k]``."""
+    """``status`` (D,); of the data sets ``at`` (L,) that can be fitted ``levels`` (L,), and their systems by level,
+    of M levels in all: level k is ``place[k]`` of data set ``lane[k]``."""
 
     status: np.ndarray
     at: np.ndarray
