@@ -332,7 +332,8 @@ def _reason(stacker: Any, data: Any) -> int:
         return Status.INVALID
     if rows.bad[0]:
         return Status.INVALID
-    if rows.rows[0] <= rows.X.shape[1] or rows.levels[0] < 2 or rows.levels[0] >= rows.rows[0]:
+    n, levels = rows.rows[0], stacker.levels(data)
+    if n <= rows.X.shape[1] or min(levels) < 2 or max(levels) >= n:
         return Status.TOO_FEW_ROWS
     return Status.NO_VARIATION if np.ptp(rows.y) == 0 else Status.INVALID
 

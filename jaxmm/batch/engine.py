@@ -81,10 +81,10 @@ def fit_many(
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
             matched by label where Y has the labels of all rows of the model, else by position.
         formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
-            and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and ``offset``,
-            names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they have a length;
-            ``keep`` where they are lanes: one grouping factor, up to four effects of it in a linear model, Laplace's
-            method in another. Data sets of any other model are fitted one by one.
+            and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and
+            ``offset``, names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they
+            have a length; ``keep`` where they are lanes: one grouping factor, up to four effects of it in a linear
+            model, Laplace's method in another. Data sets of any other model are fitted one by one.
         names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Also (nobs,), the same for all.
@@ -139,7 +139,8 @@ def fit_many(
             share; a data set without a column of the formula, or with a level or a kind of column that the first
             have not.
         ValueError: no data sets, or ``out`` for those of a generator; a folder that holds another study, or a part of
-            another version; a shard of an iterator, or that there is not; something to ``keep`` that there is not; a model whose number of quadrature nodes is "auto".
+            another version; a shard of an iterator, or that there is not; something to ``keep`` that there is not; a
+            model whose number of quadrature nodes is "auto".
         OSError: the folder takes no files or has no room for the results; FileNotFoundError: it is removed during the
             run.
         RuntimeError: another call is at work on the folder, or on the shard; the process was forked after JAX had

@@ -64,7 +64,7 @@ def sorted_rows(
     count, levels = np.bincount(dataset, minlength=len(bad)), np.bincount(dataset[fresh], minlength=len(bad))
     before = np.cumsum(levels) - levels
     level = np.cumsum(fresh) - 1 - before[dataset]
-    taken = {name: None if x is None else x[order] for name, x in rows.items()}
+    taken: Any = {name: None if x is None else x[order] for name, x in rows.items()}
     by_term = tuple(z[order] for z in Z)
     return Stacked(**taken, Z=by_term, dataset=dataset, level=level, rows=count, levels=levels, bad=bad)
 
@@ -98,6 +98,14 @@ class Stacker:
     def build(self, data: Any) -> Design:
         """The design of one table, as a single fit has it."""
         return _build(self.terms, data, self.family, self.weights, self.offset, self.contrasts)
+
+    def levels(self, data: Any) -> list[int]:
+        """Of one table, of each grouping factor how many occur in its rows."""
+        table = Table(data)
+        frame = Frame(table, None, "")
+        return [
+            len(fit_grouping(g.name, g.exprs, frame)[0].keys) if len(table) else 0 for g in self.design.spec.groupings
+        ]
 
     def rows(self, tables: Sequence[Any], first: int) -> Stacked:
         """Of the data sets first, first + 1, ..
@@ -436,6 +444,10 @@ class ArrayStacker:
     def build(self, data: Any) -> Design:
         """The design of one data set."""
         return _of_arrays(data, self.design.columns, self.family)
+
+    def levels(self, data: Any) -> list[int]:
+        """Of one data set."""
+        return [len(pd.unique(np.asarray(data[3])))]
 
     def rows(self, datasets: Sequence[Any], first: int) -> Stacked:
         """As ``Stacker.rows``; NaN in y, X or Z takes out its row."""

@@ -53,10 +53,9 @@ class RowLanes(NamedTuple):
         by = np.where(self.scaled, unit, 1.0)
         y, trials = (float(np.ravel(x)[0]) for x in (problem.rows.y, problem.rows.trials))
         T_X, T = (self.changes[name][..., some] for name in ("T_X", "T"))
-        return Own(
+        own: dict[str, Any] = dict(
             y=laid("y", y),
             constant=np.zeros(len(some)),
-            copies=None,
             weights=laid("weights"),
             offset=laid("offset"),
             trials=laid("trials", trials),
@@ -65,6 +64,7 @@ class RowLanes(NamedTuple):
             T_X=unit * T_X,
             T=(by[None, :, None] * T,),
         )
+        return Own(**own, copies=None)
 
 
 def make_row_lanes(r: Stacked, s: Structure, effects: Effects, family: Any) -> RowLanes:
@@ -95,7 +95,7 @@ def make_row_lanes(r: Stacked, s: Structure, effects: Effects, family: Any) -> R
     fresh = np.ones(len(lane), bool)
     fresh[1:] = (lane[1:] != lane[:-1]) | (level[1:] != level[:-1])
     begins = np.flatnonzero(fresh)
-    height = np.arange(len(lane)) - np.repeat(begins, np.diff([*begins, len(lane)]))
+    height = np.arange(len(lane)) - np.repeat(begins, np.diff(np.append(begins, len(lane))))
     sizes = np.stack([r.levels[at], (over.largest(height) + 1).astype(int)], axis=1)
     n = len(lane)
     rows = {

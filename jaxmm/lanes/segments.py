@@ -139,16 +139,17 @@ class Lanes(NamedTuple):
         mine = where[self.lane] >= 0
         place, lane = self.place[mine], where[self.lane[mine]]
 
-        def laid(x: np.ndarray) -> np.ndarray:
+        def laid(x: np.ndarray) -> Any:
             out = np.zeros((*x.shape[:-1], J, len(some)))
             out[..., place, lane] = x[..., mine]
             return out
 
         K, B, b = map(laid, self.by_level)
+        levels: Any = self.levels[some].astype(float)
         o = {name: x[..., some] for name, x in self.by_lane.items()}
         systems = Systems(K, B, None, o["within"], o["n"], o["logs"], o["logdet"])
         data = BlockData(b, None, o["xy"], o["yy"], o["beta0"])
-        return OwnData(systems, data, self.levels[some].astype(float), o["T_X"], (o["T"],))
+        return OwnData(systems, data, levels, o["T_X"], (o["T"],))
 
 
 def make_lanes(r: Stacked, s: Structure, effects: Effects) -> Lanes:
@@ -170,7 +171,7 @@ def make_lanes(r: Stacked, s: Structure, effects: Effects) -> Lanes:
     for (f, first, stop), z in zip(effects, r.Z, strict=True):
         columns = list(np.ascontiguousarray(z[here].T))
         Z[first:stop], T[first:stop, first:stop] = changed_effects(columns, over, kinds[f, first])
-    beta0, left, XX = _least_squares(X, W, e, over, dependent.any(axis=0))
+    beta0, left, XX = _least_squares(X, W, e, over, np.any(dependent, axis=0))
     found = _left(e, left, over)
     status[at] = np.where((status[at] < 0) & (found >= 0), found, status[at])
     by_level, sums, lane_of, place = _levels(X, Z, W, left, XX, lane, level, over)
@@ -244,9 +245,10 @@ def _levels(
         for c in range(a + 1):
             A[a, c] = A[c, a] = inside.total(WZ[a] * Z[c])
     K = np.asarray(cholesky(A, ROUNDING))
-    zx = [[inside.total(z * x) for x in X] for z in WZ]
+    zx: Any = [[inside.total(z * x) for x in X] for z in WZ]
+    ze: Any = [[inside.total(z * e)] for z in WZ]
     B: Any = forward(K, zx) if p else [[] for _ in range(q)]
-    b = [row[0] for row in forward(K, [[inside.total(z * e)] for z in WZ])]
+    b: Any = [row[0] for row in forward(K, ze)]
     We = W * e
     yy = over.total(e * We) - sum(levels.total(x * x) for x in b)
     xy = [over.total(x * We) - sum(levels.total(B[a][c] * b[a]) for a in range(q)) for c, x in enumerate(X)]
