@@ -54,20 +54,20 @@ from jaxmm.results.shards import Shard, at_work, recorded
 from jaxmm.results.store import Store
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
-OWN = frozenset({"X", "Z", "weights", "statistics"})  # what lanes have of their own
+OWN = frozenset({"y", "X", "Z", "weights"})  # what lanes have of their own
 
 
 class Made(Responses):
-    """Lanes whose statistics are at hand, the lanes last."""
+    """Lanes whose data are at hand, the lanes last."""
 
-    endless, trusted, varies = True, True, frozenset({"statistics"})
+    endless, trusted, varies = True, True, frozenset({"made"})
 
     def __init__(self, data: Any):
         self.data, self.n = data, jax.tree.leaves(data)[0].shape[-1]
 
     def block(self, first: int, size: int) -> Varying:
         at = np.minimum(np.arange(first, first + size), self.n - 1)
-        return Varying(statistics=jax.tree.map(lambda x: x[..., at], self.data))
+        return Varying(made=jax.tree.map(lambda x: x[..., at], self.data))
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -75,7 +75,7 @@ class Made(Responses):
     @property
     def lane(self) -> Varying:
         """The shapes of what one lane has."""
-        return Varying(statistics=jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], 1), x.dtype), self.data))
+        return Varying(made=jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], 1), x.dtype), self.data))
 
 
 # ---------------------------------------------------------------- programs

@@ -120,7 +120,7 @@ def block_of(source: Responses, first: int, size: int, example: Varying) -> Vary
     given, kind = own.given(), type(source).__name__
     if unknown := given - source.varies:
         raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
-    if not given & {"y", "statistics"}:
+    if not given & {"y", "statistics", "made"}:
         raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
     if "y" in given:  # and what stands beside it
         check_rows(own.y, len(example.y))

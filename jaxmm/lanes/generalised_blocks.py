@@ -34,7 +34,7 @@ class GeneralisedBlocks:
     harmless: Array
     unit: Array
     effects: Effects
-    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies", "statistics"})
+    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies"})
     takes_any = False
     forgiving = False
     polished = False
@@ -47,8 +47,8 @@ class GeneralisedBlocks:
         return common.rows_of_theta(self.rows)
 
     def data(self, own: Varying) -> Own:
-        if own.statistics is not None:  # laid out on the host (``segment_rows``)
-            return self._with_constant(own.statistics)
+        if own.made is not None:  # by ``segment_rows``
+            return self._with_constant(own.made)
         data = row_data(own, self.rows, self.effects, self.unit).each(_turned)
         weights = data.weights
         if weights is not None:

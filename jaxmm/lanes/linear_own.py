@@ -115,7 +115,7 @@ class LinearOwn:
     shared: Systems
     cells: tuple[tuple[int, int], ...] | None = field(metadata={"static": True})
     effects: Effects = field(metadata={"static": True})
-    accepts = frozenset({"y", "weights", "X", "Z", "offset", "copies", "statistics"})
+    accepts = frozenset({"y", "weights", "X", "Z", "offset", "copies"})
     takes_any = forgiving = True
     polished = False
     steady = 0.0
@@ -140,8 +140,8 @@ class LinearOwn:
         return laid, Table(laid.e, laid.W, list(X), list(Z), rows.level, rows.levels)
 
     def data(self, own: Varying) -> OwnData:
-        if own.statistics is not None:  # made on the host (``segments``)
-            return own.statistics
+        if own.made is not None:  # by ``segments``
+            return own.made
         laid, t = self._laid(own)
         same = own.weights is None and own.Z is None
         K, B, data, within = made(t, least_squares(t, own.copies), own.copies, self.shared.K if same else None)
