@@ -65,4 +65,9 @@ PATTERN_LANES = 500  # with the same rows missing, for whose cross-products to b
 PATTERNS = 32  # of missing rows, at most, that are treated so: each has arrays of its own
 SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for values that are missing
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows
+DATASETS_BLOCK = 1 << 12  # data sets of different sizes in a part: the lanes of each program run empty once in it
+DATASETS_STACKED = 1000  # tables that are read and evaluated together
 PERMUTED_AT_ONCE = 1 << 18  # lanes of a permutation test in one call of fit_many, which takes tens of milliseconds
+# data sets of linear and of generalised models up to which programs are compiled in a fifth of the time, to run half
+# and a fifth as fast
+DATASETS_QUICK, DATASETS_QUICK_ROWS = 1 << 15, 1 << 10
