@@ -4,6 +4,21 @@ machine.  None of these changes a result beyond rounding.
 Measured on 2 cores of a server CPU, jaxlib 0.10; ``benchmarks/NOTES.md`` has the runs.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Price(NamedTuple):
+    """Seconds that searches cost: to have programs of lanes ``compiled``; of a ``single`` search, ``least`` whatever
+    its size and ``single`` for each row and parameter; of one ``lane``, for each row and parameter."""
+
+    compiled: float
+    least: float
+    single: float
+    lane: float
+
+
 # ---------------------------------------------------------------- programs
 SMALL_PROGRAM = (
     4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
@@ -52,6 +67,9 @@ TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which 
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
 # evaluation has at hand
 POOL_STEPS = 2  # of the search in one call of a program
+LINEAR, GENERALISED = Price(5.0, 5e-3, 8e-8, 4e-8), Price(9.0, 15e-3, 3e-7, 3e-7)  # of a fit of sleepstudy's size 4 ms,
+# of a logistic one 13 ms, of nbinom2 28 ms
+SINGLY_AT_ONCE = 16  # of such lanes that are read and looked at together
 BATCH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # lanes on a CPU: few widths, since each is compiled
 FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
 CACHE_BYTES = 1 << 22  # that the data of a batch should fit in

@@ -129,9 +129,9 @@ def alike_theta(arrays: Any, xp: Any = np) -> Any:
 
 
 def has_few_levels(gram: Gram) -> bool:
-    """Whether a factor has so few levels that its covariance may well be estimated in two ways."""
+    """Whether a factor has so few levels with rows that its covariance may well be estimated in two ways."""
     s = gram.structure
-    levels = solver.level_counts(gram)
+    levels = [np.sum(np.any(square > 0, axis=0)) for square, _ in solver.diagonals(gram, np)]
     parameters = np.zeros(s.num_factors)
     for term in s.terms:
         parameters[term.position] += term.covariance.num_params

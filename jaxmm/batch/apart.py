@@ -17,11 +17,11 @@ from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.setup import without_rows
+from jaxmm.batch.singly import found_of, side_by_side
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few
 from jaxmm.fitted import Fitted
 from jaxmm.gram import Gram
-from jaxmm.lanes.problem import Found
 from jaxmm.objective.parameters import change_theta
 from jaxmm.prepared import Prepared
 from jaxmm.results.result import FitBatch
@@ -72,9 +72,9 @@ def fits_apart(fit: Fitted, source: Responses, progress: bool = False) -> FitBat
             start = at_fit if own.start is None else own.start
             found.append(_search(fit, _counting(model, own.weights), start))
             tick(1)
-        side_by_side = _side_by_side(fit, found)
+        together = side_by_side([found_of(model, e, fit._control) for e in found])
     iterations = np.array([e.iterations for e in found], np.int32)
-    return FitBatch(names_of(model), as_columns(model, side_by_side, iterations, 0))
+    return FitBatch(names_of(model), as_columns(model, together, iterations, 0))
 
 
 def _start(fit: Fitted) -> np.ndarray:
@@ -107,27 +107,3 @@ def _search(fit: Fitted, arrays: Any, start: np.ndarray) -> Any:
         return estimate_glmm.estimate_on_host(arrays, np.asarray(start), fit._control, fit.n_agq)
     theta = change_theta(np.asarray(start), [np.asarray(t) for t in arrays.T], arrays)
     return estimate.estimate_on_host(arrays, theta, fit._control)
-
-
-def _side_by_side(fit: Fitted, estimates: list[Any]) -> Found:
-    """Single estimates as those of lanes, the replicates last."""
-    model, lik = fit.model, fit.model.likelihood
-    roots = [np.sqrt(lik.effects_scale(e)) for e in estimates]
-    fits = [Fitted(model, e, fit._control) for e in estimates]
-
-    def last(values: list[Any]) -> np.ndarray:
-        return np.stack([np.asarray(x, float) for x in values], axis=-1)
-
-    parts: dict[str, Any] = dict(
-        beta=last([e.beta for e in estimates]),
-        bse=last([np.sqrt(np.maximum(np.diag(e.vcov), 0.0)) for e in estimates]),
-        theta=last([e.theta for e in estimates]),
-        lams=tuple(
-            last([r * f.factor_lam(k) for r, f in zip(roots, fits, strict=True)]) for k in model.elimination.order
-        ),
-        phi=last([np.ravel(lik.phi(e))[0] for e in estimates]),
-        deviance=last([e.deviance for e in estimates]),
-        status=np.array([int(e.status) for e in estimates], np.int32),
-        further=last([list(lik.family_params(e).values()) for e in estimates]) if lik.family.constant_names else (),
-    )
-    return Found(**parts)

@@ -193,9 +193,9 @@ class _Job:
         on_cpu = self.devices[0].platform == "cpu"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = max(cores, len(self.devices)) if on_cpu else len(self.devices)
-        self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers)
+        self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers, keep)
         self.way = self.ways.of(self.ways.common)
-        if on_cpu and "evaluate" in self.way.problem.library:
+        if on_cpu and self.way.alone:
             workers = 1
         self.width = self.way.width
         most = workers if self.share is None else -(-(self.share[1] - self.share[0]) // self.width)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jaxmm import costs
 from jaxmm._context import computing
 from jaxmm.batch.pool import PartSearch, block_of
 from jaxmm.batch.setup import example, make_problem
+from jaxmm.batch.singly import ACCEPTED, SingleSearch, are_better_singly
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.lanes.kept import Keep
 from jaxmm.lanes.problem import Found
@@ -37,6 +39,27 @@ class Way(NamedTuple):
     check: Callable[[Varying], np.ndarray] | None
     example: Varying
 
+    @property
+    def alone(self) -> bool:
+        """Whether one worker must do."""
+        return "evaluate" in self.problem.library
+
+    def search(self, model: Any, device: Any, control: Control, tick: Any, keep: Keep) -> PartSearch:
+        problem = jax.device_put(self.problem, device)
+        settings = control, self.check, rows_counted(model), tick, self.example, keep
+        return PartSearch(problem, self.theta, self.width, *settings)
+
+
+class SingleWay(Way):
+    """One after another, each as a single fit; ``problem`` says which of them are refused."""
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+    def search(self, model: Any, device: Any, control: Control, tick: Any, keep: Keep) -> SingleSearch:
+        return SingleSearch(model, self, control, rows_counted(model), tick)
+
 
 class Ways:
     """The ways of a job, made as lanes of their kinds are met; all its threads share them."""
@@ -51,10 +74,17 @@ class Ways:
         collapse: bool,
         devices: list[Any],
         workers: int,
+        keep: Keep,
     ):
-        self.model, self.source, self.inputs, self.theta = model, source, inputs, theta
+        self.model, self.source, self.theta = model, source, theta
         self.batch, self.collapse, self.devices, self.workers = batch, collapse, devices, workers
         self.given = example(model, source.varies)
+        theirs = source.varies | inputs.of_own
+        possible = theirs <= ACCEPTED and not keep and batch is None and source.n is not None and not source.of_many
+        at_hand = devices[0].platform == "cpu" == model.device.platform
+        self.singly = possible and at_hand and are_better_singly(model, source.n)
+        # lanes that share a pattern share nothing else where they are searched one by one
+        self.inputs = replace(inputs, patterns=None) if self.singly else inputs
         self._made: dict[int, Way] = {}
         self._lock = threading.Lock()
 
@@ -86,6 +116,8 @@ class Ways:
         with computing(self.model.device):
             problem = make_problem(self.model, self.theta, self.collapse, varies, counts)
         own = example(self.model, varies)
+        if self.singly:
+            return SingleWay(problem, self.theta, costs.SINGLY_AT_ONCE, self._check(problem), own)
         width = self.batch or lanes_at_once(self.model, problem, own, self.source.n, self.workers, self.devices[0])
         return Way(problem, self.theta, int(width), self._check(problem), own)
 
@@ -123,7 +155,7 @@ class PartRoutes:
 
     def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
         self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
-        self.searches: dict[int, PartSearch] = {}
+        self.searches: dict[int, PartSearch | SingleSearch] = {}
         self.some = 0  # lanes of several kinds that are searched before their results are delivered
 
     def run(
@@ -159,13 +191,10 @@ class PartRoutes:
                 out[..., at] = x
         return whole
 
-    def _search(self, kind: int) -> PartSearch:
+    def _search(self, kind: int) -> PartSearch | SingleSearch:
         if kind not in self.searches:
             way = self.ways.of(kind)
-            problem = jax.device_put(way.problem, self.device)
-            rows = rows_counted(self.ways.model)
-            settings = self.control, way.check, rows, self.tick, way.example, self.keep
-            self.searches[kind] = PartSearch(problem, way.theta, way.width, *settings)
+            self.searches[kind] = way.search(self.ways.model, self.device, self.control, self.tick, self.keep)
         return self.searches[kind]
 
     def _lanes(self, source: Any, first: int, size: int) -> tuple[Varying, np.ndarray]:
