@@ -270,7 +270,7 @@ class PartSearch:
         library = self.problem.library
         alone = "found" in library or ("evaluate" in library and bool(kept.OF_DATA & set(self.keep)))
         found = self._call(alone, _found, self.problem, outcome, self.keep)
-        found = jax.tree.map(np.asarray, (found, iterations - 1))
+        found = jax.tree.map(np.asarray, (found, np.maximum(iterations - 1, 0)))  # none where it is refused
         if self.results is None:
             self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)
         for whole, x in zip(jax.tree.leaves(self.results), jax.tree.leaves(found), strict=True):

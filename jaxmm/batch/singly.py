@@ -39,7 +39,9 @@ def are_better_singly(model: Any, n: int) -> bool:
 
 
 # ---------------------------------------------------------------- one lane
-_arrays_for = Program(lambda likelihood, *given: likelihood.arrays_for(*given), (0,))
+_arrays_for = Program(
+    lambda likelihood, *given: likelihood.arrays_for(*given), (0,), lambda likelihood, arrays, rows, *_: rows.y.size
+)
 
 
 def search(model: Any, own: Varying, theta: np.ndarray | None, control: Control) -> Any:
@@ -93,7 +95,7 @@ def side_by_side(found: list[Found]) -> Found:
 
 
 # ---------------------------------------------------------------- the lanes of a block
-@Program
+@partial(Program, size=lambda problem, own, invalid: own.y.shape[-1])
 def _refused(problem: Any, own: Varying, invalid: Any) -> Any:
     """(L,) as ``pool`` has it: a status, -1 where there is none."""
     refused = problem.refuse(own.each(lambda x: jnp.moveaxis(x, 0, -1)))
