@@ -72,7 +72,7 @@ def small_process():
 def lanes_however_few(monkeypatch):
     """Tests of batches mean the programs of lanes and have few responses; ``few_lanes_singly`` is as users have it."""
     for price in ("LINEAR", "GENERALISED"):
-        monkeypatch.setattr(costs, price, getattr(costs, price)._replace(compiled=-1.0, lane=0.0))
+        monkeypatch.setattr(costs, price, getattr(costs, price)._replace(compiled=-1.0, lane=0.0, far=0.0))
 
 
 @pytest.fixture

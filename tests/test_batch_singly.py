@@ -1,5 +1,7 @@
 """Few lanes, searched one after another: a single fit of a lane's data is the oracle, and lanes find the same."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import close
@@ -85,6 +87,19 @@ def test_the_choice_is_by_the_model_and_n_alone(linear, counts):
         assert singly.are_better_singly(model, most // 2) and not singly.are_better_singly(model, 2 * most)
 
 
+def test_lanes_that_leave_the_cache_are_searched_one_by_one_however_many():
+    binomial = SimpleNamespace(
+        structure=SimpleNamespace(p=2, num_theta=1, rest_size=0),
+        likelihood=SimpleNamespace(price=costs.GENERALISED),
+        design=SimpleNamespace(y=np.zeros(30_000)),
+    )
+    assert singly.are_better_singly(binomial, 100_000)
+    binomial.design.y = np.zeros(10_000)
+    assert singly.are_better_singly(binomial, 200) and not singly.are_better_singly(binomial, 2000)
+    binomial.structure.rest_size = costs.DEAR_REST + 1
+    assert not singly.are_better_singly(binomial, 2)
+
+
 # ---------------------------------------------------------------- what is found
 def test_a_lane_is_the_single_fit_of_its_response(linear, counts):
     for model, Y in (linear, counts):
@@ -124,7 +139,7 @@ def test_what_cannot_be_fitted_has_the_status_of_lanes(linear, counts):
         one_by_one, lanes = lanes_and_singles(model, bad)
         np.testing.assert_array_equal(one_by_one.status, lanes.status)
         refused = lanes.status != Status.CONVERGED
-        assert refused.sum() >= 3 and np.isnan(one_by_one.loglik[refused]).all()
+        assert refused.sum() >= 2 and np.isnan(one_by_one.loglik[refused]).all()
         np.testing.assert_array_equal(one_by_one.iterations[refused], lanes.iterations[refused])
 
 

@@ -35,7 +35,8 @@ def are_better_singly(model: Any, n: int) -> bool:
     size = len(model.design.y) * (s.p + s.num_theta)
     if s.rest_size > costs.DEAR_REST:
         return False
-    return n * (price.least + price.single * size) <= price.compiled + n * price.lane * size
+    lane = price.far if size > costs.CACHED else price.lane
+    return n * (price.least + price.single * size) <= price.compiled + n * lane * size
 
 
 # ---------------------------------------------------------------- one lane
