@@ -4,6 +4,23 @@ machine.  None of these changes a result beyond rounding.
 Measured on 2 cores of a server CPU, jaxlib 0.10; ``benchmarks/NOTES.md`` has the runs.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Price(NamedTuple):
+    """Seconds that searches cost.  Of a ``single`` one, ``least`` whatever its size and ``single`` for each row and
+    parameter; of one ``lane`` for each of them, ``far`` where they are more than ``CACHED``; ``compiled``, what may be
+    spent to save compiling the programs of lanes, which takes half as long again."""
+
+    compiled: float
+    least: float
+    single: float
+    lane: float
+    far: float
+
+
 # ---------------------------------------------------------------- programs
 SMALL_PROGRAM = (
     4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
@@ -54,7 +71,16 @@ TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which 
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
 # evaluation has at hand
 POOL_STEPS = 2  # of the search in one call of a program
+LINEAR, GENERALISED = Price(3.0, 5e-3, 1.3e-7, 4e-8, 8e-8), Price(6.0, 15e-3, 4e-7, 3e-7, 8e-7)  # a fit of sleepstudy's
+# size takes 4 ms, a logistic one 13, nbinom2 28; one of 30,000 rows 21 and 42, a lane of it 11 and 85 to 120
+CACHED = 1 << 16  # rows times parameters of a lane up to which 16 lanes fit the cache
+SINGLY_AT_ONCE = 16  # of such lanes that are read and looked at together
 BATCH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # lanes on a CPU: few widths, since each is compiled
+WANTED_WIDTHS = (
+    64,
+    512,
+    2048,
+)  # of which the number of replicates chooses, so that another number compiles nothing anew
 FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
 CACHE_BYTES = 1 << 22  # that the data of a batch should fit in
 RESPONSE_BYTES = 1 << 24  # that its responses may take, once

@@ -33,6 +33,7 @@ from jaxmm.start import (
     is_restricted,
     joint_start,
     level_start,
+    levels_with_rows,
     moment_start,
     on_boundary,
 )
@@ -238,7 +239,7 @@ def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> 
     criterion = objective(gram)
     searches = [minimise(criterion, np.asarray(theta), control) for theta in starts]
     found = min(searches, key=lambda search: np.inf if np.isnan(search.value) else search.value)
-    if has_few_levels(gram):
+    if has_few_levels(gram, levels_with_rows(gram)):
         if on_boundary(found.theta, gram):
             found = search_again(criterion, found, independent_theta(gram, SECOND_SD), control)
         found = search_again(criterion, found, independent_theta(gram, NEAR_ZERO), control)

@@ -69,6 +69,10 @@ class Generalised:
         return f"Generalized linear mixed model fit by maximum likelihood ({_method(e.n_agq)})\n{about}"
 
     @property
+    def price(self) -> costs.Price:
+        return costs.GENERALISED
+
+    @property
     def kind(self) -> str:
         about = f"{self.family.name} ({self.family.link.name}), {_method(self.n_agq)}"
         return f"Generalised linear mixed model, {about}"
@@ -131,18 +135,21 @@ class Generalised:
     def estimate(
         self, accumulator: Accumulator, arrays: Rows, design: Design, start: Any, control: Control
     ) -> GlmmEstimates:
-        s = arrays.structure
+        psi = self.begin(accumulator, arrays, design)
+        return self.search(arrays, psi if start is None else scaled_psi(start, arrays, psi), control)
+
+    def begin(self, accumulator: Accumulator, arrays: Rows, design: Design) -> np.ndarray:
         data = _start_data(accumulator, design)
         if design.further:
-            psi = start_apart.start(self.family, data, arrays, [p.offset for p in design.further], accumulator)
-        else:
-            psi = start_glmm.start(self.family, data, accumulator, self.family.start_constants(self.family.num_phi))
-        if start is not None:
-            psi = scaled_psi(start, arrays, psi)
+            return start_apart.start(self.family, data, arrays, [p.offset for p in design.further], accumulator)
+        return start_glmm.start(self.family, data, accumulator, self.family.start_constants(self.family.num_phi))
+
+    def search(self, arrays: Rows, start: np.ndarray, control: Control) -> GlmmEstimates:
+        psi = np.asarray(start)
         if self.n_agq != "auto":
             return estimate_on_host(arrays, psi, control, int(self.n_agq))
         found = estimate_on_host(arrays, psi, control, 1)
-        for n in AUTO_NODES if can_have_nodes(s) else ():
+        for n in AUTO_NODES if can_have_nodes(arrays.structure) else ():
             before, found = found, estimate_on_host(arrays, found.psi, control, n)
             se = np.sqrt(np.maximum(np.diag(found.covariance), 1e-300))
             if np.max(np.abs(found.psi - before.psi) / se) < SETTLED:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from jaxmm import costs
 from jaxmm._random import normals
 from jaxmm.design import Design, NewData
 from jaxmm.design.checks import check_left, check_lmm
@@ -19,6 +20,7 @@ from jaxmm.inference import joint, wald
 from jaxmm.inference.predictive import Ahead, normal_interval
 from jaxmm.inference.robust import linear as sandwich
 from jaxmm.likelihood import Curvature, Effects
+from jaxmm.objective.parameters import change_theta
 from jaxmm.optimize import Control
 from jaxmm.pure import gram_from_rows
 from jaxmm.rows import Rows, make_rows
@@ -41,6 +43,10 @@ class Linear:
 
     def title(self, e: Estimates) -> str:
         return f"Linear mixed model fit by {'REML' if self.reml else 'maximum likelihood'}"
+
+    @property
+    def price(self) -> costs.Price:
+        return costs.LINEAR
 
     @property
     def kind(self) -> str:
@@ -82,6 +88,16 @@ class Linear:
         left = float(np.asarray(arrays.total)[-1, -1])
         check_left(design, lambda: accumulator.X.rows(slice(0, accumulator.n)), left)
         theta = None if start is None else raised_theta(start.theta, arrays)
+        return estimate_on_host(arrays, theta, control)
+
+    def begin(self, accumulator: Accumulator, arrays: Gram, design: Design) -> None:
+        """``search`` itself tries what the statistics say."""
+        return
+
+    def search(self, arrays: Gram, start: np.ndarray | None, control: Control) -> Estimates:
+        theta = start
+        if theta is not None:
+            theta = change_theta(np.asarray(theta), [np.asarray(t) for t in arrays.T], arrays)
         return estimate_on_host(arrays, theta, control)
 
     # ------------------------------------------------------------ what is read off

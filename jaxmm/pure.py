@@ -41,15 +41,17 @@ def gram_from_rows(
 ) -> Gram:
     """``shared`` with cross-products of its own; (n,) each, in the order of the data, None for what the rows have.
 
+    A row of weight zero does not count.
     ``counts`` keep beta0: what has left the model changes it no more.
     """
     real = rows.weights > 0  # what fills the pieces weighs nothing
     e = (rows.y if y is None else y[rows.source]) - (rows.offset if offset is None else offset[rows.source])
     w = rows.weights if weights is None else jnp.where(real, weights[rows.source], 0.0)
-    logs = jnp.where(real, jnp.log(jnp.where(real, w, 1.0)), 0.0)
+    there = w > 0
+    logs = jnp.where(there, jnp.log(jnp.where(there, w, 1.0)), 0.0)
     if counts is None:
         beta0, e = least_squares(rows, w, e)
-        n_obs, sum_log = shared.n_obs, jnp.sum(logs)
+        n_obs, sum_log = shared.n_obs if weights is None else jnp.sum(there, dtype=w.dtype), jnp.sum(logs)
     else:
         c = jnp.where(real, counts[rows.source], 0.0)
         beta0, e = shared.beta0, e - jnp.tensordot(shared.beta0, rows.X, 1)

@@ -128,10 +128,16 @@ def alike_theta(arrays: Any, xp: Any = np) -> Any:
     return xp.concatenate(out)
 
 
-def has_few_levels(gram: Gram) -> bool:
-    """Whether a factor has so few levels that its covariance may well be estimated in two ways."""
+def levels_with_rows(gram: Gram) -> list[int]:
+    """Of each factor; on the host."""
+    return [int(np.sum(np.any(square > 0, axis=0))) for square, _ in solver.diagonals(gram, np)]
+
+
+def has_few_levels(gram: Gram, levels: list[int] | None = None) -> bool:
+    """Whether a factor has so few levels that its covariance may well be estimated in two ways; ``levels`` of each
+    factor, by default all that there are."""
     s = gram.structure
-    levels = solver.level_counts(gram)
+    levels = solver.level_counts(gram) if levels is None else levels
     parameters = np.zeros(s.num_factors)
     for term in s.terms:
         parameters[term.position] += term.covariance.num_params

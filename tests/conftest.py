@@ -25,12 +25,13 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
-from jaxmm import _compiled
+from jaxmm import _compiled, costs
 
 LISTED = {
     mark: frozenset(Path(__file__).with_name(name).read_text().splitlines())
     for mark, name in (("dear", "dear.txt"), ("slow", "rare.txt"))
 }
+PRICES = {price: getattr(costs, price) for price in ("LINEAR", "GENERALISED")}
 DEFAULT = "not slow and not dear"
 LARGE = 3 << 29  # bytes of the process from which compiled programs are let go
 
@@ -65,6 +66,20 @@ def small_process():
         _compiled.STORE.clear()
         jax.clear_caches()
         _compiled.give_back()
+
+
+@pytest.fixture(autouse=True)
+def lanes_however_few(monkeypatch):
+    """Tests of batches mean the programs of lanes and have few responses; ``few_lanes_singly`` is as users have it."""
+    for price in ("LINEAR", "GENERALISED"):
+        monkeypatch.setattr(costs, price, getattr(costs, price)._replace(compiled=-1.0, lane=0.0, far=0.0))
+
+
+@pytest.fixture
+def few_lanes_singly(monkeypatch, lanes_however_few):
+    """The choice between lanes and single searches, as users have it."""
+    for price, real in PRICES.items():
+        monkeypatch.setattr(costs, price, real)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.setup import without_rows
-from jaxmm.batch.singles import side_by_side
+from jaxmm.batch.singly import found_of, side_by_side
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few
 from jaxmm.fitted import Fitted
@@ -72,9 +72,9 @@ def fits_apart(fit: Fitted, source: Responses, progress: bool = False) -> FitBat
             start = at_fit if own.start is None else own.start
             found.append(_search(fit, _counting(model, own.weights), start))
             tick(1)
-        found_all = side_by_side([Fitted(model, e, fit._control) for e in found])
+        together = side_by_side([found_of(model, e, fit._control) for e in found])
     iterations = np.array([e.iterations for e in found], np.int32)
-    return FitBatch(names_of(model), as_columns(model, found_all, iterations, 0))
+    return FitBatch(names_of(model), as_columns(model, together, iterations, 0))
 
 
 def _start(fit: Fitted) -> np.ndarray:

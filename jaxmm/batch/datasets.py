@@ -31,7 +31,7 @@ from jaxmm.batch import interrupts
 from jaxmm.batch.pool import PartSearch
 from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.setup import make_problem
-from jaxmm.batch.singles import side_by_side
+from jaxmm.batch.singly import found_of, side_by_side
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.design import DataError, Design
 from jaxmm.design.formula import parse
@@ -285,7 +285,12 @@ class Datasets:
                 fit = Single(design, self.model.likelihood, device=self.model.device).fit(control=self.control)
         except DataError:
             return _reason(self.stacker, data), {}
-        found = as_columns(fit.model, side_by_side([fit]), np.array([fit.estimates.iterations]), number)
+        found = as_columns(
+            fit.model,
+            side_by_side([found_of(fit.model, fit.estimates, fit._control)]),
+            np.array([fit.estimates.iterations]),
+            number,
+        )
         names = names_of(fit.model)
         moved = {"varcorr_sd": (names.sd, self.names.sd), "varcorr_corr": (names.corr, self.names.corr)}
         for column, (own, wanted) in moved.items():

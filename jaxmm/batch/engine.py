@@ -7,6 +7,10 @@ part is written to it every few seconds, and what is there is not done again.
 Lanes of one width share a program, in which no lane reads from another: the same replicate has the same bits, whatever
 is beside it, and wherever blocks and parts end.  Programs of other widths may add in another order: that is 1e-14 of a
 standard error where the likelihood is curved, and up to 1e-8 where it is flat.
+
+Where programs of lanes would not pay, lanes are searched one after another (``singly``), each to the bits of a single
+fit: the number of all replicates and the model alone say whether, no matter which part or shard is asked for.  Between
+the two ways stands what ends a search: 1e-8 of a standard error where the likelihood is curved.
 """
 
 from __future__ import annotations
@@ -99,7 +103,9 @@ def fit_many(
         start: where every search begins: a ``Fit``, theta (m,), a ``Truth`` or the mapping of one, as ``study`` takes
             it; by default moments of each response.
         batch: lanes that are searched at once; by default as many as suit the cache, or the accelerator's memory, the
-            number of replicates and of cores. With the same number results are the same to the bit, however many cores,
+            number of replicates and of cores. By default a few responses (some hundred of a small model), and
+            generalised ones too long for the cache, are searched one after another, as single fits are: programs of
+            lanes take longer to compile. A number asks for lanes. With the same number results are the same to the bit, however many cores,
             shards and processes there are; with another they may differ by rounding.
         out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
             an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
@@ -220,9 +226,9 @@ class _Job:
         self.devices = devices_of(control.device)
         on_cpu = self.devices[0].platform == "cpu"
         workers = max(cores(), len(self.devices)) if on_cpu else len(self.devices)
-        self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers)
+        self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers, keep)
         self.way = self.ways.of(self.ways.common)
-        if on_cpu and "evaluate" in self.way.problem.library:
+        if on_cpu and self.way.alone:
             workers = 1
         self.width = self.way.width
         most = workers if self.share is None else -(-(self.share[1] - self.share[0]) // self.width)

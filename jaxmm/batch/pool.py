@@ -234,7 +234,7 @@ class PartSearch:
         return self._call(alone, _pool, self.problem, own, self.theta, invalid)
 
     def _block(self, first: int, size: int) -> Varying:
-        return block_of(self.source, first, size, self.example).each(lambda x: _filled(x, self.width))
+        return block_of(self.source, first, size, self.example).each(lambda x: filled_up(x, self.width))
 
     def _record(self, both: tuple[Lanes, Any], ended: np.ndarray, again: np.ndarray, index: np.ndarray) -> None:
         """Lanes that have ended join those before them; as soon as there are L, their results are worked out.
@@ -268,11 +268,11 @@ class PartSearch:
         """The results of the first ``count`` of the lanes that wait."""
         index = np.concatenate([i for i, _ in self.waiting])
         both = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[o for _, o in self.waiting])
-        outcome, iterations = jax.tree.map(lambda x: _filled(x[..., :count].T, self.width).T, both)
+        outcome, iterations = jax.tree.map(lambda x: filled_up(x[..., :count].T, self.width).T, both)
         library = self.problem.library
         alone = "found" in library or ("evaluate" in library and bool(kept.OF_DATA & set(self.keep)))
         found = self._call(alone, _found, self.problem, outcome, self.keep)
-        found = jax.tree.map(np.asarray, (found, iterations - 1))
+        found = jax.tree.map(np.asarray, (found, np.maximum(iterations - 1, 0)))  # none where it is refused
         if self.results is None:
             self.results = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], self.size), x.dtype), found)
         for whole, x in zip(jax.tree.leaves(self.results), jax.tree.leaves(found), strict=True):
@@ -321,7 +321,7 @@ def check_shapes(own: Varying, example: Varying) -> None:
                 )
 
 
-def _filled(x: Any, width: int) -> Any:
+def filled_up(x: Any, width: int) -> Any:
     """x (k, ..) with copies of its last row up to ``width`` rows: one shape, one program."""
     if len(x) == width:
         return x

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jaxmm._context import computing
 from jaxmm.batch.aliased import Kept, expanded, kept_columns
 from jaxmm.batch.pool import PartSearch, block_of
 from jaxmm.batch.setup import example, make_problem
+from jaxmm.batch.singly import ACCEPTED, SingleSearch, are_better_singly
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.lanes.kept import Keep
 from jaxmm.lanes.problem import Found
@@ -38,6 +40,27 @@ class Way(NamedTuple):
     check: Callable[[Varying], np.ndarray] | None
     example: Varying
 
+    @property
+    def alone(self) -> bool:
+        """Whether one worker must do."""
+        return "evaluate" in self.problem.library
+
+    def search(self, model: Any, device: Any, control: Control, tick: Any, keep: Keep) -> PartSearch:
+        problem = jax.device_put(self.problem, device)
+        settings = control, self.check, rows_counted(model), tick, self.example, keep
+        return PartSearch(problem, self.theta, self.width, *settings)
+
+
+class SingleWay(Way):
+    """One after another, each as a single fit; ``problem`` says which of them are refused."""
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+    def search(self, model: Any, device: Any, control: Control, tick: Any, keep: Keep) -> SingleSearch:
+        return SingleSearch(model, self, control, rows_counted(model), tick)
+
 
 class Ways:
     """The ways of a job, made as lanes of their kinds are met; all its threads share them."""
@@ -52,11 +75,20 @@ class Ways:
         collapse: bool,
         devices: list[Any],
         workers: int,
+        keep: Keep,
     ):
-        self.model, self.source, self.inputs, self.theta = model, source, inputs, theta
+        self.model, self.source, self.theta = model, source, theta
         self.batch, self.collapse, self.devices, self.workers = batch, collapse, devices, workers
         self.given = example(model, source.varies)
-        self._made: dict[int | Kept, Way] = {}
+        theirs = source.varies | inputs.of_own
+        possible = theirs <= ACCEPTED and not keep and batch is None and source.n is not None and not source.of_many
+        at_hand = devices[0].platform == "cpu" == model.device.platform
+        self.singly = possible and at_hand and are_better_singly(model, source.n)
+        # lanes that share a pattern share nothing else where they are searched one by one
+        self.inputs = replace(inputs, patterns=None) if self.singly else inputs
+        self.keep = keep
+        self._made: dict[int, Way] = {}
+        self._reduced: dict[Kept, Ways] = {}
         self._lock = threading.Lock()
 
     @property
@@ -74,20 +106,24 @@ class Ways:
         given = self.source.varies | (self.inputs.always if self.routed else frozenset())
         return given | {"weights"} if kind == OWN else given
 
-    def of(self, kind: int | Kept) -> Way:
-        """The way of lanes of a kind, or of those that keep some columns of X alone."""
+    def of(self, kind: int) -> Way:
+        """The way of lanes of a kind."""
         with self._lock:
             if kind not in self._made:
-                self._made[kind] = self._make(kind) if isinstance(kind, int) else self._of_columns(kind)
+                self._made[kind] = self._make(kind)
             return self._made[kind]
 
-    def _of_columns(self, kept: Kept) -> Way:
-        d = self.model.design
-        left_out = [name for j, name in enumerate(d.columns) if j not in kept]
-        model = self.model.with_design(d.without(left_out))
-        theta = self.theta if model.likelihood.exact else None  # psi has coefficients, of which some are gone
-        ways = Ways(model, self.source, self.inputs, theta, self.batch, self.collapse, self.devices, self.workers)
-        return ways.of(OWN)
+    def reduced(self, kept: Kept) -> Ways:
+        """Of the model that has some columns of X alone."""
+        with self._lock:
+            if kept not in self._reduced:
+                d = self.model.design
+                left_out = [name for j, name in enumerate(d.columns) if j not in kept]
+                model = self.model.with_design(d.without(left_out))
+                theta = self.theta if model.likelihood.exact else None  # psi has coefficients, of which some are gone
+                settings = self.batch, self.collapse, self.devices, self.workers, self.keep
+                self._reduced[kept] = Ways(model, self.source, self.inputs, theta, *settings)
+            return self._reduced[kept]
 
     def _make(self, kind: int) -> Way:
         patterns, varies = self.inputs.patterns, self.varies(kind)
@@ -95,6 +131,8 @@ class Ways:
         with computing(self.model.device):
             problem = make_problem(self.model, self.theta, self.collapse, varies, counts)
         own = example(self.model, varies)
+        if self.singly:
+            return SingleWay(problem, self.theta, costs.SINGLY_AT_ONCE, self._check(problem), own)
         width = self.batch or lanes_at_once(self.model, problem, own, self.source.n, self.workers, self.devices[0])
         return Way(problem, self.theta, int(width), self._check(problem), own)
 
@@ -132,7 +170,7 @@ class PartRoutes:
 
     def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
         self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
-        self.searches: dict[int | Kept, PartSearch] = {}
+        self.searches: dict[int | Kept, PartSearch | SingleSearch] = {}
         self.some = 0  # lanes of several kinds that are searched before their results are delivered
 
     def run(
@@ -174,13 +212,11 @@ class PartRoutes:
         whole[0].columns["nobs"][:] = rows_counted(self.ways.model)(own)  # also of rows that a pattern leaves out
         return whole
 
-    def _search(self, kind: int | Kept) -> PartSearch:
+    def _search(self, kind: int | Kept) -> PartSearch | SingleSearch:
         if kind not in self.searches:
-            way = self.ways.of(kind)
-            problem = jax.device_put(way.problem, self.device)
-            rows = rows_counted(self.ways.model)
-            settings = self.control, way.check, rows, self.tick, way.example, self.keep
-            self.searches[kind] = PartSearch(problem, way.theta, way.width, *settings)
+            ways = self.ways if isinstance(kind, int) else self.ways.reduced(kind)
+            way = ways.of(kind if isinstance(kind, int) else OWN)
+            self.searches[kind] = way.search(ways.model, self.device, self.control, self.tick, self.keep)
         return self.searches[kind]
 
     def _lanes(self, source: Any, first: int, size: int) -> tuple[Varying, np.ndarray]:

@@ -26,7 +26,8 @@ def lanes_at_once(model: Any, problem: Any, own: Varying, n: int | None, workers
 def _on_cpu(each: int, given: int, n: int | None, workers: int) -> int:
     widths, most = costs.BATCH_WIDTHS, (costs.CACHE_BYTES, costs.RESPONSE_BYTES)
     fits = [w for w in widths if w * each <= most[0] and w * given <= most[1]] or [widths[0]]
-    wanted = fits[-1] if n is None else max(-(-n // (costs.FILLINGS * workers)), 64)
+    due = costs.WANTED_WIDTHS[-1] if n is None else -(-n // (costs.FILLINGS * workers))
+    wanted = next((w for w in costs.WANTED_WIDTHS if w >= due), costs.WANTED_WIDTHS[-1])
     return next((w for w in fits if w >= wanted), fits[-1])
 
 

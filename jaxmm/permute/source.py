@@ -31,7 +31,7 @@ class Rearranged(Responses):
     Searches begin at moments of what is fitted: from the null model's variances they take half a step more.
     """
 
-    trusted = True
+    trusted = of_many = True
 
     def __init__(self, residuals: Residuals, moves: Sequence[Move]):
         self.residuals, self.moves = residuals, moves

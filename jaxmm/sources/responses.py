@@ -52,7 +52,8 @@ class Responses(Protocol):
 
     ``n`` is the number of replicates.  ``varies``: what its blocks hold, names of ``Varying``.  ``endless``: whether a
     block may go beyond n.  ``trusted``: whether every response is one of the family's, so that nobody need look.
-    ``library``: whether ``block`` calls the library's matrix routines (``pool.LIBRARY``).
+    ``library``: whether ``block`` calls the library's matrix routines (``pool.LIBRARY``).  ``of_many``: whether its
+    lanes are a part of many more, so that the program of lanes is worth compiling however few they are.
     """
 
     n: int
@@ -60,6 +61,7 @@ class Responses(Protocol):
     endless: bool = False
     trusted: bool = False
     library: bool = False
+    of_many: bool = False
 
     @abstractmethod
     def block(self, first: int, size: int) -> Varying:
@@ -107,7 +109,7 @@ class ArrayResponses(Responses):
 class StreamResponses:
     """Arrays (k, nobs) one after another, from an iterator; their number is not known before the end."""
 
-    n, varies, trusted = None, Responses.varies, False
+    n, varies, trusted, of_many = None, Responses.varies, False, True
 
     def __init__(self, chunks: Iterable[Any], nobs: int):
         self.chunks, self.nobs = (_chunk(chunk, nobs) for chunk in chunks), nobs
