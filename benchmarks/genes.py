@@ -122,12 +122,10 @@ def ours(what: str, asked: argparse.Namespace, call: Callable[[], mm.FitBatch]) 
         batch = call()
         times.append(time.perf_counter() - began)
     seconds["ours"] = min(times[1:]) / asked.genes
-    print(
-        f"{what}: {asked.genes} genes, {asked.cells} cells, {asked.donors} donors; {batch.converged.mean():.2%} converged"
-    )
-    print(
-        f"  jaxmm             {1e3 * seconds['ours']:9.3f} ms a gene (first call {times[0]:.1f} s in all, then {min(times[1:]):.2f})"
-    )
+    size = f"{asked.genes} genes, {asked.cells} cells, {asked.donors} donors"
+    print(f"{what}: {size}; {batch.converged.mean():.2%} converged")
+    first = f"first call {times[0]:.1f} s in all, then {min(times[1:]):.2f}"
+    print(f"  jaxmm             {1e3 * seconds['ours']:9.3f} ms a gene ({first})")
     return batch
 
 

@@ -76,11 +76,7 @@ LINEAR, GENERALISED = Price(3.0, 5e-3, 1.3e-7, 4e-8, 8e-8), Price(6.0, 15e-3, 4e
 CACHED = 1 << 16  # rows times parameters of a lane up to which 16 lanes fit the cache
 SINGLY_AT_ONCE = 16  # of such lanes that are read and looked at together
 BATCH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)  # lanes on a CPU: few widths, since each is compiled
-WANTED_WIDTHS = (
-    64,
-    512,
-    2048,
-)  # of which the number of replicates chooses, so that another number compiles nothing anew
+WANTED_WIDTHS = (64, 512, 2048)  # of which the number of replicates chooses: another number seldom compiles anew
 FILLINGS = 4  # times that a worker should fill its lanes, as the last ones search alone; from 64 lanes on
 CACHE_BYTES = 1 << 22  # that the data of a batch should fit in
 RESPONSE_BYTES = 1 << 24  # that its responses may take, once

@@ -136,7 +136,8 @@ def test_what_cannot_be_fitted_has_the_status_of_lanes(linear, counts):
         bad[0, 0], bad[1], bad[2, 3:] = np.inf, 2.0, np.nan
         bad[3, 5] = np.nan
         bad[4] = 0.0
-        one_by_one, lanes = lanes_and_singles(model, bad)
+        same = {"weights": np.ones(Y.shape), "offset": np.zeros(Y.shape)}  # as above: the same programs
+        one_by_one, lanes = lanes_and_singles(model, bad, **same)
         np.testing.assert_array_equal(one_by_one.status, lanes.status)
         refused = lanes.status != Status.CONVERGED
         assert refused.sum() >= 2 and np.isnan(one_by_one.loglik[refused]).all()

@@ -119,7 +119,7 @@ def boots(sleep_reml):
 def test_a_bootstrap_is_a_batch_and_more(boots, sleep_reml, kind):
     boot = boots[kind]
     assert isinstance(boot, FitBatch) and isinstance(boot, Bootstrap) and len(boot) == 399
-    names = [c for c in boot.to_frame() if not c.startswith("se_")][1:-5]
+    names = [c for c in boot.to_frame() if not c.startswith("se_")][1:-6]
     assert list(boot.observed.index) == list(boot.statistics) == names
     np.testing.assert_array_equal(boot.observed, parameters(sleep_reml))
     for k in (0, 398):

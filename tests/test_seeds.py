@@ -33,6 +33,8 @@ DRAWS = {
     "SignFlip": None,
     "anova": None,  # passes its key to bootstrap
     "bootstrap": None,
+    "cross_validate": None,  # deals groups out to folds: tests/test_crossval.py
+    "permutation_test": None,  # tests/test_permutation.py
     "exact_rlrt": None,
     "power": None,  # these three make Simulated or DirectlySimulated of theirs
     "power_curve": None,

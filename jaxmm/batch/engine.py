@@ -105,8 +105,8 @@ def fit_many(
         batch: lanes that are searched at once; by default as many as suit the cache, or the accelerator's memory, the
             number of replicates and of cores. By default a few responses (some hundred of a small model), and
             generalised ones too long for the cache, are searched one after another, as single fits are: programs of
-            lanes take longer to compile. A number asks for lanes. With the same number results are the same to the bit, however many cores,
-            shards and processes there are; with another they may differ by rounding.
+            lanes take longer to compile. A number asks for lanes. With the same number results are the same to the
+            bit, however many cores, shards and processes there are; with another they may differ by rounding.
         out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
             an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
             part that is there is looked at first: one that is cut or damaged is moved aside, with a warning, and

@@ -83,7 +83,7 @@ class Ways:
         theirs = source.varies | inputs.of_own
         possible = theirs <= ACCEPTED and not keep and batch is None and source.n is not None and not source.of_many
         at_hand = devices[0].platform == "cpu" == model.device.platform
-        self.singly = possible and at_hand and are_better_singly(model, source.n)
+        self.singly = possible and at_hand and are_better_singly(model, int(source.n))  # pyright: ignore
         # lanes that share a pattern share nothing else where they are searched one by one
         self.inputs = replace(inputs, patterns=None) if self.singly else inputs
         self.keep = keep

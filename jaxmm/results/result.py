@@ -76,7 +76,9 @@ class FitBatch(_text.Printed):
     else:
 
         def __getattr__(self, name):
-            raise AttributeError(absent(name) or f"'FitBatch' object has no attribute {name!r}", name=name, obj=self)
+            if says := absent(name):
+                raise AttributeError(says, name=name, obj=self)
+            return object.__getattribute__(self, name)  # raises what a property has raised
 
     def __post_init__(self):
         columns = completed(self.names, self.columns)
