@@ -30,6 +30,24 @@ QUICK = {
 }
 
 
+# level of optimisation as ever: lanes of rows run in half the time of fused ones (jaxlib 0.10.2), and compile in 3/4
+UNFUSED = {"xla_cpu_use_fusion_emitters": False}
+
+
+@cache
+def unfused_options() -> dict[str, Any]:
+    """``UNFUSED`` where this version of XLA knows it, else nothing."""
+    return UNFUSED if _is_known(UNFUSED) else {}
+
+
+def _is_known(options: dict[str, Any]) -> bool:
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(np.float32(0.0)).compile()
+    except Exception:  # whatever a version raises for an option that it does not know
+        return False
+    return True
+
+
 @cache
 def quick_options() -> dict[str, Any]:
     """``QUICK`` where this version of XLA knows all of it, else nothing.
@@ -37,11 +55,7 @@ def quick_options() -> dict[str, Any]:
     Not a part of it: without the second option (from jaxlib 0.11 on there is none) the first makes code that runs
     seven times as long, and saves little.
     """
-    try:
-        jax.jit(lambda x: x, compiler_options=QUICK).lower(np.float32(0.0)).compile()
-    except Exception:  # whatever a version raises for an option that it does not know
-        return {}
-    return QUICK
+    return QUICK if _is_known(QUICK) else {}
 
 
 class _Store:
@@ -102,24 +116,26 @@ class Program:
     ):
         self.function, self.static, self.size = function, frozenset(static_argnums), size
 
-    def bind(self, *args: Any) -> Callable:
-        """The jitted function for arguments of these shapes, to be called with such: a loop asks for it once."""
+    def bind(self, *args: Any, options: Callable[[], dict[str, Any]] | None = None) -> Callable:
+        """The jitted function for arguments of these shapes, to be called with such: a loop asks for it once.
+        ``options``: gives what the compiler is told, ``quick_options`` or ``unfused_options``."""
         static = tuple(args[i] for i in sorted(self.static))
         leaves, tree = jax.tree.flatten([x for i, x in enumerate(args) if i not in self.static])
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "dtype") else type(x) for x in leaves)
-        quick = self.size is not None and self.size(*args) < costs.SMALL_PROGRAM
-        return STORE.get((self, quick, static, tree, shapes), lambda: self._jitted(quick))
+        if options is None and self.size is not None and self.size(*args) < costs.SMALL_PROGRAM:
+            options = quick_options
+        return STORE.get((self, options, static, tree, shapes), lambda: self._jitted(options))
 
     def __call__(self, *args: Any) -> Any:
         return self.bind(*args)(*args)
 
-    def _jitted(self, quick: bool) -> Callable:
+    def _jitted(self, options: Callable[[], dict[str, Any]] | None) -> Callable:
         @wraps(self.function)
         def own(*args):  # a function of its own, since JAX's caches live as long as the function does
             return self.function(*args)
 
-        options = quick_options() if quick else {}
-        return FirstCall(jax.jit(own, static_argnums=tuple(self.static), compiler_options=options or None))
+        told = None if options is None else options() or None
+        return FirstCall(jax.jit(own, static_argnums=tuple(self.static), compiler_options=told))
 
 
 def bucket(n: int) -> int:

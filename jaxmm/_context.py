@@ -88,3 +88,26 @@ def choose_device(wanted: Any, structure: Structure) -> Any:
         return jax.local_devices(backend=wanted)[0]
     except RuntimeError as problem:
         raise ValueError(f"control.device is {wanted!r}, but JAX sees no such device here") from problem
+
+
+def devices_of(wanted: Any) -> list[Any]:
+    """The local devices to compute on.
+
+    Raises:
+        ValueError: a device that JAX does not see here.
+    """
+    if isinstance(wanted, jax.Device):
+        return [wanted]
+    if wanted == "auto":
+        return jax.local_devices()
+    if not isinstance(wanted, str):
+        raise ValueError(f"control.device must be 'auto', 'cpu', 'gpu' or a jax.Device, not {wanted!r}")
+    try:
+        return jax.local_devices(backend=wanted)
+    except (RuntimeError, TypeError) as problem:
+        raise ValueError(f"control.device is {wanted!r}, but JAX sees no such device here") from problem
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -65,6 +65,8 @@ CLOSED_ENTRIES = 10  # of λ in it: with 16 it takes half a minute and 0.8 GB
 COLLAPSED_SHARE = 0.7  # of the levels that must be left for a collapse of equal ones to be worth its sums
 TABLE_PIECE = 4  # rows that the scatter of one piece costs, where lanes have rows of their own
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
+TABLE_FILL = 3  # times the rows, up to which levels of unequal size are filled up for it: by pieces a lane takes 4 to 6
+# times as long
 TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
 # evaluation has at hand
@@ -85,4 +87,9 @@ PATTERN_LANES = 500  # with the same rows missing, for whose cross-products to b
 PATTERNS = 32  # of missing rows, at most, that are treated so: each has arrays of its own
 SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for values that are missing
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows
+DATASETS_BLOCK = 1 << 12  # data sets of different sizes in a part: the lanes of each program run empty once in it
+DATASETS_STACKED = 1000  # tables that are read and evaluated together
 PERMUTED_AT_ONCE = 1 << 18  # lanes of a permutation test in one call of fit_many, which takes tens of milliseconds
+# data sets of linear and of generalised models up to which programs are compiled in a fifth of the time, to run half
+# and a fifth as fast
+DATASETS_QUICK, DATASETS_QUICK_ROWS = 1 << 15, 1 << 10

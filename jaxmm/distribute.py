@@ -11,24 +11,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxmm.results.shards import Shard
 
+Returned = TypeVar("Returned")
+
 
 def run_shards(
-    verb: Callable[..., Any],
+    verb: Callable[..., Returned],
     *args: Any,
     shards: int,
     out: Any,
     executor: Any = None,
     workers: int | None = None,
     **options: Any,
-) -> Any:
+) -> Returned:
     """``verb(*args, out=out, **options)``, each of its shards a task in another process.
 
     A shard that was done, or was cut off, in an earlier call goes on from what is in the folder. Where shards fail, the
@@ -147,7 +149,7 @@ class RayExecutor:
             raise ImportError("RayExecutor needs Ray: pip install 'jaxmm[ray]'") from error
         self._ray, self.options = ray, options
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future:
         """A future of ``function(*args)``."""
         remote = self._ray.remote(**self.options)(function) if self.options else self._ray.remote(function)
         return remote.remote(*args).future()

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from jaxmm._context import choose_device, computing
 from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._text import some
@@ -22,9 +20,8 @@ from jaxmm.design import build
 from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.families import FAMILIES, Family, ZeroInflated
-from jaxmm.families import get as get_family
 from jaxmm.fit import Fit
-from jaxmm.generalised import Generalised
+from jaxmm.kinds import check_flag, choose_likelihood
 from jaxmm.layout import Parameters
 from jaxmm.likelihood import Likelihood
 from jaxmm.linear import Linear
@@ -34,8 +31,8 @@ from jaxmm.sources.truth import as_start
 
 # what other modules read of a model: how its arrays are made, and steps from one model to another
 _UNLISTED = frozenset(
-    {"accumulator", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_design",
-     "with_likelihood"}
+    {"accumulator", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_arrays",
+     "with_design", "with_likelihood"}
 )  # fmt: skip
 
 
@@ -331,19 +328,6 @@ def glmm(
 
 
 # ---------------------------------------------------------------- the steps
-def choose_likelihood(family: Any, reml: bool | None, n_agq: int | str | None) -> Likelihood:
-    """Linear without a family, else generalised; a keyword of the other one is an error."""
-    if family is None:
-        if n_agq is not None:
-            raise TypeError("n_agq is for generalised models: give a family")
-        reml = True if reml is None else reml
-        check_flag("reml", reml)
-        return Linear(bool(reml))
-    if reml is not None:
-        raise TypeError("reml is for linear mixed models: leave it out, generalised models are fitted by ML")
-    return Generalised(get_family(family), 1 if n_agq is None else n_agq)
-
-
 def choose_further(likelihood: Likelihood, formulas: dict[str, Terms]) -> tuple[Likelihood, dict[str, Terms | None]]:
     """The likelihood with zero inflation where there is a formula for it, and the formulas of the parameters that have
     a predictor, None for "~ 1".  A formula "~ 1" for φ is a constant, which φ is without one.
@@ -366,8 +350,3 @@ def choose_further(likelihood: Likelihood, formulas: dict[str, Terms]) -> tuple[
             )
         further["phi"] = formulas["phi"]
     return likelihood, further | {p.name: formulas.get(p.name) for p in family.further}
-
-
-def check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, not {value!r}")

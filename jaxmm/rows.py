@@ -297,10 +297,14 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: b
     ``y``, ``trials`` and the ``offsets`` of each predictor (n,) in the order of the data; the weights are the
     accumulator's.  With ``room``,
     small designs that differ in their rows, or in which levels of crossed factors meet, have arrays of equal shapes.
+    Without it, for lanes, the rows of a level of the one factor are one piece, unless that fills too much.
     """
     a, s = accumulator, accumulator.structure
+    most, only = int(np.bincount(a.groupings[0].codes).max()), len(a.groupings) == 1
+    whole = not room and only and a.groupings[0].levels * most <= costs.TABLE_FILL * a.n
     room = room and a.n < costs.SMALL_PROGRAM
-    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None)
+    height = most if whole else None
+    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None, height)
     real = places >= 0
     shape = places.shape
     # what fills a piece is a copy of a row of the same level, which is in the family's support

@@ -160,6 +160,30 @@ def test_nested_factors_of_a_generalised_model():
         mm.cross_validate(mm.glmm("y ~ 1 + (1 | a) + (1 | b)", data.assign(b=data.index % 5), "poisson"), by="b")
 
 
+FAMILIES = {
+    "slopes, offset, weights": ("y ~ x + (x | g)", "nbinom2", {"offset": "o", "weights": "w"}),
+    "zeros": ("z ~ x + (1 | g)", "poisson", {"zero_inflation": "~ x"}),
+    "effects of the zeros": ("z ~ x + (1 | g)", "poisson", {"zero_inflation": "~ 1 + (1 | g)"}),
+    "dispersion": ("y ~ x + (1 | g)", "nbinom2", {"dispersion": "~ x"}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families(name):
+    """The densities of all groups at the estimates of all rows make the likelihood."""
+    rng = np.random.default_rng(3)
+    data = pd.DataFrame({"g": np.repeat(np.arange(20), 8), "x": rng.normal(size=160)})
+    data["o"], data["w"] = 0.3 * rng.normal(size=160), rng.integers(1, 4, 160).astype(float)
+    mu = np.exp(0.5 + 0.3 * data["x"] + data["o"] + 0.6 * rng.normal(size=20)[data["g"]])
+    data["y"] = rng.negative_binomial(2, 2 / (2 + mu))
+    data["z"] = np.where(rng.random(160) < 0.3, 0, rng.poisson(mu))
+    formula, family, options = FAMILIES[name]
+    fit = mm.glmm(formula, data, family, **options)
+    found = mm.cross_validate(fit, folds=4, key=1)
+    assert found.good.all() and found.inside.sum() == pytest.approx(fit.loglik, abs=1e-8)
+    assert found.elpd < found.inside.sum() and found.rmse < 1.5 * np.std(found.observed)
+
+
 # ---------------------------------------------------------------- folds that cannot be fitted, and bad input
 def test_a_group_without_which_a_coefficient_has_no_data(sleepstudy):
     data = sleepstudy.assign(one=(sleepstudy["Subject"] == "308").astype(float))

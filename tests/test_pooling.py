@@ -192,6 +192,17 @@ def test_a_batch_is_its_fits(sleep_ml, pair, drawn):
     assert mm.pool(batch, dfcom=math.inf).test("Days").num_df == 1
 
 
+def test_imputed_columns_as_lanes(imputed, fits):
+    """x and y are imputed: the batch is the list of fits."""
+    Y, x = (np.stack([table[name] for table in imputed]) for name in "yx")
+    batch = mm.fit_many(fits[0].model, Y, columns={"x": x}, keep="vcov", progress=False)
+    found, listed = mm.pool(batch, model=fits[0]), mm.pool(fits)
+    np.testing.assert_allclose(found.frame, listed.frame, rtol=1e-3)
+    np.testing.assert_allclose(found.vcov(), listed.vcov(), rtol=1e-3, atol=1e-6)
+    a, b = found.test(["z", "x:z"]), listed.test(["z", "x:z"])
+    np.testing.assert_allclose([a.F, a.den_df], [b.F, b.den_df], rtol=1e-3)
+
+
 def test_fits_that_failed_are_left_out(pair, drawn):
     (model, batch), (_, batch0) = pair
     broken = batch.with_columns(status=np.array([0, 0, int(mm.Status.MAX_ITERATIONS), 0, 0]))
@@ -218,7 +229,8 @@ def test_bad_input(fits, nulls, imputed, pair, sleep_reml, sleep_ml, drawn):
     with says(ValueError, "criteria differ"):
         mm.pool([sleep_reml, sleep_ml])
     with says(ValueError, "does not know how many rows", "dfcom="):
-        mm.pool(batch)
+        mm.pool(batch.with_columns(nobs=np.zeros(5, int)))  # as of a file from before
+    assert mm.pool(batch).dfcom == 178
     with says(ValueError, "dfcom must be a number above 0", "-1"):
         mm.pool(batch, dfcom=-1)
     with says(ValueError, "model= and Y= are for a batch"):
@@ -241,6 +253,8 @@ def test_bad_input(fits, nulls, imputed, pair, sleep_reml, sleep_ml, drawn):
         found.compare(batch0, "D1", use="wald")
     with says(ValueError, "method='D3' needs the likelihood", "Y=Y"):
         found.compare(batch0, "D3")
+    with says(ValueError, "data set 0 has the deviance", "Y is not what fit_many was given"):
+        mm.pool(batch, model=model, Y=drawn[::-1]).compare(mm.pool(batch0, model=null, Y=drawn), "D3")
     with says(ValueError, "not nested"):
         mm.pool(batch0, model=null).compare(found)
     with says(ValueError, "the same coefficients", "'D3'"):

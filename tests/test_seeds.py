@@ -29,6 +29,8 @@ DRAWS = {
     "DirectlySimulated": lambda f, key: mm.DirectlySimulated(f.model, f, 2, key).words(0, 2)[0],
     "Generated": lambda f, key: mm.Generated(lambda k: jax.random.normal(k, (180,)), 2, key).block(0, 2).y,
     "Simulated": lambda f, key: mm.Simulated(f.model, f, 2, key).block(0, 2).y,
+    "BootstrapLRT": None,  # these two draw within a study: tests/test_study_tests.py
+    "SignFlip": None,
     "anova": None,  # passes its key to bootstrap
     "bootstrap": None,
     "exact_rlrt": None,

@@ -123,6 +123,8 @@ def test_tests_that_make_no_sense(model, table):
         asked(tests=["z"], of="w")
     with pytest.raises(ValueError, match="KenwardRoger is for fits by REML"):
         asked(model.by_ml(), tests=["kenward-roger"])
+    with pytest.raises(TypeError, match="key must be a seed"):
+        mm.SignFlip(("v",), key=1.5)
     with pytest.raises(ValueError, match="n of BootstrapLRT must be a number of draws, at least 19"):
         mm.BootstrapLRT(("v",), n=9)
     counts = mm.plan("y ~ arm + (1 | s)", table, "poisson")

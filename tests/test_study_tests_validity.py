@@ -6,6 +6,7 @@ P(|t| > 1.96) is 8.6 %.  Dropout that depends on the last response seen is at ra
 right, and so are the tests of arm within visits.
 """
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -30,13 +31,12 @@ def clusters(n, tests):
 
 
 def trial(n, tests, **weight):
+    of = "armtreated" if tests else None
     table = mm.make_design("parallel", patients=20, visits=4)
     model = mm.plan("y ~ arm + visit + (1 | patient)", table)
     truth = {"fixef": [0.0, 0.0, 0.5], "sd": {"patient": 1.0}, "sigma": 1.0}
     leaves = mm.missing.DropoutByResponse(-1.5, "patient", "visit", centre=0.5, **weight)
-    return mm.study(
-        model, truth, n, key=9, tests=tests, of="armtreated", mechanism=mm.Mechanism(missing=leaves), progress=False
-    )
+    return mm.study(model, truth, n, key=9, tests=tests, of=of, mechanism=mm.Mechanism(missing=leaves), progress=False)
 
 
 def test_ten_clusters_of_unequal_size(claim):
@@ -68,3 +68,20 @@ def test_slopes_are_biased_only_where_dropout_is_not_at_random(claim):
 
 
 TESTS_SHOWN = ("Wald z", "likelihood ratio", *NOMINAL)
+
+
+def test_a_stepped_wedge_has_the_power_of_its_closed_form(claim):
+    """Hussey & Hughes (2007): the variance of the effect with known variances, by generalised least squares."""
+    model = mm.plan(
+        "y ~ treated + period + (1 | cluster)", mm.make_design("stepped wedge", clusters=24, periods=5, size=8)
+    )
+    d, tau, sigma = model.design, 0.4, 1.0
+    at = d.columns.index("treated")
+    V = tau**2 * (d.factors[0].codes[:, None] == d.factors[0].codes) + sigma**2 * np.eye(len(d.y))
+    se = np.sqrt(np.linalg.inv(d.X.T @ np.linalg.solve(V, d.X))[at, at])
+    fixef = np.where(np.arange(len(d.columns)) == at, 2.5 * se, 0.1)
+    truth = {"fixef": fixef, "sd": {"cluster": tau}, "sigma": sigma}
+    found = mm.power(model, truth, N, key=2, test="treated", method="satterthwaite", progress=False)
+    stated = stats.norm.sf(stats.norm.isf(0.025) - 2.5)
+    claim("power of a stepped wedge, 24 clusters", found.table["rate"][0], stated, n=N)
+    assert abs(found.table["rate"][0] - stated) < 4 * np.sqrt(stated * (1 - stated) / N) + 0.01

@@ -143,7 +143,7 @@ def _options(line: str) -> dict:
     while rest:
         match = re.match(r"(tags|alt)=", rest)
         if match is None:
-            raise Failed(f"not understood behind ```python: {rest!r}; there may be tags=[...] and alt=\"...\"")
+            raise Failed(f'not understood behind ```python: {rest!r}; there may be tags=[...] and alt="..."')
         found[match[1]], length = json.JSONDecoder().raw_decode(rest, match.end())
         rest = rest[length:].strip()
     if unknown := set(found.get("tags", ())) - set(TAGS):
@@ -185,7 +185,9 @@ def _aligned(table: str) -> str:
     """Columns of words of a data frame get a class, "words-2" for the second from the right: pandas puts all to the right."""
     rows = [re.findall(r"<td>(.*?)</td>", row, re.S)[::-1] for row in re.findall(r"<tr>.*?</tr>", table, re.S)]
     words = {j + 1 for row in rows for j, cell in enumerate(row) if re.match(r"(?!NaN|None|inf|<NA>)[^\W\d]", cell)}
-    return table.replace('class="dataframe"', f'class="{" ".join(["dataframe", *(f"words-{j}" for j in sorted(words))])}"')
+    return table.replace(
+        'class="dataframe"', f'class="{" ".join(["dataframe", *(f"words-{j}" for j in sorted(words))])}"'
+    )
 
 
 def _text(text: str) -> str:

@@ -15,7 +15,15 @@ from typing import NamedTuple
 AREAS = {
     "The formula": ("design.syntax", "design.formula", "design.terms"),
     "The data": ("design", "start_given"),
-    "Response, family and covariance": ("families", "links", "covariance", "generalised", "model", "design.response"),
+    "Response, family and covariance": (
+        "families",
+        "links",
+        "covariance",
+        "generalised",
+        "kinds",
+        "model",
+        "design.response",
+    ),
     "Keywords, keys and settings": (
         "_",
         "optimize",

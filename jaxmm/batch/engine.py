@@ -15,10 +15,9 @@ the two ways stands what ends a search: 1e-8 of a standard error where the likel
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -29,8 +28,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmm import costs
-from jaxmm._context import check_not_traced, computing
+from jaxmm._context import check_not_traced, computing, cores, devices_of
 from jaxmm.batch import interrupts
+from jaxmm.batch.datasets import are_datasets, check_absent, fit_datasets
 from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.routes import PartRoutes, Ways
 from jaxmm.batch.setup import scaled_start
@@ -49,8 +49,14 @@ from jaxmm.sources.responses import Responses, as_responses, unfitted
 
 def fit_many(
     model: Any,
-    Y: Any,
+    Y: Any = None,
     *,
+    formula: str | None = None,
+    family: Any = None,
+    reml: bool | None = None,
+    n_agq: int | str | None = None,
+    contrasts: dict[str, str] | None = None,
+    names: Any = None,
     weights: Any = None,
     offset: Any = None,
     columns: Any = None,
@@ -67,15 +73,23 @@ def fit_many(
     dim: str | None = None,
     layer: str | None = None,
 ) -> FitBatch:
-    """Fit one design to many responses.
+    """Fit one design to many responses, or many data sets of different sizes: ``fit_many(datasets, formula=...)``.
 
     Args:
-        model: a ``Model``, or a ``Fit`` whose model is meant.
+        model: a ``Model``, or a ``Fit`` whose model is meant. Or data sets, in a list or from a generator: tables with
+            the same columns (pandas, polars, pyarrow, mappings), each with its own rows, groups and missing values; or
+            arrays (y, X, Z, codes) each, (n,), (n, p), (n, q), (n,), without a formula.
         Y: (n, nobs), a response in each row: an array, a memory map; or an iterator of such arrays; or a source of
             responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials. Or responses
             with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
             matched by label where Y has the labels of all rows of the model, else by position.
+        formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
+            and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and
+            ``offset``, names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they
+            have a length; ``keep`` where they are lanes: one grouping factor, up to four effects of it in a linear
+            model, Laplace's method in another. Data sets of any other model are fitted one by one.
+        names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Also (nobs,), the same for all.
         offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
@@ -122,20 +136,24 @@ def fit_many(
         ``FitBatch``, by replicate, those of the shard where there is one, with the labels of Y, which ``to_frame()``,
         ``test_table()``, ``to_xarray()``, ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone.
         A response that is infinite, does not vary or cannot be fitted has a status that says so and NaN for estimates;
-        it changes nothing for the others.
+        it changes nothing for the others. A data set that lacks a level of a factor has the status ALIASED.
 
     Raises:
         DataError: responses of another length than the model has observations; a table or a DataArray of which
             several axes may be the observations; weights, offset or columns of another shape than Y; weights that are
             negative or all zero, an offset that is not finite; a column that is not in the formula, or that lanes
-            share.
-        ValueError: a folder that holds another study, or a part of another version; a shard of an iterator, or that
-            there is not; something to ``keep`` that there is not; a model whose number of quadrature nodes is "auto".
+            share; a data set without a column of the formula, or with a level or a kind of column that the first
+            have not.
+        ValueError: no data sets, or ``out`` for those of a generator; a folder that holds another study, or a part of
+            another version; a shard of an iterator, or that there is not; something to ``keep`` that there is not; a
+            model whose number of quadrature nodes is "auto".
         OSError: the folder takes no files or has no room for the results; FileNotFoundError: it is removed during the
             run.
         RuntimeError: another call is at work on the folder, or on the shard; the process was forked after JAX had
             started.
-        TypeError: what is no model, no responses or no path; a call inside ``jax.jit``, ``grad`` or ``vmap``.
+        TypeError: what is no model, no responses or no path; data sets of several kinds, tables without a formula, an
+            argument that is for responses of one design, or for data sets; a call inside ``jax.jit``, ``grad`` or
+            ``vmap``.
 
     Example:
         >>> Y = np.asarray(fit.simulate(2, key=1))
@@ -144,21 +162,31 @@ def fit_many(
         >>> Y[1, :5] = np.nan
         >>> mm.fit_many(fit, Y, progress=False).nobs.tolist()
         [180, 175]
+        >>> sleepstudy = mm.datasets.load("sleepstudy")
+        >>> some = (sleepstudy.sample(n=n, random_state=n) for n in (80, 120))
+        >>> mm.fit_many(some, formula="Reaction ~ Days + (1 | Subject)", progress=False).nobs.tolist()
+        [80, 120]
     """
     check_not_traced("fit_many", Y, start)
-    model = unfitted(model)
     control = as_control(control)
+    if not collect and out is None:
+        raise ValueError("collect=False leaves results in a folder: give its path as out=")
+    of_datasets = {"family": family, "reml": reml, "n_agq": n_agq, "contrasts": contrasts, "names": names}
+    if are_datasets(model, formula):
+        other = {"Y": Y, "columns": columns, "start": start, "shard": shard, "dim": dim, "layer": layer}
+        check_absent(other, "is for responses of one design: data sets of their own have all in their tables")
+        if missing != "drop" or not collapse:
+            raise TypeError("missing= and collapse= are for responses of one design: leave them out")
+        given = {"weights": weights, "offset": offset, "batch": batch, "out": out, "progress": progress}
+        return fit_datasets(model, formula, **of_datasets, **given, control=control, collect=collect, keep=keep)
+    check_absent(of_datasets, "is for data sets, fit_many(datasets, formula=...): a model has it already")
+    model = unfitted(model)
     Y, labels = labelled.read(Y, model.design, dim, layer)
     source = as_responses(Y, len(model.design.y))
     inputs = read_inputs(model.design, source, labels, weights, offset, columns, missing, model.likelihood.exact)
     job = _Job(model, source, start, batch, control, collapse, inputs, as_keep(model, keep), Shard.of(shard))
-    if not collect and out is None:
-        raise ValueError("collect=False leaves results in a folder: give its path as out=")
     found = job.run(out, progress, collect)
     return found if labels is None or not len(found) else replace(found, labels=labels.take(found.replicate))
-
-
-HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
 
 
 class _RunEndedError(Exception):
@@ -195,10 +223,9 @@ class _Job:
         with computing(model.device):
             self.start = scaled_start(model, start)
         self.names = names_of(model, keep)
-        self.devices = _devices(control.device)
+        self.devices = devices_of(control.device)
         on_cpu = self.devices[0].platform == "cpu"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = max(cores, len(self.devices)) if on_cpu else len(self.devices)
+        workers = max(cores(), len(self.devices)) if on_cpu else len(self.devices)
         self.ways = Ways(model, source, inputs, self.start, batch, collapse, self.devices, workers, keep)
         self.way = self.ways.of(self.ways.common)
         if on_cpu and self.way.alone:
@@ -302,9 +329,9 @@ class _Job:
                 for task in self._tasks(store, tick):
                     waiting.add(pool.submit(work, *task))
                     while len(waiting) >= 2 * self.workers:
-                        waiting = _still_running(waiting, check)
+                        waiting = interrupts.still_running(waiting, check)
                 while waiting:
-                    waiting = _still_running(waiting, check)
+                    waiting = interrupts.still_running(waiting, check)
             except BaseException as reason:
                 if not isinstance(reason, Exception):  # after Ctrl-C nobody waits for parts to be done
                     stop.set()
@@ -367,17 +394,6 @@ class _Job:
         }
 
 
-def _still_running(parts: set[Future], check: Callable[[], None]) -> set[Future]:
-    """What is left as soon as some have ended; raises what they raise, and what ``check`` raises meanwhile."""
-    ended: set[Future] = set()
-    while not ended:
-        check()
-        ended, parts = wait(parts, HEARING, FIRST_COMPLETED)
-    for future in ended:
-        future.result()
-    return parts
-
-
 def _gathered(own: FitBatch) -> FitBatch:
     """What all processes have, in each of them."""
     counts = np.ravel(multihost_utils.process_allgather(np.asarray(len(own))))
@@ -392,21 +408,3 @@ def _gathered(own: FitBatch) -> FitBatch:
         for k, count in enumerate(counts)
     ]
     return concatenate(parts)
-
-
-def _devices(wanted: Any) -> list[Any]:
-    """The local devices to compute on.
-
-    Raises:
-        ValueError: a device that JAX does not see here.
-    """
-    if isinstance(wanted, jax.Device):
-        return [wanted]
-    if wanted == "auto":
-        return jax.local_devices()
-    if not isinstance(wanted, str):
-        raise ValueError(f"control.device must be 'auto', 'cpu', 'gpu' or a jax.Device, not {wanted!r}")
-    try:
-        return jax.local_devices(backend=wanted)
-    except (RuntimeError, TypeError) as problem:
-        raise ValueError(f"control.device is {wanted!r}, but JAX sees no such device here") from problem

@@ -10,7 +10,10 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
+
+HEARING = 0.2  # seconds of waiting at a time: one without end hears nothing of Ctrl-C if another thread gets the signal
 
 
 @contextmanager
@@ -39,3 +42,14 @@ def remembered() -> Iterator[Callable[[], None]]:
     finally:
         if own:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def still_running(parts: set[Future], check: Callable[[], None]) -> set[Future]:
+    """What is left as soon as some have ended; raises what they raise, and what ``check`` raises meanwhile."""
+    ended: set[Future] = set()
+    while not ended:
+        check()
+        ended, parts = wait(parts, HEARING, FIRST_COMPLETED)
+    for future in ended:
+        future.result()
+    return parts

@@ -120,7 +120,7 @@ def block_of(source: Responses, first: int, size: int, example: Varying) -> Vary
     given, kind = own.given(), type(source).__name__
     if unknown := given - source.varies:
         raise ValueError(f"{kind} gives lanes {', '.join(sorted(unknown))} of their own: say so in {kind}.varies")
-    if not given & {"y", "statistics"}:
+    if not given & {"y", "statistics", "made"}:
         raise ValueError(f"{kind} gives lanes no responses: its blocks need y")
     if "y" in given:  # and what stands beside it
         check_rows(own.y, len(example.y))
@@ -133,7 +133,7 @@ class PartSearch:
     """Searches the lanes of blocks, on the device that is JAX's default in this thread; ``theta`` (m,) is where all of
     them start, or None; ``check`` says of lanes (L,) which the family cannot have, None where it has all; ``rows`` how
     many rows count in each; ``tick`` is told how many lanes have ended; ``example`` has the shapes of what one lane has
-    of its own, the lane last; ``keep`` as of ``lanes.kept``."""
+    of its own, the lane last; ``keep`` as of ``lanes.kept``; ``options`` as of ``Program.bind``."""
 
     def __init__(
         self,
@@ -146,7 +146,9 @@ class PartSearch:
         tick: Any,
         example: Varying,
         keep: kept.Keep,
+        options: Callable[[], dict[str, Any]] | None = None,
     ):
+        self.options = options
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
         self.check, self.rows, self.tick, self.example, self.keep = check, rows, tick, example, keep
         self.bound: dict[Program, Any] = {}  # the shapes of all blocks are the same
@@ -154,7 +156,7 @@ class PartSearch:
 
     def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
         if program not in self.bound:
-            self.bound[program] = program.bind(*arguments)
+            self.bound[program] = program.bind(*arguments, options=self.options)
         return called(alone, self.bound[program], *arguments)
 
     def run(

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
+from jaxmm.batch.aliased import Kept, expanded, kept_columns
 from jaxmm.batch.pool import PartSearch, block_of
 from jaxmm.batch.setup import example, make_problem
 from jaxmm.batch.singly import ACCEPTED, SingleSearch, are_better_singly
@@ -85,7 +86,9 @@ class Ways:
         self.singly = possible and at_hand and are_better_singly(model, int(source.n))  # pyright: ignore
         # lanes that share a pattern share nothing else where they are searched one by one
         self.inputs = replace(inputs, patterns=None) if self.singly else inputs
+        self.keep = keep
         self._made: dict[int, Way] = {}
+        self._reduced: dict[Kept, Ways] = {}
         self._lock = threading.Lock()
 
     @property
@@ -109,6 +112,18 @@ class Ways:
             if kind not in self._made:
                 self._made[kind] = self._make(kind)
             return self._made[kind]
+
+    def reduced(self, kept: Kept) -> Ways:
+        """Of the model that has some columns of X alone."""
+        with self._lock:
+            if kept not in self._reduced:
+                d = self.model.design
+                left_out = [name for j, name in enumerate(d.columns) if j not in kept]
+                model = self.model.with_design(d.without(left_out))
+                theta = self.theta if model.likelihood.exact else None  # psi has coefficients, of which some are gone
+                settings = self.batch, self.collapse, self.devices, self.workers, self.keep
+                self._reduced[kept] = Ways(model, self.source, self.inputs, theta, *settings)
+            return self._reduced[kept]
 
     def _make(self, kind: int) -> Way:
         patterns, varies = self.inputs.patterns, self.varies(kind)
@@ -155,7 +170,7 @@ class PartRoutes:
 
     def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
         self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
-        self.searches: dict[int, PartSearch | SingleSearch] = {}
+        self.searches: dict[int | Kept, PartSearch | SingleSearch] = {}
         self.some = 0  # lanes of several kinds that are searched before their results are delivered
 
     def run(
@@ -187,14 +202,21 @@ class PartRoutes:
             found = self._search(k).run(Held(lanes), 0, len(at))
             if whole is None:
                 whole = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], size), x.dtype), found)
-            for out, x in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
-                out[..., at] = x
+            _put(whole, found, at)
+        d = self.ways.model.design
+        for kept, at in kept_columns(whole[0], own, d.X).items():
+            lanes = own.each(lambda x, at=at: x[at])
+            lanes = lanes if lanes.X is None else lanes._replace(X=lanes.X[..., kept])
+            found, iterations = self._search(kept).run(Held(lanes), 0, len(at))
+            _put(whole, (expanded(found, kept, d.X.shape[1]), iterations), at)
+        whole[0].columns["nobs"][:] = rows_counted(self.ways.model)(own)  # also of rows that a pattern leaves out
         return whole
 
-    def _search(self, kind: int) -> PartSearch | SingleSearch:
+    def _search(self, kind: int | Kept) -> PartSearch | SingleSearch:
         if kind not in self.searches:
-            way = self.ways.of(kind)
-            self.searches[kind] = way.search(self.ways.model, self.device, self.control, self.tick, self.keep)
+            ways = self.ways if isinstance(kind, int) else self.ways.reduced(kind)
+            way = ways.of(kind if isinstance(kind, int) else OWN)
+            self.searches[kind] = way.search(ways.model, self.device, self.control, self.tick, self.keep)
         return self.searches[kind]
 
     def _lanes(self, source: Any, first: int, size: int) -> tuple[Varying, np.ndarray]:
@@ -208,6 +230,12 @@ class PartRoutes:
             pieces.append(own)
             kinds.append(kind)
         return joined(pieces), np.concatenate(kinds)
+
+
+def _put(whole: Any, found: Any, at: np.ndarray) -> None:
+    """The results of the lanes ``at`` into those of all."""
+    for out, x in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+        out[..., at] = x
 
 
 def joined(pieces: list[Varying]) -> Varying:

@@ -231,14 +231,18 @@ def _by_levels(fit: Fitted, folds: Folds, points: Parameters, rows: Rows) -> np.
     at = np.stack([place[np.resize(r, height)] for r in by_level])  # (J, H), filled with copies of its own rows
     real = np.arange(height)[None] < np.array([len(r) for r in by_level])[:, None]
     fold = folds.of_rows[np.array([r[0] for r in by_level])]
-    own: Any = _Level(*(np.asarray(x).reshape(*x.shape[:-2], -1)[..., at] for x in (
-        rows.y, rows.trials, rows.weights, rows.offset, rows.X, rows.Z[0])), tuple(
-        np.asarray(x).ravel()[at] for x in rows.further_offsets))  # fmt: skip
+
+    def laid(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return x.reshape(*x.shape[:-2], -1)[..., at]
+
+    arrays = (rows.y, rows.trials, rows.weights, rows.offset, rows.X, rows.Z[0])
+    own = _Level(*map(laid, arrays), tuple(map(laid, rows.further_offsets)))  # pyright: ignore
     own = own._replace(weights=np.where(real, own.weights, 0.0))
     found, together = [], max(1, AT_ONCE // (height * fit.n_agq))
     for first in range(0, levels, together):
         some = np.resize(np.arange(first, min(first + together, levels)), min(together, levels))
-        here = _Level(*(x[..., some, :] for x in own[:-1]), tuple(x[some] for x in own[-1]))
+        here = jax.tree.map(lambda x, some=some: x[..., some, :], own)
         theirs = Parameters(*(x[fold[some]] for x in points))
         found.append(np.asarray(_levels(theirs, here, rows, fit.n_agq))[: min(first + together, levels) - first])
     return -0.5 * np.concatenate(found)

@@ -134,8 +134,10 @@ class CrossValidation(Printed):
 
     @property
     def rmse(self) -> float:
-        """The root of the mean square of observed less predicted, over the rows that have a prediction."""
-        return float(np.sqrt(np.nanmean((self.observed - self.predicted) ** 2)))
+        """The root of the mean square of observed less predicted, over the rows that have a prediction; NaN without
+        any."""
+        square = (self.observed - self.predicted) ** 2
+        return float(np.sqrt(np.mean(square[np.isfinite(square)]))) if np.isfinite(square).any() else np.nan
 
     @property
     def frame(self) -> pd.DataFrame:

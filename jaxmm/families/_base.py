@@ -105,6 +105,15 @@ class Family:
         raise NotImplementedError
 
     # ------------------------------------------------------------ with defaults
+    def log_of_phi(self, y, phi, *trials_and_extras) -> Array:
+        """A part of ``log_density`` that no eta moves, where it is worth computing by itself: a search over eta does
+        without, and it is differentiated by phi alone. A family that has one gives the rest in ``log_of_eta``."""
+        return jnp.zeros_like(y)
+
+    def log_of_eta(self, y, eta, phi, *trials_and_further) -> Array:
+        """``log_density`` less ``log_of_phi``."""
+        return self.log_density(y, eta, phi, *trials_and_further)
+
     def mean(self, mu, *further):
         """The mean of y, per trial, where it is not mu itself."""
         return mu
@@ -182,8 +191,19 @@ class Family:
 
     def density(self, y, eta, phi, trials: Any = 1.0, *further) -> Array:
         """``log_density`` with or without trials; -inf where eta has no mean."""
+        return self._inside(self.log_density, y, eta, phi, trials, *further)
+
+    def density_of_eta(self, y, eta, phi, trials: Any = 1.0, *further) -> Array:
+        """``log_of_eta``, as ``density``."""
+        return self._inside(self.log_of_eta, y, eta, phi, trials, *further)
+
+    def density_of_phi(self, y, phi, trials: Any = 1.0, *extras) -> Array:
+        """``log_of_phi`` with or without trials."""
+        return self.log_of_phi(y, phi, *((trials,) if self.has_trials else ()), *extras)
+
+    def _inside(self, log_p: Any, y, eta, phi, trials, *further) -> Array:
         counts = (trials,) if self.has_trials else ()
-        value = self.log_density(y, eta, phi, *counts, *further)
+        value = log_p(y, eta, phi, *counts, *further)
         return inside(jnp.where(self.link.allows(y, eta), value, -jnp.inf))
 
     @property

@@ -30,9 +30,14 @@ class NegativeBinomial2(Family):
     mean_range = (1e-3, float("inf"))
 
     def log_density(self, y, eta, phi):
+        return inside(self.log_of_eta(y, eta, phi) + self.log_of_phi(y, phi))
+
+    def log_of_eta(self, y, eta, phi):
         log_mu, log_phi = self.link.log_mu(eta), jnp.log(phi)
-        mean = -y * logaddexp(-log_mu, -log_phi) - scaled_softplus(log_mu, log_phi)
-        return inside(mean + rising_excess(log_phi, y))
+        return -y * logaddexp(-log_mu, -log_phi) - scaled_softplus(log_mu, log_phi)
+
+    def log_of_phi(self, y, phi):
+        return rising_excess(jnp.log(phi), y)
 
     def log_constant(self, y, trials=1.0):
         return -log_gamma(y + 1.0)

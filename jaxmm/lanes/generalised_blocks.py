@@ -47,12 +47,19 @@ class GeneralisedBlocks:
         return common.rows_of_theta(self.rows)
 
     def data(self, own: Varying) -> Own:
+        if own.made is not None:  # by ``segment_rows``
+            return self._with_constant(own.made)
         data = row_data(own, self.rows, self.effects, self.unit).each(_turned)
         weights = data.weights
         if weights is not None:
             weights = weights / jnp.where(self._weights > 0, self._weights, 1.0)
         copies, Z = None if data.copies is None else data.copies[0], None if data.Z is None else data.Z[0]
         return Own(data.y, data.constant, copies, weights, data.offset, data.trials, data.X, Z, data.T_X, data.T)
+
+    def _with_constant(self, own: Own) -> Own:
+        trials = self.table.trials[..., None] if own.trials is None else own.trials
+        constant = own.weigh(self._weights * self.rows.family.log_constant(own.y, trials))
+        return own._replace(constant=jnp.sum(constant, axis=(0, 1)))
 
     @property
     def _weights(self) -> Array:

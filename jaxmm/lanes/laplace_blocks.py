@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxmm._pieces import hold
@@ -37,6 +38,7 @@ from jaxmm.lanes.laplace_table import (
     find_modes,
     linear_predictor,
     log_density,
+    log_of_phi,
     root,
 )
 from jaxmm.objective.density import Expansion, expansion
@@ -197,7 +199,8 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: RowTable) -> Valu
     rows = _Rows({index: own.weigh(x) for index, x in C.items()}, over, space)
     at = _at_modes(rows, jnp.moveaxis(u, 1, 0), jnp.stack([jnp.stack(row) for row in lam])[:, :, None])
     by_level = jnp.sum(u * u, axis=1) + jnp.log(at.det) - 2 * over.by_level("one", rows.d(0))[:, 0]
-    value = _over_levels(by_level, copies) - 2 * own.constant
+    apart, slope, bend = _of_phi(log_phi, own, over, t)
+    value = _over_levels(by_level, copies) - 2 * (own.constant + apart)
     u_i, b_i = _moves(at, space)
 
     def moving(vector: Array) -> Array:
@@ -210,7 +213,7 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: RowTable) -> Valu
     direct = space.of_theta([2 * SA[c, i] - 2 * at.l_b[i] * at.u[c] for i, c in t.cells])
     g = _over_levels(moving(at.v) + direct, copies)
     parts = [over.total("x", rows.d(1), copies), jnp.zeros_like(theta)]
-    parts += [_over_levels(over.by_level("one", rows.d(0, j)), copies) for j in range(space.f)]
+    parts += [_over_levels(over.by_level("one", rows.d(0, j)), copies) + slope[j] for j in range(space.f)]
     g = g - 2 * jnp.concatenate(parts)
 
     # the Hessian: first the sums over levels of products of two directions
@@ -235,7 +238,26 @@ def value_and_derivatives(psi: Array, own: Own, kept: Kept, t: RowTable) -> Valu
         H = H.at[e].add(mixed[i, c]).at[:, e].add(mixed[i, c])
         for o, (j, d) in enumerate(t.cells, len(beta)):
             H = H.at[e, o].add(2 * twice[i, j, d, c])
+    if space.f:
+        H = H.at[-space.f :, -space.f :].add(-2 * bend)
     return Value(value, g, H, Kept(psi, u, jnp.moveaxis(u_i, 0, 1)))
+
+
+def _of_phi(log_phi: Array, own: Own, over: Sums, t: RowTable) -> tuple[Array, Array, Array]:
+    """What no eta moves of the log density, over all rows (L,), and its derivatives by log phi (f, L), (f, f, L)."""
+    units = [jnp.zeros_like(log_phi).at[j].set(1.0) for j in range(len(log_phi))]
+
+    def total(x: Array) -> Array:
+        by_level = over.by_level("one", own.weigh(log_of_phi(x, own, t)))[:, 0]
+        return _over_levels(by_level, own.copies)
+
+    def slope(x: Array) -> Array:
+        return jnp.stack([jax.jvp(total, (x,), (unit,))[1] for unit in units])
+
+    if not units:
+        none = jnp.zeros((0, own.y.shape[-1]), own.y.dtype)
+        return total(log_phi), none, none[None]
+    return total(log_phi), slope(log_phi), jnp.stack([jax.jvp(slope, (log_phi,), (unit,))[1] for unit in units])
 
 
 def _corner(row: Array, c: int, q: int) -> Array:

@@ -201,9 +201,15 @@ def linear_predictor(beta: Array, u: Array, lam: Matrix, own: Own, t: RowTable) 
 
 
 def log_density(eta: Array, log_phi: Array, own: Own, t: RowTable) -> Array:
-    """Of each row (J, H, L), unweighted, without the constant part."""
+    """Of each row (J, H, L), unweighted, without what no eta moves."""
     phi, extras = t.family.constants(log_phi)
-    return t.family.density(own.y, eta, phi, trials(own, t), *extras)
+    return t.family.density_of_eta(own.y, eta, phi, trials(own, t), *extras)
+
+
+def log_of_phi(log_phi: Array, own: Own, t: RowTable) -> Array:
+    """What no eta moves of the log density of each row (J, H, L), unweighted, without the constant part."""
+    phi, extras = t.family.constants(log_phi)
+    return t.family.density_of_phi(own.y, phi, trials(own, t), *extras)
 
 
 def trials(own: Own, t: RowTable) -> Array:

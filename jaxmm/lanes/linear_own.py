@@ -140,6 +140,8 @@ class LinearOwn:
         return laid, Table(laid.e, laid.W, list(X), list(Z), rows.level, rows.levels)
 
     def data(self, own: Varying) -> OwnData:
+        if own.made is not None:  # by ``segments``
+            return own.made
         laid, t = self._laid(own)
         same = own.weights is None and own.Z is None
         K, B, data, within = made(t, least_squares(t, own.copies), own.copies, self.shared.K if same else None)

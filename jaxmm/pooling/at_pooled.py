@@ -21,6 +21,8 @@ from jaxmm.pooling.datasets import Data, DataSets
 from jaxmm.rows import Rows
 from jaxmm.sources.truth import Truth, as_start
 
+SAME = 1e-6  # relative: a deviance computed twice
+
 _linear = Program(lambda parameters, gram: lmm.neg2_loglik(parameters, gram))
 
 
@@ -34,12 +36,20 @@ def neg2_logliks(sets: DataSets) -> np.ndarray:
     """(m,) by maximum likelihood; nothing is profiled out.
 
     Raises:
-        ValueError: a batch without its data.
+        ValueError: a batch without its data, or with other data than it was fitted to.
     """
     truth, found = None, []
     for k in range(len(sets)):
         data = sets.data(k)
         truth = pooled_truth(sets, data.model) if truth is None else truth
+        if not sets.fits:
+            own = _at(as_start(data.model, pooled_truth(sets.take(np.array([k])), data.model)), data)
+            if not abs(own - sets.deviance[k]) <= SAME * (1 + abs(own)):
+                raise ValueError(
+                    f"data set {sets.kept[k]} has the deviance {own:.6g} at its estimates, and in the batch "
+                    f"{sets.deviance[k]:.6g}: Y is not what fit_many was given, or the lanes had columns, weights or "
+                    "offsets of their own: pool a list of fits for method='D3'"
+                )
         found.append(_at(as_start(data.model, truth), data))
     return np.array(found)
 

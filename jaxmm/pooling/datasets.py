@@ -199,12 +199,18 @@ def of_batch(batch: FitBatch, model: Any = None, Y: Any = None) -> DataSets:
         deviance=-2 * c["loglik"],
         reml=names.reml,
         num_params=len(coefficients) + names.theta + constants + len(names.family_params),
-        residual_df=np.inf if not linear else np.nan if model is None else len(model.design.y) - len(columns),
+        residual_df=_rows(c, model) - len(columns) if linear else np.inf,
         statistic=names.statistic,
         kept=kept,
         given=len(batch),
         lanes=None if Y is None else _lanes(model, Y, len(batch)),
     )
+
+
+def _rows(columns: Mapping[str, np.ndarray], model: Any) -> float:
+    """The fewest rows of a data set, the model's where files from before do not say; NaN where nobody does."""
+    fewest = int(np.min(columns["nobs"])) if "nobs" in columns else 0
+    return float(fewest) if fewest > 0 else np.nan if model is None else float(len(model.design.y))
 
 
 def _covariances(columns: Mapping[str, np.ndarray], p: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def pool(fits: Any, *, dfcom: float | None = None, model: Any = None, Y: Any = N
         dfcom: the degrees of freedom that the tests would have with complete data, ``math.inf`` for a normal
             distribution. By default n - p in a linear model, n the rows (the fewest of all fits) and p the
             coefficients of the mean, which is too many for what is told between few groups; ∞ in a generalised model.
-        model: of a batch, what ``fit_many`` was given: n - p is known then, and terms may be tested by name.
+        model: of a batch, what ``fit_many`` was given: terms may be tested by name then.
         Y: of a batch, the responses that ``fit_many`` was given: for the method "D3".
 
     Returns:
@@ -51,8 +51,9 @@ def pool(fits: Any, *, dfcom: float | None = None, model: Any = None, Y: Any = N
 
     Raises:
         TypeError: what are no fits.
-        ValueError: fits of different models, fewer than two that converged; a batch of a linear model without
-            ``model`` or ``dfcom``; ``dfcom`` that is not above zero.
+        ValueError: fits of different models, fewer than two that converged; a batch of a linear model from a
+            file that does not say how many rows it had, without ``model`` or ``dfcom``; ``dfcom`` that is not above
+            zero.
 
     Rubin (1987), Multiple Imputation for Nonresponse in Surveys; Barnard & Rubin (1999), Biometrika 86, 948-955.
 
@@ -67,7 +68,7 @@ def pool(fits: Any, *, dfcom: float | None = None, model: Any = None, Y: Any = N
         dfcom = sets.residual_df
         if np.isnan(dfcom):
             raise ValueError(
-                "a batch of a linear model does not know how many rows it had: give model=, for n - p degrees of "
+                "this batch of a linear model does not know how many rows it had: give model=, for n - p degrees of "
                 "freedom of complete data, or dfcom= (math.inf for a normal distribution)"
             )
     number = not isinstance(dfcom, bool) and isinstance(dfcom, int | float | np.number)

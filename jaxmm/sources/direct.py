@@ -97,7 +97,8 @@ class DirectlySimulated(Responses):
 
     def words(self, first: int, size: int) -> tuple[Array, Array]:
         """Two keys for each of the replicates ``first`` .. ``first + size - 1``."""
-        return replicate_words(self._key, first, size)
+        effects, response = replicate_words(self._key, first, size)
+        return effects, response
 
 
 @jax.tree_util.register_dataclass

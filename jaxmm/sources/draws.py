@@ -331,6 +331,7 @@ def standardised(what: str, given: Any) -> Callable[[jax.Array, tuple[int, ...]]
         ValueError, TypeError: as ``as_draw``.
     """
     if callable(given) and not isinstance(given, type) and not isinstance(given, Draw):
-        return given
+        own: Any = given
+        return own
     draw = as_draw(what, given)
     return lambda key, shape: (draw.sample(key, shape) - draw.mean) / draw.sd

@@ -226,14 +226,16 @@ class ClusterSizes:
         rank[order] = np.arange(len(codes)) - starts[codes[order]]
         if isinstance(self.sizes, str) or not np.iterable(self.sizes):
             draw = as_draw("sizes of ClusterSizes", self.sizes)
-            return lambda key, y: rank < jnp.maximum(jnp.round(draw.sample(key, (len(labels),))), self.least)[codes]
+            return lambda key, y: (
+                jnp.asarray(rank) < jnp.maximum(jnp.round(draw.sample(key, (len(labels),))), self.least)[codes]
+            )
         sizes = np.asarray(self.sizes, float)
         if sizes.shape != (len(labels),) or not np.all((sizes >= self.least) & (sizes == np.round(sizes))):
             raise ValueError(
                 f"sizes of ClusterSizes must be {len(labels)} whole numbers of at least {self.least}, one for each "
                 f"cluster, not {self.sizes!r}"
             )
-        return lambda key, y: rank < jax.random.permutation(key, sizes)[codes]
+        return lambda key, y: jnp.asarray(rank) < jax.random.permutation(key, sizes)[codes]
 
 
 # ---------------------------------------------------------------- what they have in common

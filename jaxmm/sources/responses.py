@@ -23,7 +23,8 @@ class Varying(NamedTuple):
     of the design (L, nobs, q), in the data's columns; ``weights`` (L, nobs), zero where a row is left out; ``offset``
     (L, nobs) of the mean, in the place of the model's; ``copies`` (L, J) how often each level of the outermost factor
     of the chain counts, for a case bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are,
-    drawn without responses (``direct.Drawn``)."""
+    drawn without responses (``direct.Drawn``), or they were ``made`` on the host: the data of the problem, the lanes
+    last."""
 
     y: Any = None
     X: Any = None
@@ -33,6 +34,7 @@ class Varying(NamedTuple):
     copies: Any = None
     statistics: Any = None
     start: Any = None
+    made: Any = None
 
     def given(self) -> frozenset[str]:
         """What it holds, by name."""
@@ -40,7 +42,7 @@ class Varying(NamedTuple):
 
     def each(self, function: Callable[[Any], Any]) -> Varying:
         """``function`` of every array in it; statistics as they are."""
-        arrays = {name: getattr(self, name) for name in self.given() - {"statistics"}}
+        arrays = {name: getattr(self, name) for name in self.given() - {"statistics", "made"}}
         return self._replace(**{n: tuple(map(function, x)) if n == "Z" else function(x) for n, x in arrays.items()})
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm._random import apart_key
+from jaxmm._random import apart_key, as_key
 from jaxmm.batch.engine import fit_many
 from jaxmm.model import Model
 from jaxmm.results.result import FitBatch
@@ -52,7 +52,7 @@ class BootstrapLRT:
     name: str = "bootstrap"
 
     def __post_init__(self):
-        _check_n("BootstrapLRT", self.n)
+        _check("BootstrapLRT", self.n, self.key)
 
     def p_values(self, fits: Fits) -> dict[Columns, np.ndarray]:
         """As ``Test.p_values``: of ``fits``, p (n,) by the columns that are tested, NaN where a fit has none."""
@@ -95,7 +95,7 @@ class SignFlip:
     name: str = "permutation"
 
     def __post_init__(self):
-        _check_n("SignFlip", self.n)
+        _check("SignFlip", self.n, self.key)
 
     def check(self, model: Model) -> None:
         """Raises ValueError for a ``model`` that is not linear, or whose factors are crossed."""
@@ -200,6 +200,8 @@ def _outermost(model: Model) -> np.ndarray:
     return outer.codes
 
 
-def _check_n(who: str, n: Any) -> None:
+def _check(who: str, n: Any, key: Any) -> None:
+    if key is not None:
+        as_key(key)
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 19:
         raise ValueError(f"n of {who} must be a number of draws, at least 19 for a test of 5 %, not {n!r}")

@@ -48,7 +48,8 @@ def reciprocal_terms(names: Sequence[str]) -> tuple[Terms, list[str]]:
             out.append(1.0 / product)
         return out
 
-    return terms, ["1" if not s else f"1/({' '.join(s)})" if len(s) > 1 else f"1/{s[0]}" for s in sets]
+    named = ["1" if not s else "1/" + (f"({' '.join(s)})" if len(s) > 1 else s[0]) for s in map(list, sets)]
+    return terms, named
 
 
 @dataclass(frozen=True, eq=False, repr=False)

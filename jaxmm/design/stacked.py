@@ -1,0 +1,512 @@
+"""Many tables with the same columns, one under the other -> the rows of the model in each: one evaluation for all.
+
+    tables  --concatenated-->  N rows  --the formula's variables-->  y (N,), X (N, p), Z (N, q) by term, codes (N,)
+
+Levels of factors in X and Z, contrasts and names are those of the ``design`` that all have in common.  Of its own each
+data set has the levels of its grouping factor, the rows that are used, and what transforms learn from a column (poly,
+scale), as a table by itself would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxmm.design import syntax as _syntax
+from jaxmm.design.building import build
+from jaxmm.design.columns import DataError, Levels, Table, near
+from jaxmm.design.design import Design
+from jaxmm.design.formula import Terms
+from jaxmm.design.from_arrays import Term, design_from_arrays, numbers
+from jaxmm.design.functions import Matrix, as_number
+from jaxmm.design.grouping import fit_grouping
+from jaxmm.design.inputs import Frame, model_columns
+from jaxmm.design.modelmatrix import recoded
+from jaxmm.design.response import Response, any_trial, other_rows
+from jaxmm.design.transforms import evaluate, learns
+from jaxmm.families import Family
+
+
+class Stacked(NamedTuple):
+    """The rows of D data sets that are used, sorted by data set and level: ``y`` (N,), ``X`` (N, p), ``Z`` (N, q) of
+    each term, ``weights``, ``offset`` and ``trials`` (N,) or None; ``dataset`` and ``level`` (N,) number the data sets,
+    and within each its levels.  ``rows`` and ``levels`` (D,) count them.  ``bad`` (D,): data sets with a value that
+    cannot be used, which have no rows here."""
+
+    y: np.ndarray
+    X: np.ndarray
+    Z: tuple[np.ndarray, ...]
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    trials: np.ndarray | None
+    dataset: np.ndarray
+    level: np.ndarray
+    rows: np.ndarray
+    levels: np.ndarray
+    bad: np.ndarray
+
+
+def sorted_rows(
+    rows: Mapping[str, Any], Z: Sequence[np.ndarray], dataset: np.ndarray, codes: np.ndarray, bad: np.ndarray
+) -> Stacked:
+    """From rows in any order within their data sets; ``codes`` (N,) of the one grouping factor, from 0; those of data
+    sets that are ``bad`` (D,) are left out."""
+    key = dataset.astype(np.int64) * (int(codes.max(initial=0)) + 1) + codes
+    order = np.argsort(key, kind="stable")
+    order = order[~bad[dataset[order]]]
+    key, dataset = key[order], dataset[order]
+    fresh = np.ones(len(key), bool)
+    fresh[1:] = key[1:] != key[:-1]
+    count, levels = np.bincount(dataset, minlength=len(bad)), np.bincount(dataset[fresh], minlength=len(bad))
+    before = np.cumsum(levels) - levels
+    level = np.cumsum(fresh) - 1 - before[dataset]
+    taken: Any = {name: None if x is None else x[order] for name, x in rows.items()}
+    by_term = tuple(z[order] for z in Z)
+    return Stacked(**taken, Z=by_term, dataset=dataset, level=level, rows=count, levels=levels, bad=bad)
+
+
+# ---------------------------------------------------------------- tables
+@dataclass(frozen=True)
+class Stacker:
+    """How tables are read: by the formula ``terms``, with the levels and contrasts of ``design``; ``names`` are the
+    columns that each must have, those in ``numeric`` numbers, ``of_levels`` the labels of a response that is a
+    factor."""
+
+    terms: Terms
+    design: Design
+    names: tuple[str, ...]
+    numeric: frozenset[str]
+    family: Family | None
+    weights: str | None
+    offset: str | None
+    contrasts: Mapping[str, str] | None
+    of_levels: tuple[str, str] | None
+
+    @property
+    def can_stack(self) -> bool:
+        """Whether the rows of all data sets can be made together: one grouping factor, and a response of which nothing
+        is learnt."""
+        d = self.design
+        grouping = d.spec.groupings[0].exprs
+        learnt = any(learns(e, self.names) for e in (self.terms.response, *self.terms.offsets, *grouping))
+        return len(d.factors) == 1 and not learnt
+
+    def build(self, data: Any) -> Design:
+        """The design of one table, as a single fit has it."""
+        return _build(self.terms, data, self.family, self.weights, self.offset, self.contrasts)
+
+    def levels(self, data: Any) -> list[int]:
+        """Of one table, of each grouping factor how many occur in its rows."""
+        table = Table(data)
+        frame = Frame(table, None, "")
+        return [
+            len(fit_grouping(g.name, g.exprs, frame)[0].keys) if len(table) else 0 for g in self.design.spec.groupings
+        ]
+
+    def rows(self, tables: Sequence[Any], first: int) -> Stacked:
+        """Of the data sets first, first + 1, ..
+
+        Raises:
+            DataError: a table without one of the columns; a level of a factor in X that the design has not.
+        """
+        whole, sizes = stack(tables, self.names, first)
+        for name, x in whole.items():
+            if _is_numeric(x) != (name in self.numeric) and not x.isna().all():
+                was, now = ("numbers", "something else") if name in self.numeric else ("something else", "numbers")
+                raise DataError(
+                    f"column {name!r} holds {was} in the first data sets and {now} from data set {first} on: give all "
+                    "the same kind"
+                )
+        return _Rows(self, whole, sizes, first).stacked()
+
+
+def stacker(
+    terms: Terms,
+    tables: Sequence[Any],
+    further: Any,
+    family: Family | None,
+    weights: str | None,
+    offset: str | None,
+    contrasts: Mapping[str, str] | None,
+) -> Stacker:
+    """From the first tables, whose levels all others must have.
+
+    Raises:
+        DataError: none of them can be used; the message is that of a single fit.
+    """
+    names = _names(terms, tables[0], weights, offset)
+
+    def design_of(table: Any) -> Design:
+        return _build(terms, table, family, weights, offset, contrasts, further)
+
+    whole = stack(tables, names, 0)[0]
+    numeric = frozenset(name for name, x in whole.items() if _is_numeric(x))
+    try:
+        design = design_of(whole)
+    except DataError:
+        used = [t for t in tables if _can(lambda t=t: design_of(stack([t], names, 0)[0]))]
+        if not used:
+            raise
+        whole = stack(used, names, 0)[0]
+        design = design_of(whole)
+    value = None
+    if design.success is not None:
+        value = evaluate(terms.response, Frame(Table(whole), None, ""), {}, fitting=True).used()
+    levels = None if value is None else tuple(map(str, value.labels))
+    return Stacker(terms, design, names, numeric, family, weights, offset, contrasts, levels)  # pyright: ignore
+
+
+def _build(
+    terms: Terms, data: Any, family: Any, weights: Any, offset: Any, contrasts: Any, further: Any = None
+) -> Design:
+    return build(
+        terms, data, further=further, family=family, weights=weights, offset=offset, contrasts=contrasts
+    )  # fmt: skip
+
+
+def _can(make: Callable[[], Any]) -> bool:
+    try:
+        make()
+    except DataError:
+        return False
+    return True
+
+
+def _names(terms: Terms, table: Any, weights: str | None, offset: str | None) -> tuple[str, ...]:
+    """The columns of the table that the formula names, all of them where it has a '.'."""
+    has = _columns_of(table)
+    said = [*_syntax.names(terms.response), *_syntax.names(terms.fixed)]
+    said += [n for e in terms.offsets for n in _syntax.names(e)]
+    said += [n for b in terms.bars for e in (b.left, *b.group) for n in _syntax.names(_syntax.read(e))]
+    said += [n for n in (weights, offset) if n is not None]
+    return tuple(has) if "." in said else tuple(n for n in dict.fromkeys(said) if n in has)
+
+
+def _columns_of(table: Any) -> list[str]:
+    if isinstance(table, Mapping):
+        return [str(c) for c in table]
+    if hasattr(table, "columns"):
+        return [str(c) for c in (getattr(table, "column_names", None) or table.columns)]
+    return Table(table).names
+
+
+def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[dict[str, pd.Series], np.ndarray]:
+    """The columns of tables of one kind, one under the other, and how many rows each has.
+
+    Raises:
+        DataError: a table lacks a column; a column of numbers in one and of text in another.
+    """
+    for k, t in enumerate(tables):
+        has = t if isinstance(t, Mapping | pd.DataFrame) else _columns_of(t)
+        lacking = [n for n in names if n not in has]
+        if lacking:
+            raise DataError(
+                f"data set {first + k} has no column {lacking[0]!r}; {near(lacking[0], list(map(str, has)))}"
+            )
+    sizes: Any = None
+    columns = {}
+    for name in names:
+        pieces = [_column(t, name) for t in tables]
+        lengths = np.array([len(x) for x in pieces], np.int64)
+        if sizes is not None and (lengths != sizes).any():
+            k = int(np.argmax(lengths != sizes))
+            raise DataError(f"data set {first + k}: its columns have different lengths: {name!r} has {lengths[k]} rows")
+        sizes = lengths
+        columns[name] = _joined_column(name, pieces, first)
+    return columns, np.zeros(len(tables), np.int64) if sizes is None else sizes
+
+
+def _is_numeric(x: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(x.dtype)
+
+
+def _column(table: Any, name: str) -> Any:
+    if isinstance(table, pd.DataFrame):
+        return table[name]
+    if isinstance(table, Mapping) and isinstance(table[name], np.ndarray):
+        return table[name]
+    whole = Table({name: table[name]} if isinstance(table, Mapping) else table)
+    return whole._fetch(whole._place[name])
+
+
+def _joined_column(name: str, pieces: list[Any], first: int) -> pd.Series:
+    kinds = {x.dtype for x in pieces}
+    if all(isinstance(d, np.dtype) and d.kind in "fiu" for d in kinds):
+        return pd.Series(np.concatenate([np.asarray(x) for x in pieces]))
+    of_numbers = np.array([_is_numeric(x) for x in pieces])
+    empty = np.array([len(x) == 0 or bool(pd.isna(x).all()) for x in pieces])
+    numbers, others = np.flatnonzero(of_numbers & ~empty), np.flatnonzero(~of_numbers & ~empty)
+    if len(numbers) and len(others):
+        raise DataError(
+            f"column {name!r} holds numbers in data set {first + numbers[0]} and something else in data set "
+            f"{first + others[0]}: give all data sets the same kind"
+        )
+    series = [pd.Series(x) for x, none in zip(pieces, empty, strict=True) if len(kinds) == 1 or not none] or pieces
+    if len(kinds) > 1 and all(isinstance(x.dtype, pd.CategoricalDtype) for x in series):
+        joined: Any = pd.api.types.union_categoricals(series, ignore_order=True)  # pyright: ignore
+        series = [pd.Series(pd.Categorical(x, categories=joined.categories)) for x in series]
+    if len(series) < len(pieces):  # columns of nothing but missing values have no kind
+        filled = iter(series)
+        series = [
+            pd.Series([None] * len(x), dtype=series[0].dtype) if none else next(filled)
+            for x, none in zip(pieces, empty, strict=True)
+        ]
+    return pd.concat(series, ignore_index=True)
+
+
+class _Some(Mapping):
+    """Rows of one data set, of the columns that a transform learns from."""
+
+    def __init__(self, frame: Frame, at: slice):
+        self.frame, self.at = frame, at
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.frame[name]
+        return replace(value, codes=value.codes[self.at]) if isinstance(value, Levels) else value[self.at]
+
+    def levels(self, name: str) -> Levels:
+        value = self.frame.levels(name)
+        return replace(value, codes=value.codes[self.at])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.frame
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.frame)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+class _Rows:
+    """One evaluation: of the stacked ``table``, data sets of ``sizes`` (D,) rows."""
+
+    def __init__(self, by: Stacker, whole: dict[str, pd.Series], sizes: np.ndarray, first: int):
+        self.by, self.first, self.spec = by, first, by.design.spec
+        self.table, self.sizes = Table(whole), sizes
+        self.n = int(sizes.sum())
+        self.frame = Frame(self.table, None, "")
+        self.stops = np.cumsum(sizes)
+        self.dataset = np.repeat(np.arange(len(sizes)), sizes)
+        self.bad = np.zeros(len(sizes), bool)
+
+    def stacked(self) -> Stacked:
+        by, spec = self.by, self.spec
+        weights = None if by.weights is None else np.asarray(self.table.column(by.weights).numbers, float)
+        used = self._complete()
+        if weights is not None:
+            self._refuse(used & ~(np.isfinite(weights) & (weights >= 0)))
+            used &= weights > 0
+        some = any_trial(by.terms.response, self.frame, self.n)
+        used = used if some is None else used & some
+        y, trials, weights = self._response(weights, used)
+        X = self._matrix(spec.matrix, used)[:, spec.kept_columns]
+        Z = [self._matrix(m, used) for m in spec.bars]
+        offset = self._offset()
+        for x in (X, *Z, *(() if offset is None else (offset[:, None],))):
+            self._refuse(used & ~np.isfinite(x).all(axis=1))
+        rows = {"y": y, "X": X, "weights": weights, "offset": offset, "trials": trials}
+        rows = {name: None if x is None else x[used] for name, x in rows.items()}
+        codes = np.zeros(0, np.int32)
+        if used.any():
+            grouping = spec.groupings[0]
+            codes = fit_grouping(grouping.name, grouping.exprs, Frame(self.table, used, ""))[1]
+        return sorted_rows(rows, [z[used] for z in Z], self.dataset[used], codes, self.bad)
+
+    def _refuse(self, rows: np.ndarray) -> None:
+        self.bad[self.dataset[rows]] = True
+
+    def _complete(self) -> np.ndarray:
+        """The rows in which nothing is missing."""
+        by, spec = self.by, self.spec
+        bars = [v.expr for m in spec.bars for v in m.variables]
+        parts: Any = [_Part([v.expr for v in spec.matrix.variables]), _Part(bars)]
+        groups = [g.exprs for g in spec.groupings]
+        sources = model_columns(by.terms.response, self.table, parts, list(spec.offsets), groups, by.weights, by.offset)
+        used = np.ones(self.n, bool)
+        for column in sources:
+            if column.missing is not None:
+                used &= ~column.missing
+        return used
+
+    def _response(self, weights: Any, used: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+        by, d = self.by, self.by.design
+        of_trials = d.trials is not None and d.weights is None and by.weights is not None
+        if of_trials:
+            share = np.asarray(as_number(self.frame_value(by.terms.response), str(by.terms.response)), float)
+            trials, weights = np.round(weights), None
+            y = share * trials
+            whole = np.abs(y - np.round(y)) <= 1e-6 * np.maximum(1.0, trials)
+            self._refuse(used & ~whole)
+            y = np.round(y)
+        else:
+            fitted = Response(d.y, d.trials, by.of_levels)
+            memory = dict(self.spec.memory)
+            y, trials = other_rows(by.terms.response, self.frame, memory, by.family, fitted, self.n)
+            trials = trials if d.trials is not None else None
+        y = np.asarray(y, float)
+        good = np.isfinite(y)
+        if by.family is not None:
+            with np.errstate(invalid="ignore"):
+                good = good & np.asarray(by.family.valid(np.where(good, y, 0.0)))
+                good = good & (y <= (np.inf if trials is None else trials))
+        self._refuse(used & ~good)
+        return y, trials, weights
+
+    def frame_value(self, expr: Any) -> Any:
+        return evaluate(expr, self.frame, dict(self.spec.memory), fitting=False)
+
+    def _offset(self) -> np.ndarray | None:
+        exprs, argument = self.spec.offsets, self.by.offset
+        if not exprs and argument is None:
+            return None
+        total = np.zeros(self.n)
+        with np.errstate(all="ignore"):
+            for e in exprs:
+                total = total + np.asarray(as_number(self.frame_value(e), f"offset({e})"), float)
+        return total if argument is None else total + self.table.column(argument).numbers
+
+    # ------------------------------------------------------------ the columns of X and Z
+    def _matrix(self, matrix: Any, used: np.ndarray) -> np.ndarray:
+        values = [self._coded(v, self._variable(v), used) for v in matrix.variables]
+        with np.errstate(all="ignore"):
+            return matrix.filled(values, self.n)
+
+    def _variable(self, v: Any) -> Any:
+        if not learns(v.expr, self.by.names):
+            return self.frame_value(v.expr)
+        starts = self.stops - self.sizes
+        return _joined([self._learnt(v, slice(a, b)) for a, b in zip(starts, self.stops, strict=True)], self.sizes)
+
+    def _learnt(self, v: Any, at: slice) -> Any:
+        """Of one data set, with what its own column teaches; None where nothing can be learnt."""
+        try:
+            return evaluate(v.expr, _Some(self.frame, at), dict(self.spec.memory), fitting=True, anew=self.by.names)
+        except (DataError, ValueError, np.linalg.LinAlgError):
+            return None
+
+    def _coded(self, v: Any, value: Any, used: np.ndarray) -> Any:
+        if v.labels is None:
+            return as_number(value, f"'{v.expr}'") if isinstance(value, Levels) else value
+        coded = recoded(v, value, "nan")
+        lost = used & (coded.codes < 0)
+        if isinstance(value, Levels):
+            lost &= value.codes >= 0
+        if lost.any():
+            i = int(np.argmax(lost))
+            what = str(value.labels[value.codes[i]]) if isinstance(value, Levels) else f"{np.asarray(value)[i]:g}"
+            known = ", ".join(repr(str(x)) for x in v.labels[:10]) + (", ..." if len(v.labels) > 10 else "")
+            raise DataError(
+                f"'{v.expr}' holds {what!r} in data set {self.first + self.dataset[i]}, which the first data sets have "
+                f"not: their levels are {known}; make the column categorical, with the same levels in all data sets"
+            )
+        return coded
+
+
+class _Part(NamedTuple):
+    """As ``terms.TermList`` for who asks for its variables alone."""
+
+    variables: list[Any]
+
+
+def _joined(values: list[Any], sizes: np.ndarray) -> Any:
+    """The values of data sets one after another, NaN where there are none."""
+    there = [v for v in values if v is not None]
+    if not there:
+        raise DataError("no data set has values of which the transforms in the formula can be made")
+    if isinstance(there[0], Levels):
+        none = [np.full(n, -1, np.int32) for n in sizes]
+        return replace(
+            there[0], codes=np.concatenate([x if v is None else v.codes for v, x in zip(values, none, strict=True)])
+        )
+    if isinstance(there[0], Matrix):
+        k = there[0].values.shape[1]
+        parts = [np.full((n, k), np.nan) if v is None else v.values for v, n in zip(values, sizes, strict=True)]
+        return replace(there[0], values=np.concatenate(parts))
+    return np.concatenate(
+        [np.full(n, np.nan) if v is None else np.asarray(v) for v, n in zip(values, sizes, strict=True)]
+    )
+
+
+# ---------------------------------------------------------------- arrays
+@dataclass(frozen=True)
+class ArrayStacker:
+    """How data sets (y, X, Z, codes) are read: with the columns of ``design``."""
+
+    design: Design
+    family: Family | None
+    can_stack = True
+
+    def build(self, data: Any) -> Design:
+        """The design of one data set."""
+        return _of_arrays(data, self.design.columns, self.family)
+
+    def levels(self, data: Any) -> list[int]:
+        """Of one data set."""
+        return [len(pd.unique(np.asarray(data[3])))]
+
+    def rows(self, datasets: Sequence[Any], first: int) -> Stacked:
+        """As ``Stacker.rows``; NaN in y, X or Z takes out its row."""
+        d, parts = self.design, [_arrays(x, first + k) for k, x in enumerate(datasets)]
+        p, q = d.X.shape[1], d.terms[0].Z.shape[1]
+        for k, (_, X, Z, _) in enumerate(parts):
+            if X.shape[1] != p or Z.shape[1] != q:
+                raise DataError(
+                    f"data set {first + k} has {X.shape[1]} columns of X and {Z.shape[1]} of Z where the first has {p} "
+                    f"and {q}"
+                )
+        sizes = np.array([len(y) for y, *_ in parts], np.int64)
+        dataset = np.repeat(np.arange(len(parts)), sizes)
+        y, X, Z = (np.concatenate([part[j] for part in parts]) for j in range(3))
+        codes = np.concatenate([pd.factorize(part[3], sort=True)[0] for part in parts])
+        used = ~(np.isnan(y) | np.isnan(X).any(axis=1) | np.isnan(Z).any(axis=1) | (codes < 0))
+        good = np.isfinite(y) & np.isfinite(X).all(axis=1) & np.isfinite(Z).all(axis=1)
+        if self.family is not None:
+            good &= np.asarray(self.family.valid(np.where(good, y, 0.0))) & (
+                ~np.isfinite(y) | (d.trials is None) | (y <= 1)
+            )
+        bad = np.zeros(len(parts), bool)
+        bad[dataset[used & ~good]] = True
+        trials = None if d.trials is None else np.ones(int(used.sum()))
+        rows = {"y": y[used], "X": X[used], "weights": None, "offset": None, "trials": trials}
+        return sorted_rows(rows, [Z[used]], dataset[used], codes[used], bad)
+
+
+def array_stacker(datasets: Sequence[Any], names: Sequence[str] | None, family: Family | None) -> ArrayStacker:
+    """From the first of them that can be used.
+
+    Raises:
+        DataError: none can; the message is that of a single fit.
+    """
+    problem: Exception | None = None
+    for k, data in enumerate(datasets):
+        try:
+            return ArrayStacker(_of_arrays(_arrays(data, k), names, family), family)
+        except DataError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def _of_arrays(data: Any, names: Any, family: Family | None) -> Design:
+    y, X, Z, codes = data
+    there = np.isfinite(y) & np.isfinite(X).all(axis=1) & np.isfinite(Z).all(axis=1) & ~pd.isna(codes)
+    return design_from_arrays(y[there], X[there], [Term(Z[there], codes[there], "g")], None, None, names, family)
+
+
+def _arrays(data: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """y (n,), X (n, p), Z (n, q), codes (n,)."""
+    y, X, Z = (numbers(f"{name} of data set {k}", x) for name, x in zip("yXZ", data, strict=False))
+    codes = np.asarray(data[3])
+    Z = Z[:, None] if Z.ndim == 1 else Z
+    n = len(y) if y.ndim == 1 else -1
+    if X.ndim != 2 or Z.ndim != 2 or len(X) != n or len(Z) != n or codes.shape != (n,):
+        raise DataError(
+            f"data set {k} must be y (n,), X (n, p), Z (n, q) and codes (n,), not {y.shape}, {X.shape}, {Z.shape} and "
+            f"{codes.shape}"
+        )
+    return y, X, Z, codes
