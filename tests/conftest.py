@@ -68,11 +68,13 @@ def small_process():
         _compiled.give_back()
 
 
-@pytest.fixture(autouse=True)
-def lanes_however_few(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def lanes_however_few():
     """Tests of batches mean the programs of lanes and have few responses; ``few_lanes_singly`` is as users have it."""
-    for price in ("LINEAR", "GENERALISED"):
-        monkeypatch.setattr(costs, price, getattr(costs, price)._replace(compiled=-1.0, lane=0.0, far=0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        for price, real in PRICES.items():
+            patch.setattr(costs, price, real._replace(compiled=-1.0, lane=0.0, far=0.0))
+        yield
 
 
 @pytest.fixture

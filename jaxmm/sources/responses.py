@@ -98,7 +98,7 @@ class ArrayResponses(Responses):
         rows: Any = self.Y[first : first + size]
         if isinstance(rows, np.ma.MaskedArray):  # what is masked is missing
             rows = np.ma.filled(rows.astype(float), np.nan)
-        return Varying(np.asarray(rows, float))
+        return Varying(np.ascontiguousarray(rows, float))  # another order in memory is another program, with other digits
 
     def identity(self) -> dict[str, Any]:
         """Told by its shape and by some of its rows: a memory map may be larger than memory."""
