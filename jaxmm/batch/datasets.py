@@ -344,13 +344,13 @@ def _reason(stacker: Any, data: Any) -> int:
 
 
 # ---------------------------------------------------------------- from the arguments of fit_many
-def are_datasets(given: Any, formula: str | None) -> bool:
-    """Whether the first argument of ``fit_many`` is data sets, not a model."""
+def are_datasets(given: Any, formula: str | None, Y: Any) -> bool:
+    """Whether the first argument of ``fit_many`` is data sets, not a model of responses Y."""
     if formula is not None:
         if hasattr(getattr(given, "model", given), "likelihood"):
             raise TypeError("formula= is for data sets, fit_many(datasets, formula=...): a model has its own")
         return True
-    return isinstance(given, list | tuple | Iterator) or (hasattr(given, "__iter__") and not hasattr(given, "design"))
+    return Y is None and isinstance(given, list | tuple | Iterator)
 
 
 def check_absent(arguments: Mapping[str, Any], reason: str) -> None:

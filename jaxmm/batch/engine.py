@@ -172,7 +172,7 @@ def fit_many(
     if not collect and out is None:
         raise ValueError("collect=False leaves results in a folder: give its path as out=")
     of_datasets = {"family": family, "reml": reml, "n_agq": n_agq, "contrasts": contrasts, "names": names}
-    if are_datasets(model, formula):
+    if are_datasets(model, formula, Y):
         other = {"Y": Y, "columns": columns, "start": start, "shard": shard, "dim": dim, "layer": layer}
         check_absent(other, "is for responses of one design: data sets of their own have all in their tables")
         if missing != "drop" or not collapse:
