@@ -144,7 +144,7 @@ class RayExecutor:
 
     def __init__(self, **options: Any):
         try:
-            import ray
+            import ray  # pyright: ignore
         except ImportError as error:
             raise ImportError("RayExecutor needs Ray: pip install 'jaxmm[ray]'") from error
         self._ray, self.options = ray, options

@@ -90,7 +90,7 @@ class Replaced:
     def _lanes(self, values: Mapping[str, np.ndarray]) -> LaneColumns:
         d = self.design
         L, n = next(iter(values.values())).shape
-        lanes = _Lanes(d, values, L, n) if d.spec is not None else None
+        lanes: Any = _Lanes(d, values, L, n) if d.spec is not None else None
         X = lanes.matrix(d.spec.matrix)[..., d.spec.kept_columns] if lanes and self.in_X else None
         Z: Any = [np.broadcast_to(t.Z, (L, *t.Z.shape)) for t in d.terms] if self.bars else None
         for t in self.bars if lanes else ():
@@ -107,7 +107,7 @@ class Replaced:
         for x in (X, *(Z[t] for t in self.bars), offset):
             if x is not None:
                 bad |= ~np.isfinite(x) if x.ndim == 2 else ~np.isfinite(x).all(axis=2)
-        impossible = (bad & ~gone).any(axis=1)
+        impossible: Any = (bad & ~gone).any(axis=1)
         out = bad | gone
         if out.any():
             X = None if X is None else np.where(out[..., None], 0.0, X)

@@ -176,7 +176,7 @@ def read_inputs(
     return inputs
 
 
-def _rows(name: str, values: Any, n: int, nobs: int, design: Design, labels: Any) -> Any:
+def _rows(name: str, values: Any, n: int | None, nobs: int, design: Design, labels: Any) -> Any:
     """(n, nobs) of values that look as Y does: an array, or what has labels; (nobs,) is the same for all lanes."""
     values, own = labelled.read(values, design)
     if own is not None and labels is not None and not _same(own, labels):
