@@ -98,7 +98,8 @@ class ArrayResponses(Responses):
         rows: Any = self.Y[first : first + size]
         if isinstance(rows, np.ma.MaskedArray):  # what is masked is missing
             rows = np.ma.filled(rows.astype(float), np.nan)
-        return Varying(np.ascontiguousarray(rows, float))  # another order in memory is another program, with other digits
+        # another order in memory would be another program, with other digits
+        return Varying(np.ascontiguousarray(rows, float))
 
     def identity(self) -> dict[str, Any]:
         """Told by its shape and by some of its rows: a memory map may be larger than memory."""
