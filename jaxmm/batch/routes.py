@@ -18,7 +18,7 @@ import numpy as np
 from jaxmm import costs
 from jaxmm._context import computing
 from jaxmm.batch.aliased import Kept, expanded, kept_columns
-from jaxmm.batch.pool import PartSearch, block_of
+from jaxmm.batch.pool import Clock, PartSearch, block_of
 from jaxmm.batch.setup import example, make_problem
 from jaxmm.batch.singly import ACCEPTED, SingleSearch, are_better_singly
 from jaxmm.batch.width import lanes_at_once
@@ -171,6 +171,7 @@ class PartRoutes:
     def __init__(self, ways: Ways, device: Any, control: Control, tick: Any, keep: Keep):
         self.ways, self.device, self.control, self.tick, self.keep = ways, device, control, tick, keep
         self.searches: dict[int | Kept, PartSearch | SingleSearch] = {}
+        self.clock: Clock | None = None
         self.some = 0  # lanes of several kinds that are searched before their results are delivered
 
     def run(
@@ -182,13 +183,18 @@ class PartRoutes:
         if deliver is None:
             return self._all(source, first, size)
         stop, self.some = first + size, self.some or 4 * self.ways.of(self.ways.common).width
+        self.clock, waiting = self.clock or Clock(), []
         while first + self.some < stop:
             count, began = self.some, time.monotonic()
-            deliver(self._all(source, first, count))
+            waiting.append(self._all(source, first, count))
+            if self.clock.is_due():
+                deliver(_together(waiting))
+                self.clock.begin()
+                waiting = []
             first, spent = first + count, time.monotonic() - began
             longer, shorter = spent < 0.5 * costs.PART_SECONDS, spent > 2 * costs.PART_SECONDS
             self.some = 2 * count if longer else max(1, count // 2) if shorter else count
-        return self._all(source, first, stop - first)
+        return _together([*waiting, self._all(source, first, stop - first)])
 
     def _all(self, source: Any, first: int, size: int) -> tuple[Found, np.ndarray]:
         """The lanes of each kind together."""
@@ -230,6 +236,11 @@ class PartRoutes:
             pieces.append(own)
             kinds.append(kind)
         return joined(pieces), np.concatenate(kinds)
+
+
+def _together(found: list[Any]) -> Any:
+    """Results one after another."""
+    return found[0] if len(found) == 1 else jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *found)
 
 
 def _put(whole: Any, found: Any, at: np.ndarray) -> None:
