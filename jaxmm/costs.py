@@ -83,7 +83,8 @@ RESPONSE_BYTES = 1 << 24  # that its responses may take, once
 POOLS_IN_PART = 32  # times the lanes, in a block: the last lanes of a block search alone
 FIRST_PART_SECONDS, PART_SECONDS = 0.5, 5.0  # of work in a worker's first part and in its later ones: what a run
 # that is cut off loses
-PATTERN_LANES = 500  # with the same rows missing, for whose cross-products to be made once
+PATTERN_WORK = 1 << 27  # lanes that lack the same rows, times rows, times columns of X and Z, from which their
+# cross-products are made once: a lane then takes half the time, and its programs 5 to 10 s to compile
 PATTERNS = 32  # of missing rows, at most, that are treated so: each has arrays of its own
 SCANNED_BYTES = 1 << 31  # of responses that are looked through beforehand for values that are missing
 ACCELERATOR_LANES = 1 << 16  # if the accelerator's memory allows

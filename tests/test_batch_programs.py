@@ -72,7 +72,7 @@ def test_nor_where_lanes_are_searched_one_by_one(model, compiled):
 
 def test_patterns_that_many_lanes_share_compile_once_for_all(monkeypatch, compiled):
     """Arrays of a pattern have the shapes of any other."""
-    monkeypatch.setattr(costs, "PATTERN_LANES", 5)
+    monkeypatch.setattr(costs, "PATTERN_WORK", 1)
     table = {"y": np.arange(60) % 7, "x": np.sin(np.arange(60)), "g": np.arange(60) % 10}
     linear = mm.Model.from_formula("y ~ x + (1 | g)", table)
 

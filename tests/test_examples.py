@@ -153,9 +153,7 @@ def test_single_cell_counts(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("40 genes, 96 cells of 8 donors;") and "% converged" in lines[1]
     with_donors, naive = (
-        [int(x) for x in line.split()[-3:-1]]
-        for line in lines
-        if line.startswith(("with donors", "cells as"))
+        [int(x) for x in line.split()[-3:-1]] for line in lines if line.startswith(("with donors", "cells as"))
     )
     assert naive[0] > with_donors[0] > 0
     (errors,) = (line.split() for line in lines if "median error of log dispersion" in line)

@@ -145,11 +145,11 @@ def test_columns_that_are_impossible(data):
 def test_patterns_that_many_responses_have(fit, Y, monkeypatch):
     many = np.tile(Y, (6, 1))
     many[::3, :4], many[1::3, 5:9], many[2, 7] = np.nan, np.nan, np.nan
-    monkeypatch.setattr("jaxmm.costs.PATTERN_LANES", 5)
+    monkeypatch.setattr("jaxmm.costs.PATTERN_WORK", 5 * 96 * 8)
     patterns = common_patterns(count_patterns(ArrayResponses(many)), fit.model.design)
     assert patterns.shape == (2, 96) and (~patterns).sum() == 8
     shared = mm.fit_many(fit, many, **QUIET)
-    monkeypatch.setattr("jaxmm.costs.PATTERN_LANES", 1000)
+    monkeypatch.setattr("jaxmm.costs.PATTERN_WORK", 1 << 27)
     own = mm.fit_many(fit, many, **QUIET)
     np.testing.assert_allclose(shared.loglik, own.loglik, atol=1e-8)
     np.testing.assert_allclose(shared.fixef, own.fixef, atol=1e-7)

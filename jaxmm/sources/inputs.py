@@ -242,7 +242,8 @@ def common_patterns(counts: Mapping[bytes, int], design: Design) -> np.ndarray |
     A pattern in which columns of X depend on each other is not one of them.
     """
     nobs, p = design.X.shape
-    many = sorted((key for key, count in counts.items() if count >= costs.PATTERN_LANES), key=lambda key: -counts[key])
+    least = costs.PATTERN_WORK / (nobs * (p + sum(t.Z.shape[1] for t in design.terms)))
+    many = sorted((key for key, count in counts.items() if count >= least), key=lambda key: -counts[key])
     patterns = [~np.unpackbits(np.frombuffer(key, np.uint8))[:nobs].astype(bool) for key in many[: costs.PATTERNS]]
     usable = [x for x in patterns if x.sum() > p and len(independent_columns(design.X[x])) == p]
     return np.array(usable) if usable else None
