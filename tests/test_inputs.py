@@ -168,7 +168,9 @@ def test_results_do_not_depend_on_the_batch(fit, Y, tmp_path):
 
 
 def test_tables_and_arrays_keep_their_names(data, fit, Y):
-    table = pd.DataFrame(Y.T, columns=list("abcde"), index=data.index)
+    table = pd.DataFrame(Y.T, columns=list("aacde"), index=data.index)  # a name may be there twice
+    assert mm.fit_many(fit, table, **QUIET).to_frame()["response"].tolist() == list("aacde")
+    table.columns = list("abcde")
     weights = pd.DataFrame(np.ones_like(Y.T), columns=list("abcde"), index=data.index)
     assert mm.fit_many(fit, table, weights=weights, **QUIET).to_frame()["response"].tolist() == list("abcde")
     with pytest.raises(mm.DataError, match="weights has other labels than Y"):

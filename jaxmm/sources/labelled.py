@@ -188,8 +188,8 @@ def _numbers(Y: Any) -> np.ndarray:
         DataError: a column that holds no numbers, by name.
     """
     columns = []
-    for name in Y.columns:
-        column = Y[name]
+    for k, name in enumerate(Y.columns):
+        column = Y.iloc[:, k] if hasattr(Y, "iloc") else Y[name]  # names may be there twice
         missing = {"dtype": float, "na_value": np.nan} if hasattr(column, "iloc") else {}
         try:
             columns.append(np.asarray(column.to_numpy(**missing), float))
