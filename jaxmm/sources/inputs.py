@@ -148,7 +148,10 @@ def read_inputs(
         raise DataError("weights=, offset= and columns= of each lane need an array Y, whose lanes can be counted")
 
     def rows(name: str, values: Any) -> Any:
-        return None if values is None else _rows(name, values, n, nobs, design, labels)
+        if values is None:
+            return None
+        assert n is not None  # which lanes have inputs of their own are counted
+        return _rows(name, values, n, nobs, design, labels)
 
     inputs = Inputs(
         design,
@@ -176,7 +179,7 @@ def read_inputs(
     return inputs
 
 
-def _rows(name: str, values: Any, n: int | None, nobs: int, design: Design, labels: Any) -> Any:
+def _rows(name: str, values: Any, n: int, nobs: int, design: Design, labels: Any) -> Any:
     """(n, nobs) of values that look as Y does: an array, or what has labels; (nobs,) is the same for all lanes."""
     values, own = labelled.read(values, design)
     if own is not None and labels is not None and not _same(own, labels):
