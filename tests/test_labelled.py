@@ -213,3 +213,13 @@ def test_an_annotated_object_can_be_written(cells, model, tmp_path):
     out.write_h5ad(tmp_path / "cells.h5ad")
     again = anndata.read_h5ad(tmp_path / "cells.h5ad")
     np.testing.assert_array_equal(again.var["p_Days"], out.var["p_Days"])
+
+
+def test_a_plan_matches_responses_by_the_labels_of_its_table():
+    rng = np.random.default_rng(0)
+    table = mm.make_design({"g": 8}, within={"v": [0, 1, 2, 3]}).set_index(pd.Index([f"r{i}" for i in range(32)]))
+    Y = pd.DataFrame(rng.normal(size=(32, 2)), index=table.index, columns=["a", "b"])
+    model = mm.plan("y ~ v + (1 | g)", table)
+    mixed = Y.iloc[rng.permutation(32)]
+    there, back = (mm.fit_many(model, each, progress=False).fixef for each in (Y, mixed))
+    np.testing.assert_array_equal(there, back)

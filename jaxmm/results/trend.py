@@ -18,7 +18,8 @@ def trend_basis(used: np.ndarray, trend: np.ndarray | None) -> tuple[np.ndarray,
     n = int(used.sum())
     if trend is None:
         return np.ones((n, 1)), np.ones((len(used), 1))
-    columns = 1 + (n >= 3) + (n >= 6) + (n >= 30)
+    distinct = len(np.unique(trend[used]))
+    columns = min(1 + (n >= 3) + (n >= 6) + (n >= 30), max(distinct, 2))
     knots = ns_knots(trend[used], columns, None, True, None)
     if isinstance(knots, str):
         raise ValueError(f"trend: {knots}; leave it out, or give what variances depend on")

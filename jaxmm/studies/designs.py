@@ -250,6 +250,8 @@ def plan(formula: str, table: Any, family: Any = None, **keywords: Any) -> Model
     """
     response = str(parse(formula).response).strip("`")
     data = as_pandas(table)
+    if isinstance(table, pd.DataFrame):
+        data.index = table.index  # by which responses with labels are matched
     if response not in data.columns and response.isidentifier():
         likelihood = choose_likelihood(family, keywords.get("reml"), keywords.get("n_agq"))
         pairs = [np.array(pair) for pair in ((0.0, 1.0), (1.0, 2.0), (0.25, 0.75))]
