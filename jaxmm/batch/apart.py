@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm import costs, estimate, estimate_glmm
+from jaxmm import costs, estimate_glmm
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
@@ -22,7 +22,6 @@ from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few
 from jaxmm.fitted import Fitted
 from jaxmm.gram import Gram
-from jaxmm.objective.parameters import change_theta
 from jaxmm.prepared import Prepared
 from jaxmm.results.result import FitBatch
 from jaxmm.results.schema import as_columns, names_of
@@ -102,8 +101,7 @@ _weighted = Program(lambda rows, weights: rows.with_data(weights=weights))
 
 
 def _search(fit: Fitted, arrays: Any, start: np.ndarray) -> Any:
-    """Estimates, from the host, as those of a single fit."""
+    """Estimates, from the host, as those of a single fit, with the nodes that this fit has."""
     if isinstance(arrays, Rows):
         return estimate_glmm.estimate_on_host(arrays, np.asarray(start), fit._control, fit.n_agq)
-    theta = change_theta(np.asarray(start), [np.asarray(t) for t in arrays.T], arrays)
-    return estimate.estimate_on_host(arrays, theta, fit._control)
+    return fit.model.likelihood.search(arrays, start, fit._control)
