@@ -64,6 +64,11 @@ CLOSED_EFFECTS, CLOSED_COLUMNS, CLOSED_REML = 4, 12, 16  # q, p, and pq by REML,
 CLOSED_ENTRIES = 10  # of λ in it: with 16 it takes half a minute and 0.8 GB
 COLLAPSED_SHARE = 0.7  # of the levels that must be left for a collapse of equal ones to be worth its sums
 TABLE_PIECE = 4  # rows that the scatter of one piece costs, where lanes have rows of their own
+TILE_ENTRIES, TILE_ROWS = (
+    128,
+    64,
+)  # of a row in a matrix product: a hundred cost as much as two or three passes; and
+# rows of a tile below which the call of a product is dearer than what it does
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
 TABLE_FILL = 3  # times the rows, up to which levels of unequal size are filled up for it: by pieces a lane takes 4 to 6
 # times as long

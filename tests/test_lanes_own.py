@@ -7,6 +7,7 @@ import pytest
 
 import jaxmm as mm
 from jaxmm.lanes.linear_own import table_rows
+from jaxmm.lanes.products import make_products
 from jaxmm.optimize import Status
 from jaxmm.sources.responses import ArrayResponses, Varying
 
@@ -101,7 +102,8 @@ def test_weights_and_missing_rows(table, name):
 
 
 def test_levels_of_very_unequal_size():
-    """Whose rows are cut into pieces, so that no table is filled up to the largest level."""
+    """Whose rows are cut into pieces, so that no table is filled up to the largest level, and whose products are taken
+    by tiles of levels."""
     rng = np.random.default_rng(6)
     g = np.concatenate([np.zeros(150, int), np.repeat(np.arange(1, 31), 3)])
     x = rng.normal(size=len(g))
@@ -117,6 +119,34 @@ def test_levels_of_very_unequal_size():
     copies[np.arange(4), np.arange(4)] = 0.0
     batch = mm.fit_many(model, Own(np.where(copies[:, g] > 0, Y, np.nan), copies=copies), progress=False)
     same_as_singles(batch, tables, "y ~ x + (1 | g)", {}, copies[:, g])
+    X = np.tile(model.design.X, (4, 1, 1))
+    batch = mm.fit_many(model, Own(Y, X=X, weights=W), progress=False)
+    same_as_singles(batch, tables, "y ~ x + (1 | g)", {}, W)
+
+
+@pytest.mark.parametrize("levels", [1, 9, 60, 400])
+def test_products_are_the_sums_over_rows(levels):
+    """By one tile and by several, of levels of unequal size in any order; the last row's alone."""
+    rng = np.random.default_rng(levels)
+    n = max(300, 3 * levels)
+    g = rng.permutation(np.concatenate([np.arange(levels), rng.integers(0, max(levels // 3, 1), n - levels)]))
+    data = pd.DataFrame({"g": g, "x": rng.normal(size=n), "y": rng.normal(size=n)})
+    if levels == 1:
+        data.loc[0, "g"] = 1
+    with jax.enable_x64(True):
+        a = mm.Model.from_formula("y ~ x + (x | g)", data).accumulator
+        by, code, rows = make_products(a, None), a.groupings[0].codes, slice(0, n)
+        W, e = rng.gamma(2.0, 0.5, (n, 3)), rng.normal(size=(n, 3))
+        A, zx, found = by.of_effects(by.rows(W)), by.crossed(by.rows(W)), by.sums(e, W, 2 * W)
+    assert levels < 60 or by.source is not None
+    X, Z, of = a.X.rows(rows), a.z(0, rows), 1.0 * (code == np.arange(a.groupings[0].levels)[:, None])
+    for lane in range(3):
+        w, we = W[:, lane], W[:, lane] * e[:, lane]
+        np.testing.assert_allclose(A[..., lane], np.einsum("jn,n,na,nb->abj", of, w, Z, Z), atol=1e-10)
+        np.testing.assert_allclose(np.array(zx)[..., lane], np.einsum("jn,n,na,nc->acj", of, w, Z, X), atol=1e-10)
+        np.testing.assert_allclose(np.array(found.ze)[..., lane], np.einsum("jn,n,na->aj", of, we, Z), atol=1e-10)
+        np.testing.assert_allclose(np.array(found.xe)[..., lane], 2 * X.T @ we, atol=1e-10)
+        assert found.ee[lane] == pytest.approx(2 * we @ e[:, lane])
 
 
 # ---------------------------------------------------------------- columns

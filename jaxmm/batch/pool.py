@@ -62,11 +62,12 @@ def _again(problem: Any, both: tuple[Lanes, Any], mask: Any) -> tuple[Lanes, Any
     return choose(mask, fresh._replace(bar=bar, round=number), lanes), data
 
 
-@Program
-def _pool(problem: Any, own: Varying, theta: Any, invalid: Any) -> tuple[Lanes, Any]:
-    """Fresh lanes and their data, from what they have of their own, the lanes first; ``theta`` (m,) to start from, or
-    None, unless lanes have a start of their own; ``invalid`` (L,) or None: which responses the family cannot have."""
-    own, refused = own.each(lambda x: jnp.moveaxis(x, 0, -1)), None
+@partial(Program, static_argnums=(4,))
+def _pool(problem: Any, own: Varying, theta: Any, invalid: Any, turned: bool) -> tuple[Lanes, Any]:
+    """Fresh lanes and their data, from what they have of their own, the lanes first unless they were ``turned``;
+    ``theta`` (m,) to start from, or None, unless lanes have a start of their own; ``invalid`` (L,) or None: which
+    responses the family cannot have."""
+    own, refused = own if turned else own.each(lambda x: jnp.moveaxis(x, 0, -1)), None
     if own.y is not None:
         refused = problem.refuse(own)
         if invalid is not None:
@@ -231,7 +232,10 @@ class PartSearch:
         invalid = None if self.check is None else self.check(own)
         library = self.problem.library
         alone = "data" in library or ("start" in library and self.theta is None)
-        return self._call(alone, _pool, self.problem, own, self.theta, invalid)
+        # turned here the arrays are read once; a program turns them wherever it reads them
+        held = all(isinstance(x, np.ndarray) for x in jax.tree.leaves(own))
+        own = own.each(lambda x: np.ascontiguousarray(np.moveaxis(x, 0, -1))) if held else own
+        return self._call(alone, _pool, self.problem, own, self.theta, invalid, held)
 
     def _block(self, first: int, size: int) -> Varying:
         return block_of(self.source, first, size, self.example).each(lambda x: filled_up(x, self.width))

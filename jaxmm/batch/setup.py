@@ -24,8 +24,10 @@ from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
 from jaxmm.lanes.linear_own import LinearOwn, table_rows
 from jaxmm.lanes.linear_rows import LinearRows
+from jaxmm.lanes.linear_weighted import LinearWeighted
 from jaxmm.lanes.own_rows import effects_of_terms
 from jaxmm.lanes.problem import Problem
+from jaxmm.lanes.products import make_products
 from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
 from jaxmm.pure import gram_from_rows
@@ -86,15 +88,19 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.nda
 
     effects = effects_of_terms(model.design, model.elimination.order)
 
+    def weighted() -> Any:
+        products, every = make_products(model.accumulator, model.design.offset), make_blocks(gram, collapse=False)
+        return LinearWeighted(gram, harmless, every.systems(gram), every.cells, products)  # pyright: ignore
+
     def own() -> Any:
         rows, every = table_rows(model.accumulator, model.design.offset), make_blocks(gram, collapse=False)
-        return LinearOwn(gram, rows, harmless, every.systems(gram), every.cells, effects)  # pyright: ignore
+        return LinearOwn(gram, harmless, every.systems(gram), every.cells, rows, effects)  # pyright: ignore
 
     def any_rows() -> Any:
         theta = moment_start(gram) if start is None else start
         return LinearRows(gram, model.rows, harmless, _first_hessian(theta, gram), effects)  # pyright: ignore
 
-    closed += [(LinearOwn, own)]
+    closed += [(LinearWeighted, weighted), (LinearOwn, own)]
     return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearRows, any_rows)]
 
 

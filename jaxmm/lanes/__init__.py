@@ -1,6 +1,7 @@
 """Many searches at once, one a lane: how lanes advance, and by the protocol ``problem.Problem`` how each is evaluated.
 
-``linear_blocks``, ``linear_own`` and ``generalised_blocks`` by closed forms (``closed_form``, ``laplace_blocks``),
-``linear_lanes``, ``linear_rows`` and ``generalised_lanes`` through the criterion of one fit.  Lanes of ``linear_own``
-and ``linear_rows`` differ in more than y (``own_rows``, ``own_columns``, ``systems``).  The lanes are the last axis.
+``linear_blocks``, ``linear_weighted``, ``linear_own`` and ``generalised_blocks`` by closed forms (``closed_form``,
+``laplace_blocks``), ``linear_lanes``, ``linear_rows`` and ``generalised_lanes`` through the criterion of one fit.
+Lanes of ``linear_weighted`` (X and Z shared: ``products``), ``linear_own`` (``table``, ``own_columns``) and ``linear_rows``
+differ in more than y (``own_rows``, ``systems``, ``own_search``).  The lanes are the last axis.
 """

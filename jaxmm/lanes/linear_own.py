@@ -1,15 +1,13 @@
-"""A linear model with one grouping factor whose lanes have weights, X, Z, offsets or copies of levels of their own.
+"""A linear model with one grouping factor whose lanes have X or Z of their own, and what else may be theirs.
 
-As ``linear_blocks``, by the same closed form, with the systems of each lane (``systems``) in the place of shared ones
-wherever something of the lane's own enters: a weight of zero is no row, and X and Z are changed lane by lane
-(``own_columns``).  The lanes' own arrays alone have a lane axis.
+A weight of zero is no row, and X and Z are changed lane by lane (``own_columns``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +15,16 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._types import Array
-from jaxmm.gram import Accumulator, Gram
-from jaxmm.lanes.advance import Lanes, Value
-from jaxmm.lanes.closed_form import BlockData, Systems, evaluate
-from jaxmm.lanes.linear_lanes import (
-    doubtful_linear,
-    further_linear,
-    linear_found,
-    nothing_linear,
-    residual_linear,
-    too_few,
-)
-from jaxmm.lanes.moments import moments_of_systems
+from jaxmm.gram import Accumulator
+from jaxmm.lanes.closed_form import Systems
+from jaxmm.lanes.entrywise import cholesky
+from jaxmm.lanes.linear_lanes import too_few
 from jaxmm.lanes.own_rows import Effects, Laid, lay_out, verdict
-from jaxmm.lanes.problem import Found
-from jaxmm.lanes.systems import Table, cross_products, is_aliased, least_squares, made
+from jaxmm.lanes.own_search import OwnData, OwnSearch
+from jaxmm.lanes.systems import ROUNDING, is_aliased, made, whitened
+from jaxmm.lanes.table import Table
 from jaxmm.rows import pieces
 from jaxmm.sources.responses import Varying
-from jaxmm.start import FEW
 
 
 @partial(
@@ -42,7 +32,7 @@ from jaxmm.start import FEW
 )
 @dataclass(frozen=True)
 class TableRows:
-    """The model's rows as a ``systems.Table`` has them: ``source`` (H, P) the row of the data at each place, ``W`` (H,
+    """The model's rows as a ``table.Table`` has them: ``source`` (H, P) the row of the data at each place, ``W`` (H,
     P) with zeros where there is none, ``X`` (p, H, P), ``Z`` (q, H, P), ``offset`` (H, P)."""
 
     source: Array
@@ -87,50 +77,19 @@ def _height(counts: np.ndarray) -> int:
     return heights[int(np.argmin(cost))]
 
 
-class OwnData(NamedTuple):
-    """What a lane has of its own: ``own``, None where the lanes share it, and ``data``, as the closed form takes them;
-    ``levels`` (L,) how many count; ``T_X`` (p, p, L) and ``T``, of the one factor (q, q, L), where X and Z are the
-    lane's, else None."""
-
-    own: Systems
-    data: BlockData
-    levels: Array
-    T_X: Any
-    T: Any
-
-
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["gram", "rows", "harmless", "shared"],
+    data_fields=["gram", "harmless", "shared", "rows"],
     meta_fields=["cells", "effects"],
 )
 @dataclass(frozen=True)
-class LinearOwn:
-    """``gram`` and ``rows`` of the model, whose response does not matter; ``shared``, the systems of all its levels;
-    ``cells`` as of ``Blocks``, ``effects`` of ``own_rows.effects_of_terms``."""
+class LinearOwn(OwnSearch):
+    """As ``OwnSearch``; ``rows`` of the model, ``effects`` of ``own_rows.effects_of_terms``."""
 
-    gram: Gram
     rows: TableRows
-    harmless: Array
-    shared: Systems
-    cells: tuple[tuple[int, int], ...] | None = field(metadata={"static": True})
     effects: Effects = field(metadata={"static": True})
     accepts = frozenset({"y", "weights", "X", "Z", "offset", "copies"})
-    takes_any = forgiving = True
-    polished = False
-    steady = 0.0
-    temporaries = 4
 
-    @property
-    def library(self) -> frozenset[str]:
-        large = self.gram.structure.p > costs.UNROLLED_ROOT
-        return frozenset({"data", "evaluate"} if large else ())
-
-    @property
-    def rows_of_theta(self) -> list:
-        return self.gram.structure.variance_rows()
-
-    # ------------------------------------------------------------ what lanes have
     def _laid(self, own: Varying) -> tuple[Laid, Table]:
         rows, s = self.rows, self.gram.structure
         copies = own.copies if own.copies is None or rows.level is None else own.copies[rows.level]
@@ -144,7 +103,9 @@ class LinearOwn:
             return own.made
         laid, t = self._laid(own)
         same = own.weights is None and own.Z is None
-        K, B, data, within = made(t, least_squares(t, own.copies), own.copies, self.shared.K if same else None)
+        K = self.shared.K if same else cholesky(t.of_effects(), ROUNDING)
+        found, B = t.squares(own.copies), whitened(K, t.crossed(), own.copies)
+        data, within = made(K, B, t.sums(found.e, own.copies), found, own.copies)
         count, logs, levels = self._counts(t, own.copies)
         if own.weights is None and own.copies is None:
             count = logs = None
@@ -168,48 +129,9 @@ class LinearOwn:
         """Lanes with numbers that are not finite where there is a row, with too few rows, with columns of X that depend
         on each other; else as ``linear_lanes.refuse``."""
         laid, t = self._laid(own)
-        found, aliased = least_squares(t, own.copies), laid.aliased
+        found, aliased = t.squares(own.copies), laid.aliased
         if aliased is None:
-            XX = found.XX if own.weights is None else cross_products(t._replace(W=1.0 * laid.there), own.copies)
+            XX = found.XX if own.weights is None else t._replace(W=1.0 * laid.there).cross_products(own.copies)
             aliased = is_aliased(XX) if len(XX) else jnp.asarray(False)
         count, _, levels = self._counts(t, own.copies)
         return verdict(laid, found.e, aliased, too_few(count, [levels], self.gram.structure))
-
-    # ------------------------------------------------------------ the search
-    def _systems(self, data: OwnData) -> Systems:
-        return Systems(*(s if own is None else own for own, s in zip(data.own, self.shared, strict=True)))
-
-    def start(self, data: OwnData) -> Array:
-        return moments_of_systems(self._systems(data), data.data, self.gram)
-
-    def prepare(self, theta: Array, data: OwnData) -> Any:
-        return *nothing_linear(self.gram.structure, data.data.yy), data.levels
-
-    def guess(self, theta: Array) -> Array:
-        return jnp.zeros((len(theta), *theta.shape), theta.dtype)
-
-    def evaluate(self, theta: Array, data: OwnData, kept: Any) -> Value:
-        at = evaluate(theta, data.data, self._systems(data), self.gram, self.cells)
-        beta, sigma2, M_inverse = at.kept
-        return at._replace(kept=(beta + data.data.beta0, sigma2, M_inverse, data.levels))
-
-    def _few(self, s: Lanes) -> Array:
-        parameters = self.gram.structure.num_theta
-        return (s.kept[3] < FEW * parameters) & (parameters > 1)
-
-    def doubtful(self, s: Lanes) -> Array:
-        return doubtful_linear(s, self.gram, self._few(s))
-
-    def again(self, s: Lanes) -> tuple[Array, Any, Array]:
-        theta, number = further_linear(s, self.gram, self._few(s))
-        return theta, s.kept, number
-
-    def outcome(self, s: Lanes, data: OwnData) -> Any:
-        return s.theta, s.value, s.kept[:3], s.status, data.T_X, data.T
-
-    def residual(self, data: OwnData) -> Any:
-        return residual_linear(self.gram.structure, self._systems(data).n_obs)
-
-    def found(self, outcome: Any) -> Found:
-        *ends, T_X, T = outcome
-        return linear_found(tuple(ends), self.gram, T_X, T)

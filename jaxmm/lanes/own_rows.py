@@ -90,12 +90,12 @@ def lay_out(
 
 
 def verdict(laid: Laid, left: Array, aliased: Array, too_few: Array) -> Array:
-    """(L,) a ``Status``, or -1: ``left`` (H, P, L) of the response after least squares, ``aliased`` and ``too_few``
+    """(L,) a ``Status``, or -1: ``left`` (.., L) of the response after least squares, ``aliased`` and ``too_few``
     (L,)."""
-    there, y = laid.there, laid.y
+    there, y, rows = laid.there, laid.y, tuple(range(laid.y.ndim - 1))
     highest, lowest = (
-        jnp.max(jnp.where(there, y, -jnp.inf), axis=(0, 1)),
-        jnp.min(jnp.where(there, y, jnp.inf), axis=(0, 1)),
+        jnp.max(jnp.where(there, y, -jnp.inf), axis=rows),
+        jnp.min(jnp.where(there, y, jnp.inf), axis=rows),
     )
     status = left_status(laid.e, jnp.where(there, left, 0.0))
     status = jnp.where(highest <= lowest, Status.NO_VARIATION, status)

@@ -1,9 +1,10 @@
 """What a batch asks of the model whose lanes it searches, and what is common to all of them.
 
 A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
-all lanes at once, and says at the end what was found, in the columns of the data.  There are six: one factor, or any
+all lanes at once, and says at the end what was found, in the columns of the data.  There are seven: one factor, or any
 structure, of a linear or a generalised model (``linear_blocks``, ``linear_lanes``, ``generalised_blocks``,
-``generalised_lanes``), and either of a linear one whose lanes differ in more than y (``linear_own``, ``linear_rows``).
+``generalised_lanes``), and of a linear one whose lanes differ in more than y (``linear_weighted``, ``linear_own``,
+``linear_rows``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of data sets of any sizes, sorted by data set and level -> the systems of each as lanes of ``linear_own``.
+"""Rows of data sets of any sizes, sorted by data set and level -> the systems of each as lanes of ``own_search``.
 
     rows (N,)  --sums over the segments-->  A_j = Z_j'WZ_j, Z_j'W[X e] of M levels  --padded-->  (.., J, L)
 
@@ -17,9 +17,9 @@ from jaxmm.design.stacked import Stacked
 from jaxmm.lanes.closed_form import BlockData, Systems
 from jaxmm.lanes.entrywise import cholesky, forward
 from jaxmm.lanes.linear_lanes import TINY
-from jaxmm.lanes.linear_own import OwnData
 from jaxmm.lanes.own_columns import DEPENDENT
 from jaxmm.lanes.own_rows import Effects
+from jaxmm.lanes.own_search import OwnData
 from jaxmm.lanes.systems import ROUNDING
 from jaxmm.optimize import Status
 from jaxmm.structure import Structure
