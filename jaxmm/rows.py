@@ -163,9 +163,12 @@ class Rows:
         constant = jnp.sum(rows.weights * self.family.log_constant(rows.y, self.trials))
         return replace(rows, log_constant=constant)
 
-    def no_variation(self, y: Array, counts: Array | None = None) -> Array:
+    def no_variation(self, y: Array, counts: Array | None = None, trials: Array | None = None) -> Array:
         """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity, by the rows
-        that ``counts`` (n, ..) names, None for all."""
+        that ``counts`` (n, ..) names, None for all; ``trials`` (n, ..) in the place of the model's."""
+        if trials is not None:
+            there = True if counts is None else counts
+            return self.family.no_variation(jnp.where(there, y, 0.0), jnp.sum(jnp.where(there, trials, 0.0), axis=0))
         if counts is None:
             return self.family.no_variation(y, jnp.sum(jnp.where(self.weights > 0, self.trials, 0.0)))
         if self.family.has_trials:  # a row that does not count has neither success nor trial

@@ -117,6 +117,45 @@ def test_counts_with_inputs_of_their_own(data):
             same(batch[k], alone)
 
 
+PROPORTIONS = {
+    "blocks": ("s / t ~ x + (1 | g)", "binomial", {}),
+    "quadrature": ("s / t ~ x + (1 | g)", "binomial", {"n_agq": 3}),
+}
+
+
+@pytest.mark.parametrize("name", PROPORTIONS)
+def test_weights_of_proportions_are_the_trials_of_each_lane(data, name):
+    """As they are of a single fit, its constants included; a row without trials or response is not there."""
+    formula, family, more = PROPORTIONS[name]
+    rng = np.random.default_rng(7)
+    trials = rng.integers(2, 9, (3, len(data))).astype(float)
+    p = 1 / (1 + np.exp(-(0.3 + 0.4 * data.x.to_numpy() + rng.normal(size=12)[data.g])))
+    Y = rng.binomial(trials.astype(int), rng.beta(6 * p, 6 * (1 - p), trials.shape)) * 1.0
+    own = data.assign(s=Y[2], t=trials[2])
+    fit = mm.glmm(formula, own, family, weights="t", **more)
+    trials[1, ::9], Y[1, ::9], Y[1, 4] = 0, 99, np.nan
+    batch = mm.fit_many(fit, Y, weights=trials, **QUIET)
+    assert batch.nobs.tolist() == [96, 84, 96]
+    same(batch[2], fit)
+    for k in range(2):
+        there = (trials[k] > 0) & ~np.isnan(Y[k])
+        same(batch[k], mm.glmm(formula, data.assign(s=Y[k], t=trials[k])[there], family, weights="t", **more))
+
+
+def test_numbers_that_are_no_trials(data):
+    rng = np.random.default_rng(7)
+    own = data.assign(s=rng.binomial(4, 0.4, len(data)) / 4, t=4)
+    fit = mm.glmm("s ~ x + (1 | g)", own, "binomial", weights="t")
+    Y, trials = np.tile(4.0 * own.s, (2, 1)), np.full((2, len(data)), 4.0)
+    Y[1, 5] = 6.0
+    assert mm.fit_many(fit, Y, weights=trials, **QUIET).status.tolist() == [0, Status.INVALID]
+    trials[1, 3] = 0.5
+    with pytest.raises(
+        mm.DataError, match=r"trials of its proportions.*0\.5\)? of lane 1 at row 3.*whole number; .*cbind"
+    ):
+        mm.fit_many(fit, Y, weights=trials, **QUIET)
+
+
 def test_the_columns_of_lanes_are_those_of_their_tables(data):
     """Interactions, transforms and what these learn from a column, factors, Z and offsets."""
     formula = "y ~ f * poly(x, 2) + I(x^2):z + scale(z) + offset(x) + (scale(x) + f || g)"

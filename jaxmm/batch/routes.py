@@ -144,7 +144,8 @@ class Ways:
         def invalid(own: Varying) -> np.ndarray:
             y = np.asarray(own.y)
             with np.errstate(invalid="ignore"):
-                good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
+                most = own.trials if own.trials is not None else np.inf if trials is None else trials
+                good = np.asarray(family.valid(y)) & (y <= most)
             if own.weights is not None:
                 good = good | (np.asarray(own.weights) == 0)
             return ~np.all(good, axis=1)

@@ -77,8 +77,11 @@ def row_data(own: Varying, rows: Rows, effects: Effects, unit: Array) -> RowData
         X, T_X = X.at[: own.X.shape[1]].multiply(unit), T_X.at[: own.X.shape[1]].multiply(unit)
     if own.Z is not None:
         Z, T = _own_Z(own, rows, W, effects, unit)
-    constant = W * rows.family.log_constant(y, rows.trials[..., None])
-    rest: dict[str, Any] = dict(weights=weights, offset=offset, X=X, Z=Z, T_X=T_X, T=T)
+    trials = None if own.trials is None else own.trials[rows.source]
+    if trials is not None:
+        trials = jnp.where(W > 0, trials, rows.trials[..., None])
+    constant = W * rows.family.log_constant(y, rows.trials[..., None] if trials is None else trials)
+    rest: dict[str, Any] = dict(weights=weights, offset=offset, trials=trials, X=X, Z=Z, T_X=T_X, T=T)
     if copies is None:
         return RowData(y, jnp.sum(constant, axis=(0, 1)), None, **rest)
     levels = (*(copies[outer[-1]] for outer in rows.parents[:-1]), copies)
@@ -120,7 +123,8 @@ def _own_Z(own: Varying, rows: Rows, W: Array, effects: Effects, unit: Array) ->
 def refuse(own: Varying, rows: Rows) -> Array:
     """(L,) a status for lanes whose numbers cannot be fitted, else -1; rows that weigh nothing are not looked at."""
     counts = True if own.weights is None else own.weights > 0
-    status = jnp.where(rows.no_variation(own.y, None if counts is True else counts), Status.NO_VARIATION, -1)
+    same = rows.no_variation(own.y, None if counts is True else counts, own.trials)
+    status = jnp.where(same, Status.NO_VARIATION, -1)
     good = jnp.all(jnp.isfinite(own.y) | ~jnp.asarray(counts), axis=0)
     if own.offset is not None:
         good = good & jnp.all(jnp.isfinite(own.offset) | ~jnp.asarray(counts), axis=0)

@@ -22,7 +22,8 @@ class Varying(NamedTuple):
     ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p) of the mean and ``Z``, of each term
     of the design (L, nobs, q), in the data's columns; ``weights`` (L, nobs), zero where a row is left out; ``offset``
     (L, nobs) of the mean, in the place of the model's; ``copies`` (L, J) how often each level of the outermost factor
-    of the chain counts, for a case bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are,
+    of the chain counts, for a case bootstrap; ``trials`` (L, nobs) in the place of the model's, above zero.
+    ``y`` is always there, unless ``statistics`` of a linear model are,
     drawn without responses (``direct.Drawn``), or they were ``made`` on the host: the data of the problem, the lanes
     last."""
 
@@ -35,6 +36,7 @@ class Varying(NamedTuple):
     statistics: Any = None
     start: Any = None
     made: Any = None
+    trials: Any = None
 
     def given(self) -> frozenset[str]:
         """What it holds, by name."""
