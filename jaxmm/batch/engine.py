@@ -83,7 +83,8 @@ def fit_many(
             responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials. Or responses
             with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
-            matched by label where Y has the labels of all rows of the model, else by position.
+            matched by label where Y has the labels of all rows of the model, by position where it has none of them or
+            they only count; labels of which some are the model's are an error.
         formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
             and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and
             ``offset``, names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they
@@ -140,7 +141,8 @@ def fit_many(
         it changes nothing for the others. A data set that lacks a level of a factor has the status ALIASED.
 
     Raises:
-        DataError: responses of another length than the model has observations; a table or a DataArray of which
+        DataError: responses of another length than the model has observations, or with labels of which only some are
+            those of the model's rows; a table or a DataArray of which
             several axes may be the observations; weights, offset or columns of another shape than Y; weights that are
             negative or all zero, an offset that is not finite; a column that is not in the formula, or that lanes
             share; a data set without a column of the formula, or with a level or a kind of column that the first

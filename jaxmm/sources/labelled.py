@@ -5,7 +5,8 @@
     AnnData       obs × var, X or a layer                                    labels: var_names
 
 They are recognised by what they have: neither xarray nor anndata nor a library of tables is imported.  Observations are
-matched by label where the labels of the model's rows are all there, else by position.
+matched by label where the labels of the model's rows are all there, by position where none is, or where labels only
+count; where some are, nobody can tell.
 """
 
 from __future__ import annotations
@@ -131,16 +132,16 @@ def _observations(labels: Any, n: int, design: Design) -> Any:
     """Which of n observations the model has, in its order: all, or by label.
 
     Raises:
-        DataError: a number of observations that is not the model's, without its labels; labels that only count and
-            would put the rows in another order.
+        DataError: a number of observations that is not the model's, without its labels; labels of which the model has
+            some; labels that only count and would put the rows in another order.
     """
     own = design.index[design.kept]
     if labels is not None:
         given = pd.Index(labels)
+        counted = isinstance(given, pd.RangeIndex) and given.equals(pd.RangeIndex(n))
         if given.is_unique and own.is_unique:
             at = given.get_indexer(own)
             if np.all(at >= 0):
-                counted = isinstance(given, pd.RangeIndex) and given.equals(pd.RangeIndex(n))
                 if counted and np.any(np.diff(at) < 0):
                     raise DataError(
                         "the rows of Y are only counted, and those of the model's table have such labels in another "
@@ -148,12 +149,36 @@ def _observations(labels: Any, n: int, design: Design) -> Any:
                         "order of the table"
                     )
                 return slice(None) if np.array_equal(at, np.arange(n)) else at
+        in_order = counted and (own.is_monotonic_increasing or not own.is_unique)
+        if n == len(own) and design.spec is not None and not in_order:  # rows of arrays have no labels
+            _check_disjoint(given, own)
     if n != len(own):
         raise DataError(
             f"Y has {n} observations and the model {len(own)}, whose labels are not those of Y: label Y as the table "
             "of the model is, or leave out what the model has left out (fit.fitted().index has its rows)"
         )
     return slice(None)
+
+
+def _check_disjoint(given: pd.Index, own: pd.Index) -> None:
+    """Raises DataError where some of the labels are those of the model, but for labels that are equal one by one."""
+    found = own.isin(given)
+    if not found.any() or given.equals(own):
+        return
+    if found.all():
+        raise DataError(
+            f"the rows of Y have labels of the model's table of which some are there twice, as {_some(own[found])}, in "
+            "another order: pass an array with a response in each row, in the order of the table"
+        )
+    raise DataError(
+        f"Y has the labels of {found.sum()} of the {len(own)} rows of the model, and not {_some(own[~found])}; of its "
+        f"own {_some(given[~given.isin(own)])} are none of the model's: label Y as the table of the model is, or pass "
+        "an array with a response in each row, in the order of the table"
+    )
+
+
+def _some(labels: pd.Index) -> str:
+    return ", ".join(repr(x) for x in labels[:3].tolist()) + (", ..." if len(labels) > 3 else "")
 
 
 # ---------------------------------------------------------------- the kinds
