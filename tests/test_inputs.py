@@ -7,7 +7,7 @@ import pytest
 import jaxmm as mm
 from jaxmm.design.replaced import replaced
 from jaxmm.optimize import Status
-from jaxmm.sources.inputs import common_patterns, count_patterns
+from jaxmm.sources.inputs import common_patterns, count_patterns, read_inputs
 from jaxmm.sources.responses import ArrayResponses
 
 QUIET = {"progress": False}
@@ -238,6 +238,35 @@ def test_tables_and_arrays_keep_their_names(data, fit, Y):
     assert mm.fit_many(fit, table, weights=weights, **QUIET).to_frame()["response"].tolist() == list("abcde")
     with pytest.raises(mm.DataError, match="weights has other labels than Y"):
         mm.fit_many(fit, table, weights=weights[list("edcba")], **QUIET)
+
+
+def test_what_stands_beside_the_responses_is_matched_by_label_too(data):
+    """A Series or a table in another order, of numbers or levels; other labels are refused by the argument's name."""
+    named = data.set_axis([f"r{k}" for k in range(len(data))])
+    design = mm.Model.from_formula(FORMULA, named).design
+    source, order = ArrayResponses(np.tile(design.y, (2, 1))), np.random.default_rng(1).permutation(len(data))
+
+    def read(**given):
+        given = {"weights": None, "offset": None, "columns": None, **given}
+        return read_inputs(design, source, None, *given.values(), "drop", True)
+
+    series = named.z**2 + 0.1
+    one = read(weights=series.iloc[order], offset=named.x.iloc[order], columns={"f": named.f.iloc[order]})
+    np.testing.assert_array_equal(one.weights, np.tile(series, (2, 1)))
+    np.testing.assert_array_equal(one.offset[1], named.x)
+    assert one.columns["f"][1].tolist() == named.f.tolist()
+    wide = pd.DataFrame({"a": named.f, "b": named.f}).iloc[order]
+    assert read(columns={"f": wide}).columns["f"][0].tolist() == named.f.tolist()
+    moved = series.set_axis([f"r{k}" for k in range(2, 2 + len(data))])
+    for name, other in (("weights", {"weights": moved}), (r"columns\['x'\]", {"columns": {"x": moved}})):
+        with pytest.raises(
+            mm.DataError, match=rf"{name} has the labels of 94 of the 96 rows of the model, and not 'r0'"
+        ):
+            read(**other)
+    with pytest.raises(mm.DataError, match="offset has 95 observations and the model 96"):
+        read(offset=series.iloc[1:].set_axis(range(95)))
+    with pytest.raises(mm.DataError, match="column 'a' of weights holds no numbers"):
+        read(weights=wide)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ def fit_many(
         names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Where the model's weights are the trials of
-            its proportions, those of lanes are their trials, and Y counts successes. Also (nobs,), the same for all.
+            its proportions, those of lanes are their trials, and Y counts successes. Also (nobs,), the same for all. A table or a
+            Series, here and below, is matched by label as Y is.
         offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
             sizes.
         columns: variables of the formula that each lane has values of its own for, ``{"x": array (n, nobs)}``. The

@@ -188,7 +188,7 @@ def read_inputs(
 
 def _rows(name: str, values: Any, n: int, nobs: int, design: Design, labels: Any) -> Any:
     """(n, nobs) of values that look as Y does: an array, or what has labels; (nobs,) is the same for all lanes."""
-    values, own = labelled.read(values, design)
+    values, own = labelled.read_beside(values, design, name)
     if own is not None and labels is not None and not _same(own, labels):
         raise DataError(f"{name} has other labels than Y: give it those of the responses, in their order")
     if hasattr(values, "block"):  # sparse
@@ -207,8 +207,10 @@ def _rows(name: str, values: Any, n: int, nobs: int, design: Design, labels: Any
 
 
 def _same(a: Any, b: Any) -> bool:
-    theirs = b.columns()
-    return all(name in theirs and np.array_equal(x, theirs[name]) for name, x in a.columns().items())
+    ours, theirs = a.columns(), b.columns()
+    if len(ours) == len(theirs) == 1:  # whatever their one dimension is called
+        return np.array_equal(*ours.values(), *theirs.values())
+    return all(name in theirs and np.array_equal(x, theirs[name]) for name, x in ours.items())
 
 
 def check_weights(weights: np.ndarray, first: int, of_trials: bool) -> None:
