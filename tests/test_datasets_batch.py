@@ -198,6 +198,24 @@ def test_arrays(tables):
         mm.fit_many([(y, X, Z, codes), (y[1:], X, Z, codes)], progress=False)
 
 
+def test_a_code_of_no_level_takes_out_its_row(tables, monkeypatch):
+    """-1 is what pandas gives a missing level: as NaN it is no group, also where data sets are fitted one by one."""
+    made = []
+    for t in tables[3:6]:
+        codes = pd.factorize(t.g.where(t.index % 7 != 3))[0]
+        made.append((t.y.to_numpy(), np.column_stack([np.ones(len(t)), t.x]), np.ones(len(t)), codes))
+    assert all((codes == -1).any() for *_, codes in made)
+    alone = [table[table.index % 7 != 3] for table in tables[3:6]]
+    for _ in range(2):
+        batch = mm.fit_many(made, progress=False)
+        assert batch.nobs.tolist() == [len(t) for t in alone]
+        for k, t in enumerate(alone):
+            agree(batch, k, mm.lmm("y ~ x + (1 | g)", t))
+        monkeypatch.setattr("jaxmm.batch.datasets.Linear.suits", False)
+    shifted = [(*rest, codes - 1) for *rest, codes in made]  # labels, of which -1 is one
+    assert mm.fit_many(shifted[:1], progress=False).nobs[0] == len(tables[3])
+
+
 def test_kept_and_written(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "DATASETS_BLOCK", 4)
     formula, out = "y ~ x + (x | g)", tmp_path / "runs"

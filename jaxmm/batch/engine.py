@@ -78,7 +78,8 @@ def fit_many(
     Args:
         model: a ``Model``, or a ``Fit`` whose model is meant. Or data sets, in a list or from a generator: tables with
             the same columns (pandas, polars, pyarrow, mappings), each with its own rows, groups and missing values; or
-            arrays (y, X, Z, codes) each, (n,), (n, p), (n, q), (n,), without a formula.
+            arrays (y, X, Z, codes) each, (n,), (n, p), (n, q), (n,), without a formula. Codes are labels of any kind;
+            a row where one is NaN, or -1 among whole numbers from 0 on, is left out, as one is where y, X or Z is NaN.
         Y: (n, nobs), a response in each row: an array, a memory map; or an iterator of such arrays; or a source of
             responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials. Or responses
             with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
@@ -93,8 +94,8 @@ def fit_many(
         names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Where the model's weights are the trials of
-            its proportions, those of lanes are their trials, and Y counts successes. Also (nobs,), the same for all. A table or a
-            Series, here and below, is matched by label as Y is.
+            its proportions, those of lanes are their trials, and Y counts successes. Also (nobs,), the same for all. A
+            table or a Series, here and below, is matched by label as Y is.
         offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
             sizes.
         columns: variables of the formula that each lane has values of its own for, ``{"x": array (n, nobs)}``. The

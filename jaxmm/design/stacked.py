@@ -443,14 +443,14 @@ class ArrayStacker:
 
     def build(self, data: Any) -> Design:
         """The design of one data set."""
-        return _of_arrays(data, self.design.columns, self.family)
+        return _of_arrays(_arrays(data, 0), self.design.columns, self.family)
 
     def levels(self, data: Any) -> list[int]:
         """Of one data set."""
-        return [len(pd.unique(np.asarray(data[3])))]
+        return [int(pd.Series(_codes(data[3])).nunique())]
 
     def rows(self, datasets: Sequence[Any], first: int) -> Stacked:
-        """As ``Stacker.rows``; NaN in y, X or Z takes out its row."""
+        """As ``Stacker.rows``; NaN in y, X or Z, and a code that is missing, takes out its row."""
         d, parts = self.design, [_arrays(x, first + k) for k, x in enumerate(datasets)]
         p, q = d.X.shape[1], d.terms[0].Z.shape[1]
         for k, (_, X, Z, _) in enumerate(parts):
@@ -494,14 +494,14 @@ def array_stacker(datasets: Sequence[Any], names: Sequence[str] | None, family: 
 
 def _of_arrays(data: Any, names: Any, family: Family | None) -> Design:
     y, X, Z, codes = data
-    there = np.isfinite(y) & np.isfinite(X).all(axis=1) & np.isfinite(Z).all(axis=1) & ~pd.isna(codes)
+    there = ~(np.isnan(y) | np.isnan(X).any(axis=1) | np.isnan(Z).any(axis=1) | pd.isna(codes))
     return design_from_arrays(y[there], X[there], [Term(Z[there], codes[there], "g")], None, None, names, family)
 
 
 def _arrays(data: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """y (n,), X (n, p), Z (n, q), codes (n,)."""
     y, X, Z = (numbers(f"{name} of data set {k}", x) for name, x in zip("yXZ", data, strict=False))
-    codes = np.asarray(data[3])
+    codes = _codes(data[3])
     Z = Z[:, None] if Z.ndim == 1 else Z
     n = len(y) if y.ndim == 1 else -1
     if X.ndim != 2 or Z.ndim != 2 or len(X) != n or len(Z) != n or codes.shape != (n,):
@@ -510,3 +510,11 @@ def _arrays(data: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
             f"{codes.shape}"
         )
     return y, X, Z, codes
+
+
+def _codes(given: Any) -> np.ndarray:
+    """NaN where one is missing: NaN, or -1 among whole numbers from 0 on, as pandas has it."""
+    codes = np.asarray(given)
+    if codes.dtype.kind != "i" or not np.any(codes == -1) or codes.min() < -1:
+        return codes
+    return np.where(codes == -1, np.nan, codes.astype(object))
