@@ -143,6 +143,24 @@ def test_status_of_counts(tables):
     assert batch.status[6:].tolist() == wanted
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("family", [None, "poisson"])
+def test_data_sets_of_which_one_group_is_left(family, apart, tables, monkeypatch):
+    """Also where the rows of other groups are there and their responses are not, and where data sets are fitted one by
+    one."""
+    one = tables[3].astype({"c": float})
+    one.loc[one.g != "3-1", ["y", "c"]] = np.nan
+    two = tables[3].astype({"c": float})
+    two.loc[~two.index.isin([0, len(two) - 1]), ["y", "c"]] = np.nan
+    if apart:
+        monkeypatch.setattr("jaxmm.batch.datasets.Linear.suits", False)
+        monkeypatch.setattr("jaxmm.batch.datasets.Generalised.suits", False)
+    formula = "y ~ x + (1 | g)" if family is None else "c ~ x + (1 | g)"
+    batch = mm.fit_many([tables[0], one, two], formula=formula, family=family, progress=False)
+    assert batch.status.tolist() == [S.CONVERGED, S.TOO_FEW_ROWS, S.TOO_FEW_ROWS]
+    assert batch.nobs[1:].tolist() == [(tables[3].g == "3-1").sum(), 2]
+
+
 def test_nothing_depends_on_chunks_or_batches(tables, monkeypatch):
     formula = "y ~ poly(x, 2) + (x | g)"
     whole = mm.fit_many(tables, formula=formula, progress=False)

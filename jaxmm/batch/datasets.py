@@ -284,7 +284,7 @@ class Datasets:
                     return self._other_columns(design, number), {"nobs": len(design.y)}
                 fit = Single(design, self.model.likelihood, device=self.model.device).fit(control=self.control)
         except DataError:
-            return _reason(self.stacker, data), {}
+            return _reason(self.stacker, data)
         found = as_columns(
             fit.model,
             side_by_side([found_of(fit.model, fit.estimates, fit._control)]),
@@ -329,18 +329,18 @@ def _theta_order(model: Any, reference: Any) -> list[int]:
     return [k for t, _ in reference.theta_terms() for k in place[t]]
 
 
-def _reason(stacker: Any, data: Any) -> int:
-    """Why a data set has no fit of its own."""
+def _reason(stacker: Any, data: Any) -> tuple[int, dict[str, Any]]:
+    """Why a data set has no fit of its own, and how many rows it has."""
     try:
         rows = stacker.rows([data], 0)
     except DataError:
-        return Status.INVALID
+        return Status.INVALID, {}
     if rows.bad[0]:
-        return Status.INVALID
+        return Status.INVALID, {}
     n, levels = rows.rows[0], stacker.levels(data)
     if n <= rows.X.shape[1] or min(levels) < 2 or max(levels) >= n:
-        return Status.TOO_FEW_ROWS
-    return Status.NO_VARIATION if np.ptp(rows.y) == 0 else Status.INVALID
+        return Status.TOO_FEW_ROWS, {"nobs": n}
+    return Status.NO_VARIATION if np.ptp(rows.y) == 0 else Status.INVALID, {"nobs": n}
 
 
 # ---------------------------------------------------------------- from the arguments of fit_many

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.lanes.entrywise import lower_pairs
+from jaxmm.lanes.linear_lanes import too_few
 from jaxmm.lanes.own_columns import changed_effects, orthogonal
 from jaxmm.lanes.own_rows import Effects
 from jaxmm.optimize import Status
@@ -139,8 +140,17 @@ def refuse(own: Varying, rows: Rows) -> Array:
         status = jnp.where(_own_X(own, rows, W)[2], Status.ALIASED, status)
     if own.weights is not None:
         status = jnp.where(_dependent(rows, W > 0, 0 if own.X is None else 1), Status.ALIASED, status)
-        status = jnp.where(jnp.any(W > 0, axis=(0, 1)), status, Status.TOO_FEW_ROWS)
+        count, s = jnp.sum(W > 0, axis=(0, 1)), rows.structure
+        mean = s.predictors.slices(s.p)[0]
+        few = too_few(count, _levels(rows, W > 0), s, status == Status.ALIASED, mean.stop, rows.family.has_scale)
+        status = jnp.where(few, Status.TOO_FEW_ROWS, status)
     return jnp.where(good, status, Status.INVALID).astype(jnp.int32)
+
+
+def _levels(rows: Rows, there: Array) -> list[Array]:
+    """Of each factor how many levels (L,) have a row among those (H, P, L) that are there."""
+    collected = (jax.vmap(partial(rows.collect, f), -1, -1)(1.0 * there) for f in range(rows.structure.num_factors))
+    return [jnp.sum(x > 0.5, axis=0) for x in collected]
 
 
 def _dependent(rows: Rows, there: Array, first: int) -> Array:
