@@ -169,6 +169,19 @@ def test_any_structure(table, name):
         same(batch, lane, single)
 
 
+def test_a_level_without_rows_where_a_link_has_an_edge():
+    """By quadrature: the mean would be negative in the rows that are not there, and they add nothing."""
+    rng = np.random.default_rng(3)
+    g, x = np.repeat(np.arange(8), 6), np.linspace(0.0, 1.0, 48)
+    mu = 1 / np.maximum(1.2 - x + 0.2 * rng.normal(size=8)[g], 0.1)
+    table = pd.DataFrame({"g": g, "x": x, "y": rng.gamma(5.0, mu / 5.0)})
+    formula, family, there = "y ~ x + (1 | g)", mm.families.Gamma("inverse"), (g != 7) & (np.arange(48) != 3)
+    model = mm.Model.from_formula(formula, table, family=family, n_agq=5)
+    columns = {"x": np.where(there, x, 5.0)[None]}
+    batch = mm.fit_many(model, table[["y"]].T.to_numpy(), weights=1.0 * there, columns=columns, batch=2, progress=False)
+    same(batch, 0, mm.glmm(formula, table[there], family, n_agq=5))
+
+
 def test_lanes_that_cannot_be_fitted(table):
     """No row, dependent columns, no count in the rows that are there, an offset or a column that is no number."""
     rng = np.random.default_rng(6)
