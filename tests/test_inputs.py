@@ -1,5 +1,6 @@
 """weights=, offset=, columns= and missing= of ``fit_many``: each lane is the fit of a table of its own."""
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +9,8 @@ import jaxmm as mm
 from jaxmm.design.replaced import replaced
 from jaxmm.optimize import Status
 from jaxmm.sources.inputs import common_patterns, count_patterns, read_inputs
-from jaxmm.sources.responses import ArrayResponses
+from jaxmm.sources.labelled import SparseResponses
+from jaxmm.sources.responses import ArrayResponses, fingerprint_of_lanes
 
 QUIET = {"progress": False}
 FORMULA = "y ~ z * x + f + (x | g)"
@@ -228,6 +230,49 @@ def test_results_do_not_depend_on_the_batch(fit, Y, tmp_path):
     np.testing.assert_allclose(whole.fixef, parts.fixef, atol=1e-9)
     with pytest.raises(ValueError, match="another study"):
         mm.fit_many(fit, many, weights=2 * weights, batch=8, out=tmp_path / "out", **QUIET)
+
+
+def test_a_folder_knows_every_number_that_is_in_memory(data, fit, tmp_path):
+    """One of 200 lanes is enough; a memory map is told by some of its rows alone."""
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(200, len(data)))
+    texts = np.array(["a", "b", "c"], object)[rng.integers(0, 3, Y.shape)]
+    given = {"Y": Y, "weights": np.ones(Y.shape), "offset": np.zeros(Y.shape), "x": 1.0 * Y, "f": texts}
+
+    def identity(Y, weights, offset, x, f):
+        source = ArrayResponses(Y)
+        inputs = read_inputs(fit.model.design, source, None, weights, offset, {"x": x, "f": f}, "drop", True)
+        return {**source.identity(), **inputs.identity()}
+
+    before = identity(**given)
+    assert before == identity(**{name: x.copy(order="F") for name, x in given.items()})
+    for name, x in given.items():
+        other = x.copy()
+        other[77, 5] = "b" if other[77, 5] == "a" else "a" if name == "f" else 2.0
+        after = identity(**{**given, name: other})
+        assert [key for key in before if before[key] != after[key]] == [
+            {"Y": "rows", "x": "column x", "f": "column f"}.get(name, name)
+        ]
+    np.save(tmp_path / "Y.npy", Y)
+    mapped = np.load(tmp_path / "Y.npy", mmap_mode="r+")
+    told = ArrayResponses(mapped).identity()
+    mapped[77] += 1.0
+    assert told == ArrayResponses(np.asarray(mapped)).identity() == ArrayResponses(mapped[:]).identity()
+    mapped[0, 0] += 1.0
+    assert told != ArrayResponses(mapped).identity()
+
+
+def test_sparse_responses_and_masks_are_told_apart():
+    from scipy import sparse
+
+    Y = np.arange(12.0).reshape(3, 4)
+    one, other = (SparseResponses(sparse.csr_matrix(x.T)).identity() for x in (Y, np.where(Y == 5, 6, Y)))
+    assert one == SparseResponses(sparse.csc_matrix(Y.T)).identity() != other
+    masked = np.ma.masked_equal(Y, 5)
+    assert ArrayResponses(masked).identity() == ArrayResponses(masked.filled(np.nan)).identity()
+    shared = np.broadcast_to(Y[0], (1000, 4))
+    assert fingerprint_of_lanes(shared) != fingerprint_of_lanes(shared[:999])
+    assert fingerprint_of_lanes(jnp.asarray(Y, float)) == fingerprint_of_lanes(np.asarray(jnp.asarray(Y, float)))
 
 
 def test_tables_and_arrays_keep_their_names(data, fit, Y):

@@ -114,9 +114,9 @@ def fit_many(
         out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
             an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
             part that is there is looked at first: one that is cut or damaged is moved aside, with a warning, and
-            computed anew; one of another version or of other columns is refused by its name. Of the responses only some
-            are compared: 64 rows of an array, the first of an iterator or of ``Generated``. Whoever changes others
-            takes another folder.
+            computed anew; one of another version or of other columns is refused by its name. What is in memory is
+            compared as a whole; of a memory map, and of what is read as it is needed, 64 rows are, of an iterator and
+            of ``Generated`` the first response, of data sets 64. Whoever changes others takes another folder.
         shard: "3/16" or (3, 16): the third of sixteen shares of the replicates alone, to be called in as many
             processes or machines with one folder ``out``; the call without ``shard``, or ``load``, then has them all,
             to the numbers of one process. A share that has a part in the folder goes on as any call does.
