@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from folders import flipped
 
 import jaxmm as mm
 from jaxmm import costs
@@ -243,6 +244,11 @@ def test_kept_and_written(tables, tmp_path, monkeypatch):
     first = sorted(out.glob("part-*"))[0]
     first.unlink()
     again = mm.fit_many(tables, formula=formula, progress=False, keep=("vcov", "df"), out=out)
+    for name, x in batch.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], x, err_msg=name)
+    flipped(first)
+    with pytest.warns(UserWarning, match="is damaged.*computed anew"):
+        again = mm.fit_many(tables, formula=formula, progress=False, keep=("vcov", "df"), out=out)
     for name, x in batch.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], x, err_msg=name)
     with pytest.raises(ValueError, match="can be counted"):

@@ -35,7 +35,7 @@ from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.routes import PartRoutes, Ways
 from jaxmm.batch.setup import scaled_start
 from jaxmm.optimize import Control, as_control
-from jaxmm.results.ahead import check_room, examine
+from jaxmm.results.ahead import check_room, computed_and_read, examine
 from jaxmm.results.kept import as_keep
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
@@ -114,9 +114,10 @@ def fit_many(
         out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
             an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
             part that is there is looked at first: one that is cut or damaged is moved aside, with a warning, and
-            computed anew; one of another version or of other columns is refused by its name. What is in memory is
-            compared as a whole; of a memory map, and of what is read as it is needed, 64 rows are, of an iterator and
-            of ``Generated`` the first response, of data sets 64. Whoever changes others takes another folder.
+            computed anew, and so is one whose numbers fail their checksums when they are read at the end; one of
+            another version or of other columns is refused by its name. What is in memory is compared as a whole; of a
+            memory map, and of what is read as it is needed, 64 rows are, of an iterator and of ``Generated`` the first
+            response, of data sets 64. Whoever changes others takes another folder.
         shard: "3/16" or (3, 16): the third of sixteen shares of the replicates alone, to be called in as many
             processes or machines with one folder ``out``; the call without ``shard``, or ``load``, then has them all,
             to the numbers of one process. A share that has a part in the folder goes on as any call does.
@@ -253,10 +254,13 @@ class _Job:
     def run(self, out: Any, progress: bool, collect: bool) -> FitBatch:
         if jax.process_count() > 1:
             return self._with_others(out, progress, collect)
-        store, done = self._own(out, progress)
-        return concatenate([no_fits(self.names), *done]) if store is None else self._stored(store, collect)
+        if out is None:
+            return concatenate([no_fits(self.names), *self._own(None, progress)[1]])
+        if self.share is None:  # a stream cannot be read again
+            return self._stored(self._own(out, progress)[0], collect)
+        return computed_and_read(lambda: self._own(out, progress)[0], lambda store: self._stored(store, collect))
 
-    def _stored(self, store: Store, collect: bool) -> FitBatch:
+    def _stored(self, store: Any, collect: bool) -> FitBatch:
         first, stop = self.share or (0, self.n)  # of a stream the number is known by now
         return store.read(stop, first) if collect and stop != first else no_fits(self.names)
 
