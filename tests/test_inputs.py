@@ -144,15 +144,16 @@ def test_counts_with_inputs_of_their_own(data):
 
 
 PROPORTIONS = {
-    "blocks": ("s / t ~ x + (1 | g)", "binomial", {}),
-    "quadrature": ("s / t ~ x + (1 | g)", "binomial", {"n_agq": 3}),
+    "one by one": ("s / t ~ x + (1 | g)", "binomial", {}, None),
+    "blocks": ("s / t ~ x + (1 | g)", "binomial", {}, 4),
+    "quadrature": ("s / t ~ x + (1 | g)", "binomial", {"n_agq": 3}, 4),
 }
 
 
 @pytest.mark.parametrize("name", PROPORTIONS)
 def test_weights_of_proportions_are_the_trials_of_each_lane(data, name):
     """As they are of a single fit, its constants included; a row without trials or response is not there."""
-    formula, family, more = PROPORTIONS[name]
+    formula, family, more, at_once = PROPORTIONS[name]
     rng = np.random.default_rng(7)
     trials = rng.integers(2, 9, (3, len(data))).astype(float)
     p = 1 / (1 + np.exp(-(0.3 + 0.4 * data.x.to_numpy() + rng.normal(size=12)[data.g])))
@@ -160,7 +161,7 @@ def test_weights_of_proportions_are_the_trials_of_each_lane(data, name):
     own = data.assign(s=Y[2], t=trials[2])
     fit = mm.glmm(formula, own, family, weights="t", **more)
     trials[1, ::9], Y[1, ::9], Y[1, 4] = 0, 99, np.nan
-    batch = mm.fit_many(fit, Y, weights=trials, **QUIET)
+    batch = mm.fit_many(fit, Y, weights=trials, batch=at_once, **QUIET)
     assert batch.nobs.tolist() == [96, 84, 96]
     same(batch[2], fit)
     for k in range(2):
