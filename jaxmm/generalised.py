@@ -129,8 +129,8 @@ class Generalised:
     def rows(self, accumulator: Accumulator, arrays: Rows, design: Design) -> Rows:
         return arrays
 
-    def arrays_for(self, arrays: Rows, rows: Rows, y: Any, weights: Any, offset: Any) -> Rows:
-        return rows.with_data(y, weights, offset)
+    def arrays_for(self, arrays: Rows, rows: Rows, y: Any, weights: Any, offset: Any, trials: Any = None) -> Rows:
+        return rows.with_data(y, weights, offset, trials)
 
     def estimate(
         self, accumulator: Accumulator, arrays: Rows, design: Design, start: Any, control: Control

@@ -81,7 +81,8 @@ class Linear:
         offset = np.zeros(len(design.y)) if design.offset is None else design.offset
         return make_rows(accumulator, self.family, design.y, np.ones(len(design.y)), [offset], room=False)
 
-    def arrays_for(self, arrays: Gram, rows: Rows, y: Any, weights: Any, offset: Any) -> Gram:
+    def arrays_for(self, arrays: Gram, rows: Rows, y: Any, weights: Any, offset: Any, trials: Any = None) -> Gram:
+        assert trials is None
         return gram_from_rows(arrays, rows, y, weights, offset)
 
     def estimate(self, accumulator: Accumulator, arrays: Gram, design: Design, start: Any, control: Control):

@@ -151,21 +151,32 @@ class Rows:
         """The same rows with another response (n,), in the order of the data; pure, safe under ``jit`` and ``vmap``."""
         return self.with_data(y)
 
-    def with_data(self, y: Array | None = None, weights: Array | None = None, offset: Array | None = None) -> Rows:
-        """The same with another response, weights or offset of the mean (n,), None for those at hand; pure."""
+    def with_data(
+        self,
+        y: Array | None = None,
+        weights: Array | None = None,
+        offset: Array | None = None,
+        trials: Array | None = None,
+    ) -> Rows:
+        """The same with another response, weights, offset of the mean or trials (n,), None for those at hand; pure."""
         dtype, changed = self.weights.dtype, {}
         if weights is not None:  # what fills the pieces weighs nothing
             own = jnp.asarray(weights, dtype)[self.source]
             changed["weights"] = jnp.where(self.weights > 0, own, 0.0)
         if offset is not None:
             changed["offset"] = jnp.asarray(offset, dtype)[self.source]
+        if trials is not None:
+            changed["trials"] = jnp.asarray(trials, dtype)[self.source]
         rows = replace(self, y=self.y if y is None else jnp.asarray(y, dtype)[self.source], **changed)
-        constant = jnp.sum(rows.weights * self.family.log_constant(rows.y, self.trials))
+        constant = jnp.sum(rows.weights * self.family.log_constant(rows.y, rows.trials))
         return replace(rows, log_constant=constant)
 
-    def no_variation(self, y: Array, counts: Array | None = None) -> Array:
+    def no_variation(self, y: Array, counts: Array | None = None, trials: Array | None = None) -> Array:
         """(..) which of the responses y (n, ..), in the order of the data, have their best fit at infinity, by the rows
-        that ``counts`` (n, ..) names, None for all."""
+        that ``counts`` (n, ..) names, None for all; ``trials`` (n, ..) in the place of the model's."""
+        if trials is not None:
+            there = True if counts is None else counts
+            return self.family.no_variation(jnp.where(there, y, 0.0), jnp.sum(jnp.where(there, trials, 0.0), axis=0))
         if counts is None:
             return self.family.no_variation(y, jnp.sum(jnp.where(self.weights > 0, self.trials, 0.0)))
         if self.family.has_trials:  # a row that does not count has neither success nor trial

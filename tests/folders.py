@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from batches import random_batch
 
 from jaxmm.results.store import Store
@@ -26,3 +27,11 @@ def parts_of(folder: Path) -> list[tuple[int, int]]:
     """(first, stop) of the parts that are there, sorted."""
     names = sorted(p.stem.split("-") for p in folder.glob("part-*.parquet"))
     return [(int(first), int(last) + 1) for _, first, last in names]
+
+
+def flipped(path: Path) -> None:
+    """One bit changed in the last number of the first column of a part."""
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)

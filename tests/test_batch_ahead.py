@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from batches import assert_same, random_batch
-from folders import STUDY_A, contents, filled
+from folders import STUDY_A, contents, filled, flipped
 
+import jaxmm as mm
 from jaxmm.results import files
 from jaxmm.results.ahead import check_room, examine
 from jaxmm.results.shards import Shard, at_work, recorded
@@ -114,6 +115,24 @@ def test_looking_is_cheap(tmp_path):
     examine(store, NAMES)
     with pytest.raises(ValueError, match=r"part-.*damaged.*remove it and run again"):
         store.read()
+
+
+def test_a_part_whose_numbers_were_changed_is_computed_anew(tmp_path, sleep_reml):
+    Y = np.asarray(sleep_reml.simulate(6, key=1))
+    given = {"out": tmp_path, "batch": 1, "progress": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxmm.costs.POOLS_IN_PART", 2)
+        whole = mm.fit_many(sleep_reml, Y, **given)
+        names = sorted(p.name for p in tmp_path.glob("part-*"))
+        assert len(names) > 1
+        for name in names[:2]:
+            flipped(tmp_path / name)
+        with pytest.raises(ValueError, match=r"part-.*remove it and run again"):
+            load(tmp_path)
+        with pytest.warns(UserWarning, match=r"part-.*' is damaged.*: its replicates are computed anew, and the file"):
+            again = mm.fit_many(sleep_reml, Y, **given)
+    assert_same(again, whole)
+    assert len(list(tmp_path.glob("damaged-*"))) == 2 and sorted(p.name for p in tmp_path.glob("part-*")) == names
 
 
 # ---------------------------------------------------------------- what was tampered with

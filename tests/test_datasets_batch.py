@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from folders import flipped
 
 import jaxmm as mm
 from jaxmm import costs
@@ -143,6 +144,24 @@ def test_status_of_counts(tables):
     assert batch.status[6:].tolist() == wanted
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("family", [None, "poisson"])
+def test_data_sets_of_which_one_group_is_left(family, apart, tables, monkeypatch):
+    """Also where the rows of other groups are there and their responses are not, and where data sets are fitted one by
+    one."""
+    one = tables[3].astype({"c": float})
+    one.loc[one.g != "3-1", ["y", "c"]] = np.nan
+    two = tables[3].astype({"c": float})
+    two.loc[~two.index.isin([0, len(two) - 1]), ["y", "c"]] = np.nan
+    if apart:
+        monkeypatch.setattr("jaxmm.batch.datasets.Linear.suits", False)
+        monkeypatch.setattr("jaxmm.batch.datasets.Generalised.suits", False)
+    formula = "y ~ x + (1 | g)" if family is None else "c ~ x + (1 | g)"
+    batch = mm.fit_many([tables[0], one, two], formula=formula, family=family, progress=False)
+    assert batch.status.tolist() == [S.CONVERGED, S.TOO_FEW_ROWS, S.TOO_FEW_ROWS]
+    assert batch.nobs[1:].tolist() == [(tables[3].g == "3-1").sum(), 2]
+
+
 def test_nothing_depends_on_chunks_or_batches(tables, monkeypatch):
     formula = "y ~ poly(x, 2) + (x | g)"
     whole = mm.fit_many(tables, formula=formula, progress=False)
@@ -198,6 +217,24 @@ def test_arrays(tables):
         mm.fit_many([(y, X, Z, codes), (y[1:], X, Z, codes)], progress=False)
 
 
+def test_a_code_of_no_level_takes_out_its_row(tables, monkeypatch):
+    """-1 is what pandas gives a missing level: as NaN it is no group, also where data sets are fitted one by one."""
+    made = []
+    for t in tables[3:6]:
+        codes = pd.factorize(t.g.where(t.index % 7 != 3))[0]
+        made.append((t.y.to_numpy(), np.column_stack([np.ones(len(t)), t.x]), np.ones(len(t)), codes))
+    assert all((codes == -1).any() for *_, codes in made)
+    alone = [table[table.index % 7 != 3] for table in tables[3:6]]
+    for _ in range(2):
+        batch = mm.fit_many(made, progress=False)
+        assert batch.nobs.tolist() == [len(t) for t in alone]
+        for k, t in enumerate(alone):
+            agree(batch, k, mm.lmm("y ~ x + (1 | g)", t))
+        monkeypatch.setattr("jaxmm.batch.datasets.Linear.suits", False)
+    shifted = [(*rest, codes - 1) for *rest, codes in made]  # labels, of which -1 is one
+    assert mm.fit_many(shifted[:1], progress=False).nobs[0] == len(tables[3])
+
+
 def test_kept_and_written(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "DATASETS_BLOCK", 4)
     formula, out = "y ~ x + (x | g)", tmp_path / "runs"
@@ -207,6 +244,11 @@ def test_kept_and_written(tables, tmp_path, monkeypatch):
     first = sorted(out.glob("part-*"))[0]
     first.unlink()
     again = mm.fit_many(tables, formula=formula, progress=False, keep=("vcov", "df"), out=out)
+    for name, x in batch.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], x, err_msg=name)
+    flipped(first)
+    with pytest.warns(UserWarning, match="is damaged.*computed anew"):
+        again = mm.fit_many(tables, formula=formula, progress=False, keep=("vcov", "df"), out=out)
     for name, x in batch.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], x, err_msg=name)
     with pytest.raises(ValueError, match="can be counted"):

@@ -1,5 +1,6 @@
 """weights=, offset=, columns= and missing= of ``fit_many``: each lane is the fit of a table of its own."""
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +8,9 @@ import pytest
 import jaxmm as mm
 from jaxmm.design.replaced import replaced
 from jaxmm.optimize import Status
-from jaxmm.sources.inputs import common_patterns, count_patterns
-from jaxmm.sources.responses import ArrayResponses
+from jaxmm.sources.inputs import common_patterns, count_patterns, read_inputs
+from jaxmm.sources.labelled import SparseResponses
+from jaxmm.sources.responses import ArrayResponses, fingerprint_of_lanes
 
 QUIET = {"progress": False}
 FORMULA = "y ~ z * x + f + (x | g)"
@@ -103,6 +105,30 @@ def test_what_a_single_fit_leaves_out_a_lane_leaves_out(data, fit, Y):
     assert batch[2].fixef[["z", "z:x"]].isna().all() and batch.converged.all()
 
 
+def test_a_coefficient_that_has_lost_its_meaning_is_no_number(data, fit, Y):
+    """Without rows of the first level b - a and c - a are not told, though their difference is; nor is an intercept
+    where another column is constant.  The others, and how well the model fits, are those of the lane's own fit."""
+    Y = np.tile(Y[0], (5, 1))
+    Y[1, data.f == "a"] = np.nan
+    batch = mm.fit_many(fit, Y, keep=("vcov", "df"), **QUIET)
+    alone = mm.lmm(FORMULA, data.assign(y=Y[1]).dropna())
+    assert batch.converged.all() and abs(batch.loglik[1] - alone.loglik) < 5e-7
+    assert batch.nobs[1] == (data.f != "a").sum()
+    lost = batch[1].fixef.isna()
+    assert lost[lost].index.tolist() == ["(Intercept)", "fb", "fc"]
+    left = ["z", "x", "z:x"]
+    np.testing.assert_allclose(batch[1].fixef[left], alone.fixef[left], atol=1e-4 * float(alone.bse.min()))
+    np.testing.assert_allclose(batch[1].bse[left], alone.bse[left], rtol=1e-4)
+    assert (np.isnan(batch.bse[1]) == lost).all() and (np.isnan(batch.df[1]) == lost).all()
+    lost = lost.to_numpy()
+    assert np.array_equal(np.isnan(np.asarray(batch.vcov(1))), lost[:, None] | lost)
+    np.testing.assert_allclose(batch.theta[1], alone.theta, atol=2e-4)
+    z = np.tile(data.z, (2, 1))
+    z[1] = 3.0
+    constant = mm.fit_many(fit, Y[[0, 0]], columns={"z": z}, **QUIET)[1].fixef
+    assert constant[constant.isna()].index.tolist() == ["(Intercept)", "z", "x", "z:x"]
+
+
 def test_counts_with_inputs_of_their_own(data):
     rng = np.random.default_rng(4)
     counts = data.assign(y=rng.poisson(np.exp(0.3 + 0.4 * data.x)), t=1.0)
@@ -115,6 +141,46 @@ def test_counts_with_inputs_of_their_own(data):
         for k in (0, 1):
             alone = mm.glmm("y ~ x + offset(log(t)) + (1 | g)", counts.assign(y=Y[k], t=t[k]), "poisson")
             same(batch[k], alone)
+
+
+PROPORTIONS = {
+    "one by one": ("s / t ~ x + (1 | g)", "binomial", {}, None),
+    "blocks": ("s / t ~ x + (1 | g)", "binomial", {}, 4),
+    "quadrature": ("s / t ~ x + (1 | g)", "binomial", {"n_agq": 3}, 4),
+}
+
+
+@pytest.mark.parametrize("name", PROPORTIONS)
+def test_weights_of_proportions_are_the_trials_of_each_lane(data, name):
+    """As they are of a single fit, its constants included; a row without trials or response is not there."""
+    formula, family, more, at_once = PROPORTIONS[name]
+    rng = np.random.default_rng(7)
+    trials = rng.integers(2, 9, (3, len(data))).astype(float)
+    p = 1 / (1 + np.exp(-(0.3 + 0.4 * data.x.to_numpy() + rng.normal(size=12)[data.g])))
+    Y = rng.binomial(trials.astype(int), rng.beta(6 * p, 6 * (1 - p), trials.shape)) * 1.0
+    own = data.assign(s=Y[2], t=trials[2])
+    fit = mm.glmm(formula, own, family, weights="t", **more)
+    trials[1, ::9], Y[1, ::9], Y[1, 4] = 0, 99, np.nan
+    batch = mm.fit_many(fit, Y, weights=trials, batch=at_once, **QUIET)
+    assert batch.nobs.tolist() == [96, 84, 96]
+    same(batch[2], fit)
+    for k in range(2):
+        there = (trials[k] > 0) & ~np.isnan(Y[k])
+        same(batch[k], mm.glmm(formula, data.assign(s=Y[k], t=trials[k])[there], family, weights="t", **more))
+
+
+def test_numbers_that_are_no_trials(data):
+    rng = np.random.default_rng(7)
+    own = data.assign(s=rng.binomial(4, 0.4, len(data)) / 4, t=4)
+    fit = mm.glmm("s ~ x + (1 | g)", own, "binomial", weights="t")
+    Y, trials = np.tile(4.0 * own.s, (2, 1)), np.full((2, len(data)), 4.0)
+    Y[1, 5] = 6.0
+    assert mm.fit_many(fit, Y, weights=trials, **QUIET).status.tolist() == [0, Status.INVALID]
+    trials[1, 3] = 0.5
+    with pytest.raises(
+        mm.DataError, match=r"trials of its proportions.*0\.5\)? of lane 1 at row 3.*whole number; .*cbind"
+    ):
+        mm.fit_many(fit, Y, weights=trials, **QUIET)
 
 
 def test_the_columns_of_lanes_are_those_of_their_tables(data):
@@ -167,6 +233,49 @@ def test_results_do_not_depend_on_the_batch(fit, Y, tmp_path):
         mm.fit_many(fit, many, weights=2 * weights, batch=8, out=tmp_path / "out", **QUIET)
 
 
+def test_a_folder_knows_every_number_that_is_in_memory(data, fit, tmp_path):
+    """One of 200 lanes is enough; a memory map is told by some of its rows alone."""
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(200, len(data)))
+    texts = np.array(["a", "b", "c"], object)[rng.integers(0, 3, Y.shape)]
+    given = {"Y": Y, "weights": np.ones(Y.shape), "offset": np.zeros(Y.shape), "x": 1.0 * Y, "f": texts}
+
+    def identity(Y, weights, offset, x, f):
+        source = ArrayResponses(Y)
+        inputs = read_inputs(fit.model.design, source, None, weights, offset, {"x": x, "f": f}, "drop", True)
+        return {**source.identity(), **inputs.identity()}
+
+    before = identity(**given)
+    assert before == identity(**{name: x.copy(order="F") for name, x in given.items()})
+    for name, x in given.items():
+        other = x.copy()
+        other[77, 5] = "b" if other[77, 5] == "a" else "a" if name == "f" else 2.0
+        after = identity(**{**given, name: other})
+        assert [key for key in before if before[key] != after[key]] == [
+            {"Y": "rows", "x": "column x", "f": "column f"}.get(name, name)
+        ]
+    np.save(tmp_path / "Y.npy", Y)
+    mapped = np.load(tmp_path / "Y.npy", mmap_mode="r+")
+    told = ArrayResponses(mapped).identity()
+    mapped[77] += 1.0
+    assert told == ArrayResponses(np.asarray(mapped)).identity() == ArrayResponses(mapped[:]).identity()
+    mapped[0, 0] += 1.0
+    assert told != ArrayResponses(mapped).identity()
+
+
+def test_sparse_responses_and_masks_are_told_apart():
+    from scipy import sparse
+
+    Y = np.arange(12.0).reshape(3, 4)
+    one, other = (SparseResponses(sparse.csr_matrix(x.T)).identity() for x in (Y, np.where(Y == 5, 6, Y)))
+    assert one == SparseResponses(sparse.csc_matrix(Y.T)).identity() != other
+    masked = np.ma.masked_equal(Y, 5)
+    assert ArrayResponses(masked).identity() == ArrayResponses(masked.filled(np.nan)).identity()
+    shared = np.broadcast_to(Y[0], (1000, 4))
+    assert fingerprint_of_lanes(shared) != fingerprint_of_lanes(shared[:999])
+    assert fingerprint_of_lanes(jnp.asarray(Y, float)) == fingerprint_of_lanes(np.asarray(jnp.asarray(Y, float)))
+
+
 def test_tables_and_arrays_keep_their_names(data, fit, Y):
     table = pd.DataFrame(Y.T, columns=list("aacde"), index=data.index)  # a name may be there twice
     assert mm.fit_many(fit, table, **QUIET).to_frame()["response"].tolist() == list("aacde")
@@ -175,6 +284,35 @@ def test_tables_and_arrays_keep_their_names(data, fit, Y):
     assert mm.fit_many(fit, table, weights=weights, **QUIET).to_frame()["response"].tolist() == list("abcde")
     with pytest.raises(mm.DataError, match="weights has other labels than Y"):
         mm.fit_many(fit, table, weights=weights[list("edcba")], **QUIET)
+
+
+def test_what_stands_beside_the_responses_is_matched_by_label_too(data):
+    """A Series or a table in another order, of numbers or levels; other labels are refused by the argument's name."""
+    named = data.set_axis([f"r{k}" for k in range(len(data))])
+    design = mm.Model.from_formula(FORMULA, named).design
+    source, order = ArrayResponses(np.tile(design.y, (2, 1))), np.random.default_rng(1).permutation(len(data))
+
+    def read(**given):
+        given = {"weights": None, "offset": None, "columns": None, **given}
+        return read_inputs(design, source, None, *given.values(), "drop", True)
+
+    series = named.z**2 + 0.1
+    one = read(weights=series.iloc[order], offset=named.x.iloc[order], columns={"f": named.f.iloc[order]})
+    np.testing.assert_array_equal(one.weights, np.tile(series, (2, 1)))
+    np.testing.assert_array_equal(one.offset[1], named.x)
+    assert one.columns["f"][1].tolist() == named.f.tolist()
+    wide = pd.DataFrame({"a": named.f, "b": named.f}).iloc[order]
+    assert read(columns={"f": wide}).columns["f"][0].tolist() == named.f.tolist()
+    moved = series.set_axis([f"r{k}" for k in range(2, 2 + len(data))])
+    for name, other in (("weights", {"weights": moved}), (r"columns\['x'\]", {"columns": {"x": moved}})):
+        with pytest.raises(
+            mm.DataError, match=rf"{name} has the labels of 94 of the 96 rows of the model, and not 'r0'"
+        ):
+            read(**other)
+    with pytest.raises(mm.DataError, match="offset has 95 observations and the model 96"):
+        read(offset=series.iloc[1:].set_axis(range(95)))
+    with pytest.raises(mm.DataError, match="column 'a' of weights holds no numbers"):
+        read(weights=wide)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,28 @@ def test_rows_are_matched_by_label_where_all_are_there(model, wide, sleepstudy):
         read(other, fewer.design)
 
 
+def test_labels_that_are_the_models_in_part_are_refused(model, wide, sleepstudy):
+    """Nobody can tell whether the others are those of other rows, or only written otherwise."""
+    moved = wide.set_axis(np.arange(1, 181))
+    with pytest.raises(
+        DataError, match=r"labels of 179 of the 180 rows of the model, and not 0; of its own 180 are none"
+    ):
+        read(moved, model.design)
+    with pytest.raises(DataError, match="labels of 179 of the 180 rows of the model, and not 0"):
+        read(moved.T, model.design)
+    by_name = mm.Model.from_formula("Reaction ~ Days + (1 | Subject)", sleepstudy.set_index("Subject", drop=False))
+    twice = wide.set_index(sleepstudy["Subject"])
+    np.testing.assert_array_equal(read(twice, by_name.design).Y, wide.to_numpy().T)  # as the table has them
+    with pytest.raises(DataError, match=r"some are there twice, as '308', '308', '308', \.\.\., in another order"):
+        read(twice.iloc[::-1], by_name.design)
+    # labels that only count say nothing of a table from which rows were taken before
+    some = mm.Model.from_formula("Reaction ~ Days + (1 | Subject)", sleepstudy.iloc[5:])
+    np.testing.assert_array_equal(read(wide.iloc[5:].reset_index(drop=True), some.design).Y, wide.to_numpy().T[:, 5:])
+    d = model.design
+    arrays = mm.Model.from_arrays(d.y, d.X, [mm.Term(np.ones(180), d.factors[0].codes)])
+    np.testing.assert_array_equal(read(moved, arrays.design).Y, wide.to_numpy().T)
+
+
 def test_an_order_in_doubt_is_asked_for(wide, sleepstudy):
     """A table of simulated responses, wrapped without labels: its rows are those of the shuffled table, or are they?"""
     design = mm.Model.from_formula("Reaction ~ Days + (1 | Subject)", sleepstudy.sample(frac=1, random_state=1)).design

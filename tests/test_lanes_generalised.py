@@ -1,10 +1,13 @@
 """Lanes of generalised models that differ in more than y: each is the single fit of its own data."""
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxmm as mm
+from jaxmm._context import computing
+from jaxmm.batch.setup import make_problem
 from jaxmm.optimize import Status
 from jaxmm.sources.responses import ArrayResponses, Varying
 
@@ -166,6 +169,19 @@ def test_any_structure(table, name):
         same(batch, lane, single)
 
 
+def test_a_level_without_rows_where_a_link_has_an_edge():
+    """By quadrature: the mean would be negative in the rows that are not there, and they add nothing."""
+    rng = np.random.default_rng(3)
+    g, x = np.repeat(np.arange(8), 6), np.linspace(0.0, 1.0, 48)
+    mu = 1 / np.maximum(1.2 - x + 0.2 * rng.normal(size=8)[g], 0.1)
+    table = pd.DataFrame({"g": g, "x": x, "y": rng.gamma(5.0, mu / 5.0)})
+    formula, family, there = "y ~ x + (1 | g)", mm.families.Gamma("inverse"), (g != 7) & (np.arange(48) != 3)
+    model = mm.Model.from_formula(formula, table, family=family, n_agq=5)
+    columns = {"x": np.where(there, x, 5.0)[None]}
+    batch = mm.fit_many(model, table[["y"]].T.to_numpy(), weights=1.0 * there, columns=columns, batch=2, progress=False)
+    same(batch, 0, mm.glmm(formula, table[there], family, n_agq=5))
+
+
 def test_lanes_that_cannot_be_fitted(table):
     """No row, dependent columns, no count in the rows that are there, an offset or a column that is no number."""
     rng = np.random.default_rng(6)
@@ -183,7 +199,33 @@ def test_lanes_that_cannot_be_fitted(table):
     assert batch.status.tolist() == [*wanted, Status.CONVERGED]
     assert np.isnan(batch.fixef[:5]).all()
     same(batch, 5, mm.glmm("y ~ x + (1 | g)", table.assign(y=Y[5]), "poisson"))
-    W = np.ones((LANES, ROWS))
-    W[0, table["x"] != table["x"][0]] = 0.0
-    batch = mm.fit_many(model, Own(Y, weights=W, offset=np.zeros_like(W)), progress=False)
-    assert batch.status.tolist() == [Status.ALIASED] + [Status.CONVERGED] * 5
+
+
+def test_lanes_with_too_few_rows(table):
+    """Of one group alone, or of no more rows than columns: a single fit is an error.  Without a column that depends on
+    others two rows may be enough of counts."""
+    formula, rng = "y ~ x + (1 | g)", np.random.default_rng(6)
+    table = table.assign(x=np.arange(ROWS) % 3 * 1.0, y=rng.poisson(3, ROWS))
+    here = {(g, x): np.flatnonzero((table["g"] == g) & (table["x"] == x))[0] for g in (4, 5) for x in (1, 2)}
+    W = np.zeros((4, ROWS))
+    W[0, table["g"] == 4] = 1.0
+    W[1, [here[4, 1], here[5, 2]]] = 1.0
+    W[2, [here[4, 1], here[5, 1]]] = 1.0
+    W[3] = 1.0
+    Y = np.tile(table["y"], (4, 1)) * 1.0
+    Y[2, here[4, 1]], Y[2, here[5, 1]] = 1.0, 14.0
+    model = mm.Model.from_formula(formula, table, family="poisson")
+    batch = mm.fit_many(model, Y, weights=W, batch=4, progress=False)
+    assert batch.status[[0, 1]].tolist() == [Status.TOO_FEW_ROWS] * 2 and batch.converged[3]
+    for k in range(2):
+        with pytest.raises(mm.DataError):
+            mm.glmm(formula, table.assign(y=Y[k])[W[k] > 0], "poisson")
+    with pytest.warns(UserWarning, match="rank-deficient"):
+        alone = mm.glmm(formula, table.assign(y=Y[2])[W[2] > 0], "poisson")
+    assert batch.converged[2] and batch.deviance[2] == pytest.approx(alone.deviance, abs=1e-6)
+    crossed = mm.Model.from_formula("y ~ x + (1 | g) + (1 | h)", table, family="poisson")
+    W[1] = table["h"] == 2
+    with computing(crossed.device):
+        lanes = make_problem(crossed, None, False, frozenset({"y", "weights"}))
+        found = np.asarray(lanes.refuse(Varying(y=jnp.asarray(Y.T), weights=jnp.asarray(W.T))))
+    assert found.tolist() == [Status.TOO_FEW_ROWS, Status.TOO_FEW_ROWS, Status.ALIASED, -1]

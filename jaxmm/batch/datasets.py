@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ from jaxmm.lanes.segment_rows import make_row_lanes
 from jaxmm.lanes.segments import make_lanes
 from jaxmm.optimize import Control, Status
 from jaxmm.prepared import Prepared
-from jaxmm.results.ahead import check_room, examine
+from jaxmm.results.ahead import check_room, computed_and_read, examine
 from jaxmm.results.kept import as_keep
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, blank, names_of
@@ -284,7 +284,7 @@ class Datasets:
                     return self._other_columns(design, number), {"nobs": len(design.y)}
                 fit = Single(design, self.model.likelihood, device=self.model.device).fit(control=self.control)
         except DataError:
-            return _reason(self.stacker, data), {}
+            return _reason(self.stacker, data)
         found = as_columns(
             fit.model,
             side_by_side([found_of(fit.model, fit.estimates, fit._control)]),
@@ -329,18 +329,18 @@ def _theta_order(model: Any, reference: Any) -> list[int]:
     return [k for t, _ in reference.theta_terms() for k in place[t]]
 
 
-def _reason(stacker: Any, data: Any) -> int:
-    """Why a data set has no fit of its own."""
+def _reason(stacker: Any, data: Any) -> tuple[int, dict[str, Any]]:
+    """Why a data set has no fit of its own, and how many rows it has."""
     try:
         rows = stacker.rows([data], 0)
     except DataError:
-        return Status.INVALID
+        return Status.INVALID, {}
     if rows.bad[0]:
-        return Status.INVALID
+        return Status.INVALID, {}
     n, levels = rows.rows[0], stacker.levels(data)
     if n <= rows.X.shape[1] or min(levels) < 2 or max(levels) >= n:
-        return Status.TOO_FEW_ROWS
-    return Status.NO_VARIATION if np.ptp(rows.y) == 0 else Status.INVALID
+        return Status.TOO_FEW_ROWS, {"nobs": n}
+    return Status.NO_VARIATION if np.ptp(rows.y) == 0 else Status.INVALID, {"nobs": n}
 
 
 # ---------------------------------------------------------------- from the arguments of fit_many
@@ -381,7 +381,7 @@ def fit_datasets(
     """See ``engine.fit_many``."""
     likelihood = choose_likelihood(family, reml, n_agq)
     n = len(datasets) if hasattr(datasets, "__len__") else None
-    datasets = checked(datasets, formula)
+    given, datasets = datasets, checked(datasets, formula)
     first = list(islice(datasets, costs.DATASETS_STACKED))
     if not first:
         raise ValueError("there are no data sets: there is nothing to fit")
@@ -423,16 +423,20 @@ def fit_datasets(
             "out= needs data sets that can be counted, so that a run can go on where it stopped: give a list, or any "
             "object with a length that gives the same data sets again"
         )
-    return _stored(job, every, first, formula, out, progress, collect)
+    identity, passes = _identity(job, first), chain([every], (checked(given, formula) for _ in repeat(None)))
+    return computed_and_read(
+        lambda: _stored(job, next(passes), identity, out, progress),
+        lambda store: store.read(n) if collect else no_fits(job.names),
+    )
 
 
-def _stored(job: Datasets, every: Any, first: list[Any], formula: Any, out: Any, progress: bool, collect: bool) -> Any:
-    d, lik, n = job.model.design, job.model.likelihood, job.n
-    assert n is not None
+def _identity(job: Datasets, first: list[Any]) -> dict[str, Any]:
+    """What a folder belongs to, from the ``first`` data sets."""
+    d, lik = job.model.design, job.model.likelihood
     which = np.unique(np.linspace(0, len(first) - 1, 64).astype(int))
     rows = job.stacker.rows([first[k] for k in which], 0)
     told = [x for x in (rows.y, rows.X, *rows.Z, rows.weights, rows.offset, rows.trials, rows.level) if x is not None]
-    identity = {
+    return {
         "formula": d.formula,
         "likelihood": lik.kind,
         "family": f"{lik.family!r}",
@@ -441,8 +445,13 @@ def _stored(job: Datasets, every: Any, first: list[Any], formula: Any, out: Any,
         "tolerance": job.control.tolerance,
         "max_iterations": job.control.max_iterations,
         **({"keep": list(job.keep)} if job.keep else {}),
-        "n": n,
+        "n": job.n,
     }
+
+
+def _stored(job: Datasets, every: Iterator[Any], identity: dict[str, Any], out: Any, progress: bool) -> Store:
+    """Fits what the folder lacks of ``every`` data set."""
+    n: Any = job.n
     store, shard = Store(out, identity), Shard.of(None)
     with at_work(store.folder, shard):
         examine(store, job.names)
@@ -459,7 +468,7 @@ def _stored(job: Datasets, every: Any, first: list[Any], formula: Any, out: Any,
             count = job.run(every, write, tick, blocks)
         if count != n:
             raise ValueError(f"the data sets said that they are {n}, and gave {count}")
-    return store.read(n) if collect else no_fits(job.names)
+    return store
 
 
 def checked(datasets: Any, formula: str | None) -> Iterator[Any]:

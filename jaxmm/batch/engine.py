@@ -35,7 +35,7 @@ from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.routes import PartRoutes, Ways
 from jaxmm.batch.setup import scaled_start
 from jaxmm.optimize import Control, as_control
-from jaxmm.results.ahead import check_room, examine
+from jaxmm.results.ahead import check_room, computed_and_read, examine
 from jaxmm.results.kept import as_keep
 from jaxmm.results.result import FitBatch, concatenate, no_fits
 from jaxmm.results.schema import as_columns, names_of
@@ -78,12 +78,14 @@ def fit_many(
     Args:
         model: a ``Model``, or a ``Fit`` whose model is meant. Or data sets, in a list or from a generator: tables with
             the same columns (pandas, polars, pyarrow, mappings), each with its own rows, groups and missing values; or
-            arrays (y, X, Z, codes) each, (n,), (n, p), (n, q), (n,), without a formula.
+            arrays (y, X, Z, codes) each, (n,), (n, p), (n, q), (n,), without a formula. Codes are labels of any kind;
+            a row where one is NaN, or -1 among whole numbers from 0 on, is left out, as one is where y, X or Z is NaN.
         Y: (n, nobs), a response in each row: an array, a memory map; or an iterator of such arrays; or a source of
             responses such as ``Simulated`` and ``Generated``. Counts of successes where there are trials. Or responses
             with names: a table with a response in each column (or in each row), an ``xarray.DataArray`` with the
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
-            matched by label where Y has the labels of all rows of the model, else by position.
+            matched by label where Y has the labels of all rows of the model, by position where it has none of them or
+            they only count; labels of which some are the model's are an error.
         formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
             and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and
             ``offset``, names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they
@@ -91,7 +93,9 @@ def fit_many(
             model, Laplace's method in another. Data sets of any other model are fitted one by one.
         names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
-            a row's log density; a row of weight 0 is left out of the lane. Also (nobs,), the same for all.
+            a row's log density; a row of weight 0 is left out of the lane. Where the model's weights are the trials of
+            its proportions, those of lanes are their trials, and Y counts successes. Also (nobs,), the same for all. A
+            table or a Series, here and below, is matched by label as Y is.
         offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
             sizes.
         columns: variables of the formula that each lane has values of its own for, ``{"x": array (n, nobs)}``. The
@@ -110,9 +114,10 @@ def fit_many(
         out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
             an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
             part that is there is looked at first: one that is cut or damaged is moved aside, with a warning, and
-            computed anew; one of another version or of other columns is refused by its name. Of the responses only some
-            are compared: 64 rows of an array, the first of an iterator or of ``Generated``. Whoever changes others
-            takes another folder.
+            computed anew, and so is one whose numbers fail their checksums when they are read at the end; one of
+            another version or of other columns is refused by its name. What is in memory is compared as a whole; of a
+            memory map, and of what is read as it is needed, 64 rows are, of an iterator and of ``Generated`` the first
+            response, of data sets 64. Whoever changes others takes another folder.
         shard: "3/16" or (3, 16): the third of sixteen shares of the replicates alone, to be called in as many
             processes or machines with one folder ``out``; the call without ``shard``, or ``load``, then has them all,
             to the numbers of one process. A share that has a part in the folder goes on as any call does.
@@ -139,7 +144,8 @@ def fit_many(
         it changes nothing for the others. A data set that lacks a level of a factor has the status ALIASED.
 
     Raises:
-        DataError: responses of another length than the model has observations; a table or a DataArray of which
+        DataError: responses of another length than the model has observations, or with labels of which only some are
+            those of the model's rows; a table or a DataArray of which
             several axes may be the observations; weights, offset or columns of another shape than Y; weights that are
             negative or all zero, an offset that is not finite; a column that is not in the formula, or that lanes
             share; a data set without a column of the formula, or with a level or a kind of column that the first
@@ -248,10 +254,13 @@ class _Job:
     def run(self, out: Any, progress: bool, collect: bool) -> FitBatch:
         if jax.process_count() > 1:
             return self._with_others(out, progress, collect)
-        store, done = self._own(out, progress)
-        return concatenate([no_fits(self.names), *done]) if store is None else self._stored(store, collect)
+        if out is None:
+            return concatenate([no_fits(self.names), *self._own(None, progress)[1]])
+        if self.share is None:  # a stream cannot be read again
+            return self._stored(self._own(out, progress)[0], collect)
+        return computed_and_read(lambda: self._own(out, progress)[0], lambda store: self._stored(store, collect))
 
-    def _stored(self, store: Store, collect: bool) -> FitBatch:
+    def _stored(self, store: Any, collect: bool) -> FitBatch:
         first, stop = self.share or (0, self.n)  # of a stream the number is known by now
         return store.read(stop, first) if collect and stop != first else no_fits(self.names)
 

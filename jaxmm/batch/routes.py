@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxmm import costs
 from jaxmm._context import computing
-from jaxmm.batch.aliased import Kept, expanded, kept_columns
+from jaxmm.batch.aliased import Kept, estimable, expanded, kept_columns
 from jaxmm.batch.pool import Clock, PartSearch, block_of
 from jaxmm.batch.setup import example, make_problem
 from jaxmm.batch.singly import ACCEPTED, SingleSearch, are_better_singly
@@ -144,7 +144,8 @@ class Ways:
         def invalid(own: Varying) -> np.ndarray:
             y = np.asarray(own.y)
             with np.errstate(invalid="ignore"):
-                good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
+                most = own.trials if own.trials is not None else np.inf if trials is None else trials
+                good = np.asarray(family.valid(y)) & (y <= most)
             if own.weights is not None:
                 good = good | (np.asarray(own.weights) == 0)
             return ~np.all(good, axis=1)
@@ -212,9 +213,10 @@ class PartRoutes:
         d = self.ways.model.design
         for kept, at in kept_columns(whole[0], own, d.X).items():
             lanes = own.each(lambda x, at=at: x[at])
+            told = estimable(lanes, d.X, kept)
             lanes = lanes if lanes.X is None else lanes._replace(X=lanes.X[..., kept])
             found, iterations = self._search(kept).run(Held(lanes), 0, len(at))
-            _put(whole, (expanded(found, kept, d.X.shape[1]), iterations), at)
+            _put(whole, (expanded(found, kept, told), iterations), at)
         whole[0].columns["nobs"][:] = rows_counted(self.ways.model)(own)  # also of rows that a pattern leaves out
         return whole
 

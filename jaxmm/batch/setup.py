@@ -150,6 +150,7 @@ def example(model: Any, varies: frozenset[str]) -> Varying:
         "weights": shape(n),
         "offset": shape(n),
         "copies": shape(*levels),
+        "trials": shape(n),
     }
     return Varying(shape(n), **{name: shapes[name] for name in varies & shapes.keys()})
 

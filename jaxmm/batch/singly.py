@@ -26,7 +26,7 @@ from jaxmm.lanes.problem import Found
 from jaxmm.optimize import Control, Status
 from jaxmm.sources.responses import Responses, Varying
 
-ACCEPTED = frozenset({"y", "weights", "offset", "start"})  # what such lanes may have of their own
+ACCEPTED = frozenset({"y", "weights", "offset", "start", "trials"})  # what such lanes may have of their own
 
 
 def are_better_singly(model: Any, n: int) -> bool:
@@ -49,12 +49,14 @@ def search(model: Any, own: Varying, theta: np.ndarray | None, control: Control)
     """The estimates of one lane, of what it has of its own, arrays (nobs,); it begins at its own start, at ``theta``
     in the scaled columns, or else where a single fit does."""
     lik, d = model.likelihood, model.design
-    arrays = _arrays_for(lik, model.arrays, model.rows, own.y, own.weights, own.offset)
+    arrays = _arrays_for(lik, model.arrays, model.rows, own.y, own.weights, own.offset, own.trials)
     start = theta if own.start is None else own.start
     if start is None:
         weights = d.weights if own.weights is None else own.weights
         offset = d.offset if own.offset is None else own.offset
-        start = lik.begin(model.accumulator, arrays, replace(d, y=own.y, weights=weights, offset=offset))
+        trials = d.trials if own.trials is None else own.trials
+        data = replace(d, y=own.y, weights=weights, offset=offset, trials=trials)
+        start = lik.begin(model.accumulator, arrays, data)
     return lik.search(arrays, start, control)
 
 

@@ -171,6 +171,7 @@ def build(
         trials=response.trials,
         trials_all=response.trials,
         success=None if response.levels is None else response.levels[1],
+        weights_are_trials=response.weights_are_trials,
         remarks=remarks(table, says.parts, says.groups, says.coding),
         further=others,
     )

@@ -79,7 +79,8 @@ class Design:
     every row used, also those of weight zero or without trials, and `kept` is True where a row counts: y, X and the
     codes are the rows `index[kept]`. `y_all`, `trials_all` and `weights_all` run over `index`; `held_out` is the
     design of the rows that do not count, or None. `n_missing` rows went because of a missing value, in one of the
-    columns `holes`. `remarks`: what the columns' user may not know of them, a sentence each. `further`: predictors of
+    columns `holes`. `weights_are_trials`: the weights of a proportion went into
+    `trials`. `remarks`: what the columns' user may not know of them, a sentence each. `further`: predictors of
     parameters after the mean; X, columns and offset are the mean's.
     """
 
@@ -106,6 +107,7 @@ class Design:
     remarks: tuple[str, ...] = ()
     further: tuple[Predictor, ...] = ()
     holes: tuple[str, ...] = ()
+    weights_are_trials: bool = False
 
     @property
     def predictors(self) -> dict[str, slice]:

@@ -100,12 +100,13 @@ class Stacker:
         return _build(self.terms, data, self.family, self.weights, self.offset, self.contrasts)
 
     def levels(self, data: Any) -> list[int]:
-        """Of one table, of each grouping factor how many occur in its rows."""
-        table = Table(data)
-        frame = Frame(table, None, "")
-        return [
-            len(fit_grouping(g.name, g.exprs, frame)[0].keys) if len(table) else 0 for g in self.design.spec.groupings
-        ]
+        """Of one table, of each grouping factor how many occur in the rows that are used."""
+        rows = _Rows(self, *stack([data], self.names, 0), 0)
+        used = rows.used(rows.weights)
+        if not used.any():
+            return [0 for _ in self.design.spec.groupings]
+        frame = Frame(rows.table, used, "")
+        return [len(fit_grouping(g.name, g.exprs, frame)[0].keys) for g in self.design.spec.groupings]
 
     def rows(self, tables: Sequence[Any], first: int) -> Stacked:
         """Of the data sets first, first + 1, ..
@@ -294,15 +295,23 @@ class _Rows:
         self.dataset = np.repeat(np.arange(len(sizes)), sizes)
         self.bad = np.zeros(len(sizes), bool)
 
-    def stacked(self) -> Stacked:
-        by, spec = self.by, self.spec
-        weights = None if by.weights is None else np.asarray(self.table.column(by.weights).numbers, float)
+    @property
+    def weights(self) -> np.ndarray | None:
+        by = self.by.weights
+        return None if by is None else np.asarray(self.table.column(by).numbers, float)
+
+    def used(self, weights: np.ndarray | None) -> np.ndarray:
+        """The rows that count; data sets with a weight that is none are ``bad`` then."""
         used = self._complete()
         if weights is not None:
             self._refuse(used & ~(np.isfinite(weights) & (weights >= 0)))
             used &= weights > 0
-        some = any_trial(by.terms.response, self.frame, self.n)
-        used = used if some is None else used & some
+        some = any_trial(self.by.terms.response, self.frame, self.n)
+        return used if some is None else used & some
+
+    def stacked(self) -> Stacked:
+        spec, weights = self.spec, self.weights
+        used = self.used(weights)
         y, trials, weights = self._response(weights, used)
         X = self._matrix(spec.matrix, used)[:, spec.kept_columns]
         Z = [self._matrix(m, used) for m in spec.bars]
@@ -443,14 +452,15 @@ class ArrayStacker:
 
     def build(self, data: Any) -> Design:
         """The design of one data set."""
-        return _of_arrays(data, self.design.columns, self.family)
+        return _of_arrays(_arrays(data, 0), self.design.columns, self.family)
 
     def levels(self, data: Any) -> list[int]:
         """Of one data set."""
-        return [len(pd.unique(np.asarray(data[3])))]
+        y, X, Z, codes = _arrays(data, 0)
+        return [int(pd.Series(codes[_there(y, X, Z, codes)]).nunique())]
 
     def rows(self, datasets: Sequence[Any], first: int) -> Stacked:
-        """As ``Stacker.rows``; NaN in y, X or Z takes out its row."""
+        """As ``Stacker.rows``; NaN in y, X or Z, and a code that is missing, takes out its row."""
         d, parts = self.design, [_arrays(x, first + k) for k, x in enumerate(datasets)]
         p, q = d.X.shape[1], d.terms[0].Z.shape[1]
         for k, (_, X, Z, _) in enumerate(parts):
@@ -494,14 +504,19 @@ def array_stacker(datasets: Sequence[Any], names: Sequence[str] | None, family: 
 
 def _of_arrays(data: Any, names: Any, family: Family | None) -> Design:
     y, X, Z, codes = data
-    there = np.isfinite(y) & np.isfinite(X).all(axis=1) & np.isfinite(Z).all(axis=1) & ~pd.isna(codes)
+    there = _there(*data)
     return design_from_arrays(y[there], X[there], [Term(Z[there], codes[there], "g")], None, None, names, family)
+
+
+def _there(y: np.ndarray, X: np.ndarray, Z: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The rows in which nothing is missing."""
+    return ~(np.isnan(y) | np.isnan(X).any(axis=1) | np.isnan(Z).any(axis=1) | pd.isna(codes))
 
 
 def _arrays(data: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """y (n,), X (n, p), Z (n, q), codes (n,)."""
     y, X, Z = (numbers(f"{name} of data set {k}", x) for name, x in zip("yXZ", data, strict=False))
-    codes = np.asarray(data[3])
+    codes = _codes(data[3])
     Z = Z[:, None] if Z.ndim == 1 else Z
     n = len(y) if y.ndim == 1 else -1
     if X.ndim != 2 or Z.ndim != 2 or len(X) != n or len(Z) != n or codes.shape != (n,):
@@ -510,3 +525,11 @@ def _arrays(data: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
             f"{codes.shape}"
         )
     return y, X, Z, codes
+
+
+def _codes(given: Any) -> np.ndarray:
+    """NaN where one is missing: NaN, or -1 among whole numbers from 0 on, as pandas has it."""
+    codes = np.asarray(given)
+    if codes.dtype.kind != "i" or not np.any(codes == -1) or codes.min() < -1:
+        return codes
+    return np.where(codes == -1, np.nan, codes.astype(object))

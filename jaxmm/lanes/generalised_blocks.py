@@ -34,7 +34,7 @@ class GeneralisedBlocks:
     harmless: Array
     unit: Array
     effects: Effects
-    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies"})
+    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies", "trials"})
     takes_any = False
     forgiving = False
     polished = False

@@ -51,7 +51,7 @@ class GeneralisedLanes:
     unit: Array
     n_agq: int
     effects: Effects
-    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies"})
+    accepts = frozenset({"y", "X", "Z", "weights", "offset", "copies", "trials"})
     takes_any = False
     forgiving = False
     polished = True

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxmm._types import Array
 from jaxmm.lanes.entrywise import lower_pairs
+from jaxmm.lanes.linear_lanes import too_few
 from jaxmm.lanes.own_columns import changed_effects, orthogonal
 from jaxmm.lanes.own_rows import Effects
 from jaxmm.optimize import Status
@@ -77,8 +78,11 @@ def row_data(own: Varying, rows: Rows, effects: Effects, unit: Array) -> RowData
         X, T_X = X.at[: own.X.shape[1]].multiply(unit), T_X.at[: own.X.shape[1]].multiply(unit)
     if own.Z is not None:
         Z, T = _own_Z(own, rows, W, effects, unit)
-    constant = W * rows.family.log_constant(y, rows.trials[..., None])
-    rest: dict[str, Any] = dict(weights=weights, offset=offset, X=X, Z=Z, T_X=T_X, T=T)
+    trials = None if own.trials is None else own.trials[rows.source]
+    if trials is not None:
+        trials = jnp.where(W > 0, trials, rows.trials[..., None])
+    constant = W * rows.family.log_constant(y, rows.trials[..., None] if trials is None else trials)
+    rest: dict[str, Any] = dict(weights=weights, offset=offset, trials=trials, X=X, Z=Z, T_X=T_X, T=T)
     if copies is None:
         return RowData(y, jnp.sum(constant, axis=(0, 1)), None, **rest)
     levels = (*(copies[outer[-1]] for outer in rows.parents[:-1]), copies)
@@ -120,7 +124,8 @@ def _own_Z(own: Varying, rows: Rows, W: Array, effects: Effects, unit: Array) ->
 def refuse(own: Varying, rows: Rows) -> Array:
     """(L,) a status for lanes whose numbers cannot be fitted, else -1; rows that weigh nothing are not looked at."""
     counts = True if own.weights is None else own.weights > 0
-    status = jnp.where(rows.no_variation(own.y, None if counts is True else counts), Status.NO_VARIATION, -1)
+    same = rows.no_variation(own.y, None if counts is True else counts, own.trials)
+    status = jnp.where(same, Status.NO_VARIATION, -1)
     good = jnp.all(jnp.isfinite(own.y) | ~jnp.asarray(counts), axis=0)
     if own.offset is not None:
         good = good & jnp.all(jnp.isfinite(own.offset) | ~jnp.asarray(counts), axis=0)
@@ -135,8 +140,17 @@ def refuse(own: Varying, rows: Rows) -> Array:
         status = jnp.where(_own_X(own, rows, W)[2], Status.ALIASED, status)
     if own.weights is not None:
         status = jnp.where(_dependent(rows, W > 0, 0 if own.X is None else 1), Status.ALIASED, status)
-        status = jnp.where(jnp.any(W > 0, axis=(0, 1)), status, Status.TOO_FEW_ROWS)
+        count, s = jnp.sum(W > 0, axis=(0, 1)), rows.structure
+        mean = s.predictors.slices(s.p)[0]
+        few = too_few(count, _levels(rows, W > 0), s, status == Status.ALIASED, mean.stop, rows.family.has_scale)
+        status = jnp.where(few, Status.TOO_FEW_ROWS, status)
     return jnp.where(good, status, Status.INVALID).astype(jnp.int32)
+
+
+def _levels(rows: Rows, there: Array) -> list[Array]:
+    """Of each factor how many levels (L,) have a row among those (H, P, L) that are there."""
+    collected = (jax.vmap(partial(rows.collect, f), -1, -1)(1.0 * there) for f in range(rows.structure.num_factors))
+    return [jnp.sum(x > 0.5, axis=0) for x in collected]
 
 
 def _dependent(rows: Rows, there: Array, first: int) -> Array:

@@ -19,8 +19,8 @@ from jaxmm._pieces import sum_pieces
 from jaxmm._types import Array
 from jaxmm.lanes.entrywise import Matrix, cells_of_factor, dot, invert, lower_pairs, times, transpose, unpacked
 from jaxmm.layout import Layout
-from jaxmm.objective.density import RowTerms, two_derivatives
-from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, clipped, pull_inside, safe_level, search
+from jaxmm.objective.density import RowTerms, safe_level, two_derivatives
+from jaxmm.objective.mode import SLACK, TOLERANCE, Newton, clipped, pull_inside, search
 from jaxmm.objective.parameters import factors
 from jaxmm.rows import Rows
 from jaxmm.structure import Structure

@@ -72,13 +72,19 @@ def left_status(e: Array, left: Array) -> Array:
     return jnp.where(lost, Status.NOT_FINITE, status)
 
 
-def too_few(count: Array, levels: list[Array], s: Structure) -> Array:
+def too_few(count: Array, levels: list[Array], s: Structure, aliased: Any, p: int, has_error: bool = True) -> Array:
     """(L,) which lanes with ``count`` rows, in so many ``levels`` of each factor, leave effects and error that cannot
-    be told apart, as ``checks.check_lmm`` has it."""
-    bad = count <= s.p
+    be told apart, as ``checks`` has it.
+
+    Of ``p`` columns, where these are ``aliased`` (L,), some will be left out.  Without an error, or another scale, a
+    factor may have a level for each row.
+    """
+    bad = (count <= p) & ~jnp.asarray(aliased)
     for f, J in enumerate(levels):
+        bad = bad | (J < 2)
         effects = [t.covariance.q for t in s.terms if t.covariance.closed_under == "linear" and t.position == f]
-        bad = bad | (J < 2) | (J * max(effects, default=1) >= count)
+        if has_error:
+            bad = bad | (J * max(effects, default=1) >= count)
     return bad
 
 
@@ -204,7 +210,7 @@ class LinearLanes:
         if own.copies is None:
             return status
         s, r = self.gram.structure, resampled(own.copies, self.by)
-        bad = too_few(r.n_obs, [jnp.sum(x, axis=0) for x in r.copies], s)
+        bad = too_few(r.n_obs, [jnp.sum(x, axis=0) for x in r.copies], s, False, s.p)
         if s.p:
             status = jnp.where((status < 0) & is_aliased(r.XX), Status.ALIASED, status)
         return jnp.where((status != Status.INVALID) & bad, Status.TOO_FEW_ROWS, status).astype(jnp.int32)

@@ -133,5 +133,5 @@ class LinearOwn(OwnSearch):
         if aliased is None:
             XX = found.XX if own.weights is None else t._replace(W=1.0 * laid.there).cross_products(own.copies)
             aliased = is_aliased(XX) if len(XX) else jnp.asarray(False)
-        count, _, levels = self._counts(t, own.copies)
-        return verdict(laid, found.e, aliased, too_few(count, [levels], self.gram.structure))
+        (count, _, levels), s = self._counts(t, own.copies), self.gram.structure
+        return verdict(laid, found.e, aliased, too_few(count, [levels], s, aliased, s.p))

@@ -129,7 +129,7 @@ class LinearRows:
             if aliased is None:
                 X = rows.X * own.there
                 aliased = is_aliased(jnp.tensordot(X, X, ((1, 2), (1, 2)))) if s.p else jnp.asarray(False)
-            return left, aliased, common.too_few(jnp.sum(own.there), self._levels(own.there), s)
+            return left, aliased, common.too_few(jnp.sum(own.there), self._levels(own.there), s, aliased, s.p)
 
         return verdict(laid, *jax.vmap(one, -1, -1)(laid))
 

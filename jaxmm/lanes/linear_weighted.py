@@ -74,6 +74,6 @@ class LinearWeighted(OwnSearch):
         on each other; else as ``linear_lanes.refuse``."""
         by, (laid, counted) = self.by, self._laid(own)
         aliased = is_aliased(by.cross_products(1.0 * laid.there)) if len(by.X) else jnp.asarray(False)
-        count, _, levels = self._counts(laid, own.copies)
+        (count, _, levels), s = self._counts(laid, own.copies), self.gram.structure
         left = by.squares(laid.e, counted).e
-        return verdict(laid, left, aliased, too_few(count, [levels], self.gram.structure))
+        return verdict(laid, left, aliased, too_few(count, [levels], s, aliased, s.p))

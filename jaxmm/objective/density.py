@@ -50,8 +50,22 @@ def pairs_of(count: int) -> list[tuple[int, int]]:
     return list(combinations_with_replacement(range(count), 2))
 
 
+def safe_level(y: Array, weights: Array, trials: Array, family: Any) -> Array:
+    """The link of the mean of y (n, m, ..): an eta where every row has a density."""
+    mean = jnp.sum(weights * y, axis=(0, 1)) / jnp.sum(weights * trials, axis=(0, 1))
+    return family.link.link(jnp.clip(mean, *family.mean_range))
+
+
 def log_density(etas: Etas, log_phi: Array, rows: Rows) -> Array:
-    """Unweighted, without the constant part."""
+    """Unweighted, without the constant part.
+
+    A row without weight has that of a predictor inside, so that nothing infinite is multiplied by zero: what stands
+    there may have no density, as beyond the edge of a link.
+    """
+    inside = [jnp.zeros((), rows.y.dtype) for _ in etas]
+    if rows.family.has_edge:
+        inside[0] = safe_level(rows.y, rows.weights, rows.trials, rows.family)
+    etas = tuple(jnp.where(rows.weights > 0, eta, at) for eta, at in zip(etas, inside, strict=True))
     return density_of(rows.family, rows.structure.predictors.names, rows.y, etas, log_phi, rows.trials)
 
 

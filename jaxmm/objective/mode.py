@@ -29,7 +29,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxmm._pieces import apart
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.objective.density import Etas, Expansion, RowTerms, expanded_terms, pairs_of, terms
+from jaxmm.objective.density import Etas, Expansion, RowTerms, expanded_terms, pairs_of, safe_level, terms
 from jaxmm.rows import Rows
 from jaxmm.solver import Factorised, factorise, solve
 
@@ -109,12 +109,6 @@ class Parts:
 
     def where(self, chosen: Array, a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(jnp.where(self.to_levels(f, chosen), x, y) for f, (x, y) in enumerate(zip(a, b, strict=True)))
-
-
-def safe_level(y: Array, weights: Array, trials: Array, family: Any) -> Array:
-    """The link of the mean of y (n, m, ..): an eta where every row has a density."""
-    mean = jnp.sum(weights * y, axis=(0, 1)) / jnp.sum(weights * trials, axis=(0, 1))
-    return family.link.link(jnp.clip(mean, *family.mean_range))
 
 
 def pull_inside(t: RowTerms, eta: Array, level: Array, seeking: Array) -> RowTerms:

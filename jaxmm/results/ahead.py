@@ -2,7 +2,7 @@
 
 Of each part the end of the file is read, which a file that was cut has not, and which has the number of rows, the first
 and the last replicate, the columns and the version; the numbers themselves are compared with their checksums when they
-are read.
+are read, at the end of a run that gives them back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jaxmm._warn import warn
 from jaxmm.results import files
@@ -38,9 +40,32 @@ def examine(store: Store, names: Names) -> None:
         except FileNotFoundError:  # another process has just moved it aside
             continue
         except files.DamagedError as damage:
-            aside = path.with_name(f"damaged-{path.stem}-{uuid.uuid4().hex[:8]}.parquet")
-            os.replace(path, aside)
-            warn(f"{damage}: its replicates are computed anew, and the file is kept as '{aside.name}'")
+            _put_aside(path, damage)
+
+
+def computed_and_read(compute: Callable[[], Any], read: Callable[[Any], FitBatch]) -> FitBatch:
+    """What ``read`` reads of the folder that ``compute`` fills, in which a part is moved aside with a warning, and
+    computed anew, where its numbers are not those that were written.
+
+    Raises:
+        ValueError: a part that is damaged again.
+    """
+    aside: set[Path] = set()
+    while True:
+        store = compute()
+        try:
+            return read(store)
+        except files.DamagedError as damage:
+            if damage.path is None or damage.path in aside:
+                raise
+            aside.add(damage.path)
+            _put_aside(damage.path, damage.__cause__ or damage)
+
+
+def _put_aside(path: Path, damage: BaseException) -> None:
+    aside = path.with_name(f"damaged-{path.stem}-{uuid.uuid4().hex[:8]}.parquet")
+    os.replace(path, aside)
+    warn(f"{damage}: its replicates are computed anew, and the file is kept as '{aside.name}'")
 
 
 def _check_kind(file: files.ArrayFile, names: Names, versions: set[str]) -> None:

@@ -98,7 +98,11 @@ def write_arrays(
 
 
 class DamagedError(ValueError):
-    """A file that is cut, unreadable, or not what its name says."""
+    """A file that is cut, unreadable, or not what its name says: the one at ``path``."""
+
+    def __init__(self, message: str, path: Path | None = None):
+        super().__init__(message)
+        self.path = path
 
 
 class ArrayFile:

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxmm._warn import warn
 from jaxmm.results import files, shards
+from jaxmm.results.files import DamagedError
 from jaxmm.results.result import FitBatch
 
 STUDY = "study.json"
@@ -139,7 +140,8 @@ class Store:
         """The replicates sorted by number: all of them, or ``first`` .. n - 1.
 
         Raises:
-            ValueError: a damaged part, or fewer replicates than ``n``, or none at all.
+            DamagedError: a damaged part.
+            ValueError: one of other columns, or fewer replicates than ``n``, or none at all.
         """
         with self._still_there():
             return read_parts(self.folder, n, first)
@@ -273,9 +275,12 @@ def read_parts(folder: Path, n: int | None = None, start: int = 0) -> FitBatch:
                 _check_part(file, batch, stop - first)
                 file.read_into(batch.arrays(), slice(lo - first, hi - first), at)
             if not np.array_equal(batch.replicate[at : at + hi - lo], np.arange(lo, hi)):
-                raise ValueError(f"'{path}' holds other replicates than its name says")
+                raise DamagedError(f"'{path}' holds other replicates than its name says")
         except ValueError as error:
-            raise ValueError(f"{error}; remove it and run again: its replicates are computed anew") from error
+            message = f"{error}; remove it and run again: its replicates are computed anew"
+            if isinstance(error, DamagedError):
+                raise DamagedError(message, path) from error
+            raise ValueError(message) from error
         at += hi - lo
     assert batch is not None
     return batch

@@ -20,7 +20,7 @@ from jaxmm.design import DataError, Design
 from jaxmm.design.modelmatrix import independent_columns
 from jaxmm.design.replaced import Replaced, replaced
 from jaxmm.sources import labelled
-from jaxmm.sources.responses import ArrayResponses, Varying, fingerprint
+from jaxmm.sources.responses import ArrayResponses, Varying, fingerprint_of_lanes
 
 SHARED, OWN = 0, -1
 MISSING = ("drop", "refuse")
@@ -50,6 +50,7 @@ class Inputs:
     may_lack: bool = True
 
     def __post_init__(self):
+        self.of_trials = self.weights is not None and self.design.weights_are_trials
         self.replaced: Replaced | None = replaced(self.design, list(self.columns)) if self.columns else None
         if self.replaced is not None and self.replaced.in_offset and self.offset is not None:
             raise DataError("offset= and the offset in the formula, which columns= changes, are both of each lane")
@@ -58,6 +59,8 @@ class Inputs:
     def always(self) -> frozenset[str]:
         """What every lane has of its own, names of ``Varying``."""
         names = {"offset"} if self.offset is not None else set()
+        if self.of_trials:
+            names.add("trials")
         if self.replaced is not None:
             r = self.replaced
             names |= {name for name, own in (("X", r.in_X), ("Z", r.bars), ("offset", r.in_offset)) if own}
@@ -88,13 +91,17 @@ class Inputs:
             kind = np.where(gone.any(axis=1) & (kind == SHARED), self._pattern(gone), kind)
             model = np.ones(y.shape[1]) if self.design.weights is None else self.design.weights
             weights = np.where(gone, 0.0, model if weights is None else weights)
+        trials = own.trials
+        if self.of_trials:
+            assert weights is not None and self.design.trials is not None
+            trials, weights = np.where(weights > 0, np.round(weights), self.design.trials), 1.0 * (weights > 0)
         if weights is not None:
             # what is not there is filled with the model's own response, which its family can have
             y = np.where((weights == 0) | gone, self.design.y, y)
         if made is not None and made.impossible.any():
             y = np.where(made.impossible[:, None], np.nan, y)
         offset = None if self.offset is None else np.asarray(self.offset[at], float)
-        own = own._replace(y=y, weights=weights, offset=offset if offset is not None else own.offset)
+        own = own._replace(y=y, weights=weights, trials=trials, offset=offset if offset is not None else own.offset)
         if made is not None:
             own = own._replace(X=made.X, Z=made.Z, offset=own.offset if made.offset is None else made.offset)
         return own, kind
@@ -103,7 +110,7 @@ class Inputs:
         if self.weights is None:
             return None if own.weights is None else np.asarray(own.weights, float)
         weights = np.asarray(self.weights[at], float)
-        check_weights(weights, at.start)
+        check_weights(weights, at.start, self.of_trials)
         return weights
 
     def _pattern(self, gone: np.ndarray) -> np.ndarray:
@@ -119,9 +126,8 @@ class Inputs:
         """What tells them from others, in a folder of results."""
         if self.plain:
             return {} if self.drop else {"missing": "refuse"}
-        some = np.unique(np.linspace(0, (self.n or 1) - 1, 64).astype(int))
         arrays = {"weights": self.weights, "offset": self.offset, **{f"column {k}": x for k, x in self.columns.items()}}
-        given = {name: fingerprint(np.asarray(x[some])) for name, x in arrays.items() if x is not None}
+        given = {name: fingerprint_of_lanes(x) for name, x in arrays.items() if x is not None}
         return {**given, "missing": "drop" if self.drop else "refuse"}
 
 
@@ -162,9 +168,9 @@ def read_inputs(
         missing == "drop",
     )
     if inputs.weights is not None:
-        check_weights(inputs.weights[:1], 0)
+        check_weights(inputs.weights[:1], 0, inputs.of_trials)
         if isinstance(inputs.weights, np.ndarray) and not isinstance(inputs.weights, np.memmap):
-            check_weights(inputs.weights, 0)
+            check_weights(inputs.weights, 0, inputs.of_trials)
             if not np.any(inputs.weights):
                 raise DataError("weights are all zero: no row of any lane is left")
     if isinstance(inputs.offset, np.ndarray) and not isinstance(inputs.offset, np.memmap):
@@ -181,7 +187,7 @@ def read_inputs(
 
 def _rows(name: str, values: Any, n: int, nobs: int, design: Design, labels: Any) -> Any:
     """(n, nobs) of values that look as Y does: an array, or what has labels; (nobs,) is the same for all lanes."""
-    values, own = labelled.read(values, design)
+    values, own = labelled.read_beside(values, design, name)
     if own is not None and labels is not None and not _same(own, labels):
         raise DataError(f"{name} has other labels than Y: give it those of the responses, in their order")
     if hasattr(values, "block"):  # sparse
@@ -200,12 +206,14 @@ def _rows(name: str, values: Any, n: int, nobs: int, design: Design, labels: Any
 
 
 def _same(a: Any, b: Any) -> bool:
-    theirs = b.columns()
-    return all(name in theirs and np.array_equal(x, theirs[name]) for name, x in a.columns().items())
+    ours, theirs = a.columns(), b.columns()
+    if len(ours) == len(theirs) == 1:  # whatever their one dimension is called
+        return np.array_equal(*ours.values(), *theirs.values())
+    return all(name in theirs and np.array_equal(x, theirs[name]) for name, x in ours.items())
 
 
-def check_weights(weights: np.ndarray, first: int) -> None:
-    """Raises DataError for the first lane that has a weight which is none."""
+def check_weights(weights: np.ndarray, first: int, of_trials: bool) -> None:
+    """Raises DataError for the first lane that has a weight which is none, or no number of trials where it is that."""
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         k, i = map(int, np.argwhere(bad)[0])
@@ -213,6 +221,13 @@ def check_weights(weights: np.ndarray, first: int) -> None:
         raise DataError(
             f"weights of lane {first + k} are {shown} at row {i}, both from 0: {weights[k, i]!r}; a row of weight 0 is "
             "left out, and so is one whose response is NaN"
+        )
+    if of_trials and (apart := np.abs(weights - np.round(weights)) > 1e-6 * np.maximum(1.0, weights)).any():
+        k, i = map(int, np.argwhere(apart)[0])
+        raise DataError(
+            f"the model's weights are the trials of its proportions, and so are those of lanes: {weights[k, i]!r} of "
+            f"lane {first + k} at row {i}, both from 0, is no whole number; write the model with cbind(successes, "
+            "failures) for weights that multiply"
         )
 
 

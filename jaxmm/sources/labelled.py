@@ -5,7 +5,8 @@
     AnnData       obs × var, X or a layer                                    labels: var_names
 
 They are recognised by what they have: neither xarray nor anndata nor a library of tables is imported.  Observations are
-matched by label where the labels of the model's rows are all there, else by position.
+matched by label where the labels of the model's rows are all there, by position where none is, or where labels only
+count; where some are, nobody can tell.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.design import DataError, Design
-from jaxmm.sources.responses import Responses, Varying, fingerprint
+from jaxmm.sources.responses import Responses, Varying, fingerprint_of_lanes
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +83,8 @@ class SparseResponses(Responses):
         return Varying(np.asarray(self.rows[first : first + size].toarray(), float))
 
     def identity(self) -> dict[str, Any]:
-        some = np.unique(np.linspace(0, self.n - 1, min(self.n, 64)).astype(int))
-        return {"responses": "array", "n": self.n, "rows": fingerprint(np.asarray(self.rows[some].toarray(), float))}
+        parts = (self.rows.data, self.rows.indices, self.rows.indptr)
+        return {"responses": "array", "n": self.n, "rows": [fingerprint_of_lanes(x) for x in parts]}
 
 
 class Labelled(NamedTuple):
@@ -93,13 +94,14 @@ class Labelled(NamedTuple):
     labels: Labels | None
 
 
-def read(Y: Any, design: Design, dim: str | None = None, layer: str | None = None) -> Labelled:
+def read(Y: Any, design: Design, dim: str | None = None, layer: str | None = None, what: str = "Y") -> Labelled:
     """The responses of an object with labels as rows; anything else as it is.
 
     Args:
         dim: along which the observations run: a dimension of a DataArray, "rows" or "columns" of a table. Needed where
             several are as long as the model has observations.
         layer: of an AnnData, in the place of its X.
+        what: its name in messages.
 
     Raises:
         DataError: no axis, or several, that may be the observations; columns without numbers.
@@ -111,14 +113,29 @@ def read(Y: Any, design: Design, dim: str | None = None, layer: str | None = Non
     if of_anndata:
         if dim is not None:
             raise ValueError("dim= is not for an AnnData: its observations are obs")
-        return _of_anndata(Y, design, layer)
+        return _of_anndata(Y, design, layer, what)
     if all(hasattr(Y, name) for name in ("dims", "coords", "transpose", "to_numpy")):
-        return _of_dataarray(Y, design, dim)
+        return _of_dataarray(Y, design, dim, what)
     if all(hasattr(Y, name) for name in ("columns", "to_numpy", "shape")):
-        return _of_table(Y, design, dim)
+        return _of_table(Y, design, dim, what)
     if dim is not None:
         raise ValueError(f"dim= is for a DataArray or a table: Y is a {type(Y).__name__}, with a response in each row")
     return Labelled(Y, None)
+
+
+def read_beside(values: Any, design: Design, what: str) -> Labelled:
+    """What stands beside the responses, as ``read`` takes them; or of one dimension, a number or a text for each
+    observation, which all responses share: a Series, a DataArray.
+
+    Raises:
+        DataError: as of ``read``.
+    """
+    if not hasattr(values, "to_numpy") or np.ndim(values) != 1:
+        return read(values, design, what=what)
+    index = getattr(values, "index", None)
+    if hasattr(values, "dims"):
+        index = values.indexes.get(values.dims[0])
+    return Labelled(_values(values)[_observations(index, len(values), design, what)], None)
 
 
 # ---------------------------------------------------------------- which observations
@@ -127,37 +144,62 @@ def _lengths(design: Design) -> set[int]:
     return {len(design.y), len(design.index) + design.n_missing}
 
 
-def _observations(labels: Any, n: int, design: Design) -> Any:
+def _observations(labels: Any, n: int, design: Design, what: str) -> Any:
     """Which of n observations the model has, in its order: all, or by label.
 
     Raises:
-        DataError: a number of observations that is not the model's, without its labels; labels that only count and
-            would put the rows in another order.
+        DataError: a number of observations that is not the model's, without its labels; labels of which the model has
+            some; labels that only count and would put the rows in another order.
     """
     own = design.index[design.kept]
     if labels is not None:
         given = pd.Index(labels)
+        counted = isinstance(given, pd.RangeIndex) and given.equals(pd.RangeIndex(n))
         if given.is_unique and own.is_unique:
             at = given.get_indexer(own)
             if np.all(at >= 0):
-                counted = isinstance(given, pd.RangeIndex) and given.equals(pd.RangeIndex(n))
                 if counted and np.any(np.diff(at) < 0):
                     raise DataError(
-                        "the rows of Y are only counted, and those of the model's table have such labels in another "
-                        "order: give Y the index of that table, or pass an array with a response in each row, in the "
-                        "order of the table"
+                        f"the rows of {what} are only counted, and those of the model's table have such labels in "
+                        f"another order: give {what} the index of that table, or pass an array, with a response in "
+                        "each row, in the order of the table"
                     )
                 return slice(None) if np.array_equal(at, np.arange(n)) else at
+        in_order = counted and (own.is_monotonic_increasing or not own.is_unique)
+        if n == len(own) and design.spec is not None and not in_order:  # rows of arrays have no labels
+            _check_disjoint(given, own, what)
     if n != len(own):
         raise DataError(
-            f"Y has {n} observations and the model {len(own)}, whose labels are not those of Y: label Y as the table "
-            "of the model is, or leave out what the model has left out (fit.fitted().index has its rows)"
+            f"{what} has {n} observations and the model {len(own)}, whose labels are not those of {what}: label {what} "
+            "as the table of the model is, or leave out what the model has left out (fit.fitted().index has its rows)"
         )
     return slice(None)
 
 
+def _check_disjoint(given: pd.Index, own: pd.Index, what: str) -> None:
+    """Raises DataError where some of the labels are those of the model, but for labels that are equal one by one."""
+    found = own.isin(given)
+    if not found.any() or given.equals(own):
+        return
+    remedy = "pass an array, with a response in each row, in the order of the table"
+    if found.all():
+        raise DataError(
+            f"the rows of {what} have labels of the model's table of which some are there twice, as "
+            f"{_some(own[found])}, in another order: {remedy}"
+        )
+    raise DataError(
+        f"{what} has the labels of {found.sum()} of the {len(own)} rows of the model, and not {_some(own[~found])}; of "
+        f"its own {_some(given[~given.isin(own)])} are none of the model's: label {what} as the table of the model is, "
+        f"or {remedy}"
+    )
+
+
+def _some(labels: pd.Index) -> str:
+    return ", ".join(repr(x) for x in labels[:3].tolist()) + (", ..." if len(labels) > 3 else "")
+
+
 # ---------------------------------------------------------------- the kinds
-def _of_table(Y: Any, design: Design, dim: str | None) -> Labelled:
+def _of_table(Y: Any, design: Design, dim: str | None, what: str) -> Labelled:
     if dim not in (None, "rows", "columns"):
         raise ValueError(f"dim must be 'rows' or 'columns', along which the observations of a table run, not {dim!r}")
     may = _lengths(design)
@@ -167,37 +209,41 @@ def _of_table(Y: Any, design: Design, dim: str | None) -> Labelled:
         if fits:
             why = "both its rows and its columns may be they; say dim='rows' or dim='columns'"
         raise DataError(
-            f"Y is a table of {Y.shape[0]} rows and {Y.shape[1]} columns, and the model has {len(design.y)} "
+            f"{what} is a table of {Y.shape[0]} rows and {Y.shape[1]} columns, and the model has {len(design.y)} "
             f"observations: {why}"
         )
     index = getattr(Y, "index", None)
-    values = _numbers(Y)
+    values = _numbers(Y, what)
     if (dim or fits[0]) == "rows":
-        at = _observations(index, len(values), design)
+        at = _observations(index, len(values), design, what)
         labels = Labels.of(_name(getattr(Y.columns, "name", None), "response"), _single(Y.columns))
         return Labelled(values[at].T, labels)
-    at = _observations(Y.columns, values.shape[1], design)
+    at = _observations(Y.columns, values.shape[1], design, what)
     labels = None if index is None else Labels.of(_name(index.name, "response"), _single(index))
     return Labelled(values[:, at], labels)
 
 
-def _numbers(Y: Any) -> np.ndarray:
-    """The values of a table.
+def _numbers(Y: Any, what: str) -> np.ndarray:
+    """The values of a table; of columns of a formula also labels.
 
     Raises:
-        DataError: a column that holds no numbers, by name.
+        DataError: a column of responses that holds no numbers, by name.
     """
     columns = []
     for k, name in enumerate(Y.columns):
-        column = Y.iloc[:, k] if hasattr(Y, "iloc") else Y[name]  # names may be there twice
-        missing = {"dtype": float, "na_value": np.nan} if hasattr(column, "iloc") else {}
-        try:
-            columns.append(np.asarray(column.to_numpy(**missing), float))
-        except (TypeError, ValueError):
-            raise DataError(
-                f"column {name!r} of Y holds no numbers: leave it out, every column is a response"
-            ) from None
+        columns.append(_values(Y.iloc[:, k] if hasattr(Y, "iloc") else Y[name]))  # names may be there twice
+        if columns[-1].dtype != float and not what.startswith("columns"):
+            raise DataError(f"column {name!r} of {what} holds no numbers: leave it out, every column is a response")
     return np.column_stack(columns) if columns else np.empty(Y.shape)
+
+
+def _values(column: Any) -> np.ndarray:
+    """Numbers, NaN where one is missing, if they are any."""
+    missing = {"dtype": float, "na_value": np.nan} if hasattr(column, "iloc") else {}
+    try:
+        return np.asarray(column.to_numpy(**missing), float)
+    except (TypeError, ValueError):
+        return np.asarray(column.to_numpy(), object)
 
 
 def _single(labels: Any) -> np.ndarray:
@@ -211,23 +257,23 @@ def _name(given: Any, other: str) -> str:
     return other if given is None else str(given)
 
 
-def _of_dataarray(Y: Any, design: Design, dim: str | None) -> Labelled:
+def _of_dataarray(Y: Any, design: Design, dim: str | None, what: str) -> Labelled:
     sizes = dict(zip(Y.dims, Y.shape, strict=True))
     shown = ", ".join(f"{name!r} {n}" for name, n in sizes.items())
     fits = [name for name, n in sizes.items() if n in _lengths(design)]
     if dim is not None and dim not in sizes:
-        raise ValueError(f"dim: Y has no dimension {dim!r}; it has {shown}")
+        raise ValueError(f"dim: {what} has no dimension {dim!r}; it has {shown}")
     if dim is None and len(fits) != 1:
         why = "several may be" if fits else "none of them is"
         raise DataError(
-            f"Y has the dimensions {shown}, and the model has {len(design.y)} observations: {why} the observations"
+            f"{what} has the dimensions {shown}, and the model has {len(design.y)} observations: {why} the observations"
             + ("; say which by dim=" if fits else "")
         )
     dim = dim or fits[0]
     others = [name for name in Y.dims if name != dim]
     if not others:
         raise DataError(f"Y has one dimension, {dim!r}, a single response: fit.refit(Y), or Y.expand_dims('response')")
-    at = _observations(Y.indexes[dim] if dim in Y.indexes else None, sizes[dim], design)
+    at = _observations(Y.indexes[dim] if dim in Y.indexes else None, sizes[dim], design, what)
     rows = Y.transpose(*others, dim).to_numpy()[..., at]
     coords = {
         str(name): (tuple(map(str, c.dims)), c.to_numpy())
@@ -238,7 +284,7 @@ def _of_dataarray(Y: Any, design: Design, dim: str | None) -> Labelled:
     return Labelled(rows.reshape(-1, rows.shape[-1]), Labels(shape, coords, np.arange(int(np.prod(rows.shape[:-1])))))
 
 
-def _of_anndata(Y: Any, design: Design, layer: str | None) -> Labelled:
+def _of_anndata(Y: Any, design: Design, layer: str | None, what: str) -> Labelled:
     if getattr(Y, "isbacked", False):
         raise DataError("Y is an AnnData on disk: read it by Y.to_memory()")
     if layer is not None and layer not in Y.layers:
@@ -246,7 +292,7 @@ def _of_anndata(Y: Any, design: Design, layer: str | None) -> Labelled:
     matrix = Y.X if layer is None else Y.layers[layer]
     if matrix is None:
         raise DataError("Y has no X: say layer=")
-    at = _observations(Y.obs_names, matrix.shape[0], design)
+    at = _observations(Y.obs_names, matrix.shape[0], design, what)
     labels = Labels.of(_name(Y.var_names.name, "var"), Y.var_names)
     if hasattr(matrix, "tocsr"):
         return Labelled(SparseResponses(matrix.tocsr()[at]), labels)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from mmap import mmap
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxmm._context import cores
 from jaxmm.design import DataError
+
+HASHED = 1 << 22  # bytes that are hashed at a time
 
 
 class Varying(NamedTuple):
@@ -22,7 +27,8 @@ class Varying(NamedTuple):
     ``y`` (L, nobs), counts of successes where there are trials; ``X`` (L, nobs, p) of the mean and ``Z``, of each term
     of the design (L, nobs, q), in the data's columns; ``weights`` (L, nobs), zero where a row is left out; ``offset``
     (L, nobs) of the mean, in the place of the model's; ``copies`` (L, J) how often each level of the outermost factor
-    of the chain counts, for a case bootstrap.  ``y`` is always there, unless ``statistics`` of a linear model are,
+    of the chain counts, for a case bootstrap; ``trials`` (L, nobs) in the place of the model's, above zero.
+    ``y`` is always there, unless ``statistics`` of a linear model are,
     drawn without responses (``direct.Drawn``), or they were ``made`` on the host: the data of the problem, the lanes
     last."""
 
@@ -35,6 +41,7 @@ class Varying(NamedTuple):
     statistics: Any = None
     start: Any = None
     made: Any = None
+    trials: Any = None
 
     def given(self) -> frozenset[str]:
         """What it holds, by name."""
@@ -84,8 +91,42 @@ def fingerprint(*arrays: Any) -> str:
     for x in arrays:
         x = np.ascontiguousarray(x)
         digest.update(f"{x.dtype}{x.shape}".encode())
-        digest.update(x.tobytes())
+        digest.update(x.data if x.dtype.kind in "fiubc" else x.tobytes())
     return digest.hexdigest()
+
+
+def fingerprint_of_lanes(x: Any) -> str:
+    """A hash of an array (n, ..) of numbers or texts: all of it where it is in memory; 64 rows of a memory map, and of
+    what is read as it is needed.  A gigabyte takes a second or two."""
+    shape = tuple(map(int, np.shape(x)))
+    if not _is_held(x):
+        some = np.unique(np.linspace(0, len(x) - 1, min(len(x), 64)).astype(int))
+        return fingerprint(np.array(shape), _plain(x[some]))
+    x = x if isinstance(x, np.ndarray) else np.asarray(x)
+    x = x[:1] if len(x) and x.strides[0] == 0 else x  # one row, which all lanes share
+    step = max(1, HASHED // max(1, 8 * int(np.prod(x.shape[1:]))))
+    with ThreadPoolExecutor(cores()) as pool:  # hashes of large buffers let other threads go on
+        pieces = pool.map(lambda at: fingerprint(_plain(x[at : at + step])), range(0, len(x), step))
+        return hashlib.sha256("".join([f"{shape}", *pieces]).encode()).hexdigest()
+
+
+def _is_held(x: Any) -> bool:
+    """Whether it is in memory as a whole."""
+    if not isinstance(x, np.ndarray):
+        return isinstance(x, Sequence) or hasattr(x, "addressable_shards")  # JAX's
+    while isinstance(x, np.ndarray) and not isinstance(x, np.memmap):
+        x = x.base
+    return not isinstance(x, np.memmap | mmap)
+
+
+def _plain(rows: Any) -> np.ndarray:
+    """Contiguous rows: numbers in double precision, NaN where they are masked, else texts."""
+    if isinstance(rows, np.ma.MaskedArray):
+        rows = np.ma.filled(rows.astype(float), np.nan)
+    if np.dtype(getattr(rows, "dtype", float)).kind in "OUS":
+        return np.asarray(rows).astype(str)
+    # another order in memory would be another program, with other digits
+    return np.ascontiguousarray(rows, float)
 
 
 class ArrayResponses(Responses):
@@ -95,16 +136,11 @@ class ArrayResponses(Responses):
         self.Y, self.n = Y, len(Y)
 
     def block(self, first: int, size: int) -> Varying:
-        rows: Any = self.Y[first : first + size]
-        if isinstance(rows, np.ma.MaskedArray):  # what is masked is missing
-            rows = np.ma.filled(rows.astype(float), np.nan)
-        # another order in memory would be another program, with other digits
-        return Varying(np.ascontiguousarray(rows, float))
+        return Varying(_plain(self.Y[first : first + size]))
 
     def identity(self) -> dict[str, Any]:
-        """Told by its shape and by some of its rows: a memory map may be larger than memory."""
-        some = np.unique(np.linspace(0, self.n - 1, min(self.n, 64)).astype(int))
-        return {"responses": "array", "n": self.n, "rows": fingerprint(np.asarray(self.Y[some], float))}
+        """Told by its rows, some of them where it is a memory map, which may be larger than memory."""
+        return {"responses": "array", "n": self.n, "rows": fingerprint_of_lanes(self.Y)}
 
 
 class StreamResponses:
