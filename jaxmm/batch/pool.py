@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm import costs
-from jaxmm._compiled import Program
+from jaxmm._compiled import Program, quick_options
 from jaxmm.design import DataError
 from jaxmm.lanes import kept
 from jaxmm.lanes.advance import RUNNING, Lanes, advance, begin, choose
@@ -152,12 +152,15 @@ class PartSearch:
         self.options = options
         self.problem, self.theta, self.width, self.control = problem, theta, width, control
         self.check, self.rows, self.tick, self.example, self.keep = check, rows, tick, example, keep
+        # whether working out the results takes less time than compiling it well, for many thousands of lanes
+        self.light = not ({"evaluate", "found"} <= problem.library or kept.OF_DATA & set(keep))
         self.bound: dict[Program, Any] = {}  # the shapes of all blocks are the same
         self.clock: Clock | None = None
 
     def _call(self, alone: bool, program: Program, *arguments: Any) -> Any:
         if program not in self.bound:
-            self.bound[program] = program.bind(*arguments, options=self.options)
+            light = program is _again or (program is _found and self.light)
+            self.bound[program] = program.bind(*arguments, options=quick_options if light else self.options)
         return called(alone, self.bound[program], *arguments)
 
     def run(
