@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
-from jaxmm._special import log_gamma, logaddexp, rising_excess, scaled_softplus
+from jaxmm._special import log_gamma, rising_excess, scaled_softplus, softplus
 from jaxmm.families._base import Family, inside, whole
 
 
@@ -34,7 +34,8 @@ class NegativeBinomial2(Family):
 
     def log_of_eta(self, y, eta, phi):
         log_mu, log_phi = self.link.log_mu(eta), jnp.log(phi)
-        return -y * logaddexp(-log_mu, -log_phi) - scaled_softplus(log_mu, log_phi)
+        # by mu / phi alone, so that all derivatives come from one exponential
+        return y * (log_mu - softplus(log_mu - log_phi)) - scaled_softplus(log_mu, log_phi)
 
     def log_of_phi(self, y, phi):
         return rising_excess(jnp.log(phi), y)
