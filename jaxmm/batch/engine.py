@@ -85,7 +85,7 @@ def fit_many(
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
             matched by label where Y has the labels of all rows of the model, else by position.
         formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
-            and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and
+            and Z are those of the first 1,000 data sets, the first that half of them have before all. Of the arguments below, data sets take ``weights`` and
             ``offset``, names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they
             have a length; ``keep`` where they are lanes: one grouping factor, up to four effects of it in a linear
             model, Laplace's method in another. Data sets of any other model are fitted one by one.
@@ -136,7 +136,8 @@ def fit_many(
         ``FitBatch``, by replicate, those of the shard where there is one, with the labels of Y, which ``to_frame()``,
         ``test_table()``, ``to_xarray()``, ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone.
         A response that is infinite, does not vary or cannot be fitted has a status that says so and NaN for estimates;
-        it changes nothing for the others. A data set that lacks a level of a factor has the status ALIASED.
+        it changes nothing for the others. A data set that lacks a level of a factor is fitted without the columns
+        of it, which have NaN; where it lacks the level with which the others are compared it has the status ALIASED.
 
     Raises:
         DataError: responses of another length than the model has observations; a table or a DataArray of which

@@ -2,9 +2,9 @@
 
     tables  --concatenated-->  N rows  --the formula's variables-->  y (N,), X (N, p), Z (N, q) by term, codes (N,)
 
-Levels of factors in X and Z, contrasts and names are those of the ``design`` that all have in common.  Of its own each
-data set has the levels of its grouping factor, the rows that are used, and what transforms learn from a column (poly,
-scale), as a table by itself would have.
+Names and contrasts are those of the ``design`` that all have in common, which has the levels of all the first.  Of its
+own each data set has the levels of its grouping factor, the rows that are used, and what transforms learn from a column
+(poly, scale), as a table by itself would have; the columns of levels that it lacks are none of its own (``lacking``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jaxmm.design.from_arrays import Term, design_from_arrays, numbers
 from jaxmm.design.functions import Matrix, as_number
 from jaxmm.design.grouping import fit_grouping
 from jaxmm.design.inputs import Frame, model_columns
+from jaxmm.design.lacking import arranged, common_first, empty_columns, means_another
 from jaxmm.design.modelmatrix import recoded
 from jaxmm.design.response import Response, any_trial, other_rows
 from jaxmm.design.transforms import evaluate, learns
@@ -35,7 +36,8 @@ class Stacked(NamedTuple):
     """The rows of D data sets that are used, sorted by data set and level: ``y`` (N,), ``X`` (N, p), ``Z`` (N, q) of
     each term, ``weights``, ``offset`` and ``trials`` (N,) or None; ``dataset`` and ``level`` (N,) number the data sets,
     and within each its levels.  ``rows`` and ``levels`` (D,) count them.  ``bad`` (D,): data sets with a value that
-    cannot be used, which have no rows here."""
+    cannot be used, which have no rows here.  ``lost`` (D, p + q): columns of X and then of Z that a data set has not,
+    for want of a level; ``aliased`` (D,): data sets whose other columns mean something else then."""
 
     y: np.ndarray
     X: np.ndarray
@@ -48,10 +50,34 @@ class Stacked(NamedTuple):
     rows: np.ndarray
     levels: np.ndarray
     bad: np.ndarray
+    lost: np.ndarray
+    aliased: np.ndarray
+
+    def part(self, some: np.ndarray, lost: np.ndarray) -> Stacked:
+        """Of the data sets ``some`` (K,), ascending, which count from 0 then, without the columns ``lost`` (p + q,)."""
+        number = np.full(len(self.rows), -1)
+        number[some] = np.arange(len(some))
+        here, p = number[self.dataset] >= 0, self.X.shape[1]
+        by_row = {
+            name: None if x is None else x[here]
+            for name in ("y", "weights", "offset", "trials", "level")
+            for x in (getattr(self, name),)
+        }
+        by_dataset = {name: getattr(self, name)[some] for name in ("rows", "levels", "bad", "aliased")}
+        ends = np.cumsum([p, *(z.shape[1] for z in self.Z)])
+        Z = tuple(z[here][:, ~lost[at : at + z.shape[1]]] for at, z in zip(ends, self.Z, strict=False))
+        columns: Any = {**by_row, **by_dataset, "X": self.X[here][:, ~lost[:p]], "Z": Z}
+        return Stacked(**columns, dataset=number[self.dataset[here]], lost=self.lost[some][:, ~lost])
 
 
 def sorted_rows(
-    rows: Mapping[str, Any], Z: Sequence[np.ndarray], dataset: np.ndarray, codes: np.ndarray, bad: np.ndarray
+    rows: Mapping[str, Any],
+    Z: Sequence[np.ndarray],
+    dataset: np.ndarray,
+    codes: np.ndarray,
+    bad: np.ndarray,
+    lost: np.ndarray | None = None,
+    aliased: np.ndarray | None = None,
 ) -> Stacked:
     """From rows in any order within their data sets; ``codes`` (N,) of the one grouping factor, from 0; those of data
     sets that are ``bad`` (D,) are left out."""
@@ -66,7 +92,12 @@ def sorted_rows(
     level = np.cumsum(fresh) - 1 - before[dataset]
     taken: Any = {name: None if x is None else x[order] for name, x in rows.items()}
     by_term = tuple(z[order] for z in Z)
-    return Stacked(**taken, Z=by_term, dataset=dataset, level=level, rows=count, levels=levels, bad=bad)
+    D, width = len(bad), rows["X"].shape[1] + sum(z.shape[1] for z in Z)
+    return Stacked(
+        **taken, Z=by_term, dataset=dataset, level=level, rows=count, levels=levels, bad=bad,
+        lost=np.zeros((D, width), bool) if lost is None else lost,
+        aliased=np.zeros(D, bool) if aliased is None else aliased,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- tables
@@ -74,7 +105,7 @@ def sorted_rows(
 class Stacker:
     """How tables are read: by the formula ``terms``, with the levels and contrasts of ``design``; ``names`` are the
     columns that each must have, those in ``numeric`` numbers, ``of_levels`` the labels of a response that is a
-    factor."""
+    factor, ``order`` the levels of columns that have them in another order than by themselves."""
 
     terms: Terms
     design: Design
@@ -85,6 +116,7 @@ class Stacker:
     offset: str | None
     contrasts: Mapping[str, str] | None
     of_levels: tuple[str, str] | None
+    order: Mapping[str, np.ndarray]
 
     @property
     def can_stack(self) -> bool:
@@ -97,6 +129,9 @@ class Stacker:
 
     def build(self, data: Any) -> Design:
         """The design of one table, as a single fit has it."""
+        if self.order:
+            columns = stack([data], self.names, 0)[0]
+            data = {**columns, **{name: arranged(columns[name], x) for name, x in self.order.items()}}
         return _build(self.terms, data, self.family, self.weights, self.offset, self.contrasts)
 
     def levels(self, data: Any) -> list[int]:
@@ -143,21 +178,34 @@ def stacker(
     def design_of(table: Any) -> Design:
         return _build(terms, table, family, weights, offset, contrasts, further)
 
-    whole = stack(tables, names, 0)[0]
+    whole, sizes = stack(tables, names, 0)
     numeric = frozenset(name for name, x in whole.items() if _is_numeric(x))
+    of_matrices = [n for n in names if n in _of_matrices(terms, names)]
+    order = common_first(whole, of_matrices, sizes)
     try:
-        design = design_of(whole)
+        design = design_of(_in_order(whole, order))
     except DataError:
         used = [t for t in tables if _can(lambda t=t: design_of(stack([t], names, 0)[0]))]
         if not used:
             raise
-        whole = stack(used, names, 0)[0]
-        design = design_of(whole)
+        whole, sizes = stack(used, names, 0)
+        order = common_first(whole, of_matrices, sizes)
+        design = design_of(_in_order(whole, order))
     value = None
     if design.success is not None:
         value = evaluate(terms.response, Frame(Table(whole), None, ""), {}, fitting=True).used()
     levels = None if value is None else tuple(map(str, value.labels))
-    return Stacker(terms, design, names, numeric, family, weights, offset, contrasts, levels)  # pyright: ignore
+    return Stacker(terms, design, names, numeric, family, weights, offset, contrasts, levels, order)  # pyright: ignore
+
+
+def _of_matrices(terms: Terms, names: tuple[str, ...]) -> set[str]:
+    """The columns of the table that stand in X or Z."""
+    said = {*_syntax.names(terms.fixed), *(n for b in terms.bars for n in _syntax.names(_syntax.read(b.left)))}
+    return set(names) - {*_syntax.names(terms.response)} if "." in said else said
+
+
+def _in_order(columns: dict[str, pd.Series], order: Mapping[str, np.ndarray]) -> dict[str, pd.Series]:
+    return {**columns, **{name: arranged(columns[name], labels) for name, labels in order.items()}}
 
 
 def _build(
@@ -304,8 +352,13 @@ class _Rows:
         some = any_trial(by.terms.response, self.frame, self.n)
         used = used if some is None else used & some
         y, trials, weights = self._response(weights, used)
-        X = self._matrix(spec.matrix, used)[:, spec.kept_columns]
-        Z = [self._matrix(m, used) for m in spec.bars]
+        matrices = [spec.matrix, *spec.bars]
+        columns = [spec.kept_columns, *(np.arange(len(m.columns)) for m in spec.bars)]
+        values = [[self._coded(v, self._variable(v), used) for v in m.variables] for m in matrices]
+        X, *Z = (self._filled(m, v)[:, at] for m, v, at in zip(matrices, values, columns, strict=True))
+        D, dataset = len(self.sizes), self.dataset
+        lost = [empty_columns(m, x, at, used, dataset, D) for m, x, at in zip(matrices, [X, *Z], columns, strict=True)]
+        aliased = [means_another(m, v, used, dataset, D) for m, v in zip(matrices, values, strict=True)]
         offset = self._offset()
         for x in (X, *Z, *(() if offset is None else (offset[:, None],))):
             self._refuse(used & ~np.isfinite(x).all(axis=1))
@@ -315,7 +368,9 @@ class _Rows:
         if used.any():
             grouping = spec.groupings[0]
             codes = fit_grouping(grouping.name, grouping.exprs, Frame(self.table, used, ""))[1]
-        return sorted_rows(rows, [z[used] for z in Z], self.dataset[used], codes, self.bad)
+        return sorted_rows(
+            rows, [z[used] for z in Z], dataset[used], codes, self.bad, np.hstack(lost), np.any(aliased, axis=0)
+        )
 
     def _refuse(self, rows: np.ndarray) -> None:
         self.bad[self.dataset[rows]] = True
@@ -371,8 +426,7 @@ class _Rows:
         return total if argument is None else total + self.table.column(argument).numbers
 
     # ------------------------------------------------------------ the columns of X and Z
-    def _matrix(self, matrix: Any, used: np.ndarray) -> np.ndarray:
-        values = [self._coded(v, self._variable(v), used) for v in matrix.variables]
+    def _filled(self, matrix: Any, values: list[Any]) -> np.ndarray:
         with np.errstate(all="ignore"):
             return matrix.filled(values, self.n)
 
