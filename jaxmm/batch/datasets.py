@@ -264,16 +264,16 @@ class Datasets:
         for at in range(0, len(block), costs.DATASETS_STACKED):
             every = self.stacker.rows(block[at : at + costs.DATASETS_STACKED], first + at)
             columns["nobs"][at : at + len(every.rows)] = every.rows
-            for lost, some, rows in _by_pattern(every):
+            for lost, which, rows in _by_pattern(every):
                 programs = self._programs(lost)
                 lanes = programs.kind.lanes(rows)
-                columns["status"][at + some] = lanes.status
+                columns["status"][at + which] = lanes.status
                 to_search, filled = lanes.status[lanes.at] < 0, filled_up(lanes.sizes, 2 if quick else 1)
-                tick(len(some) - int(to_search.sum()))
+                tick(len(which) - int(to_search.sum()))
                 for shape in sorted(set(map(tuple, filled[to_search].tolist()))):
                     chosen = np.flatnonzero(to_search & (filled == shape).all(axis=1))
                     laid = lanes.padded(chosen, shape, programs.of(shape)[1])
-                    waiting.setdefault((lost, shape), []).append((at + some[lanes.at[chosen]], laid))
+                    waiting.setdefault((lost, shape), []).append((at + which[lanes.at[chosen]], laid))
         for (lost, shape), pieces in sorted(waiting.items(), key=lambda item: item[0]):
             where = np.concatenate([at for at, _ in pieces])
             made = Made(jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[d for _, d in pieces]))

@@ -85,10 +85,11 @@ def fit_many(
             observations along one dimension, an ``AnnData``, whose variables are the responses. Observations are
             matched by label where Y has the labels of all rows of the model, else by position.
         formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
-            and Z are those of the first 1,000 data sets, the first that half of them have before all. Of the arguments below, data sets take ``weights`` and
-            ``offset``, names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they
-            have a length; ``keep`` where they are lanes: one grouping factor, up to four effects of it in a linear
-            model, Laplace's method in another. Data sets of any other model are fitted one by one.
+            and Z are those of the first 1,000 data sets; the first that half of them have is what others are compared
+            with. Of the arguments below, data sets take ``weights`` and ``offset``, names of columns, ``batch``,
+            ``progress`` and ``control``; ``out`` and ``collect`` where they have a length; ``keep`` where they are
+            lanes: one grouping factor, up to four effects of it in a linear model, Laplace's method in another. Data
+            sets of any other model are fitted one by one.
         names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Also (nobs,), the same for all.

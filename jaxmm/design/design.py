@@ -80,7 +80,8 @@ class Design:
     codes are the rows `index[kept]`. `y_all`, `trials_all` and `weights_all` run over `index`; `held_out` is the
     design of the rows that do not count, or None. `n_missing` rows went because of a missing value, in one of the
     columns `holes`. `remarks`: what the columns' user may not know of them, a sentence each. `further`: predictors of
-    parameters after the mean; X, columns and offset are the mean's.
+    parameters after the mean; X, columns and offset are the mean's. `stand_in`: y is there for its length alone, and
+    nothing can be fitted to it.
     """
 
     formula: str
@@ -106,6 +107,7 @@ class Design:
     remarks: tuple[str, ...] = ()
     further: tuple[Predictor, ...] = ()
     holes: tuple[str, ...] = ()
+    stand_in: bool = False
 
     @property
     def predictors(self) -> dict[str, slice]:

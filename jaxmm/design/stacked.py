@@ -151,10 +151,10 @@ class Stacker:
         whole, sizes = stack(tables, self.names, first)
         for name, x in whole.items():
             if _is_numeric(x) != (name in self.numeric) and not x.isna().all():
-                was, now = ("numbers", "something else") if name in self.numeric else ("something else", "numbers")
+                was, now = ("numbers", "others") if name in self.numeric else ("no numbers", "numbers")
                 raise DataError(
-                    f"column {name!r} holds {was} in the first data sets and {now} from data set {first} on: give all "
-                    "the same kind"
+                    f"column {name!r} holds {was} in the first data sets and {now} among the data sets {first} to "
+                    f"{first + len(tables) - 1}: give all the same kind, by pandas.to_numeric or astype(str)"
                 )
         return _Rows(self, whole, sizes, first).stacked()
 
@@ -171,7 +171,7 @@ def stacker(
     """From the first tables, whose levels all others must have.
 
     Raises:
-        DataError: none of them can be used; the message is that of a single fit.
+        DataError: none of them can be used; the message is that of a single fit to the first.
     """
     names = _names(terms, tables[0], weights, offset)
 
@@ -184,8 +184,11 @@ def stacker(
     order = common_first(whole, of_matrices, sizes)
     try:
         design = design_of(_in_order(whole, order))
-    except DataError:
-        used = [t for t in tables if _can(lambda t=t: design_of(stack([t], names, 0)[0]))]
+    except DataError as error:
+        says = [_problem(lambda t=t: design_of(stack([t], names, 0)[0])) for t in tables]
+        used = [t for t, problem in zip(tables, says, strict=True) if problem is None]
+        if not used and len(tables) > 1:
+            raise DataError(f"none of the first {len(tables)} data sets can be used; data set 0: {says[0]}") from error
         if not used:
             raise
         whole, sizes = stack(used, names, 0)
@@ -216,12 +219,13 @@ def _build(
     )  # fmt: skip
 
 
-def _can(make: Callable[[], Any]) -> bool:
+def _problem(make: Callable[[], Any]) -> DataError | None:
+    """What is wrong with it, None where it can be made."""
     try:
         make()
-    except DataError:
-        return False
-    return True
+    except DataError as error:
+        return error
+    return None
 
 
 def _names(terms: Terms, table: Any, weights: str | None, offset: str | None) -> tuple[str, ...]:
@@ -250,6 +254,9 @@ def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[di
     """
     for k, t in enumerate(tables):
         has = t if isinstance(t, Mapping | pd.DataFrame) else _columns_of(t)
+        twice = [n for n in names if list(has).count(n) > 1] if isinstance(t, pd.DataFrame) else []
+        if twice:
+            raise DataError(f"data set {first + k} has several columns {twice[0]!r}: rename or drop all but one")
         lacking = [n for n in names if n not in has]
         if lacking:
             raise DataError(
@@ -269,7 +276,7 @@ def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[di
 
 
 def _is_numeric(x: Any) -> bool:
-    return pd.api.types.is_numeric_dtype(x.dtype)
+    return pd.api.types.is_numeric_dtype(x.dtype) and not pd.api.types.is_bool_dtype(x.dtype)
 
 
 def _column(table: Any, name: str) -> Any:
@@ -289,9 +296,11 @@ def _joined_column(name: str, pieces: list[Any], first: int) -> pd.Series:
     empty = np.array([len(x) == 0 or bool(pd.isna(x).all()) for x in pieces])
     numbers, others = np.flatnonzero(of_numbers & ~empty), np.flatnonzero(~of_numbers & ~empty)
     if len(numbers) and len(others):
+        kind = pieces[others[0]].dtype
+        what = "True and False" if pd.api.types.is_bool_dtype(kind) else f"values of the type {kind}"
         raise DataError(
-            f"column {name!r} holds numbers in data set {first + numbers[0]} and something else in data set "
-            f"{first + others[0]}: give all data sets the same kind"
+            f"column {name!r} holds numbers in data set {first + numbers[0]} and {what} in data set "
+            f"{first + others[0]}: give all data sets the same kind, by pandas.to_numeric, astype(int) or astype(str)"
         )
     series = [pd.Series(x) for x, none in zip(pieces, empty, strict=True) if len(kinds) == 1 or not none] or pieces
     if len(kinds) > 1 and all(isinstance(x.dtype, pd.CategoricalDtype) for x in series):

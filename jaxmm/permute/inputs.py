@@ -48,11 +48,17 @@ class Lanes:
 
 
 def tested_columns(model: Any, term: Any) -> tuple[str, ...]:
-    """Raises ValueError for a model or a term that cannot be tested so."""
+    """Raises ValueError for a model or a term that cannot be tested so, TypeError for what is no name."""
     if not model.likelihood.exact:
         raise ValueError(
             f"permutation_test is for linear models, whose residuals may change places, and this is a "
             f"{model.likelihood.family.name} model: fit_many(...).test_table() tests many responses, bootstrap() one"
+        )
+    several = isinstance(term, list | tuple | set | frozenset) or hasattr(term, "tolist")
+    if not isinstance(term, str) and not (several and all(isinstance(one, str) for one in term)):
+        raise TypeError(
+            f"term must be a column or a term of the formula, or a list of them, not {term!r}; the model has "
+            f"{', '.join(map(repr, model.design.columns))}"
         )
     columns = columns_of(model.design, term)
     if not columns:

@@ -101,7 +101,7 @@ def permutation_test(
         missing: "drop", a NaN in Y leaves that row out of that response; "refuse", it is an error.
         batch: lanes that are searched at once, as in ``fit_many``.
         out: a folder in which the counts are kept after each block of permutations: a run that was cut off goes on, and
-            one of a larger ``n`` continues a shorter one.
+            one of a larger ``n`` continues a shorter one; one of a smaller ``n`` than is there is refused.
         progress: whether to show a progress bar.
         control: ``Control`` or its settings, of every search.
         dim, layer: as in ``fit_many``.
@@ -114,6 +114,7 @@ def permutation_test(
     Raises:
         ValueError: a generalised model; a term that the model has not; a scheme that the design forbids, with the one
             to use; an adjacency of another size; neighbours or thresholds for "max".
+        TypeError: a term that is no name.
         DataError: responses of another length; NaN with ``missing="refuse"``.
 
     The same key gives the same result whatever ``batch`` and the number of cores. Random slopes of the term itself ask

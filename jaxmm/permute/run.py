@@ -65,6 +65,11 @@ class Run:
     def all(self, kept: Kept | None, progress: bool) -> Tally:
         """Of all permutations; those that were kept are not made again."""
         tally, n = None if kept is None else kept.read(), self.moves.n
+        if tally is not None and tally.done > n and kept is not None:
+            raise ValueError(
+                f"'{kept.path.parent}' holds {tally.done} permutations, and n = {n} is asked for: ask for "
+                f"n = {tally.done} or more, or take another folder"
+            )
         if tally is not None:
             tally = tally.longer(n)
         if tally is not None and tally.done >= n:

@@ -34,8 +34,8 @@ class Store:
         folder: its path; parents are made too.
         identity: what makes the study this one and no other: names and values that JSON can hold (arrays become
             lists). A folder is continued only where they are equal.
-        extendable: entries that may differ, as the number of replicates ``n``: a longer run continues a shorter one.
-            The larger number is kept.
+        extendable: entries that may differ, as the number of replicates ``n``: a longer run continues a shorter one;
+            a shorter one than is there is refused.
 
     Raises:
         ValueError: the folder holds another study (the message says in which entries) or other files; nothing in it
@@ -89,6 +89,16 @@ class Store:
                 f"'{self.folder}' was begun with jaxmm {study['version']}, and this is {files.version()}: "
                 "the replicates added now may differ in their last digits"
             )
+        for k in self.extendable:
+            there, asked = old.get(k), self.identity.get(k)
+            if there is not None and (isinstance(there, bool) or not isinstance(there, int) or there < 0):
+                raise ValueError(f"'{self.folder / STUDY}' says {k} = {there!r}, which jaxmm does not write there")
+            if there is not None and asked is not None and asked < there:
+                raise ValueError(
+                    f"'{self.folder}' holds a run of {k} = {there}, and {k} = {asked} is asked for: ask for {there} or "
+                    "more, take another folder, or read the first of them, "
+                    f"mm.load(folder).take(range({asked})); nothing was overwritten"
+                )
         longer = {k for k in self.extendable if _exceeds(self.identity.get(k), old.get(k))}
         self.identity |= {k: old[k] for k in self.extendable if k in old and k not in longer}
         if longer:
