@@ -5,12 +5,14 @@ for each accelerator; several processes (``jax.distributed``) share the blocks a
 part is written to it every few seconds, and what is there is not done again.
 
 Lanes of one width share a program, in which no lane reads from another: the same replicate has the same bits, whatever
-is beside it, and wherever blocks and parts end.  Programs of other widths may add in another order: that is 1e-14 of a
-standard error where the likelihood is curved, and up to 1e-8 where it is flat.
+is beside it, and wherever blocks and parts end.  Programs of other widths may add in another order: estimates then
+differ by 1e-15 to 1e-14 of themselves, 5e-14 of a standard error, where the likelihood is curved, and by up to 6e-9 where
+it is flat, which generalised lanes may be.
 
 Where programs of lanes would not pay, lanes are searched one after another (``singly``), each to the bits of a single
 fit: the number of all replicates and the model alone say whether, no matter which part or shard is asked for.  Between
-the two ways stands what ends a search: 1e-8 of a standard error where the likelihood is curved.
+the two ways stands what ends a search: 1e-8 of a standard error where the likelihood is curved, and 6e-8 of the standard
+errors themselves.
 """
 
 from __future__ import annotations
@@ -107,7 +109,9 @@ def fit_many(
             number of replicates and of cores. By default a few responses (some hundred of a small model), and
             generalised ones too long for the cache, are searched one after another, as single fits are: programs of
             lanes take longer to compile. A number asks for lanes. With the same number results are the same to the
-            bit, however many cores, shards and processes there are; with another they may differ by rounding.
+            bit, however many cores, shards and processes there are. With another they differ by rounding, estimates by
+            about 1e-15 to 1e-14 of themselves in linear models, up to 6e-9 where the likelihood of a generalised one is
+            flat; between lanes and one after another by up to 1e-8 of a standard error.
         out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
             an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
             part that is there is looked at first: one that is cut or damaged is moved aside, with a warning, and
