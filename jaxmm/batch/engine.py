@@ -6,13 +6,13 @@ part is written to it every few seconds, and what is there is not done again.
 
 Lanes of one width share a program, in which no lane reads from another: the same replicate has the same bits, whatever
 is beside it, and wherever blocks and parts end.  Programs of other widths may add in another order: estimates then
-differ by 1e-15 to 1e-14 of themselves, 5e-14 of a standard error, where the likelihood is curved, and by up to 6e-9 where
-it is flat, which generalised lanes may be.
+differ by 1e-15 to 1e-14 of themselves, 5e-14 of a standard error, where the likelihood is curved, and by up to 6e-9
+where it is flat, as that of generalised lanes may be.
 
 Where programs of lanes would not pay, lanes are searched one after another (``singly``), each to the bits of a single
 fit: the number of all replicates and the model alone say whether, no matter which part or shard is asked for.  Between
-the two ways stands what ends a search: 1e-8 of a standard error where the likelihood is curved, and 6e-8 of the standard
-errors themselves.
+the two ways stands what ends a search: 1e-8 of a standard error where the likelihood is curved; standard errors
+differ by 6e-8 of themselves.
 """
 
 from __future__ import annotations

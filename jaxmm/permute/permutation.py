@@ -118,8 +118,9 @@ def permutation_test(
         DataError: responses of another length; NaN with ``missing="refuse"``.
 
     The same key gives the same p whatever ``batch`` and the number of cores: t of another batch differs by rounding,
-    about 1e-14 of itself, and what is within 1e-6 of the observed counts as reaching it. Random slopes of the term itself ask
-    for "sign" or "wild": rows of one group then differ in their variances, whitening by which would depend on them.
+    about 1e-14 of itself, and what is within 1e-6 of the observed counts as reaching it. Random slopes of the term
+    itself ask for "sign" or "wild": rows of one group then differ in their variances, whitening by which would depend
+    on them.
 
     Example:
         >>> Y = fit.simulate(5, key=1)
