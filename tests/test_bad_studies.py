@@ -1,5 +1,6 @@
 """What studies, tests of many responses and their folders cannot use is refused by its name, with what to do."""
 
+import errno
 import json
 
 import numpy as np
@@ -7,6 +8,8 @@ import pandas as pd
 import pytest
 
 import jaxmm as mm
+from jaxmm.results.files import publish
+from jaxmm.results.shards import Shard, at_work
 
 QUIET = {"progress": False}
 FORMULA = "Reaction ~ Days + (1 | Subject)"
@@ -119,6 +122,8 @@ def test_a_folder_of_another_number_is_refused(fit, tmp_path):
         study.write_text(json.dumps(told))
         with pytest.raises(ValueError, match=said):
             mm.fit_many(fit, mm.Simulated(fit.model, fit, 4, key=1), out=tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="says n = -1"):
+        mm.load(tmp_path)
 
 
 def test_fewer_permutations_than_a_folder_has_are_refused(fit, Y, tmp_path):
@@ -129,6 +134,35 @@ def test_fewer_permutations_than_a_folder_has_are_refused(fit, Y, tmp_path):
     with pytest.raises(ValueError, match="holds 12 permutations, and n = 6"):
         test(6)
     np.testing.assert_array_equal(test(12).frame.p_fwe, found.frame.p_fwe)
+
+
+def test_a_test_has_its_folder_for_itself(fit, Y, tmp_path, monkeypatch):
+    def test():
+        return mm.permutation_test(fit, Y[:3], "Days", key=1, n=6, scheme="wild", out=tmp_path, **QUIET)
+
+    with at_work(tmp_path, Shard()), pytest.raises(RuntimeError, match="is being worked on by another call"):
+        test()
+    found = test()
+    (tmp_path / "permutations.npz").unlink()
+    np.testing.assert_array_equal(test().frame.p_fwe, found.frame.p_fwe)  # what the lock leaves is no other file
+    (tmp_path / "permutations.npz").unlink()
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("jaxmm.results.files.try_writing", full)
+    with pytest.raises(OSError, match=f"'{tmp_path}' takes no files .No space.*nothing was computed"):
+        test()
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for overwrite in (True, False):
+        with pytest.raises(OSError, match=f"'{tmp_path}/x' could not be written .No space") as caught:
+            publish(tmp_path / "x", full, overwrite)
+        assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- data sets

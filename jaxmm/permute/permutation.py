@@ -11,6 +11,7 @@ counts are kept (``tally``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from jaxmm._keywords import known_keywords
@@ -115,6 +116,8 @@ def permutation_test(
         ValueError: a generalised model; a term that the model has not; a scheme that the design forbids, with the one
             to use; an adjacency of another size; neighbours or thresholds for "max".
         TypeError: a term that is no name.
+        RuntimeError: another test is at work on the folder.
+        OSError: the folder takes no files.
         DataError: responses of another length; NaN with ``missing="refuse"``.
 
     The same key gives the same p whatever ``batch`` and the number of cores: t of another batch differs by rounding,
@@ -151,7 +154,8 @@ def permutation_test(
         }
         kept = Kept(as_folder(out), identity)
     run = Run(model, columns, lanes, moves, score, {"batch": batch, "control": control, "progress": False})
-    tally = run.all(kept, progress)
+    with nullcontext() if kept is None else kept.at_work():
+        tally = run.all(kept, progress)
     return PermutationResult(
         formula=model.design.formula,
         columns=columns,

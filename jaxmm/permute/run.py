@@ -17,6 +17,7 @@ from jaxmm.permute.schemes import Move, Permutations
 from jaxmm.permute.source import Rearranged, Residuals
 from jaxmm.permute.statistics import Score
 from jaxmm.permute.tally import Kept, Observed, Tally
+from jaxmm.results.ahead import check_takes_files
 from jaxmm.studies.hypotheses import without
 
 
@@ -74,6 +75,8 @@ class Run:
             tally = tally.longer(n)
         if tally is not None and tally.done >= n:
             return tally
+        if kept is not None:
+            check_takes_files(kept.path.parent)
         null = NullFits(self.model, self.columns, self.lanes, self.options)
         U = null.usable
         if not U:

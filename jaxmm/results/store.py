@@ -91,8 +91,6 @@ class Store:
             )
         for k in self.extendable:
             there, asked = old.get(k), self.identity.get(k)
-            if there is not None and (isinstance(there, bool) or not isinstance(there, int) or there < 0):
-                raise ValueError(f"'{self.folder / STUDY}' says {k} = {there!r}, which jaxmm does not write there")
             if there is not None and asked is not None and asked < there:
                 raise ValueError(
                     f"'{self.folder}' holds a run of {k} = {there}, and {k} = {asked} is asked for: ask for {there} or "
@@ -223,7 +221,7 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     """The contents of study.json; None where there is none.
 
     Raises:
-        ValueError: it cannot be read, or is of a later format.
+        ValueError: it cannot be read, says an impossible number of replicates, or is of a later format.
     """
     try:
         study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
@@ -234,6 +232,9 @@ def read_study(folder: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{folder / STUDY}' is not what jaxmm writes there: choose another folder") from error
+    n = study["identity"].get("n")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+        raise ValueError(f"'{folder / STUDY}' says n = {n!r}, which jaxmm does not write there: choose another folder")
     if form > files.FORMAT:
         raise ValueError(
             f"'{folder}' was written by jaxmm {study['version']}, and this is {files.version()}: update it"
