@@ -2,6 +2,7 @@
 
 import errno
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import jaxmm as mm
 from jaxmm.results.files import publish
 from jaxmm.results.shards import Shard, at_work
 
-QUIET = {"progress": False}
+QUIET: Any = {"progress": False}
 FORMULA = "Reaction ~ Days + (1 | Subject)"
 
 

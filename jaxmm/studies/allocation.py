@@ -31,6 +31,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtr, ndtri
 
 from jaxmm._axes import HEIGHT, POPULATION, WIDTH, labelled, pyplot
+from jaxmm._context import check_not_forked
 from jaxmm._keywords import known_keywords
 from jaxmm._text import Grid, Printed, frame_parts
 from jaxmm.inference.restrictions import restrictions
@@ -106,6 +107,7 @@ def optimal_allocation(
         >>> bool(found.best["Subject"] > 18), bool(found.best["cost"] <= 6000)
         (True, True)
     """
+    check_not_forked()
     check_level(alpha, "alpha", "0.05 for tests at 5 %")
     for name, value in (("budget", budget), ("power", power)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):

@@ -26,6 +26,7 @@ from scipy.optimize import brentq, nnls
 from scipy.special import chdtrc
 
 from jaxmm._axes import FONT, HEIGHT, POPULATION, WIDTH, labelled, pyplot
+from jaxmm._context import check_not_forked
 from jaxmm._text import Grid, Printed, number_text, p_value
 from jaxmm.inference.wald import quantile
 from jaxmm.studies.hypotheses import Columns
@@ -127,6 +128,7 @@ class PowerSurface(Printed):
         own = {name: float(x[0]) for name, x in self._sizes(sizes).items() if len(x) == 1}
         if len(own) < len(self.ranges):
             raise ValueError("gradient is at one point: give one number for each size")
+        check_not_forked()
         with jax.enable_x64(True):
             found = jax.grad(
                 lambda s: jnp.dot(jnp.stack([jnp.asarray(t, float) for t in self.terms(s)]), self.coefficients)
