@@ -296,6 +296,9 @@ def test_contrasts_that_compare_with_all_levels_need_them(tables):
     lacking = tables[3][tables[3].f != "b"]
     batch = mm.fit_many([*tables[:2], lacking], formula=FORMULA, contrasts={"f": "sum"}, progress=False)
     assert batch.status.tolist() == [S.CONVERGED] * 2 + [S.ALIASED]
+    with pytest.warns(UserWarning, match="2 of 3 data sets that were looked at lack a level of a factor"):
+        batch = mm.fit_many([*tables[:2], odd(tables[4], "d")], formula=FORMULA, contrasts={"f": "sum"}, progress=False)
+    assert batch.status[:2].tolist() == [S.ALIASED] * 2
 
 
 def test_a_model_takes_nothing_of_data_sets():

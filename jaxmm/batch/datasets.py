@@ -56,6 +56,7 @@ from jaxmm.results.shards import Shard, at_work, recorded
 from jaxmm.results.store import Store
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
+LOOKED_AT = 64  # data sets
 Pattern = tuple[bool, ...]  # of the columns of X and Z, those that a data set has not
 OWN = frozenset({"y", "X", "Z", "weights"})  # what lanes have of their own
 
@@ -452,6 +453,8 @@ def fit_datasets(
             f"the fixed effects are rank-deficient: dropped {some(read.design.dropped)} in all data sets, a "
             "combination of the columns before"
         )
+    if formula is not None:
+        _warn_of_aliased(read, first)
     job = Datasets(read, model, n, batch, control, as_keep(model, keep), out is not None)
     if job.keep and not job.in_lanes:
         raise ValueError(
@@ -469,6 +472,21 @@ def fit_datasets(
             "object with a length that gives the same data sets again"
         )
     return _stored(job, every, first, formula, out, progress, collect)
+
+
+def _warn_of_aliased(read: Any, tables: list[Any]) -> None:
+    """Where most of the first data sets lack a level that gives the others their meaning."""
+    matrices = (read.design.spec.matrix, *read.design.spec.bars)
+    if all(v.labels is None for m in matrices for v in m.variables):
+        return
+    which = np.unique(np.linspace(0, len(tables) - 1, LOOKED_AT).astype(int))
+    aliased = int(read.rows([tables[k] for k in which], 0).aliased.sum())
+    if 2 * aliased > len(which):
+        warn(
+            f"{aliased} of {len(which)} data sets that were looked at lack a level of a factor with which the others "
+            "are compared, and are ALIASED: drop a level that few data sets have, or code the factor by contrasts "
+            "'treatment'"
+        )
 
 
 def _stored(job: Datasets, every: Any, first: list[Any], formula: Any, out: Any, progress: bool, collect: bool) -> Any:
