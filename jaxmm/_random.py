@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._compiled import Program
-from jaxmm._context import check_not_traced
+from jaxmm._context import check_not_forked, check_not_traced
 from jaxmm._types import Array
 
 ZERO = np.uint64(0)  # an argument of the programs: see ``apart``
@@ -49,7 +49,9 @@ def as_key(key: Any) -> jax.Array:
     Raises:
         TypeError: neither, with both ways to say it; a key that JAX traces.
         ValueError: a whole number that is no seed.
+        RuntimeError: the process was forked from one in which JAX had started.
     """
+    check_not_forked()
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         if not 0 <= key < 1 << 32:
             raise ValueError(f"key={key} is no seed: {_ACCEPTED}")
@@ -87,6 +89,7 @@ def _replicate_words(key: Array, first: Array, n: int, uses: int) -> tuple[Array
 def replicate_words(own: Any, first: int, n: int, uses: int = 2) -> tuple[Array, ...]:
     """From the ``words`` of a key two keys (n, 2) uint32 for each of the replicates first, .., first + n - 1 < 2^32:
     for its random effects and for its response; a third, of three ``uses``, for whatever else is drawn."""
+    check_not_forked()
     return _replicate_words(own, np.uint32(first), n, uses)
 
 

@@ -16,7 +16,7 @@ from jaxmm._keywords import FITTING, GENERALISED, known_keywords
 from jaxmm._text import some
 from jaxmm._warn import warn
 from jaxmm.describe import describe, described_html
-from jaxmm.design import build
+from jaxmm.design import DataError, build
 from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.families import FAMILIES, Family, ZeroInflated
@@ -174,6 +174,7 @@ class Model(Prepared):
 
         Raises:
             ValueError: a start of another model, with unknown names or numbers that are not finite.
+            DataError: a model of ``plan`` without a response.
 
         Returns:
             A ``Fit``. One that did not converge or lies on the boundary is returned too, with its flags set.
@@ -182,6 +183,12 @@ class Model(Prepared):
             >>> fit.model.fit(start=fit, control={"tolerance": 1e-6}).converged
             True
         """
+        if self.design.stand_in:
+            raise DataError(
+                f"the table of this plan has no response {self.design.response!r}, and there is nothing to fit yet: "
+                "simulate from the model (mm.study, mm.power, mm.Simulated), give fit_many(model, Y) the responses, or "
+                "make the model of a table that has them"
+            )
         settings = as_control(control)
         if settings.device != "auto" and choose_device(settings.device, self.structure) != self.device:
             raise ValueError(

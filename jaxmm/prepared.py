@@ -130,7 +130,7 @@ class Prepared(ABC):
         _ = self.parts  # made once, here, and shared by every copy
         y_all = self.design.y_all.copy()
         y_all[self.design.kept] = y
-        return self._copy(design=replace(self.design, y=y, y_all=y_all))
+        return self._copy(design=replace(self.design, y=y, y_all=y_all, stand_in=False))
 
     def with_design(self, design: Design) -> Self:
         """A model of another design, by the same likelihood, on the same device."""

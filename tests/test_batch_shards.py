@@ -16,6 +16,7 @@ import pytest
 from folders import contents, parts_of
 
 import jaxmm as mm
+from jaxmm import _random
 from jaxmm.results.shards import Shard
 from jaxmm.results.store import standing
 
@@ -167,21 +168,32 @@ def test_ray(importable, tmp_path):
         ray.shutdown()
 
 
-def answer(pipe) -> None:
+def allocate() -> None:
+    model = mm.plan("y ~ arm + (1 | g)", mm.make_design({"g": 4}, between={"g": {"arm": [0, 1]}}, repeats=2))
+    truth = {"fixef": [0.0, 1.0], "sd": {"g": [1.0]}, "sigma": 1.0}
+    mm.optimal_allocation(model, truth, coef="arm", cost={"g": 10, "rows": 1}, budget=500)
+
+
+FORKED = {"fit": lambda: fit(), "key": lambda: _random.as_key(1), "allocation": allocate}
+
+
+def answer(pipe, what: str) -> None:
     try:
-        pipe.send(len(fit()))
+        FORKED[what]()
+        pipe.send("")
     except RuntimeError as error:
         pipe.send(str(error))
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
-def test_a_fork_after_jax_has_started():
+@pytest.mark.parametrize("what", FORKED)
+def test_a_fork_after_jax_has_started(what):
     assert len(whole()) == N
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        process = context.Process(target=answer, args=(theirs,))
+        process = context.Process(target=answer, args=(theirs, what))
         process.start()
     assert mine.poll(30)
     said = mine.recv()

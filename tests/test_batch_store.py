@@ -207,7 +207,8 @@ def test_a_longer_run_continues_a_shorter_one(tmp_path):
     filled(tmp_path, (0, 100))
     longer = Store(tmp_path, STUDY_A | {"n": 250})
     assert longer.done() == [(0, 100)] and longer.missing(250, 100) == [(100, 100), (200, 50)]
-    assert Store(tmp_path, STUDY_A).identity["n"] == 250
+    with pytest.raises(ValueError, match="holds a run of n = 250, and n = 100 is asked for"):
+        Store(tmp_path, STUDY_A)
     study = read_study(tmp_path)
     assert study is not None and study["identity"] == STUDY_A | {"n": 250}
     with pytest.raises(ValueError, match="n: 250 there, 100 now"):

@@ -283,14 +283,64 @@ def test_errors_say_what_is_wrong(change, keywords, error, said, tables):
         mm.fit_many(change(tables[:3]), **{"formula": FORMULA, "progress": False, **keywords})
 
 
-def test_levels_are_the_same_in_all(tables, monkeypatch):
+def odd(t: pd.DataFrame, level: str) -> pd.DataFrame:
+    """With another level of f in a quarter of its rows."""
+    return t.assign(f=np.where(np.arange(len(t)) % 4 == 0, level, t.f))
+
+
+def test_one_odd_level_leaves_all_others_as_they_are(tables):
+    usual = tables[:4]
+    wanted = mm.fit_many(usual, formula=FORMULA, progress=False)
+    for level in ("d", "A"):  # after and before all others
+        batch = mm.fit_many([*usual, odd(tables[4], level)], formula=FORMULA, progress=False)
+        assert batch.names.fixef[2:] == (("fb", "fc", "fd") if level == "d" else ("fA", "fb", "fc"))
+        at = [batch.names.fixef.index(c) for c in wanted.names.fixef]
+        assert batch.converged.all()
+        np.testing.assert_allclose(batch.fixef[:4, at], wanted.fixef, rtol=1e-6)
+        np.testing.assert_allclose(batch.deviance[:4], wanted.deviance, atol=1e-8)
+        assert np.isnan(np.delete(batch.fixef[:4], at, 1)).all()
+        fit = mm.lmm(FORMULA, odd(tables[4], level))
+        assert batch.deviance[4] == pytest.approx(fit.deviance, abs=1e-6)
+        assert np.isfinite(batch.fixef[4]).all()
+
+
+def test_a_data_set_that_lacks_a_level_has_no_column_for_it(tables, monkeypatch):
     lacking = tables[3][tables[3].f != "c"]
-    batch = mm.fit_many([*tables[:3], lacking], formula=FORMULA, progress=False)
-    assert batch.status.tolist() == [S.CONVERGED] * 3 + [S.ALIASED]
+    without_first, alone = tables[3][tables[3].f != "a"], tables[3][tables[3].f == "b"]
+    batch = mm.fit_many(
+        [*tables[:3], lacking, without_first, alone], formula=FORMULA, keep=("vcov", "df"), progress=False
+    )
+    assert batch.status.tolist() == [S.CONVERGED] * 4 + [S.ALIASED] * 2
+    fit = mm.lmm(FORMULA, lacking)
+    own = [batch.names.fixef.index(c) for c in fit.fixef.index]
+    agree(batch.take([3]).with_columns(fixef=batch.fixef[[3]][:, own], bse=batch.bse[[3]][:, own]), 0, fit)
+    assert np.isnan(batch.fixef[3]).tolist() == [c == "fc" for c in batch.names.fixef]
+    np.testing.assert_allclose(batch.vcov(3)[np.ix_(own, own)], np.asarray(fit.vcov()), rtol=1e-3)
+    assert np.isfinite(batch.df[3, own]).all()
     monkeypatch.setattr(costs, "DATASETS_STACKED", 2)
     new = tables[3].assign(f=np.where(tables[3].f == "c", "d", tables[3].f))
     with pytest.raises(mm.DataError, match="'f' holds 'd' in data set 3"):
         mm.fit_many([*tables[:3], new], formula=FORMULA, progress=False)
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (0 + f | g)", "y ~ x + f + (1 | g) + (1 | h)"])
+def test_levels_that_lack_in_random_effects_and_in_single_fits(formula, tables):
+    large = [table(k, (8, 9), (6, 8)) for k in range(2)]
+    lacking = large[1][large[1].f != "c"]
+    batch = mm.fit_many([large[0], lacking], formula=formula, progress=False)
+    fit = mm.lmm(formula, lacking)
+    assert batch.status[1] == S.CONVERGED
+    assert batch.deviance[1] == pytest.approx(fit.deviance, abs=1e-6)
+    assert np.isnan(batch.varcorr_sd[1]).sum() == (1 if "0 + f" in formula else 0)
+
+
+def test_contrasts_that_compare_with_all_levels_need_them(tables):
+    lacking = tables[3][tables[3].f != "b"]
+    batch = mm.fit_many([*tables[:2], lacking], formula=FORMULA, contrasts={"f": "sum"}, progress=False)
+    assert batch.status.tolist() == [S.CONVERGED] * 2 + [S.ALIASED]
+    with pytest.warns(UserWarning, match="2 of 3 data sets that were looked at lack a level of a factor"):
+        batch = mm.fit_many([*tables[:2], odd(tables[4], "d")], formula=FORMULA, contrasts={"f": "sum"}, progress=False)
+    assert batch.status[:2].tolist() == [S.ALIASED] * 2
 
 
 def test_a_model_takes_nothing_of_data_sets():

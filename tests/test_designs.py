@@ -278,7 +278,7 @@ def test_crossover_and_items_are_balanced():
             "parallel",
             {"patients": 4, "visits": [2, 1]},
             mm.DataError,
-            "visits must be a number of visits, or times one",
+            "visits must be a number of visits, or finite times one",
         ),
         (
             "crossover",

@@ -218,7 +218,7 @@ def test_fits_that_failed_are_left_out(pair, drawn):
 def test_bad_input(fits, nulls, imputed, pair, sleep_reml, sleep_ml, drawn):
     (model, batch), (null, batch0) = pair
     found = mm.pool(batch, model=model)
-    with says(TypeError, "a list or a FitBatch, not Fit"):
+    with says(TypeError, "a list of them or the FitBatch that fit_many returns, not a Fit"):
         mm.pool(sleep_reml)
     with says(TypeError, "not a list with a int"):
         mm.pool([1, 2])

@@ -3,7 +3,8 @@
     data sets --Stacker, a thousand at a time--> rows --sums by level--> lanes of as many levels --PartSearch--> results
 
 The levels of a data set are filled up to a power of two, where an empty level changes nothing: one program serves all
-data sets between two such numbers.  What no lanes can be made of is fitted one by one, by the same models.
+data sets between two such numbers.  Data sets that lack the same levels of factors have a model of their own, without
+the columns of these (``lacking``).  What no lanes can be made of is fitted one by one, by the same models.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from jaxmm._context import computing, cores, devices_of
 from jaxmm._text import some
 from jaxmm._warn import warn
 from jaxmm.batch import interrupts
+from jaxmm.batch.lacking import placed, without_columns
 from jaxmm.batch.pool import PartSearch
 from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.setup import make_problem
@@ -54,6 +56,8 @@ from jaxmm.results.shards import Shard, at_work, recorded
 from jaxmm.results.store import Store
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
+LOOKED_AT = 64  # data sets
+Pattern = tuple[bool, ...]  # of the columns of X and Z, those that a data set has not
 OWN = frozenset({"y", "X", "Z", "weights"})  # what lanes have of their own
 
 
@@ -176,17 +180,30 @@ class Datasets:
     ):
         self.stacker, self.model, self.n, self.control, self.keep = stacker, model, n, control, keep
         self.names = names_of(model, keep)
-        self.kind = Linear(model) if model.likelihood.precisions else Generalised(model)
+        self.kind = self._kind(model)
         self.devices = devices_of(control.device)
         on_cpu = self.devices[0].platform == "cpu"
         workers = max(cores(), len(self.devices)) if on_cpu else len(self.devices)
         self.block = costs.DATASETS_BLOCK
         if n is not None and not stored:  # in a folder blocks are the same wherever it goes on
             self.block = min(self.block, max(-(-n // workers), 1))
-        self.programs = Programs(self.kind, batch, None if n is None else min(n, self.block), self.devices, workers)
+        self.settings: Any = batch, None if n is None else min(n, self.block), self.devices, workers
         self.workers = workers
         self.mine = threading.local()
         self.turn, self.lock = iter(range(1 << 30)), threading.Lock()
+        self.programs: dict[Pattern, Programs] = {}
+
+    @staticmethod
+    def _kind(model: Any) -> Any:
+        return Linear(model) if model.likelihood.precisions else Generalised(model)
+
+    def _programs(self, lost: Pattern) -> Programs:
+        """Of the data sets without these columns."""
+        with self.lock:
+            if lost not in self.programs:
+                kind = self._kind(without_columns(self.model, np.array(lost))) if any(lost) else self.kind
+                self.programs[lost] = Programs(kind, *self.settings)
+            return self.programs[lost]
 
     @cached_property
     def in_lanes(self) -> bool:
@@ -227,38 +244,44 @@ class Datasets:
             self.mine.searches = {}
         return self.mine.device
 
-    def _search(self, shape: tuple[int, ...], lane: Varying, tick: Any, quick: bool) -> PartSearch:
-        if (shape, quick) not in self.mine.searches:
-            problem = jax.device_put(self.programs.of(shape)[1], self.mine.device)
-            width, zero = self.programs.width(shape, lane), np.zeros((), np.int64)
+    def _search(self, lost: Pattern, shape: tuple[int, ...], lane: Varying, tick: Any, quick: bool) -> PartSearch:
+        key = lost, shape, quick
+        if key not in self.mine.searches:
+            programs = self._programs(lost)
+            problem = jax.device_put(programs.of(shape)[1], self.mine.device)
+            width, zero = programs.width(shape, lane), np.zeros((), np.int64)
             options = quick_options if quick else unfused_options
-            self.mine.searches[shape, quick] = PartSearch(
+            self.mine.searches[key] = PartSearch(
                 problem, None, width, self.control, None, lambda own: zero, tick, Varying(), self.keep, options
             )
-        return self.mine.searches[shape, quick]
+        return self.mine.searches[key]
 
     def _fit(self, block: list[Any], first: int, tick: Any) -> FitBatch:
         """The data sets first, first + 1, .."""
         columns = blank(self.names, len(block))
         columns["replicate"] = first + np.arange(len(block))
         quick = first < self.kind.quick and (self.n is None or self.n <= self.kind.quick)
-        waiting: dict[tuple[int, ...], list[tuple[np.ndarray, Any]]] = {}
+        waiting: dict[tuple[Pattern, tuple[int, ...]], list[tuple[np.ndarray, Any]]] = {}
         for at in range(0, len(block), costs.DATASETS_STACKED):
-            rows = self.stacker.rows(block[at : at + costs.DATASETS_STACKED], first + at)
-            lanes = self.kind.lanes(rows)
-            here = slice(at, at + len(rows.rows))
-            columns["nobs"][here], columns["status"][here] = rows.rows, lanes.status
-            to_search, filled = lanes.status[lanes.at] < 0, filled_up(lanes.sizes, 2 if quick else 1)
-            tick(len(rows.rows) - int(to_search.sum()))
-            for shape in sorted(set(map(tuple, filled[to_search].tolist()))):
-                chosen = np.flatnonzero(to_search & (filled == shape).all(axis=1))
-                laid = lanes.padded(chosen, shape, self.programs.of(shape)[1])
-                waiting.setdefault(shape, []).append((at + lanes.at[chosen], laid))
-        for shape, pieces in sorted(waiting.items()):
+            every = self.stacker.rows(block[at : at + costs.DATASETS_STACKED], first + at)
+            columns["nobs"][at : at + len(every.rows)] = every.rows
+            for lost, which, rows in _by_pattern(every):
+                programs = self._programs(lost)
+                lanes = programs.kind.lanes(rows)
+                columns["status"][at + which] = lanes.status
+                to_search, filled = lanes.status[lanes.at] < 0, filled_up(lanes.sizes, 2 if quick else 1)
+                tick(len(which) - int(to_search.sum()))
+                for shape in sorted(set(map(tuple, filled[to_search].tolist()))):
+                    chosen = np.flatnonzero(to_search & (filled == shape).all(axis=1))
+                    laid = lanes.padded(chosen, shape, programs.of(shape)[1])
+                    waiting.setdefault((lost, shape), []).append((at + which[lanes.at[chosen]], laid))
+        for (lost, shape), pieces in sorted(waiting.items(), key=lambda item: item[0]):
             where = np.concatenate([at for at, _ in pieces])
             made = Made(jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *[d for _, d in pieces]))
-            found, iterations = self._search(shape, made.lane, tick, quick).run(made, 0, len(where))
-            for name, x in as_columns(self.model, found, iterations, 0, self.keep).items():
+            found, iterations = self._search(lost, shape, made.lane, tick, quick).run(made, 0, len(where))
+            model = self._programs(lost).kind.model
+            made_of_it = as_columns(model, found, iterations, 0, self.keep)
+            for name, x in placed(made_of_it, names_of(model, self.keep), self.names).items():
                 if name not in ("replicate", "nobs"):
                     columns[name][where] = x
         return FitBatch(self.names, columns)
@@ -276,15 +299,18 @@ class Datasets:
 
     def _single(self, data: Any, number: int) -> tuple[int, dict[str, Any]]:
         """The status of a data set and its columns, by a fit of its own."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
                 design = self.stacker.build(data)
-                if design.dropped != self.model.design.dropped or design.columns != self.model.design.columns:
-                    return self._other_columns(design, number), {"nobs": len(design.y)}
+            except DataError:
+                return _reason(self.stacker, data)
+            if self._has_others(design, data, number):
+                return Status.ALIASED, {"nobs": len(design.y)}
+            try:
                 fit = Single(design, self.model.likelihood, device=self.model.device).fit(control=self.control)
-        except DataError:
-            return _reason(self.stacker, data)
+            except DataError:
+                return _reason(self.stacker, data)
         found = as_columns(
             fit.model,
             side_by_side([found_of(fit.model, fit.estimates, fit._control)]),
@@ -292,22 +318,42 @@ class Datasets:
             number,
         )
         names = names_of(fit.model)
-        moved = {"varcorr_sd": (names.sd, self.names.sd), "varcorr_corr": (names.corr, self.names.corr)}
-        for column, (own, wanted) in moved.items():
-            found[column] = found[column][:, [own.index(x) for x in wanted]]
-        found["theta"] = found["theta"][:, _theta_order(fit.model, self.model)]
+        if names.theta == self.names.theta:
+            found["theta"] = found["theta"][:, _theta_order(fit.model, self.model)]
+        found = placed(found, names, self.names)
         del found["replicate"]
         return int(found["status"][0]), {name: x[0] for name, x in found.items()}
 
-    def _other_columns(self, design: Design, number: int) -> int:
-        ours = {*self.model.design.columns, *self.model.design.dropped}
-        new = [c for c in (*design.columns, *design.dropped) if c not in ours]
+    def _has_others(self, design: Design, data: Any, number: int) -> bool:
+        """Whether a data set has other columns of X than all, for another reason than that it lacks levels."""
+        ours = self.model.design
+        if (design.columns, design.dropped, _effects(design)) == (ours.columns, ours.dropped, _effects(ours)):
+            return False
+        known = {*ours.columns, *ours.dropped}
+        new = [c for c in (*design.columns, *design.dropped) if c not in known]
         if new:
             raise DataError(
                 f"data set {number} has the column {new[0]!r} of X, which the first data sets have not: make factors "
                 "categorical, with the same levels in all data sets"
             )
-        return Status.ALIASED
+        rows = self.stacker.rows([data], number)
+        lost = {c for c, is_lost in zip(ours.columns, rows.lost[0], strict=False) if is_lost}
+        return bool(rows.aliased[0]) or set(design.columns) != set(ours.columns) - lost
+
+
+def _effects(design: Design) -> list[Any]:
+    return [(design.factors[t.factor].name, t.effects) for t in design.terms]
+
+
+def _by_pattern(rows: Any) -> Iterator[tuple[Pattern, np.ndarray, Any]]:
+    """(columns that are lost, which data sets lack these alone, their rows)."""
+    if not rows.lost.any():
+        yield (False,) * rows.lost.shape[1], np.arange(len(rows.rows)), rows
+        return
+    patterns, of = np.unique(np.where(rows.aliased[:, None], False, rows.lost), axis=0, return_inverse=True)
+    for k, lost in enumerate(patterns):
+        some = np.flatnonzero(np.ravel(of) == k)
+        yield tuple(lost.tolist()), some, rows.part(some, lost)
 
 
 class Single(Prepared):
@@ -407,6 +453,8 @@ def fit_datasets(
             f"the fixed effects are rank-deficient: dropped {some(read.design.dropped)} in all data sets, a "
             "combination of the columns before"
         )
+    if formula is not None:
+        _warn_of_aliased(read, first)
     job = Datasets(read, model, n, batch, control, as_keep(model, keep), out is not None)
     if job.keep and not job.in_lanes:
         raise ValueError(
@@ -428,6 +476,21 @@ def fit_datasets(
         lambda: _stored(job, next(passes), identity, out, progress),
         lambda store: store.read(n) if collect else no_fits(job.names),
     )
+
+
+def _warn_of_aliased(read: Any, tables: list[Any]) -> None:
+    """Where most of the first data sets lack a level that gives the others their meaning."""
+    matrices = (read.design.spec.matrix, *read.design.spec.bars)
+    if all(v.labels is None for m in matrices for v in m.variables):
+        return
+    which = np.unique(np.linspace(0, len(tables) - 1, LOOKED_AT).astype(int))
+    aliased = int(read.rows([tables[k] for k in which], 0).aliased.sum())
+    if 2 * aliased > len(which):
+        warn(
+            f"{aliased} of {len(which)} data sets that were looked at lack a level of a factor with which the others "
+            "are compared, and are ALIASED: drop a level that few data sets have, or code the factor by contrasts "
+            "'treatment'"
+        )
 
 
 def _identity(job: Datasets, first: list[Any]) -> dict[str, Any]:

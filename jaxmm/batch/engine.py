@@ -5,12 +5,14 @@ for each accelerator; several processes (``jax.distributed``) share the blocks a
 part is written to it every few seconds, and what is there is not done again.
 
 Lanes of one width share a program, in which no lane reads from another: the same replicate has the same bits, whatever
-is beside it, and wherever blocks and parts end.  Programs of other widths may add in another order: that is 1e-14 of a
-standard error where the likelihood is curved, and up to 1e-8 where it is flat.
+is beside it, and wherever blocks and parts end.  Programs of other widths may add in another order: estimates then
+differ by 1e-15 to 1e-14 of themselves, 5e-14 of a standard error, where the likelihood is curved, and by up to 6e-9
+where it is flat, as that of generalised lanes may be.
 
 Where programs of lanes would not pay, lanes are searched one after another (``singly``), each to the bits of a single
 fit: the number of all replicates and the model alone say whether, no matter which part or shard is asked for.  Between
-the two ways stands what ends a search: 1e-8 of a standard error where the likelihood is curved.
+the two ways stands what ends a search: 1e-8 of a standard error where the likelihood is curved; standard errors
+differ by 6e-8 of themselves.
 """
 
 from __future__ import annotations
@@ -87,10 +89,11 @@ def fit_many(
             matched by label where Y has the labels of all rows of the model, by position where it has none of them or
             they only count; labels of which some are the model's are an error.
         formula, family, reml, n_agq, contrasts: of data sets, as in ``lmm`` and ``glmm``; the levels of factors in X
-            and Z are those of the first 1,000 data sets. Of the arguments below, data sets take ``weights`` and
-            ``offset``, names of columns, ``batch``, ``progress`` and ``control``; ``out`` and ``collect`` where they
-            have a length; ``keep`` where they are lanes: one grouping factor, up to four effects of it in a linear
-            model, Laplace's method in another. Data sets of any other model are fitted one by one.
+            and Z are those of the first 1,000 data sets; the first that half of them have is what others are compared
+            with. Of the arguments below, data sets take ``weights`` and ``offset``, names of columns, ``batch``,
+            ``progress`` and ``control``; ``out`` and ``collect`` where they have a length; ``keep`` where they are
+            lanes: one grouping factor, up to four effects of it in a linear model, Laplace's method in another. Data
+            sets of any other model are fitted one by one.
         names: of the columns of X, where data sets are arrays; "x0", "x1", … unless given.
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Where the model's weights are the trials of
@@ -110,7 +113,9 @@ def fit_many(
             number of replicates and of cores. By default a few responses (some hundred of a small model), and
             generalised ones too long for the cache, are searched one after another, as single fits are: programs of
             lanes take longer to compile. A number asks for lanes. With the same number results are the same to the
-            bit, however many cores, shards and processes there are; with another they may differ by rounding.
+            bit, however many cores, shards and processes there are. With another they differ by rounding, estimates by
+            about 1e-15 to 1e-14 of themselves in linear models, up to 6e-9 where the likelihood of a generalised one is
+            flat; between lanes and one after another by up to 1e-8 of a standard error.
         out: a folder for the results, a part every few seconds. A call with the same model and responses goes on where
             an interrupted or killed one stopped, to the same numbers, and a folder of something else is refused. Every
             part that is there is looked at first: one that is cut or damaged is moved aside, with a warning, and
@@ -141,7 +146,8 @@ def fit_many(
         ``FitBatch``, by replicate, those of the shard where there is one, with the labels of Y, which ``to_frame()``,
         ``test_table()``, ``to_xarray()``, ``annotate(adata)`` and ``save`` give; the folder ``out`` has numbers alone.
         A response that is infinite, does not vary or cannot be fitted has a status that says so and NaN for estimates;
-        it changes nothing for the others. A data set that lacks a level of a factor has the status ALIASED.
+        it changes nothing for the others. A data set that lacks a level of a factor is fitted without the columns
+        of it, which have NaN; where it lacks the level with which the others are compared it has the status ALIASED.
 
     Raises:
         DataError: responses of another length than the model has observations, or with labels of which only some are

@@ -81,7 +81,8 @@ class Design:
     design of the rows that do not count, or None. `n_missing` rows went because of a missing value, in one of the
     columns `holes`. `weights_are_trials`: the weights of a proportion went into
     `trials`. `remarks`: what the columns' user may not know of them, a sentence each. `further`: predictors of
-    parameters after the mean; X, columns and offset are the mean's.
+    parameters after the mean; X, columns and offset are the mean's. `stand_in`: y is there for its length alone, and
+    nothing can be fitted to it.
     """
 
     formula: str
@@ -108,6 +109,7 @@ class Design:
     further: tuple[Predictor, ...] = ()
     holes: tuple[str, ...] = ()
     weights_are_trials: bool = False
+    stand_in: bool = False
 
     @property
     def predictors(self) -> dict[str, slice]:

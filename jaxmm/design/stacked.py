@@ -2,9 +2,9 @@
 
     tables  --concatenated-->  N rows  --the formula's variables-->  y (N,), X (N, p), Z (N, q) by term, codes (N,)
 
-Levels of factors in X and Z, contrasts and names are those of the ``design`` that all have in common.  Of its own each
-data set has the levels of its grouping factor, the rows that are used, and what transforms learn from a column (poly,
-scale), as a table by itself would have.
+Names and contrasts are those of the ``design`` that all have in common, which has the levels of all the first.  Of its
+own each data set has the levels of its grouping factor, the rows that are used, and what transforms learn from a column
+(poly, scale), as a table by itself would have; the columns of levels that it lacks are none of its own (``lacking``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jaxmm.design.from_arrays import Term, design_from_arrays, numbers
 from jaxmm.design.functions import Matrix, as_number
 from jaxmm.design.grouping import fit_grouping
 from jaxmm.design.inputs import Frame, model_columns
+from jaxmm.design.lacking import arranged, common_first, empty_columns, means_another
 from jaxmm.design.modelmatrix import recoded
 from jaxmm.design.response import Response, any_trial, other_rows
 from jaxmm.design.transforms import evaluate, learns
@@ -35,7 +36,8 @@ class Stacked(NamedTuple):
     """The rows of D data sets that are used, sorted by data set and level: ``y`` (N,), ``X`` (N, p), ``Z`` (N, q) of
     each term, ``weights``, ``offset`` and ``trials`` (N,) or None; ``dataset`` and ``level`` (N,) number the data sets,
     and within each its levels.  ``rows`` and ``levels`` (D,) count them.  ``bad`` (D,): data sets with a value that
-    cannot be used, which have no rows here."""
+    cannot be used, which have no rows here.  ``lost`` (D, p + q): columns of X and then of Z that a data set has not,
+    for want of a level; ``aliased`` (D,): data sets whose other columns mean something else then."""
 
     y: np.ndarray
     X: np.ndarray
@@ -48,10 +50,34 @@ class Stacked(NamedTuple):
     rows: np.ndarray
     levels: np.ndarray
     bad: np.ndarray
+    lost: np.ndarray
+    aliased: np.ndarray
+
+    def part(self, some: np.ndarray, lost: np.ndarray) -> Stacked:
+        """Of the data sets ``some`` (K,), ascending, which count from 0 then, without the columns ``lost`` (p + q,)."""
+        number = np.full(len(self.rows), -1)
+        number[some] = np.arange(len(some))
+        here, p = number[self.dataset] >= 0, self.X.shape[1]
+        by_row = {
+            name: None if x is None else x[here]
+            for name in ("y", "weights", "offset", "trials", "level")
+            for x in (getattr(self, name),)
+        }
+        by_dataset = {name: getattr(self, name)[some] for name in ("rows", "levels", "bad", "aliased")}
+        ends = np.cumsum([p, *(z.shape[1] for z in self.Z)])
+        Z = tuple(z[here][:, ~lost[at : at + z.shape[1]]] for at, z in zip(ends, self.Z, strict=False))
+        columns: Any = {**by_row, **by_dataset, "X": self.X[here][:, ~lost[:p]], "Z": Z}
+        return Stacked(**columns, dataset=number[self.dataset[here]], lost=self.lost[some][:, ~lost])
 
 
 def sorted_rows(
-    rows: Mapping[str, Any], Z: Sequence[np.ndarray], dataset: np.ndarray, codes: np.ndarray, bad: np.ndarray
+    rows: Mapping[str, Any],
+    Z: Sequence[np.ndarray],
+    dataset: np.ndarray,
+    codes: np.ndarray,
+    bad: np.ndarray,
+    lost: np.ndarray | None = None,
+    aliased: np.ndarray | None = None,
 ) -> Stacked:
     """From rows in any order within their data sets; ``codes`` (N,) of the one grouping factor, from 0; those of data
     sets that are ``bad`` (D,) are left out."""
@@ -66,7 +92,12 @@ def sorted_rows(
     level = np.cumsum(fresh) - 1 - before[dataset]
     taken: Any = {name: None if x is None else x[order] for name, x in rows.items()}
     by_term = tuple(z[order] for z in Z)
-    return Stacked(**taken, Z=by_term, dataset=dataset, level=level, rows=count, levels=levels, bad=bad)
+    D, width = len(bad), rows["X"].shape[1] + sum(z.shape[1] for z in Z)
+    return Stacked(
+        **taken, Z=by_term, dataset=dataset, level=level, rows=count, levels=levels, bad=bad,
+        lost=np.zeros((D, width), bool) if lost is None else lost,
+        aliased=np.zeros(D, bool) if aliased is None else aliased,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- tables
@@ -74,7 +105,7 @@ def sorted_rows(
 class Stacker:
     """How tables are read: by the formula ``terms``, with the levels and contrasts of ``design``; ``names`` are the
     columns that each must have, those in ``numeric`` numbers, ``of_levels`` the labels of a response that is a
-    factor."""
+    factor, ``order`` the levels of columns that have them in another order than by themselves."""
 
     terms: Terms
     design: Design
@@ -85,6 +116,7 @@ class Stacker:
     offset: str | None
     contrasts: Mapping[str, str] | None
     of_levels: tuple[str, str] | None
+    order: Mapping[str, np.ndarray]
 
     @property
     def can_stack(self) -> bool:
@@ -97,6 +129,9 @@ class Stacker:
 
     def build(self, data: Any) -> Design:
         """The design of one table, as a single fit has it."""
+        if self.order:
+            columns = stack([data], self.names, 0)[0]
+            data = {**columns, **{name: arranged(columns[name], x) for name, x in self.order.items()}}
         return _build(self.terms, data, self.family, self.weights, self.offset, self.contrasts)
 
     def levels(self, data: Any) -> list[int]:
@@ -117,10 +152,10 @@ class Stacker:
         whole, sizes = stack(tables, self.names, first)
         for name, x in whole.items():
             if _is_numeric(x) != (name in self.numeric) and not x.isna().all():
-                was, now = ("numbers", "something else") if name in self.numeric else ("something else", "numbers")
+                was, now = ("numbers", "others") if name in self.numeric else ("no numbers", "numbers")
                 raise DataError(
-                    f"column {name!r} holds {was} in the first data sets and {now} from data set {first} on: give all "
-                    "the same kind"
+                    f"column {name!r} holds {was} in the first data sets and {now} among the data sets {first} to "
+                    f"{first + len(tables) - 1}: give all the same kind, by pandas.to_numeric or astype(str)"
                 )
         return _Rows(self, whole, sizes, first).stacked()
 
@@ -137,28 +172,44 @@ def stacker(
     """From the first tables, whose levels all others must have.
 
     Raises:
-        DataError: none of them can be used; the message is that of a single fit.
+        DataError: none of them can be used; the message is that of a single fit to the first.
     """
     names = _names(terms, tables[0], weights, offset)
 
     def design_of(table: Any) -> Design:
         return _build(terms, table, family, weights, offset, contrasts, further)
 
-    whole = stack(tables, names, 0)[0]
+    whole, sizes = stack(tables, names, 0)
     numeric = frozenset(name for name, x in whole.items() if _is_numeric(x))
+    of_matrices = [n for n in names if n in _of_matrices(terms, names)]
+    order = common_first(whole, of_matrices, sizes)
     try:
-        design = design_of(whole)
-    except DataError:
-        used = [t for t in tables if _can(lambda t=t: design_of(stack([t], names, 0)[0]))]
+        design = design_of(_in_order(whole, order))
+    except DataError as error:
+        says = [_problem(lambda t=t: design_of(stack([t], names, 0)[0])) for t in tables]
+        used = [t for t, problem in zip(tables, says, strict=True) if problem is None]
+        if not used and len(tables) > 1:
+            raise DataError(f"none of the first {len(tables)} data sets can be used; data set 0: {says[0]}") from error
         if not used:
             raise
-        whole = stack(used, names, 0)[0]
-        design = design_of(whole)
+        whole, sizes = stack(used, names, 0)
+        order = common_first(whole, of_matrices, sizes)
+        design = design_of(_in_order(whole, order))
     value = None
     if design.success is not None:
         value = evaluate(terms.response, Frame(Table(whole), None, ""), {}, fitting=True).used()
     levels = None if value is None else tuple(map(str, value.labels))
-    return Stacker(terms, design, names, numeric, family, weights, offset, contrasts, levels)  # pyright: ignore
+    return Stacker(terms, design, names, numeric, family, weights, offset, contrasts, levels, order)  # pyright: ignore
+
+
+def _of_matrices(terms: Terms, names: tuple[str, ...]) -> set[str]:
+    """The columns of the table that stand in X or Z."""
+    said = {*_syntax.names(terms.fixed), *(n for b in terms.bars for n in _syntax.names(_syntax.read(b.left)))}
+    return set(names) - {*_syntax.names(terms.response)} if "." in said else said
+
+
+def _in_order(columns: dict[str, pd.Series], order: Mapping[str, np.ndarray]) -> dict[str, pd.Series]:
+    return {**columns, **{name: arranged(columns[name], labels) for name, labels in order.items()}}
 
 
 def _build(
@@ -169,12 +220,13 @@ def _build(
     )  # fmt: skip
 
 
-def _can(make: Callable[[], Any]) -> bool:
+def _problem(make: Callable[[], Any]) -> DataError | None:
+    """What is wrong with it, None where it can be made."""
     try:
         make()
-    except DataError:
-        return False
-    return True
+    except DataError as error:
+        return error
+    return None
 
 
 def _names(terms: Terms, table: Any, weights: str | None, offset: str | None) -> tuple[str, ...]:
@@ -203,6 +255,9 @@ def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[di
     """
     for k, t in enumerate(tables):
         has = t if isinstance(t, Mapping | pd.DataFrame) else _columns_of(t)
+        twice = [n for n in names if list(has).count(n) > 1] if isinstance(t, pd.DataFrame) else []
+        if twice:
+            raise DataError(f"data set {first + k} has several columns {twice[0]!r}: rename or drop all but one")
         lacking = [n for n in names if n not in has]
         if lacking:
             raise DataError(
@@ -222,7 +277,7 @@ def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[di
 
 
 def _is_numeric(x: Any) -> bool:
-    return pd.api.types.is_numeric_dtype(x.dtype)
+    return pd.api.types.is_numeric_dtype(x.dtype) and not pd.api.types.is_bool_dtype(x.dtype)
 
 
 def _column(table: Any, name: str) -> Any:
@@ -242,9 +297,11 @@ def _joined_column(name: str, pieces: list[Any], first: int) -> pd.Series:
     empty = np.array([len(x) == 0 or bool(pd.isna(x).all()) for x in pieces])
     numbers, others = np.flatnonzero(of_numbers & ~empty), np.flatnonzero(~of_numbers & ~empty)
     if len(numbers) and len(others):
+        kind = pieces[others[0]].dtype
+        what = "True and False" if pd.api.types.is_bool_dtype(kind) else f"values of the type {kind}"
         raise DataError(
-            f"column {name!r} holds numbers in data set {first + numbers[0]} and something else in data set "
-            f"{first + others[0]}: give all data sets the same kind"
+            f"column {name!r} holds numbers in data set {first + numbers[0]} and {what} in data set "
+            f"{first + others[0]}: give all data sets the same kind, by pandas.to_numeric, astype(int) or astype(str)"
         )
     series = [pd.Series(x) for x, none in zip(pieces, empty, strict=True) if len(kinds) == 1 or not none] or pieces
     if len(kinds) > 1 and all(isinstance(x.dtype, pd.CategoricalDtype) for x in series):
@@ -313,8 +370,13 @@ class _Rows:
         spec, weights = self.spec, self.weights
         used = self.used(weights)
         y, trials, weights = self._response(weights, used)
-        X = self._matrix(spec.matrix, used)[:, spec.kept_columns]
-        Z = [self._matrix(m, used) for m in spec.bars]
+        matrices = [spec.matrix, *spec.bars]
+        columns = [spec.kept_columns, *(np.arange(len(m.columns)) for m in spec.bars)]
+        values = [[self._coded(v, self._variable(v), used) for v in m.variables] for m in matrices]
+        X, *Z = (self._filled(m, v)[:, at] for m, v, at in zip(matrices, values, columns, strict=True))
+        D, dataset = len(self.sizes), self.dataset
+        lost = [empty_columns(m, x, at, used, dataset, D) for m, x, at in zip(matrices, [X, *Z], columns, strict=True)]
+        aliased = [means_another(m, v, used, dataset, D) for m, v in zip(matrices, values, strict=True)]
         offset = self._offset()
         for x in (X, *Z, *(() if offset is None else (offset[:, None],))):
             self._refuse(used & ~np.isfinite(x).all(axis=1))
@@ -324,7 +386,9 @@ class _Rows:
         if used.any():
             grouping = spec.groupings[0]
             codes = fit_grouping(grouping.name, grouping.exprs, Frame(self.table, used, ""))[1]
-        return sorted_rows(rows, [z[used] for z in Z], self.dataset[used], codes, self.bad)
+        return sorted_rows(
+            rows, [z[used] for z in Z], dataset[used], codes, self.bad, np.hstack(lost), np.any(aliased, axis=0)
+        )
 
     def _refuse(self, rows: np.ndarray) -> None:
         self.bad[self.dataset[rows]] = True
@@ -380,8 +444,7 @@ class _Rows:
         return total if argument is None else total + self.table.column(argument).numbers
 
     # ------------------------------------------------------------ the columns of X and Z
-    def _matrix(self, matrix: Any, used: np.ndarray) -> np.ndarray:
-        values = [self._coded(v, self._variable(v), used) for v in matrix.variables]
+    def _filled(self, matrix: Any, values: list[Any]) -> np.ndarray:
         with np.errstate(all="ignore"):
             return matrix.filled(values, self.n)
 

@@ -102,10 +102,9 @@ def statuses(r: Stacked, s: Structure, p: int, has_residual: bool) -> np.ndarray
     if has_residual:
         effects = max((t.covariance.q for t in s.terms if t.covariance.closed_under == "linear"), default=1)
         few |= r.levels * effects >= r.rows
-    # a column of Z that is zero in all rows: a level of a factor that a data set lacks
-    lacks = np.zeros(len(r.rows), bool)
+    lacks = r.aliased.copy()
     for z in r.Z:
-        for column in z.T:
+        for column in z.T:  # zero in all rows
             lacks |= np.bincount(r.dataset[column != 0], minlength=len(r.rows)) == 0
     status = np.where(lacks, Status.ALIASED, -1)
     status[few] = Status.TOO_FEW_ROWS

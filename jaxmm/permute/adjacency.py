@@ -54,8 +54,8 @@ def as_adjacency(given: Any, size: int, shape: Mapping[str, int] | None = None) 
         shape: the dimensions of the responses, where they came with such.
 
     Raises:
-        ValueError: another number of responses, dimensions in another order, a matrix that is not symmetric, numbers of
-            responses that there are not.
+        ValueError: another number of responses, dimensions in another order, a matrix that is not symmetric or has
+            negative numbers or NaN, numbers of responses that there are not.
     """
     if isinstance(given, Adjacency):
         if given.size != size:
@@ -70,12 +70,14 @@ def as_adjacency(given: Any, size: int, shape: Mapping[str, int] | None = None) 
         if given.shape != (size, size):
             raise ValueError(f"adjacency has shape {given.shape}: for {size} responses it must be ({size}, {size})")
         found = given.tocoo()
+        _check_entries(found.data)
         there = found.data != 0
         return _symmetric(found.coords[0][there], found.coords[1][there], size)
     if len(given) == 0:
         return Adjacency(np.zeros((0, 2), np.int64), size)
     array = np.asarray(given)
-    if array.shape == (size, size):
+    if array.shape == (size, size) and array.dtype.kind in "biuf":
+        _check_entries(array)
         i, j = np.nonzero(array)
         return _symmetric(i, j, size)
     if array.ndim != 2 or array.shape[1] != 2 or array.dtype.kind not in "iu":
@@ -84,8 +86,20 @@ def as_adjacency(given: Any, size: int, shape: Mapping[str, int] | None = None) 
             f"an array of {array.dtype} and shape {array.shape}"
         )
     if array.min() < 0 or array.max() >= size:
-        raise ValueError(f"adjacency has a pair with response {array.max()}: there are 0 to {size - 1}")
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ValueError(f"adjacency has a pair with response {wrong}: there are 0 to {size - 1}")
     return Adjacency(_unique(array), size)
+
+
+def _check_entries(entries: np.ndarray) -> None:
+    """Raises ValueError for what says neither that two are neighbours nor that they are not."""
+    with np.errstate(invalid="ignore"):
+        wrong = entries[~(np.isfinite(entries) & (entries >= 0))]
+    if wrong.size:
+        raise ValueError(
+            f"adjacency has an entry {wrong.ravel()[0]}: give 1 (or another number above zero) where two are "
+            "neighbours, and 0 elsewhere"
+        )
 
 
 def _symmetric(i: np.ndarray, j: np.ndarray, size: int) -> Adjacency:
@@ -113,13 +127,15 @@ def grid_adjacency(shape: Sequence[int], diagonal: bool = False) -> Adjacency:
         diagonal: whether cells that share a corner are neighbours too (26 in space in the place of 6).
 
     Raises:
-        ValueError: a length that is no positive whole number.
+        ValueError: a length that is no positive whole number; no length.
 
     Example:
         >>> mm.grid_adjacency((20, 30, 20)).size
         12000
     """
     lengths = [_length("grid_adjacency: shape", n) for n in (shape if np.ndim(shape) else [shape])]
+    if not lengths:
+        raise ValueError("grid_adjacency: shape has no length: give one for each dimension, such as (20, 30)")
     number = np.arange(int(np.prod(lengths))).reshape(lengths)
     steps = [np.array(step) - 1 for step in np.ndindex(*[3] * len(lengths))]
     forward = [s for s in steps if tuple(s) > (0,) * len(s) and (diagonal or np.abs(s).sum() == 1)]

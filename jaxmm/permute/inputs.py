@@ -48,13 +48,20 @@ class Lanes:
 
 
 def tested_columns(model: Any, term: Any) -> tuple[str, ...]:
-    """Raises ValueError for a model or a term that cannot be tested so."""
+    """Raises ValueError for a model or a term that cannot be tested so, TypeError for what is no name."""
     if not model.likelihood.exact:
         raise ValueError(
             f"permutation_test is for linear models, whose residuals may change places, and this is a "
             f"{model.likelihood.family.name} model: fit_many(...).test_table() tests many responses, bootstrap() one"
         )
-    columns = columns_of(model.design, term)
+    listed = isinstance(term, list | tuple | set | frozenset) or hasattr(term, "tolist")
+    names: Any = list(term) if listed and not isinstance(term, str) else [term]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"term must be a column or a term of the formula, or a list of them, not {term!r}; the model has "
+            f"{', '.join(map(repr, model.design.columns))}"
+        )
+    columns = columns_of(model.design, names)
     if not columns:
         raise ValueError("term names no column: give a term of the formula, such as 'Days'")
     return columns

@@ -17,6 +17,7 @@ from jaxmm.permute.schemes import Move, Permutations
 from jaxmm.permute.source import Rearranged, Residuals
 from jaxmm.permute.statistics import Score
 from jaxmm.permute.tally import Kept, Observed, Tally
+from jaxmm.results.ahead import check_takes_files
 from jaxmm.studies.hypotheses import without
 
 
@@ -65,10 +66,17 @@ class Run:
     def all(self, kept: Kept | None, progress: bool) -> Tally:
         """Of all permutations; those that were kept are not made again."""
         tally, n = None if kept is None else kept.read(), self.moves.n
+        if tally is not None and tally.done > n and kept is not None:
+            raise ValueError(
+                f"'{kept.path.parent}' holds {tally.done} permutations, and n = {n} is asked for: ask for "
+                f"n = {tally.done} or more, or take another folder"
+            )
         if tally is not None:
             tally = tally.longer(n)
         if tally is not None and tally.done >= n:
             return tally
+        if kept is not None:
+            check_takes_files(kept.path.parent)
         null = NullFits(self.model, self.columns, self.lanes, self.options)
         U = null.usable
         if not U:

@@ -8,6 +8,7 @@ between lanes, and equal arrangements must count as equal.
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 
 from jaxmm.permute.statistics import Score
 from jaxmm.results import files
+from jaxmm.results.shards import Shard, at_work
 
 TIE = 1e-6
 FILE = "permutations.npz"
@@ -121,6 +123,10 @@ def _largest(scores: np.ndarray) -> float:
 
 
 # ---------------------------------------------------------------- a file of it
+def _is_ours(name: str) -> bool:
+    return name in (FILE, ".lock") or files.is_temporary(name)
+
+
 class Kept:
     """A folder in which a tally, and what was observed, outlives the process.
 
@@ -134,10 +140,14 @@ class Kept:
             raise NotADirectoryError(f"'{folder}' is a file: a test needs a folder of its own")
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.identity = folder / FILE, json.loads(json.dumps(identity))
-        others = sorted(p.name for p in folder.iterdir() if p.name != FILE and not files.is_temporary(p.name))
+        others = sorted(p.name for p in folder.iterdir() if not _is_ours(p.name))
         if others and not self.path.exists():
             raise ValueError(f"'{folder}' is not empty ({others[0]}): choose a new or an empty folder for a test")
         files.remove_leftovers(folder)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Holds the folder while a test writes to it, as ``shards.at_work``."""
+        return at_work(self.path.parent, Shard())
 
     def read(self) -> Tally | None:
         """As written last; None where nothing was."""

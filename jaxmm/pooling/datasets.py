@@ -136,7 +136,10 @@ def of_fits(fits: list[Fit], kept: np.ndarray | None = None, given: int | None =
     """
     for f in fits:
         if not isinstance(f, Fit):
-            raise TypeError(f"pool takes fits, or a FitBatch, not a list with a {type(f).__name__}")
+            raise TypeError(
+                f"pool takes fits, or a FitBatch, not a list with a {type(f).__name__}; of imputed tables: "
+                "pool(mm.fit_many(tables, formula=..., keep='vcov'))"
+            )
     if not fits:
         raise ValueError("there is nothing to pool: give the fits of two imputations or more")
     for f in fits[1:]:
@@ -257,9 +260,10 @@ def gather(fits: Any, model: Any = None, Y: Any = None) -> DataSets:
         if Y is not None and model is None:
             raise ValueError("Y= holds the responses of a model: give model= too")
         return of_batch(fits, model, Y)
-    if isinstance(fits, Fit) or not isinstance(fits, Iterable):
+    if isinstance(fits, Fit | str | Mapping) or hasattr(fits, "columns") or not isinstance(fits, Iterable):
         raise TypeError(
-            f"pool takes the fits of several imputations, as a list or a FitBatch, not {type(fits).__name__}"
+            f"pool takes the fits of several imputations, a list of them or the FitBatch that fit_many returns, not a "
+            f"{type(fits).__name__}; of imputed tables: pool(mm.fit_many(tables, formula=..., keep='vcov'))"
         )
     if model is not None or Y is not None:
         raise ValueError("model= and Y= are for a batch: each fit of a list has its own model and data")

@@ -79,12 +79,8 @@ def _check_kind(file: files.ArrayFile, names: Names, versions: set[str]) -> None
         raise ValueError(f"'{file.path}' has other columns than this model: remove it and run again")
 
 
-def check_room(folder: Path, names: Names, count: int) -> None:
-    """Whether the folder takes files, and has room for the results of ``count`` replicates.
-
-    Raises:
-        OSError: it does not or has not, by its name; with the number of the operating system.
-    """
+def check_takes_files(folder: Path) -> None:
+    """Raises OSError, by its name and with the number of the operating system, where the folder takes no files."""
     try:
         files.try_writing(folder)
     except FileNotFoundError:
@@ -94,6 +90,15 @@ def check_room(folder: Path, names: Names, count: int) -> None:
             error.errno,
             f"'{folder}' takes no files ({error.strerror}), and nothing was computed: choose another folder",
         ) from error
+
+
+def check_room(folder: Path, names: Names, count: int) -> None:
+    """Whether the folder takes files, and has room for the results of ``count`` replicates.
+
+    Raises:
+        OSError: it does not or has not, by its name; with the number of the operating system.
+    """
+    check_takes_files(folder)
     needed = count * sum(x.nbytes for x in blank(names, 1).values())
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -77,6 +77,11 @@ class ShrunkenDispersions(_text.Printed):
 
 def shrink(batch: Any, trend: Any) -> ShrunkenDispersions:
     """See ``FitBatch.shrink_dispersion``."""
+    if batch.names.linear:
+        raise ValueError(
+            "shrink_dispersion() is for the φ of generalised models; the variances of linear ones are drawn together "
+            "by moderate(), after fit_many(..., keep='df')"
+        )
     se = batch.log_dispersion_se
     with np.errstate(divide="ignore", invalid="ignore"):
         log_phi = np.where(batch.converged, np.log(batch.dispersion), np.nan)

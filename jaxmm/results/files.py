@@ -214,6 +214,7 @@ def publish(path: Path, write: Callable[[BinaryIO], object], overwrite: bool) ->
 
     Raises:
         FileExistsError: there is a file, and ``overwrite`` is False.
+        OSError: it cannot be written, by its name.
     """
     for attempt in range(3):
         temporary = path.parent / f".jaxmm-{_HOST}-{os.getpid()}-{uuid.uuid4().hex}.tmp"
@@ -231,6 +232,11 @@ def publish(path: Path, write: Callable[[BinaryIO], object], overwrite: bool) ->
             # taken for a leftover by a process that cannot see this one, as from another container
             if attempt == 2 or not path.parent.is_dir():
                 raise
+        except FileExistsError:
+            raise
+        except OSError as error:
+            what = error.strerror or str(error)
+            raise OSError(error.errno, f"'{path}' could not be written ({what})") from error
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()

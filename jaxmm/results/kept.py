@@ -21,7 +21,10 @@ def as_keep(model: Any, keep: Any) -> tuple[str, ...]:
 
     Raises:
         ValueError: a name that there is not, or one that the model has no numbers for.
+        TypeError: no names.
     """
+    if not isinstance(keep, str | list | tuple | set | frozenset):
+        raise TypeError(f"keep must be names of {', '.join(map(repr, COLUMNS))}, one or a list, not {keep!r}")
     names = (keep,) if isinstance(keep, str) else tuple(keep)
     for name in names:
         if name not in COLUMNS:

@@ -187,6 +187,11 @@ class Moderated(_text.Printed):
 
 def moderate(batch: Any, trend: Any) -> Moderated:
     """See ``FitBatch.moderate``."""
+    if not batch.names.linear:
+        raise ValueError(
+            "moderate() is for linear models, whose errors have a variance to moderate; dispersions of a generalised "
+            "one are drawn together by shrink_dispersion(), after fit_many(..., keep='dispersion_se')"
+        )
     if "df" not in batch.columns:
         raise ValueError("moderation needs degrees of freedom: fit_many(..., keep='df') keeps Satterthwaite's")
     good = batch.converged

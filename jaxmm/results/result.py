@@ -212,8 +212,8 @@ class FitBatch(_text.Printed):
             ``Moderated``, whose ``test_table()`` has the tests.
 
         Raises:
-            ValueError: no degrees of freedom were kept; a trend of another length, or constant; fewer than three
-                usable responses.
+            ValueError: no degrees of freedom were kept; a generalised model; a trend of another length, constant, or
+                not finite where there is a fit; fewer than three usable responses.
 
         Smyth (2004), Stat. Appl. Genet. Mol. Biol. 3(1), 3; the trend as Law et al. (2014), Genome Biol. 15, R29.
 
@@ -240,7 +240,8 @@ class FitBatch(_text.Printed):
 
         Raises:
             AttributeError: standard errors of log φ were not kept.
-            ValueError: a trend of another length, or constant; fewer than five usable responses.
+            ValueError: a linear model; a trend of another length, constant, or not finite where there is a fit; fewer
+                than five usable responses.
 
         After Love, Huber & Anders (2014), Genome Biol. 15, 550, with the likelihood's quadratic in its place.
         """

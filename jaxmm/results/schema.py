@@ -50,6 +50,11 @@ class Names:
     further: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
 
+    @property
+    def linear(self) -> bool:
+        """Whether they are of a linear model."""
+        return self.statistic == "t" and self.has_scale
+
     def columns(self) -> dict[str, list[str]]:
         """What to call the numbers of each column that has several."""
         return {name: list(c.labels) for name, c in schema(self).items() if c.labels is not None}

@@ -35,8 +35,8 @@ class Store:
         folder: its path; parents are made too.
         identity: what makes the study this one and no other: names and values that JSON can hold (arrays become
             lists). A folder is continued only where they are equal.
-        extendable: entries that may differ, as the number of replicates ``n``: a longer run continues a shorter one.
-            The larger number is kept.
+        extendable: entries that may differ, as the number of replicates ``n``: a longer run continues a shorter one;
+            a shorter one than is there is refused.
 
     Raises:
         ValueError: the folder holds another study (the message says in which entries) or other files; nothing in it
@@ -90,6 +90,14 @@ class Store:
                 f"'{self.folder}' was begun with jaxmm {study['version']}, and this is {files.version()}: "
                 "the replicates added now may differ in their last digits"
             )
+        for k in self.extendable:
+            there, asked = old.get(k), self.identity.get(k)
+            if there is not None and asked is not None and asked < there:
+                raise ValueError(
+                    f"'{self.folder}' holds a run of {k} = {there}, and {k} = {asked} is asked for: ask for {there} or "
+                    "more, take another folder, or read the first of them, "
+                    f"mm.load(folder).take(range({asked})); nothing was overwritten"
+                )
         longer = {k for k in self.extendable if _exceeds(self.identity.get(k), old.get(k))}
         self.identity |= {k: old[k] for k in self.extendable if k in old and k not in longer}
         if longer:
@@ -215,7 +223,7 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     """The contents of study.json; None where there is none.
 
     Raises:
-        ValueError: it cannot be read, or is of a later format.
+        ValueError: it cannot be read, says an impossible number of replicates, or is of a later format.
     """
     try:
         study = json.loads((folder / STUDY).read_text(encoding="utf-8"))
@@ -226,6 +234,9 @@ def read_study(folder: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{folder / STUDY}' is not what jaxmm writes there: choose another folder") from error
+    n = study["identity"].get("n")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+        raise ValueError(f"'{folder / STUDY}' says n = {n!r}, which jaxmm does not write there: choose another folder")
     if form > files.FORMAT:
         raise ValueError(
             f"'{folder}' was written by jaxmm {study['version']}, and this is {files.version()}: update it"

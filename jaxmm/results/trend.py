@@ -33,7 +33,7 @@ def covariate(batch: Any, trend: Any) -> np.ndarray | None:
     """(n,): numbers as they are, or the estimates of a coefficient by its name; None for None.
 
     Raises:
-        ValueError: neither, or another number of them.
+        ValueError: neither, or another number of them; one that is not finite, of a response with a fit.
     """
     if trend is None:
         return None
@@ -50,5 +50,11 @@ def covariate(batch: Any, trend: Any) -> np.ndarray | None:
     if x.shape != (len(batch),):
         raise ValueError(
             f"trend must have a number for each of the {len(batch)} responses, as their means; not {trend!r}"
+        )
+    bad = np.flatnonzero(batch.converged & ~np.isfinite(x))
+    if len(bad):
+        raise ValueError(
+            f"trend is {x[bad[0]]:g} for response {bad[0]} (from 0), which has a fit, and for {len(bad) - 1} more: "
+            "give a finite number for each, such as np.nanmean(Y, axis=1)"
         )
     return x

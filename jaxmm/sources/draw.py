@@ -156,10 +156,10 @@ class Simulated(Responses):
 class _OnModel(Responses):
     """What a mechanism draws, for another model of the same rows."""
 
-    endless, trusted = True, True
+    endless = True
 
     def __init__(self, source: Simulated, mechanised: Mechanised, model: Prepared):
-        self.source, self.mechanised, self.n = source, mechanised, source.n
+        self.source, self.mechanised, self.n, self.trusted = source, mechanised, source.n, source.trusted
         known = Columns(model.design)
         self.names = [name for name in mechanised.columns if name in known or model.design.spec is None]
         self.replaced = replaced(model.design, self.names) if self.names else None

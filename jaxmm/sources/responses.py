@@ -237,7 +237,10 @@ def as_responses(Y: Any, nobs: int) -> Responses | StreamResponses:
         except (TypeError, ValueError):
             raise DataError("Y holds text or other things where numbers are due") from None
     if np.dtype(rows.dtype).kind not in "fiub":
-        raise DataError(f"Y holds {rows.dtype} where numbers are due")
+        raise DataError(
+            f"Y holds values of the type {rows.dtype} where numbers are due: give Y.astype(float), or "
+            "table.apply(pandas.to_numeric) of a table whose columns were read as text"
+        )
     check_rows(rows, nobs)
     if not len(rows):
         raise DataError("Y has no rows: there is nothing to fit")

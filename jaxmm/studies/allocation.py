@@ -31,9 +31,11 @@ from scipy.optimize import minimize
 from scipy.special import ndtr, ndtri
 
 from jaxmm._axes import HEIGHT, POPULATION, WIDTH, labelled, pyplot
+from jaxmm._context import check_not_forked
 from jaxmm._keywords import known_keywords
 from jaxmm._text import Grid, Printed, frame_parts
 from jaxmm.inference.restrictions import restrictions
+from jaxmm.inference.wald import check_level
 from jaxmm.sources.responses import unfitted
 from jaxmm.studies.information import Unit, information, unit_of
 from jaxmm.studies.study import truth_of
@@ -94,7 +96,9 @@ def optimal_allocation(
     Raises:
         ValueError: a generalised model or crossed factors; a contrast of several rows or of an effect of zero; costs
             that are negative or all zero, of unknown names; both or neither of ``budget`` and ``power``; a budget for
-            less than one cluster of each kind; numbers without an optimum, such as measurements that cost nothing.
+            less than one cluster of each kind; an ``alpha`` outside (0, 1); numbers without an optimum, such as
+            measurements that cost nothing.
+        TypeError: a budget or a power that is no number.
 
     Raudenbush (1997), Psychol. Methods 2, 173-185; Moerbeek, van Breukelen & Berger (2000), J. Educ. Behav. Stat. 25.
 
@@ -103,6 +107,11 @@ def optimal_allocation(
         >>> bool(found.best["Subject"] > 18), bool(found.best["cost"] <= 6000)
         (True, True)
     """
+    check_not_forked()
+    check_level(alpha, "alpha", "0.05 for tests at 5 %")
+    for name, value in (("budget", budget), ("power", power)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):
+            raise TypeError(f"{name} must be a number, not {value!r}")
     given, model = model, unfitted(model)
     true = truth_of(given, model, truth)
     true = replace(true, beta=_with_effects(model, true.beta, effects))
@@ -117,7 +126,7 @@ def optimal_allocation(
         if not np.isfinite(budget) or not budget > 0:
             raise ValueError(f"budget must be a number above 0, not {budget!r}")
         return _solved(problem, asked.labels[0], gap, alpha, budget=float(budget))
-    if not 0 < alpha < 1 or not alpha < power < 1:  # pyright: ignore
+    if not alpha < power < 1:  # pyright: ignore
         raise ValueError(f"power must lie between alpha = {alpha:g} and 1, not {power!r}")
     if gap == 0:
         raise ValueError(f"{asked.labels[0]} is as the hypothesis has it, and no design finds that: give effects=")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -19,6 +20,7 @@ import pandas as pd
 from jaxmm._keywords import unknown_keyword
 from jaxmm.design.columns import DataError
 from jaxmm.design.formula import parse
+from jaxmm.design.syntax import names as syntax_names
 from jaxmm.model import Model, choose_likelihood
 from jaxmm.studies.named_designs import design_by_name
 
@@ -235,29 +237,50 @@ def plan(formula: str, table: Any, family: Any = None, **keywords: Any) -> Model
 
     Args:
         formula: as in ``lmm`` and ``glmm``. Where the table lacks the response, a column of values that the family
-            takes stands in for it; one that it has is used.
+            takes stands in for it; one that it has is used. Of a binomial family, whole ``weights`` are the trials.
         table: a row for each observation, as ``make_design`` makes one.
         family: as in ``glmm``; a linear model where None.
         keywords: those of ``Model.from_formula``.
 
     Raises:
-        FormulaError, DataError: as ``Model.from_formula``.
+        FormulaError, DataError: as ``Model.from_formula``; ``fit()`` of a model whose table has no response.
 
     Example:
         >>> table = mm.make_design({"subject": 4}, within={"cond": ["a", "b"]}, repeats=2)
         >>> mm.plan("y ~ cond + (1 | subject)", table).reml
         True
     """
-    response = str(parse(formula).response).strip("`")
+    terms = parse(formula)
+    response = str(terms.response).strip("`")
     data = as_pandas(table)
     if isinstance(table, pd.DataFrame):
         data.index = table.index  # by which responses with labels are matched
-    if response not in data.columns and response.isidentifier():
+    lacking = [name for name in syntax_names(terms.response) if name not in data.columns]
+    stand_in = bool(lacking) and response.isidentifier()
+    if lacking and not stand_in:
+        raise DataError(
+            f"a plan has no column {lacking[0]!r} for the response '{response}': name the response alone, as in "
+            "y ~ ..., or give the table columns; trials are 'y ~ ...' with weights='n', a column of their numbers"
+        )
+    if stand_in:
         likelihood = choose_likelihood(family, keywords.get("reml"), keywords.get("n_agq"))
         pairs = [np.array(pair) for pair in ((0.0, 1.0), (1.0, 2.0), (0.25, 0.75))]
         pair = next((p for p in pairs if np.all(likelihood.family.valid(p))), pairs[0])
-        data = data.assign(**{response: np.resize(pair, len(data))})
-    return Model.from_formula(formula, data, family, **keywords)
+        values, trials = np.resize(pair, len(data)), _trials(likelihood.family, data, keywords.get("weights"))
+        if trials is not None:  # a share of several trials says that the weights are trials
+            values = np.round(0.5 * trials) / trials
+        data = data.assign(**{response: values})
+    model = Model.from_formula(formula, data, family, **keywords)
+    return model.with_design(replace(model.design, stand_in=True)) if stand_in else model
+
+
+def _trials(family: Any, data: pd.DataFrame, weights: Any) -> np.ndarray | None:
+    """The numbers of trials that the weights of a plan are, of which some must be above one."""
+    if not family.has_trials or weights is None:
+        return None
+    numbers = np.asarray(data[weights] if isinstance(weights, str) and weights in data else weights)
+    whole = numbers.shape == (len(data),) and numbers.dtype.kind in "iuf" and np.all(numbers == np.round(numbers))
+    return numbers.astype(float) if whole and numbers.min() > 0 and numbers.max() > 1 else None
 
 
 def as_pandas(table: Any) -> pd.DataFrame:

@@ -176,7 +176,7 @@ def design_by_name(name: str, sizes: Mapping[str, Any]) -> pd.DataFrame:
     if key not in NAMED:
         close = difflib.get_close_matches(name, NAMED, 1)
         raise ValueError(
-            f"there is no design {name!r}; there are {known}" + (f"; did you mean {close[0]!r}?" * bool(close))
+            f"there is no design {name!r}; there are {known}" + "".join(f"; did you mean {c!r}?" for c in close)
         )
     own = inspect.signature(NAMED[key]).parameters
     for given in sizes:
@@ -199,13 +199,19 @@ def _times(name: str, given: Any) -> np.ndarray:
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         return np.arange(_size(name, given))
     times = np.asarray(given)
-    if times.ndim != 1 or not len(times) or times.dtype.kind not in "iuf" or np.any(np.diff(times) <= 0):
-        raise DataError(f"{name} must be a number of visits, or times one after another, not {given!r}")
+    if (
+        times.ndim != 1
+        or not len(times)
+        or times.dtype.kind not in "iuf"
+        or not np.all(np.isfinite(times))
+        or np.any(np.diff(times) <= 0)
+    ):
+        raise DataError(f"{name} must be a number of visits, or finite times one after another, not {given!r}")
     return times
 
 
 def _labels(name: str, given: Any) -> list[str]:
-    labels = [given] if isinstance(given, str) else [str(x) for x in given]
+    labels = [given] if isinstance(given, str) or np.ndim(given) == 0 else [str(x) for x in given]
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise DataError(f"{name} must be two or more different names, not {given!r}")
     return labels

@@ -170,6 +170,7 @@ def power_curve(
     Raises:
         DataError: an unknown factor, a size that is too small.
         ValueError: no sizes, a target outside (alpha, 1).
+        TypeError: a function that returns no model.
 
     Example:
         >>> curve = mm.power_curve(fit, n=4, along={"Subject": [9, 18]}, key=1, test="Days", progress=False)
@@ -255,6 +256,12 @@ def _built(build: Any, truth: Any, grid: list[dict[str, int]]) -> Iterator[Plann
     """The designs of a function, each by itself."""
     for sizes in grid:
         model = build(**sizes)
+        if not isinstance(model, Model):
+            asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
+            raise TypeError(
+                f"the function gave a {type(model).__name__} for {asked}: it must return a Model, as plan(formula, "
+                "make_design(...)) makes one"
+            )
         yield Planned(sizes, model, model, None, as_truth(model, truth))
 
 

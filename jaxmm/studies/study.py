@@ -17,6 +17,7 @@ import numpy as np
 from jaxmm._keywords import STUDYING, known_keywords
 from jaxmm.batch.engine import fit_many
 from jaxmm.design import DataError
+from jaxmm.design.columns import Levels
 from jaxmm.inference.wald import check_level
 from jaxmm.model import Model
 from jaxmm.results.result import FitBatch
@@ -30,6 +31,7 @@ from jaxmm.studies.hypotheses import Columns, Fits, LikelihoodRatio, Test, WaldZ
 from jaxmm.studies.named_tests import as_tests
 from jaxmm.studies.study_result import StudyResult
 
+FIRST = 8  # responses that are looked at before a model of another family is fitted to all
 Statistic = Callable[[FitBatch], Any]
 
 
@@ -89,8 +91,9 @@ def study(
     Raises:
         TypeError: neither a model nor a fit, no key.
         ValueError: an unknown coefficient or test, an impossible truth, level or number of replicates; a test or a
-            mechanism that does not suit the model.
-        DataError: a model ``fit`` of other rows; columns that there are not.
+            mechanism that does not suit the model; a statistic with the name of a parameter; a model ``fit`` of a
+            family that has no such responses (where it has some, the others have the status INVALID).
+        DataError: a model ``fit`` of other rows, or of the same in another order; columns that there are not.
 
     Morris, White & Crowther (2019), Stat. Med. 38.
 
@@ -108,9 +111,12 @@ def study(
         raise ValueError("of= is for tests by name, such as tests=['z', 'kenward-roger']")
     chosen += [LikelihoodRatio(columns) for columns in _hypotheses(fitted, lrt)]
     options = {"batch": batch, "shard": shard, "progress": progress, "control": control}
+    _check_statistics(statistics, fitted)
     run = Run(Simulated(model, true, n, key, mechanism=mechanism), out, options, key)
     if fit is None:
         return examine(model, true, run, chosen, level, alpha, statistics)
+    run.source.trusted = repr(fitted.likelihood.family) == repr(model.likelihood.family)
+    _check_support(fitted, model, run.source)
     known = _shared_truth(fitted, model, truth_as_batch(model, true))
     return examine(fitted, None, run, chosen, level, alpha, statistics, known)
 
@@ -127,7 +133,62 @@ def _of_same_rows(fitted: Model, model: Model) -> Model:
             f"fit= is a model of {len(theirs)} rows, and the responses are of the {len(ours)} rows of the model: make "
             "both of one table"
         )
+    there = _columns_of(model.design)
+    for name, mine in _columns_of(fitted.design).items():
+        if name in there and not np.array_equal(mine, there[name]):
+            row = int(np.argmax(mine != there[name])) if len(mine) == len(there[name]) else 0
+            raise DataError(
+                f"fit= is a model of rows in another order, or of other data: {name!r} is {mine[row]} in its row {row} "
+                f"(from 0), and {there[name][row]} in that of the model; make both of one table"
+            )
     return fitted
+
+
+def _columns_of(design: Any) -> dict[str, np.ndarray]:
+    """Name -> what a row has of a factor or of a variable of the formula, as text or numbers; of a model from arrays,
+    of the columns of X."""
+    found: dict[str, Any] = {f.name: np.asarray(f.levels)[f.codes].astype(str) for f in design.factors}
+    held = dict(zip(design.columns, design.X.T, strict=True)) if design.spec is None else design.spec.held
+    for name, value in held.items():
+        if isinstance(value, Levels):
+            found[name] = np.append(np.asarray(value.labels, object), "")[value.codes].astype(str)
+        elif np.ndim(value) == 1:
+            found[name] = np.asarray(value)
+    return {name: x for name, x in found.items() if len(x) == len(design.y)}
+
+
+def _check_support(fitted: Model, model: Model, source: Responses) -> None:
+    """Raises ValueError where none of the first responses can be had by the family of the model that is fitted."""
+    family = fitted.likelihood.family
+    if source.trusted:
+        return
+    y = np.asarray(source.block(0, min(int(source.n or 1), FIRST)).y)
+    trials = fitted.design.trials
+    good = np.asarray(family.valid(y)) & (y <= (np.inf if trials is None else trials))
+    if not good.all(axis=1).any():
+        row = int(np.argmin(good[0]))
+        raise ValueError(
+            f"fit= is a {family.name} model, and the responses drawn from {model.design.formula!r} are not its kind, "
+            f"such as {y[0, row]:g} in row {row}: simulate from a model of such responses, or fit another family"
+        )
+
+
+def _check_statistics(statistics: Any, model: Model) -> None:
+    """Raises ValueError for a statistic that is called as a parameter of the model is, TypeError for no functions."""
+    if statistics is None:
+        return
+    if not isinstance(statistics, Mapping):
+        raise TypeError(f"statistics must be name -> function of a FitBatch, not {statistics!r}")
+    names = names_of(model)
+    taken = FitBatch(names, blank(names, 1)).estimates()
+    for name, function in statistics.items():
+        if name in taken:
+            raise ValueError(
+                f"statistics has {name!r}, which is what a parameter of the model is called: give it another name; "
+                f"taken are {', '.join(map(repr, taken))}"
+            )
+        if not callable(function):
+            raise TypeError(f"statistics[{name!r}] must be a function of a FitBatch, not {function!r}")
 
 
 def _shared_truth(fitted: Model, model: Model, truth: FitBatch) -> FitBatch:

@@ -26,6 +26,7 @@ from scipy.optimize import brentq, nnls
 from scipy.special import chdtrc
 
 from jaxmm._axes import FONT, HEIGHT, POPULATION, WIDTH, labelled, pyplot
+from jaxmm._context import check_not_forked
 from jaxmm._text import Grid, Printed, number_text, p_value
 from jaxmm.inference.wald import quantile
 from jaxmm.studies.hypotheses import Columns
@@ -127,6 +128,7 @@ class PowerSurface(Printed):
         own = {name: float(x[0]) for name, x in self._sizes(sizes).items() if len(x) == 1}
         if len(own) < len(self.ranges):
             raise ValueError("gradient is at one point: give one number for each size")
+        check_not_forked()
         with jax.enable_x64(True):
             found = jax.grad(
                 lambda s: jnp.dot(jnp.stack([jnp.asarray(t, float) for t in self.terms(s)]), self.coefficients)
@@ -196,6 +198,8 @@ class PowerSurface(Printed):
         for name, x in zip(self.ranges, own, strict=True):
             if not np.all(np.isfinite(x)):
                 raise ValueError(f"{name} must be finite numbers, not {x.tolist()}")
+            if self.ranges[name][0] > 0 and not np.all(x > 0):
+                raise ValueError(f"{name} must be above zero, as the sizes that were tried, not {x.tolist()}")
         return dict(zip(self.ranges, own, strict=True))
 
     def _matrix(self, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -255,8 +259,19 @@ class PowerSurface(Printed):
 
 def _matrix(terms: Terms, sizes: Mapping[str, np.ndarray]) -> np.ndarray:
     """(S, t)"""
-    length = len(next(iter(sizes.values())))
-    return np.column_stack([np.broadcast_to(np.asarray(t, float), length) for t in terms(sizes)])
+    length, says = len(next(iter(sizes.values()))), f"terms must be a function of the sizes, {', '.join(sizes)}"
+    if not callable(terms):
+        raise TypeError(f"{says}, that returns a list of numbers or arrays, not {terms!r}")
+    try:
+        found = terms(sizes)
+    except KeyError as error:
+        raise ValueError(f"{says}: it asked for {error}, which is none of them") from error
+    if not isinstance(found, list | tuple) or not found:
+        raise ValueError(f"{says}, that returns a list such as [1 / s[{next(iter(sizes))!r}], 1.0], not {found!r}")
+    try:
+        return np.column_stack([np.broadcast_to(np.asarray(t, float), length) for t in found])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{says}: each of its terms must be a number or an array like the sizes ({error})") from error
 
 
 def fit_surface(
