@@ -7,7 +7,7 @@ from folders import flipped
 
 import jaxmm as mm
 from jaxmm import costs
-from jaxmm.batch.datasets import filled_up
+from jaxmm.batch.dataset_programs import filled_up
 
 
 def table(k: int, levels: tuple[int, int] = (4, 9), rows: tuple[int, int] = (2, 7)) -> pd.DataFrame:
@@ -154,8 +154,8 @@ def test_data_sets_of_which_one_group_is_left(family, apart, tables, monkeypatch
     two = tables[3].astype({"c": float})
     two.loc[~two.index.isin([0, len(two) - 1]), ["y", "c"]] = np.nan
     if apart:
-        monkeypatch.setattr("jaxmm.batch.datasets.Linear.suits", False)
-        monkeypatch.setattr("jaxmm.batch.datasets.Generalised.suits", False)
+        monkeypatch.setattr("jaxmm.batch.dataset_programs.Linear.suits", False)
+        monkeypatch.setattr("jaxmm.batch.dataset_programs.Generalised.suits", False)
     formula = "y ~ x + (1 | g)" if family is None else "c ~ x + (1 | g)"
     batch = mm.fit_many([tables[0], one, two], formula=formula, family=family, progress=False)
     assert batch.status.tolist() == [S.CONVERGED, S.TOO_FEW_ROWS, S.TOO_FEW_ROWS]
@@ -230,7 +230,7 @@ def test_a_code_of_no_level_takes_out_its_row(tables, monkeypatch):
         assert batch.nobs.tolist() == [len(t) for t in alone]
         for k, t in enumerate(alone):
             agree(batch, k, mm.lmm("y ~ x + (1 | g)", t))
-        monkeypatch.setattr("jaxmm.batch.datasets.Linear.suits", False)
+        monkeypatch.setattr("jaxmm.batch.dataset_programs.Linear.suits", False)
     shifted = [(*rest, codes - 1) for *rest, codes in made]  # labels, of which -1 is one
     assert mm.fit_many(shifted[:1], progress=False).nobs[0] == len(tables[3])
 

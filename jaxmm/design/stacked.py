@@ -18,89 +18,21 @@ import pandas as pd
 
 from jaxmm.design import syntax as _syntax
 from jaxmm.design.building import build
-from jaxmm.design.columns import DataError, Levels, Table, near
+from jaxmm.design.columns import DataError, Levels, Table
 from jaxmm.design.design import Design
 from jaxmm.design.formula import Terms
-from jaxmm.design.from_arrays import Term, design_from_arrays, numbers
 from jaxmm.design.functions import Matrix, as_number
 from jaxmm.design.grouping import fit_grouping
 from jaxmm.design.inputs import Frame, model_columns
+from jaxmm.design.joined import columns_of, is_numeric, stack
 from jaxmm.design.lacking import arranged, common_first, empty_columns, means_another
 from jaxmm.design.modelmatrix import recoded
 from jaxmm.design.response import Response, any_trial, other_rows
+from jaxmm.design.stacked_rows import Stacked, sorted_rows
 from jaxmm.design.transforms import evaluate, learns
 from jaxmm.families import Family
 
 
-class Stacked(NamedTuple):
-    """The rows of D data sets that are used, sorted by data set and level: ``y`` (N,), ``X`` (N, p), ``Z`` (N, q) of
-    each term, ``weights``, ``offset`` and ``trials`` (N,) or None; ``dataset`` and ``level`` (N,) number the data sets,
-    and within each its levels.  ``rows`` and ``levels`` (D,) count them.  ``bad`` (D,): data sets with a value that
-    cannot be used, which have no rows here.  ``lost`` (D, p + q): columns of X and then of Z that a data set has not,
-    for want of a level; ``aliased`` (D,): data sets whose other columns mean something else then."""
-
-    y: np.ndarray
-    X: np.ndarray
-    Z: tuple[np.ndarray, ...]
-    weights: np.ndarray | None
-    offset: np.ndarray | None
-    trials: np.ndarray | None
-    dataset: np.ndarray
-    level: np.ndarray
-    rows: np.ndarray
-    levels: np.ndarray
-    bad: np.ndarray
-    lost: np.ndarray
-    aliased: np.ndarray
-
-    def part(self, some: np.ndarray, lost: np.ndarray) -> Stacked:
-        """Of the data sets ``some`` (K,), ascending, which count from 0 then, without the columns ``lost`` (p + q,)."""
-        number = np.full(len(self.rows), -1)
-        number[some] = np.arange(len(some))
-        here, p = number[self.dataset] >= 0, self.X.shape[1]
-        by_row = {
-            name: None if x is None else x[here]
-            for name in ("y", "weights", "offset", "trials", "level")
-            for x in (getattr(self, name),)
-        }
-        by_dataset = {name: getattr(self, name)[some] for name in ("rows", "levels", "bad", "aliased")}
-        ends = np.cumsum([p, *(z.shape[1] for z in self.Z)])
-        Z = tuple(z[here][:, ~lost[at : at + z.shape[1]]] for at, z in zip(ends, self.Z, strict=False))
-        columns: Any = {**by_row, **by_dataset, "X": self.X[here][:, ~lost[:p]], "Z": Z}
-        return Stacked(**columns, dataset=number[self.dataset[here]], lost=self.lost[some][:, ~lost])
-
-
-def sorted_rows(
-    rows: Mapping[str, Any],
-    Z: Sequence[np.ndarray],
-    dataset: np.ndarray,
-    codes: np.ndarray,
-    bad: np.ndarray,
-    lost: np.ndarray | None = None,
-    aliased: np.ndarray | None = None,
-) -> Stacked:
-    """From rows in any order within their data sets; ``codes`` (N,) of the one grouping factor, from 0; those of data
-    sets that are ``bad`` (D,) are left out."""
-    key = dataset.astype(np.int64) * (int(codes.max(initial=0)) + 1) + codes
-    order = np.argsort(key, kind="stable")
-    order = order[~bad[dataset[order]]]
-    key, dataset = key[order], dataset[order]
-    fresh = np.ones(len(key), bool)
-    fresh[1:] = key[1:] != key[:-1]
-    count, levels = np.bincount(dataset, minlength=len(bad)), np.bincount(dataset[fresh], minlength=len(bad))
-    before = np.cumsum(levels) - levels
-    level = np.cumsum(fresh) - 1 - before[dataset]
-    taken: Any = {name: None if x is None else x[order] for name, x in rows.items()}
-    by_term = tuple(z[order] for z in Z)
-    D, width = len(bad), rows["X"].shape[1] + sum(z.shape[1] for z in Z)
-    return Stacked(
-        **taken, Z=by_term, dataset=dataset, level=level, rows=count, levels=levels, bad=bad,
-        lost=np.zeros((D, width), bool) if lost is None else lost,
-        aliased=np.zeros(D, bool) if aliased is None else aliased,
-    )  # fmt: skip
-
-
-# ---------------------------------------------------------------- tables
 @dataclass(frozen=True)
 class Stacker:
     """How tables are read: by the formula ``terms``, with the levels and contrasts of ``design``; ``names`` are the
@@ -151,7 +83,7 @@ class Stacker:
         """
         whole, sizes = stack(tables, self.names, first)
         for name, x in whole.items():
-            if _is_numeric(x) != (name in self.numeric) and not x.isna().all():
+            if is_numeric(x) != (name in self.numeric) and not x.isna().all():
                 was, now = ("numbers", "others") if name in self.numeric else ("no numbers", "numbers")
                 raise DataError(
                     f"column {name!r} holds {was} in the first data sets and {now} among the data sets {first} to "
@@ -180,7 +112,7 @@ def stacker(
         return _build(terms, table, family, weights, offset, contrasts, further)
 
     whole, sizes = stack(tables, names, 0)
-    numeric = frozenset(name for name, x in whole.items() if _is_numeric(x))
+    numeric = frozenset(name for name, x in whole.items() if is_numeric(x))
     of_matrices = [n for n in names if n in _of_matrices(terms, names)]
     order = common_first(whole, of_matrices, sizes)
     try:
@@ -231,89 +163,12 @@ def _problem(make: Callable[[], Any]) -> DataError | None:
 
 def _names(terms: Terms, table: Any, weights: str | None, offset: str | None) -> tuple[str, ...]:
     """The columns of the table that the formula names, all of them where it has a '.'."""
-    has = _columns_of(table)
+    has = columns_of(table)
     said = [*_syntax.names(terms.response), *_syntax.names(terms.fixed)]
     said += [n for e in terms.offsets for n in _syntax.names(e)]
     said += [n for b in terms.bars for e in (b.left, *b.group) for n in _syntax.names(_syntax.read(e))]
     said += [n for n in (weights, offset) if n is not None]
     return tuple(has) if "." in said else tuple(n for n in dict.fromkeys(said) if n in has)
-
-
-def _columns_of(table: Any) -> list[str]:
-    if isinstance(table, Mapping):
-        return [str(c) for c in table]
-    if hasattr(table, "columns"):
-        return [str(c) for c in (getattr(table, "column_names", None) or table.columns)]
-    return Table(table).names
-
-
-def stack(tables: Sequence[Any], names: tuple[str, ...], first: int) -> tuple[dict[str, pd.Series], np.ndarray]:
-    """The columns of tables of one kind, one under the other, and how many rows each has.
-
-    Raises:
-        DataError: a table lacks a column; a column of numbers in one and of text in another.
-    """
-    for k, t in enumerate(tables):
-        has = t if isinstance(t, Mapping | pd.DataFrame) else _columns_of(t)
-        twice = [n for n in names if list(has).count(n) > 1] if isinstance(t, pd.DataFrame) else []
-        if twice:
-            raise DataError(f"data set {first + k} has several columns {twice[0]!r}: rename or drop all but one")
-        lacking = [n for n in names if n not in has]
-        if lacking:
-            raise DataError(
-                f"data set {first + k} has no column {lacking[0]!r}; {near(lacking[0], list(map(str, has)))}"
-            )
-    sizes: Any = None
-    columns = {}
-    for name in names:
-        pieces = [_column(t, name) for t in tables]
-        lengths = np.array([len(x) for x in pieces], np.int64)
-        if sizes is not None and (lengths != sizes).any():
-            k = int(np.argmax(lengths != sizes))
-            raise DataError(f"data set {first + k}: its columns have different lengths: {name!r} has {lengths[k]} rows")
-        sizes = lengths
-        columns[name] = _joined_column(name, pieces, first)
-    return columns, np.zeros(len(tables), np.int64) if sizes is None else sizes
-
-
-def _is_numeric(x: Any) -> bool:
-    return pd.api.types.is_numeric_dtype(x.dtype) and not pd.api.types.is_bool_dtype(x.dtype)
-
-
-def _column(table: Any, name: str) -> Any:
-    if isinstance(table, pd.DataFrame):
-        return table[name]
-    if isinstance(table, Mapping) and isinstance(table[name], np.ndarray):
-        return table[name]
-    whole = Table({name: table[name]} if isinstance(table, Mapping) else table)
-    return whole._fetch(whole._place[name])
-
-
-def _joined_column(name: str, pieces: list[Any], first: int) -> pd.Series:
-    kinds = {x.dtype for x in pieces}
-    if all(isinstance(d, np.dtype) and d.kind in "fiu" for d in kinds):
-        return pd.Series(np.concatenate([np.asarray(x) for x in pieces]))
-    of_numbers = np.array([_is_numeric(x) for x in pieces])
-    empty = np.array([len(x) == 0 or bool(pd.isna(x).all()) for x in pieces])
-    numbers, others = np.flatnonzero(of_numbers & ~empty), np.flatnonzero(~of_numbers & ~empty)
-    if len(numbers) and len(others):
-        kind = pieces[others[0]].dtype
-        what = "True and False" if pd.api.types.is_bool_dtype(kind) else f"values of the type {kind}"
-        raise DataError(
-            f"column {name!r} holds numbers in data set {first + numbers[0]} and {what} in data set "
-            f"{first + others[0]}: give all data sets the same kind, by pandas.to_numeric, astype(int) or astype(str)"
-        )
-    series = [pd.Series(x) for x, none in zip(pieces, empty, strict=True) if len(kinds) == 1 or not none] or pieces
-    if len(kinds) > 1 and all(isinstance(x.dtype, pd.CategoricalDtype) for x in series):
-        joined: Any = pd.api.types.union_categoricals(series, ignore_order=True)  # pyright: ignore
-        series = [pd.Series(pd.Categorical(x, categories=joined.categories)) for x in series]
-    if len(series) < len(pieces):  # columns of nothing but missing values have no kind
-        filled = iter(series)
-        series = [
-            pd.Series([None] * len(x), dtype=series[0].dtype) if none else next(filled)
-            for x, none in zip(pieces, empty, strict=True)
-        ]
-    return pd.concat(series, ignore_index=True)
 
 
 class _Some(Mapping):
@@ -502,97 +357,3 @@ def _joined(values: list[Any], sizes: np.ndarray) -> Any:
     return np.concatenate(
         [np.full(n, np.nan) if v is None else np.asarray(v) for v, n in zip(values, sizes, strict=True)]
     )
-
-
-# ---------------------------------------------------------------- arrays
-@dataclass(frozen=True)
-class ArrayStacker:
-    """How data sets (y, X, Z, codes) are read: with the columns of ``design``."""
-
-    design: Design
-    family: Family | None
-    can_stack = True
-
-    def build(self, data: Any) -> Design:
-        """The design of one data set."""
-        return _of_arrays(_arrays(data, 0), self.design.columns, self.family)
-
-    def levels(self, data: Any) -> list[int]:
-        """Of one data set."""
-        y, X, Z, codes = _arrays(data, 0)
-        return [int(pd.Series(codes[_there(y, X, Z, codes)]).nunique())]
-
-    def rows(self, datasets: Sequence[Any], first: int) -> Stacked:
-        """As ``Stacker.rows``; NaN in y, X or Z, and a code that is missing, takes out its row."""
-        d, parts = self.design, [_arrays(x, first + k) for k, x in enumerate(datasets)]
-        p, q = d.X.shape[1], d.terms[0].Z.shape[1]
-        for k, (_, X, Z, _) in enumerate(parts):
-            if X.shape[1] != p or Z.shape[1] != q:
-                raise DataError(
-                    f"data set {first + k} has {X.shape[1]} columns of X and {Z.shape[1]} of Z where the first has {p} "
-                    f"and {q}"
-                )
-        sizes = np.array([len(y) for y, *_ in parts], np.int64)
-        dataset = np.repeat(np.arange(len(parts)), sizes)
-        y, X, Z = (np.concatenate([part[j] for part in parts]) for j in range(3))
-        codes = np.concatenate([pd.factorize(part[3], sort=True)[0] for part in parts])
-        used = ~(np.isnan(y) | np.isnan(X).any(axis=1) | np.isnan(Z).any(axis=1) | (codes < 0))
-        good = np.isfinite(y) & np.isfinite(X).all(axis=1) & np.isfinite(Z).all(axis=1)
-        if self.family is not None:
-            good &= np.asarray(self.family.valid(np.where(good, y, 0.0))) & (
-                ~np.isfinite(y) | (d.trials is None) | (y <= 1)
-            )
-        bad = np.zeros(len(parts), bool)
-        bad[dataset[used & ~good]] = True
-        trials = None if d.trials is None else np.ones(int(used.sum()))
-        rows = {"y": y[used], "X": X[used], "weights": None, "offset": None, "trials": trials}
-        return sorted_rows(rows, [Z[used]], dataset[used], codes[used], bad)
-
-
-def array_stacker(datasets: Sequence[Any], names: Sequence[str] | None, family: Family | None) -> ArrayStacker:
-    """From the first of them that can be used.
-
-    Raises:
-        DataError: none can; the message is that of a single fit.
-    """
-    problem: Exception | None = None
-    for k, data in enumerate(datasets):
-        try:
-            return ArrayStacker(_of_arrays(_arrays(data, k), names, family), family)
-        except DataError as error:
-            problem = problem or error
-    assert problem is not None
-    raise problem
-
-
-def _of_arrays(data: Any, names: Any, family: Family | None) -> Design:
-    y, X, Z, codes = data
-    there = _there(*data)
-    return design_from_arrays(y[there], X[there], [Term(Z[there], codes[there], "g")], None, None, names, family)
-
-
-def _there(y: np.ndarray, X: np.ndarray, Z: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """The rows in which nothing is missing."""
-    return ~(np.isnan(y) | np.isnan(X).any(axis=1) | np.isnan(Z).any(axis=1) | pd.isna(codes))
-
-
-def _arrays(data: Any, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """y (n,), X (n, p), Z (n, q), codes (n,)."""
-    y, X, Z = (numbers(f"{name} of data set {k}", x) for name, x in zip("yXZ", data, strict=False))
-    codes = _codes(data[3])
-    Z = Z[:, None] if Z.ndim == 1 else Z
-    n = len(y) if y.ndim == 1 else -1
-    if X.ndim != 2 or Z.ndim != 2 or len(X) != n or len(Z) != n or codes.shape != (n,):
-        raise DataError(
-            f"data set {k} must be y (n,), X (n, p), Z (n, q) and codes (n,), not {y.shape}, {X.shape}, {Z.shape} and "
-            f"{codes.shape}"
-        )
-    return y, X, Z, codes
-
-
-def _codes(given: Any) -> np.ndarray:
-    """NaN where one is missing: NaN, or -1 among whole numbers from 0 on, as pandas has it."""
-    codes = np.asarray(given)
-    if codes.dtype.kind != "i" or not np.any(codes == -1) or codes.min() < -1:
-        return codes
-    return np.where(codes == -1, np.nan, codes.astype(object))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmm.design.stacked import Stacked
+from jaxmm.design.stacked_rows import Stacked
 from jaxmm.lanes.laplace_table import Own
 from jaxmm.lanes.own_rows import Effects
 from jaxmm.lanes.segments import Segments, changed_effects, orthogonal, statuses

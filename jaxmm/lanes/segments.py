@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmm.design.checks import REPRODUCED
-from jaxmm.design.stacked import Stacked
+from jaxmm.design.stacked_rows import Stacked
 from jaxmm.lanes.closed_form import BlockData, Systems
 from jaxmm.lanes.entrywise import cholesky, forward
 from jaxmm.lanes.linear_lanes import TINY
