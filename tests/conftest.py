@@ -36,7 +36,7 @@ PRICES = {price: getattr(costs, price) for price in ("LINEAR", "GENERALISED")}
 DEFAULT = "not slow and not dear"
 LARGE = 3 << 29  # bytes of the process from which compiled programs are let go
 
-# tracing makes many small objects, and looking through all that live after every 700 new ones took a twentieth of the time
+# tracing makes many objects, and looking through all that live after every 700 new ones took a twentieth of the time
 gc.set_threshold(100_000, 20, 20)
 
 
