@@ -1,5 +1,6 @@
 """Shared settings: what runs by default, a persistent compilation cache, fitted models shared by the tests."""
 
+import gc
 import json
 import os
 import threading
@@ -34,6 +35,9 @@ LISTED = {
 PRICES = {price: getattr(costs, price) for price in ("LINEAR", "GENERALISED")}
 DEFAULT = "not slow and not dear"
 LARGE = 3 << 29  # bytes of the process from which compiled programs are let go
+
+# tracing makes many objects, and looking through all that live after every 700 new ones took a twentieth of the time
+gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -368,10 +368,10 @@ def test_simulated_responses_have_the_moments_of_the_fit(name):
 
 def test_a_constant_dispersion_is_the_same_with_and_without_a_formula():
     formula = "share ~ x + (1 | pond)"
-    plain, written = (mm.glmm(formula, ponds(), "beta", dispersion=d) for d in (None, "~ 1"))
+    plain, written = (mm.glmm(formula, ponds(), "gamma", dispersion=d) for d in (None, "~ 1"))
     assert plain.deviance == written.deviance and plain.dispersion == written.dispersion
     # "~ 0 + bad" and "~ bad" are one model; a formula for one level of two is another
-    same = [mm.glmm(formula, ponds(), "beta", dispersion=d) for d in ("~ bad", "~ 0 + bad")]
+    same = [mm.glmm(formula, ponds(), "gamma", dispersion=d) for d in ("~ bad", "~ 0 + bad")]
     close(same[0].deviance, same[1].deviance, 1e-10)
     a, b = (f.coef_table(component="phi")["estimate"].to_numpy() for f in same)
     close([a[0], a[0] + a[1]], b, 1e-6)
