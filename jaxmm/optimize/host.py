@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxmm.optimize import region
 from jaxmm.optimize.ends import Control, Search, Status
@@ -154,6 +153,8 @@ def _trust_region(objective: Objective, theta: np.ndarray, control: Control) -> 
 
 def _quasi_newton(objective: Objective, theta: np.ndarray, control: Control) -> np.ndarray:
     """L-BFGS directions (optax) with backtracking, until the steps are small: the trust region does the rest."""
+    import optax  # a quarter of a second, which few searches need
+
     scaling = optax.scale_by_lbfgs(memory_size=min(30, len(theta)))
     state, update = scaling.init(jnp.asarray(theta)), jax.jit(scaling.update)
     value, g, _ = objective.gradient(theta)
