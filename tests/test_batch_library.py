@@ -64,9 +64,9 @@ def check_calls(model, source):
         said = job.way.problem.library
         with jax.enable_x64(True):
             arguments = (job.way.problem, own, job.start, None)
-            calling = calls(lowered(search._pool, *arguments))
+            calling = calls(lowered(search._pool, *arguments, False))
             assert not calling or "data" in said or ("start" in said and start is None)
-            both = jax.eval_shape(search._pool, *arguments)
+            both = jax.eval_shape(lambda *x: search._pool(*x, False), *arguments)
             assert not calls(lowered(search._steps, job.way.problem, both, job.control)) or "evaluate" in said
             outcome = jax.eval_shape(lambda both, job=job: job.way.problem.outcome(*both), both)
             assert not calls(lowered(search._found, job.way.problem, (outcome, None), ())) or "found" in said

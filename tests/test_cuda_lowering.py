@@ -145,7 +145,7 @@ def job_of(m: mm.Model, source) -> _Job:
 
 def pool_of(job: _Job, own: Varying, theta=None):
     invalid = None if job.way.check is None else np.zeros(LANES, bool)
-    return search._pool, job.way.problem, own, theta, invalid
+    return search._pool, job.way.problem, own, theta, invalid, False
 
 
 def responses(m: mm.Model) -> np.ndarray:

@@ -12,7 +12,7 @@ ROOT = Path(jaxmm.__file__).parent
 LAYERS = Path(__file__).with_name("layers.txt").read_text().split()
 
 # function-level imports: what is optional or slow to import, and is needed by few
-HEAVY = ("narwhals", "matplotlib", "scipy", "polars", "pyarrow", "formulaic", "tqdm", "xarray", "arviz", "ray")
+HEAVY = ("narwhals", "matplotlib", "scipy", "polars", "pyarrow", "formulaic", "tqdm", "xarray", "arviz", "ray", "optax")
 
 
 def modules() -> dict[str, ast.Module]:

@@ -59,13 +59,12 @@ def safe_level(y: Array, weights: Array, trials: Array, family: Any) -> Array:
 def log_density(etas: Etas, log_phi: Array, rows: Rows) -> Array:
     """Unweighted, without the constant part.
 
-    A row without weight has that of a predictor inside, so that nothing infinite is multiplied by zero: what stands
-    there may have no density, as beyond the edge of a link.
+    Beyond the edge of a link there may be no density: a row without weight has that of a predictor inside, so that
+    nothing infinite is multiplied by zero.
     """
-    inside = [jnp.zeros((), rows.y.dtype) for _ in etas]
     if rows.family.has_edge:
-        inside[0] = safe_level(rows.y, rows.weights, rows.trials, rows.family)
-    etas = tuple(jnp.where(rows.weights > 0, eta, at) for eta, at in zip(etas, inside, strict=True))
+        inside = safe_level(rows.y, rows.weights, rows.trials, rows.family)
+        etas = (jnp.where(rows.weights > 0, etas[0], inside), *etas[1:])
     return density_of(rows.family, rows.structure.predictors.names, rows.y, etas, log_phi, rows.trials)
 
 
