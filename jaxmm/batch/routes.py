@@ -203,7 +203,7 @@ class PartRoutes:
         whole: Any = None
         for k in np.unique(kind).tolist():
             at = np.flatnonzero(kind == k)
-            lanes = own.each(lambda x, at=at: x[at])
+            lanes = own if len(at) == size else own.each(lambda x, at=at: x[at])
             if k != OWN:
                 lanes = lanes._replace(weights=None)
             found = self._search(k).run(Held(lanes), 0, len(at))

@@ -8,15 +8,18 @@ import jax
 import numpy as np
 
 from jaxmm import costs
+from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.sources.responses import Varying
+
+_data = Program(lambda problem, own: problem.data(own))  # never compiled: what it gives is looked up by shape
 
 
 def lanes_at_once(model: Any, problem: Any, own: Varying, n: int | None, workers: int, device: Any) -> int:
     """The width of a batch of ``n`` lanes, None where their number is not known, that ``workers`` share; ``own`` has
     the shapes of what one of them has of its own."""
     with computing(model.device):
-        data = jax.eval_shape(lambda problem, own: problem.data(own), problem, own)
+        data = jax.eval_shape(_data.bind(problem, own).function, problem, own)
     each, given = (8 * sum(x.size for x in jax.tree.leaves(parts)) for parts in (data, own))
     if device.platform == "cpu":
         return _on_cpu(each * problem.temporaries, given, n, workers)
