@@ -9,7 +9,7 @@ import jaxmm as mm
 from jaxmm.design.replaced import replaced
 from jaxmm.optimize import Status
 from jaxmm.sources.inputs import common_patterns, count_patterns, read_inputs
-from jaxmm.sources.labelled import SparseResponses
+from jaxmm.sources.labelled import Labelled, SparseResponses
 from jaxmm.sources.responses import ArrayResponses, fingerprint_of_lanes
 
 QUIET = {"progress": False}
@@ -210,6 +210,26 @@ def test_columns_that_are_impossible(data):
     Y, t = np.array(fit.simulate(2, key=1)), np.full((2, len(data)), 2.0) + np.arange(len(data)) / 50
     t[1, 5] = -1.0
     assert mm.fit_many(fit, Y, columns={"t": t}, **QUIET).status.tolist() == [0, Status.INVALID]
+    weights, missing = np.ones(Y.shape), Y.copy()
+    weights[1, 5], missing[1, 5] = 0.0, np.nan  # what stands in a row that is not there is not looked at
+    left_out = mm.fit_many(fit, Y, columns={"t": t}, weights=weights, **QUIET)
+    assert left_out.converged.all() and left_out.nobs.tolist() == [96, 95]
+    np.testing.assert_allclose(mm.fit_many(fit, missing, columns={"t": t}, **QUIET).loglik, left_out.loglik, rtol=1e-12)
+
+
+def test_arrays_beside_a_table_in_another_order(data, fit, Y):
+    """Whose rows are those of the table, or of the model: nobody knows."""
+    table = pd.DataFrame(Y.T, index=data.index)
+    W = np.random.default_rng(1).gamma(2.0, size=Y.shape)
+    order = np.random.default_rng(2).permutation(len(data))
+    shuffled, own = table.iloc[order], pd.DataFrame(W.T, index=data.index).iloc[order]
+    for call in (mm.fit_many, lambda *a, **k: mm.permutation_test(*a, "z", key=1, n=4, progress=False, weights=W)):
+        with pytest.raises(mm.DataError, match="order of the model's rows by its labels, and weights has none"):
+            call(fit, shuffled, **({"weights": W} | QUIET if call is mm.fit_many else {}))
+    there, plain = (mm.fit_many(fit, y, weights=w, **QUIET) for y, w in ((shuffled, own), (Y, W)))
+    np.testing.assert_allclose(there.loglik, plain.loglik, rtol=1e-12)
+    with pytest.raises(mm.DataError, match="have some labels twice, as 0"):
+        mm.fit_many(fit, table.set_axis([0, *data.index[:-1]]), **QUIET)
 
 
 def test_patterns_that_many_responses_have(fit, Y, monkeypatch):
@@ -246,7 +266,9 @@ def test_a_folder_knows_every_number_that_is_in_memory(data, fit, tmp_path):
 
     def identity(Y, weights, offset, x, f):
         source = ArrayResponses(Y)
-        inputs = read_inputs(fit.model.design, source, None, weights, offset, {"x": x, "f": f}, "drop", True)
+        inputs = read_inputs(
+            fit.model.design, source, Labelled(Y, None), weights, offset, {"x": x, "f": f}, "drop", True
+        )
         return {**source.identity(), **inputs.identity()}
 
     before = identity(**given)
@@ -298,7 +320,7 @@ def test_what_stands_beside_the_responses_is_matched_by_label_too(data):
 
     def read(**given):
         given = {"weights": None, "offset": None, "columns": None, **given}
-        return read_inputs(design, source, None, *given.values(), "drop", True)
+        return read_inputs(design, source, Labelled(Y, None), *given.values(), "drop", True)
 
     series = named.z**2 + 0.1
     one = read(weights=series.iloc[order], offset=named.x.iloc[order], columns={"f": named.f.iloc[order]})

@@ -98,7 +98,7 @@ def fit_many(
         weights: (n, nobs) of each lane, in the place of the model's: precisions in a linear model, else what multiplies
             a row's log density; a row of weight 0 is left out of the lane. Where the model's weights are the trials of
             its proportions, those of lanes are their trials, and Y counts successes. Also (nobs,), the same for all. A
-            table or a Series, here and below, is matched by label as Y is.
+            table or a Series, here and below, is matched by label as Y is; an array is in the order of the model.
         offset: (n, nobs) of the mean's linear predictor, in the place of the model's, such as the log of library
             sizes.
         columns: variables of the formula that each lane has values of its own for, ``{"x": array (n, nobs)}``. The
@@ -193,9 +193,9 @@ def fit_many(
         return fit_datasets(model, formula, **of_datasets, **given, control=control, collect=collect, keep=keep)
     check_absent(of_datasets, "is for data sets, fit_many(datasets, formula=...): a model has it already")
     model = unfitted(model)
-    Y, labels = labelled.read(Y, model.design, dim, layer)
-    source = as_responses(Y, len(model.design.y))
-    inputs = read_inputs(model.design, source, labels, weights, offset, columns, missing, model.likelihood.exact)
+    own = labelled.read(Y, model.design, dim, layer)
+    source, labels = as_responses(own.Y, len(model.design.y)), own.labels
+    inputs = read_inputs(model.design, source, own, weights, offset, columns, missing, model.likelihood.exact)
     job = _Job(model, source, start, batch, control, collapse, inputs, as_keep(model, keep), Shard.of(shard))
     found = job.run(out, progress, collect)
     return found if labels is None or not len(found) else replace(found, labels=labels.take(found.replicate))

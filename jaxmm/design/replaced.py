@@ -26,8 +26,8 @@ AT_ONCE = 1 << 20  # rows of all lanes that are evaluated together
 
 class LaneColumns(NamedTuple):
     """Of L lanes: ``X`` (L, n, p), ``Z`` of each term (L, n, q), ``offset`` (L, n); None where they are the model's.
-    ``gone`` (L, n): rows in which a column is missing; ``impossible`` (L,): lanes whose columns are not finite in some
-    other row, or of which a transform cannot be made.  X and Z are zero in both."""
+    ``gone`` (L, n): rows in which a column is missing; ``impossible`` (L, n): other rows whose columns are not
+    finite, all of a lane of which a transform cannot be made.  X and Z are zero in both."""
 
     X: np.ndarray | None
     Z: tuple[np.ndarray, ...] | None
@@ -107,8 +107,7 @@ class Replaced:
         for x in (X, *(Z[t] for t in self.bars), offset):
             if x is not None:
                 bad |= ~np.isfinite(x) if x.ndim == 2 else ~np.isfinite(x).all(axis=2)
-        impossible: Any = (bad & ~gone).any(axis=1)
-        out = bad | gone
+        impossible, out = bad & ~gone, bad | gone
         if out.any():
             X = None if X is None else np.where(out[..., None], 0.0, X)
             offset = None if offset is None else np.where(out, 0.0, offset)

@@ -98,7 +98,8 @@ def permutation_test(
         threshold_p: the same as a two-sided p of the normal distribution, 0.01 unless one of the two is given; it is a
             choice made before, and the test holds whatever it is.
         step_down: whether p of "max" leaves out the responses with larger |t|: never larger, and as valid.
-        weights: (V, nobs) precisions of each response, in the place of the model's; a row of weight zero is missing.
+        weights: (V, nobs) precisions of each response, in the place of the model's; a row of weight zero is missing. A
+            table is matched by label as Y is.
         missing: "drop", a NaN in Y leaves that row out of that response; "refuse", it is an error.
         batch: lanes that are searched at once, as in ``fit_many``.
         out: a folder in which the counts are kept after each block of permutations: a run that was cut off goes on, and
@@ -133,7 +134,9 @@ def permutation_test(
     model = unfitted(model)
     columns = tested_columns(model, term)
     moves = Permutations(as_scheme(model, columns, scheme), check_number(n), words(as_key(key)))
-    Y, labels = labelled.read(Y, model.design, dim, layer)
+    Y, labels, moved = labelled.read(Y, model.design, dim, layer)
+    if weights is not None:
+        weights = labelled.read_beside(weights, model.design, "weights", moved).Y
     rows = read_rows(Y, model, missing)
     score = as_score(statistic, adjacency, (threshold, threshold_p), len(rows), labels, len(columns))
     if step_down and statistic != "max":

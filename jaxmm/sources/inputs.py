@@ -20,6 +20,7 @@ from jaxmm.design import DataError, Design
 from jaxmm.design.modelmatrix import independent_columns
 from jaxmm.design.replaced import Replaced, replaced
 from jaxmm.sources import labelled
+from jaxmm.sources.labelled import Labelled
 from jaxmm.sources.responses import ArrayResponses, Varying, fingerprint_of_lanes
 
 SHARED, OWN = 0, -1
@@ -99,7 +100,8 @@ class Inputs:
             # what is not there is filled with the model's own response, which its family can have
             y = np.where((weights == 0) | gone, self.design.y, y)
         if made is not None and made.impossible.any():
-            y = np.where(made.impossible[:, None], np.nan, y)
+            counts = ~gone if weights is None else ~gone & (weights > 0)
+            y = np.where((made.impossible & counts).any(axis=1)[:, None], np.nan, y)
         offset = None if self.offset is None else np.asarray(self.offset[at], float)
         own = own._replace(y=y, weights=weights, trials=trials, offset=offset if offset is not None else own.offset)
         if made is not None:
@@ -133,9 +135,10 @@ class Inputs:
 
 # ---------------------------------------------------------------- from the arguments of fit_many
 def read_inputs(
-    design: Design, source: Any, labels: Any, weights: Any, offset: Any, columns: Any, missing: Any, shared: bool
+    design: Design, source: Any, Y: Labelled, weights: Any, offset: Any, columns: Any, missing: Any, shared: bool
 ) -> Inputs:
-    """From the arguments; ``labels`` those of Y; ``shared``: whether lanes that share a pattern can share its work.
+    """From the arguments, the responses as ``labelled`` has read them; ``shared``: whether lanes that share a
+    pattern can share its work.
 
     Raises:
         DataError: another shape than Y, weights that are negative or all zero, an offset that is not finite, a column
@@ -157,7 +160,7 @@ def read_inputs(
         if values is None:
             return None
         assert n is not None  # which lanes have inputs of their own are counted
-        return _rows(name, values, n, nobs, design, labels)
+        return _rows(name, values, n, nobs, design, Y)
 
     inputs = Inputs(
         design,
@@ -185,10 +188,10 @@ def read_inputs(
     return inputs
 
 
-def _rows(name: str, values: Any, n: int, nobs: int, design: Design, labels: Any) -> Any:
+def _rows(name: str, values: Any, n: int, nobs: int, design: Design, Y: Labelled) -> Any:
     """(n, nobs) of values that look as Y does: an array, or what has labels; (nobs,) is the same for all lanes."""
-    values, own = labelled.read_beside(values, design, name)
-    if own is not None and labels is not None and not _same(own, labels):
+    values, own, _ = labelled.read_beside(values, design, name, Y.moved)
+    if own is not None and Y.labels is not None and not _same(own, Y.labels):
         raise DataError(f"{name} has other labels than Y: give it those of the responses, in their order")
     if hasattr(values, "block"):  # sparse
         values = values.block(0, values.n).y
@@ -219,13 +222,13 @@ def check_weights(weights: np.ndarray, first: int, of_trials: bool) -> None:
         k, i = map(int, np.argwhere(bad)[0])
         shown = "negative" if weights[k, i] < 0 else "not finite"
         raise DataError(
-            f"weights of lane {first + k} are {shown} at row {i}, both from 0: {weights[k, i]!r}; a row of weight 0 is "
-            "left out, and so is one whose response is NaN"
+            f"weights of lane {first + k} are {shown} at row {i}, both from 0: {weights[k, i]:g}; give a row that "
+            "is to be left out the weight 0"
         )
     if of_trials and (apart := np.abs(weights - np.round(weights)) > 1e-6 * np.maximum(1.0, weights)).any():
         k, i = map(int, np.argwhere(apart)[0])
         raise DataError(
-            f"the model's weights are the trials of its proportions, and so are those of lanes: {weights[k, i]!r} of "
+            f"the model's weights are the trials of its proportions, and so are those of lanes: {weights[k, i]:g} of "
             f"lane {first + k} at row {i}, both from 0, is no whole number; write the model with cbind(successes, "
             "failures) for weights that multiply"
         )
@@ -235,7 +238,7 @@ def _check_finite(name: str, values: np.ndarray) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         k, i = map(int, np.argwhere(bad)[0])
-        raise DataError(f"{name} of lane {k} is not finite at row {i}, both from 0: {values[k, i]!r}")
+        raise DataError(f"{name} of lane {k} is not finite at row {i}, both from 0: {values[k, i]:g}")
 
 
 def count_patterns(source: ArrayResponses) -> dict[bytes, int]:

@@ -88,10 +88,12 @@ class SparseResponses(Responses):
 
 
 class Labelled(NamedTuple):
-    """Responses as ``as_responses`` takes them, and their labels, None where they have none."""
+    """Responses as ``as_responses`` takes them, and their labels, None where they have none; whether their observations
+    were ``moved``, by their labels, into the order of the model's."""
 
     Y: Any
     labels: Labels | None
+    moved: bool = False
 
 
 def read(Y: Any, design: Design, dim: str | None = None, layer: str | None = None, what: str = "Y") -> Labelled:
@@ -123,13 +125,18 @@ def read(Y: Any, design: Design, dim: str | None = None, layer: str | None = Non
     return Labelled(Y, None)
 
 
-def read_beside(values: Any, design: Design, what: str) -> Labelled:
+def read_beside(values: Any, design: Design, what: str, moved: bool) -> Labelled:
     """What stands beside the responses, as ``read`` takes them; or of one dimension, a number or a text for each
     observation, which all responses share: a Series, a DataArray.
 
     Raises:
-        DataError: as of ``read``.
+        DataError: as of ``read``; no labels beside responses that were ``moved``.
     """
+    if moved and not (hasattr(values, "to_numpy") or hasattr(values, "obs_names")):
+        raise DataError(
+            f"Y is put into the order of the model's rows by its labels, and {what} has none: give {what} as a table "
+            "with the labels of Y, or Y as an array with a response in each row, both in the order of the model's table"
+        )
     if not hasattr(values, "to_numpy") or np.ndim(values) != 1:
         return read(values, design, what=what)
     index = getattr(values, "index", None)
@@ -176,6 +183,11 @@ def _observations(labels: Any, n: int, design: Design, what: str) -> Any:
     return slice(None)
 
 
+def _moves(at: Any) -> bool:
+    """Whether observations that are taken so are in another order."""
+    return isinstance(at, np.ndarray) and bool(np.any(np.diff(at) < 0))
+
+
 def _check_disjoint(given: pd.Index, own: pd.Index, what: str) -> None:
     """Raises DataError where some of the labels are those of the model, but for labels that are equal one by one."""
     found = own.isin(given)
@@ -187,6 +199,8 @@ def _check_disjoint(given: pd.Index, own: pd.Index, what: str) -> None:
             f"the rows of {what} have labels of the model's table of which some are there twice, as "
             f"{_some(own[found])}, in another order: {remedy}"
         )
+    if not given.is_unique:
+        raise DataError(f"the rows of {what} have some labels twice, as {_some(given[given.duplicated()])}: {remedy}")
     raise DataError(
         f"{what} has the labels of {found.sum()} of the {len(own)} rows of the model, and not {_some(own[~found])}; of "
         f"its own {_some(given[~given.isin(own)])} are none of the model's: label {what} as the table of the model is, "
@@ -217,10 +231,10 @@ def _of_table(Y: Any, design: Design, dim: str | None, what: str) -> Labelled:
     if (dim or fits[0]) == "rows":
         at = _observations(index, len(values), design, what)
         labels = Labels.of(_name(getattr(Y.columns, "name", None), "response"), _single(Y.columns))
-        return Labelled(values[at].T, labels)
+        return Labelled(values[at].T, labels, _moves(at))
     at = _observations(Y.columns, values.shape[1], design, what)
     labels = None if index is None else Labels.of(_name(index.name, "response"), _single(index))
-    return Labelled(values[:, at], labels)
+    return Labelled(values[:, at], labels, _moves(at))
 
 
 def _numbers(Y: Any, what: str) -> np.ndarray:
@@ -281,7 +295,8 @@ def _of_dataarray(Y: Any, design: Design, dim: str | None, what: str) -> Labelle
         if c.dims and dim not in c.dims and not isinstance(Y.indexes.get(name), pd.MultiIndex)
     }
     shape = {str(name): sizes[name] for name in others}
-    return Labelled(rows.reshape(-1, rows.shape[-1]), Labels(shape, coords, np.arange(int(np.prod(rows.shape[:-1])))))
+    places = np.arange(int(np.prod(rows.shape[:-1])))
+    return Labelled(rows.reshape(-1, rows.shape[-1]), Labels(shape, coords, places), _moves(at))
 
 
 def _of_anndata(Y: Any, design: Design, layer: str | None, what: str) -> Labelled:
@@ -295,5 +310,5 @@ def _of_anndata(Y: Any, design: Design, layer: str | None, what: str) -> Labelle
     at = _observations(Y.obs_names, matrix.shape[0], design, what)
     labels = Labels.of(_name(Y.var_names.name, "var"), Y.var_names)
     if hasattr(matrix, "tocsr"):
-        return Labelled(SparseResponses(matrix.tocsr()[at]), labels)
-    return Labelled(np.asarray(matrix)[at].T, labels)
+        return Labelled(SparseResponses(matrix.tocsr()[at]), labels, _moves(at))
+    return Labelled(np.asarray(matrix)[at].T, labels, _moves(at))

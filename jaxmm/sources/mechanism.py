@@ -177,8 +177,9 @@ def lanes_of(r: Any, columns: Mapping[str, np.ndarray]) -> Varying:
         DataError: columns of which the formula makes what is not finite.
     """
     made = r.lanes(columns)
-    if made.gone.any() or made.impossible.any():
-        lane = int(np.argmax(made.impossible | made.gone.any(axis=1)))
+    bad = (made.gone | made.impossible).any(axis=1)
+    if bad.any():
+        lane = int(np.argmax(bad))
         raise DataError(
             f"columns: what is drawn for {', '.join(map(repr, columns))} has, or gives the formula, values that are "
             f"not finite, as in the {lane + 1}th replicate of a block: draw what the formula can take"
