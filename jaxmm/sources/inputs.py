@@ -101,7 +101,7 @@ class Inputs:
             y = np.where((weights == 0) | gone, self.design.y, y)
         if made is not None and made.impossible.any():
             counts = ~gone if weights is None else ~gone & (weights > 0)
-            y = np.where((made.impossible & counts).any(axis=1)[:, None], np.nan, y)
+            y = np.where(np.any(made.impossible & counts, axis=1, keepdims=True), np.nan, y)
         offset = None if self.offset is None else np.asarray(self.offset[at], float)
         own = own._replace(y=y, weights=weights, trials=trials, offset=offset if offset is not None else own.offset)
         if made is not None:
