@@ -20,20 +20,20 @@ from jaxmm import costs
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator
 from jaxmm.lanes.entrywise import Matrix, lower_pairs
-from jaxmm.lanes.systems import Squares, Sums, least_squares
+from jaxmm.lanes.systems import Squares, Sums, least_squares, symmetric
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["X", "XX", "weights", "offset", "codes", "source", "place", "ZZ", "ZX", "Z", "there"],
-    meta_fields=["levels"],
+    meta_fields=[],
 )
 @dataclass(frozen=True)
 class Products:
     """``X`` (p, n), ``XX`` (pairs of columns, n), ``weights`` and ``offset`` (n,) of the model, ``codes`` (n,) the
     levels.  By tiles of G levels and R rows each: ``source`` (T, R) the rows, None where there is one tile;
     ``ZZ`` (T, pairs of effects, G, R), ``ZX`` (T, q p, G, R), ``Z`` (T, q, G, R), ``there`` (T, 1, G, R), which are
-    zero where a row is not of the level; ``place`` (levels,) of each level in the tiles, None where they are in order.
+    zero where a row is not of the level; ``place`` (J,) of each level in the tiles, None where they are in order.
     """
 
     X: Array
@@ -47,7 +47,6 @@ class Products:
     ZX: Array
     Z: Array
     there: Array
-    levels: int
 
     def cross_products(self, W: Array) -> Array:
         """X'WX (p, p, L), of W (n, L)."""
@@ -86,10 +85,7 @@ class Products:
 
 def _unpacked(lower: Array, n: int) -> Array:
     """(pairs, ..) of a lower triangle by ``lower_pairs`` -> (n, n, ..)."""
-    at = np.zeros((n, n), int)
-    for k, (a, b) in enumerate(lower_pairs(n)):
-        at[a, b] = at[b, a] = k
-    return lower[at.ravel()].reshape(n, n, *lower.shape[1:])
+    return symmetric(lambda a, b: lower[a * (a + 1) // 2 + b], n)
 
 
 def make_products(a: Accumulator, offset: np.ndarray | None) -> Products:
@@ -125,7 +121,7 @@ def make_products(a: Accumulator, offset: np.ndarray | None) -> Products:
         lay(list(Z.T)),
         of_level[:, None],
     )
-    return Products(*jax.device_put(parts), levels=g.levels)
+    return Products(*jax.device_put(parts))
 
 
 def tiles(codes: np.ndarray, levels: int, per_level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
