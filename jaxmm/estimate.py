@@ -22,8 +22,9 @@ from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
-from jaxmm.objective.parameters import change_theta, scaled_factors
+from jaxmm.objective.parameters import change_theta, resolved
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
+from jaxmm.residual.starts import candidates
 from jaxmm.start import (
     NEAR_ZERO,
     SECOND_SD,
@@ -79,7 +80,7 @@ class Estimates:
 
 # ---------------------------------------------------------------- compiled programs, one per structure
 def _criterion(theta: Array, gram: Gram, restricted: Array | None = None) -> tuple[Array, Profile]:
-    at = profile(scaled_factors(theta, gram), gram, restricted)
+    at = profile(*resolved(theta, gram), restricted)
     return at.deviance, at
 
 
@@ -156,7 +157,7 @@ def _size(theta: Array, gram: Gram) -> int:
 @partial(Program, size=_size)
 def pwrss_slope(theta: Array, gram: Gram) -> Array:
     """The derivatives of r² by ``theta`` (as to Z_s)."""
-    return jax.grad(lambda t: profile(scaled_factors(t, gram), gram).pwrss)(theta)
+    return jax.grad(lambda t: profile(*resolved(t, gram)).pwrss)(theta)
 
 
 def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
@@ -182,13 +183,13 @@ def explained(theta: Array, gram: Gram) -> tuple[Array, ...]:
 
     The modes are NB (-beta_s, 1): what of the residual the random effects take up.
     """
-    NB = solver.explained(scaled_factors(theta, gram), gram)
+    NB = solver.explained(*resolved(theta, gram))
     return tuple(jnp.einsum("ab,jbr->jar", T, x) for T, x in zip(gram.T, NB, strict=True))
 
 
 def covariance_of_effects(theta: Array, gram: Gram) -> tuple[Array, ...]:
     """N_jj, the covariance of the effects of each level given the data, beta and theta, over sigma²: (J, q, q)."""
-    N = solver.level_covariances(scaled_factors(theta, gram), gram)
+    N = solver.level_covariances(*resolved(theta, gram))
     return tuple(T @ (0.5 * (x + jnp.swapaxes(x, 1, 2))) @ T.T for T, x in zip(gram.T, N, strict=True))
 
 
@@ -228,6 +229,8 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
 
 def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> Estimates:
     """The search from the host, and NumPy estimates; call it with x64 enabled.  ``start`` is in the data's columns."""
+    if gram.residual is not None:
+        return _with_errors(gram, start, control)
     if start is None:
         first = joint_start(gram)
         starts = [moment_start(gram) if first is None else first]
@@ -248,6 +251,23 @@ def estimate_on_host(gram: Gram, start: np.ndarray | None, control: Control) -> 
     return _finish(found, found.aux, gram)
 
 
+def _with_errors(gram: Gram, start: np.ndarray | None, control: Control) -> Estimates:
+    """``estimate_on_host`` where errors have a covariance: from the best of some starts, and where there are random
+    effects too from the second best."""
+    s, criterion = gram.structure, objective(gram)
+    if start is not None:
+        starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
+    else:
+        random = [moment_start(gram), independent_theta(gram, NEAR_ZERO)] if s.terms else []
+        tried = [(criterion.gradient(theta)[0], k, theta) for k, theta in enumerate(candidates(gram, random))]
+        order = sorted((np.inf if np.isnan(value) else value, k) for value, k, _ in tried)
+        starts = [tried[k][2] for _, k in order[: 2 if s.terms else 1]]
+    found = minimise(criterion, np.asarray(starts[0]), control)
+    for theta in starts[1:]:
+        found = search_again(criterion, found, np.asarray(theta), control)
+    return _finish(found, found.aux, gram)
+
+
 # ---------------------------------------------------------------- the same as one program
 def estimate(arrays: Gram, *, start: Array | None = None, control: Control | None = None) -> Estimates:
     """See ``programs.estimate``.  There is one start; ``Model.fit`` tries a second one where a factor has several
@@ -259,7 +279,7 @@ def estimate(arrays: Gram, *, start: Array | None = None, control: Control | Non
     else:
         theta = change_theta(jnp.asarray(start, dtype), [jnp.linalg.inv(t) for t in arrays.T], arrays, jnp)
     found = _argmin(arrays, jax.lax.stop_gradient(theta.astype(dtype)), control)
-    at = profile(scaled_factors(found.theta, arrays), arrays)
+    at = profile(*resolved(found.theta, arrays))
     return _finish(found, at, arrays, jnp)
 
 

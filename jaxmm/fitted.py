@@ -14,6 +14,7 @@ import pandas as pd
 from jaxmm import coefficients
 from jaxmm._context import computing
 from jaxmm.covariance import free
+from jaxmm.errors import ResidualCovariance, residual_covariance
 from jaxmm.families import Family
 from jaxmm.frames import as_backend
 from jaxmm.inference import ddf as ddf_methods
@@ -240,7 +241,9 @@ class Fitted:
     @property
     def n_groups(self) -> dict[str, int]:
         """Levels of each grouping factor."""
-        return {f.name: len(f.levels) for f in self._factors_in_order()}
+        d = self.model.design.residual
+        subjects = {} if d is None or d.subject is None else {d.subject.name: len(d.subject.levels)}
+        return {f.name: len(f.levels) for f in self._factors_in_order()} | subjects
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -249,6 +252,14 @@ class Fitted:
 
     params = fe_params = fixef
     llf, cov_params = loglik, vcov
+
+    @property
+    def residual(self) -> ResidualCovariance | None:
+        """The covariance of the errors within a subject, by time; None without ``residual=`` or ``dispersion=``."""
+        s, d = self.model.structure, self.model.design.residual
+        if d is None or s.residual is None:
+            return None
+        return residual_covariance(d, s.residual, self.theta[s.num_random :], self.sigma)
 
     @property
     def converged(self) -> bool:

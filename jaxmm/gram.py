@@ -30,7 +30,7 @@ from jaxmm.structure import Elimination, Grouping, Structure
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["couplings", "T", "T_X", "beta0", "logdet_T", "n_obs", "sum_log_weights", "inputs", "copies"],
+    data_fields=["couplings", "T", "T_X", "beta0", "logdet_T", "n_obs", "sum_log_weights", "inputs", "copies", "residual"],
     meta_fields=["structure"],
 )
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Gram:
     wants of them it asks the solver for.  ``T`` per factor (q, q), ``T_X`` (p, p), ``beta0`` (p,): the changes of
     columns of the module's head.  ``n_obs`` and ``sum_log_weights`` run over the rows of positive weight.  ``copies``
     (J_i,) of each chain factor: how often each level counts, None for once each.  ``inputs``: what the structure of
-    each term, in the order of theta, needs to know beside its parameters, mostly None.
+    each term, in the order of theta, needs to know beside its parameters, mostly None.  ``residual``: where errors have a
+    covariance of their own parameters, what makes of these the statistics that ``objective.parameters.resolved`` asks
+    for; the rest here is then of errors that are independent and of one variance.
     """
 
     couplings: Any
@@ -54,6 +56,7 @@ class Gram:
     inputs: tuple[Any, ...]
     structure: Structure = field(metadata={"static": True})
     copies: tuple[Array, ...] | None = None
+    residual: Any = None
 
     @property
     def total(self) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jaxmm.likelihood import Curvature, Effects
 from jaxmm.objective.parameters import change_theta
 from jaxmm.optimize import Control
 from jaxmm.pure import gram_from_rows
+from jaxmm.residual import prepare
 from jaxmm.rows import Rows, make_rows
 from jaxmm.start_given import raised_theta
 
@@ -75,7 +76,10 @@ class Linear:
 
     def arrays(self, accumulator: Accumulator, parts: dict, design: Design) -> Gram:
         offset = 0.0 if design.offset is None else design.offset
-        return assemble(accumulator, parts, design.y - offset)
+        gram = assemble(accumulator, parts, design.y - offset)
+        if design.residual is None:
+            return gram
+        return replace(gram, residual=prepare(accumulator, gram, design, self.family))
 
     def rows(self, accumulator: Accumulator, arrays: Gram, design: Design) -> Rows:
         offset = np.zeros(len(design.y)) if design.offset is None else design.offset

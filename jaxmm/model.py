@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxmm._text import some
 from jaxmm._warn import warn
 from jaxmm.describe import describe, described_html
 from jaxmm.design import DataError, build
-from jaxmm.design.formula import Terms, parse, parse_part
+from jaxmm.design.formula import FormulaError, Terms, parse, parse_part, parse_residual
 from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.families import FAMILIES, Family, ZeroInflated
 from jaxmm.fit import Fit
@@ -72,6 +72,8 @@ class Model(Prepared):
         device: Any = "auto",
         dispersion: str | None = None,
         zero_inflation: str | None = None,
+        residual: str | None = None,
+        matrices: Mapping[str, Any] | None = None,
     ) -> Model:
         """The model of a formula on a table: linear without a ``family``, generalised with one.
 
@@ -94,11 +96,30 @@ class Model(Prepared):
         terms = parse(formula)
         written = {"phi": ("dispersion", dispersion), "zi": ("zero_inflation", zero_inflation)}
         formulas = {p: parse_part(text, name) for p, (name, text) in written.items() if text is not None}
-        likelihood, further = choose_further(choose_likelihood(family, reml, n_agq), formulas)
+        likelihood = choose_likelihood(family, reml, n_agq)
+        errors = None if residual is None else parse_residual(residual)
+        of_errors = None
+        if family is None:
+            of_errors = formulas.pop("phi", None)
+            of_errors = None if of_errors is None or is_constant(of_errors) else of_errors
+        elif errors is not None:
+            raise TypeError(
+                "residual= is for linear mixed models, where errors are added to the mean: leave family= out, or put the "
+                f"structure around a random-effects term of the formula, {errors.text.replace('(', '(0 + ', 1)}"
+            )
+        if of_errors is not None and of_errors.bars:
+            raise FormulaError(
+                "dispersion= of a linear mixed model takes no random effects: glmm(formula, data, 'gaussian', "
+                f"dispersion='{of_errors}') does, by maximum likelihood"
+            )
+        likelihood, further = choose_further(likelihood, formulas)
         design = build(
             terms,
             data,
             further=further,
+            residual=errors,
+            dispersion=of_errors,
+            matrices=matrices,
             family=None if family is None else likelihood.family,
             weights=weights,
             offset=offset,
@@ -220,6 +241,9 @@ def lmm(
     data: Any,
     *,
     reml: bool = True,
+    residual: str | None = None,
+    dispersion: str | None = None,
+    matrices: Mapping[str, Any] | None = None,
     weights: Any = None,
     offset: Any = None,
     contrasts: dict[str, str] | None = None,
@@ -261,7 +285,7 @@ def lmm(
     check_flag("reml", reml)
     model = Model.from_formula(
         formula, data, reml=reml, weights=weights, offset=offset, contrasts=contrasts, missing=missing,
-        device=settings.device,
+        device=settings.device, residual=residual, dispersion=dispersion, matrices=matrices,
     )  # fmt: skip
     return model.fit(start=start, control=settings)
 
@@ -335,6 +359,11 @@ def glmm(
 
 
 # ---------------------------------------------------------------- the steps
+def is_constant(formula: Terms) -> bool:
+    """Whether a formula says "~ 1"."""
+    return str(formula).replace(" ", "") == "~1"
+
+
 def choose_further(likelihood: Likelihood, formulas: dict[str, Terms]) -> tuple[Likelihood, dict[str, Terms | None]]:
     """The likelihood with zero inflation where there is a formula for it, and the formulas of the parameters that have
     a predictor, None for "~ 1".  A formula "~ 1" for φ is a constant, which φ is without one.
@@ -344,12 +373,12 @@ def choose_further(likelihood: Likelihood, formulas: dict[str, Terms]) -> tuple[
     """
     family = likelihood.family
     if formulas and isinstance(likelihood, Linear):
-        raise TypeError("dispersion= and zero_inflation= are for generalised models: give a family, such as 'gaussian'")
+        raise TypeError("zero_inflation= is for generalised models of counts: give a family, such as 'poisson'")
     if "zi" in formulas and not any(p.name == "zi" for p in family.further):
         family = ZeroInflated(family)
         likelihood = replace(likelihood, family=family)  # pyright: ignore
     further: dict[str, Terms | None] = {}
-    if "phi" in formulas and str(formulas["phi"]).replace(" ", "") != "~1":
+    if "phi" in formulas and not is_constant(formulas["phi"]):
         if family.num_phi != 1:
             raise ValueError(
                 f"the {family.name} family has {'no' if not family.num_phi else 'several parameters of'} dispersion: "

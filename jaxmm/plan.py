@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from jaxmm.structure import Elimination, Grouping, Structure
 
 BLOCK, DENSE = "block diagonal", "dense"
+NONE = "no random effects"
 CELLS, BORDER = "list of the cells that occur", "dense border"
 
 
@@ -48,6 +49,8 @@ class Plan:
     @property
     def name(self) -> str:
         """What it comes to: "blocks", "nested chain", "Schur complement"; where there are no blocks, ``how``."""
+        if not self.parts:
+            return NONE
         if not self.chain:
             return self.parts[0].how
         if self.rest:
@@ -69,6 +72,8 @@ class Plan:
         return f"{value:,.3g} GB"
 
     def __str__(self) -> str:
+        if not self.parts:
+            return f"eliminated         {NONE}"
         if not self.chain:
             factors, size = " + ".join(part.factor for part in self.parts), _size(self.parts)
             return f"all at once   {factors}: {self.name}, {size:,} effects"

@@ -20,6 +20,7 @@ from jaxmm.design.predictor import MEAN
 from jaxmm.gram import Accumulator, Columns, Gram, change_columns
 from jaxmm.likelihood import Likelihood
 from jaxmm.plan import Plan, check_size
+from jaxmm.residual import layout_of
 from jaxmm.rows import Rows
 from jaxmm.solver import BlockElimination, Solver
 from jaxmm.structure import Elimination, Grouping, Predictors, Structure, TermLayout, analyse
@@ -232,6 +233,7 @@ def _analyse(
         reml=bool(reml),
         predictors=_predictors(design, plan),
         solver=BlockElimination(),
+        residual=None if design.residual is None else layout_of(design.residual),
     )
     return plan, structure, groupings
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -302,7 +302,18 @@ def pieces_of(codes: np.ndarray, levels: int, rows: tuple[int, int], room: bool 
     return Pieces(np.where(real, there, len(codes)).astype(np.int32), back, level, levels, height, rows)  # pyright: ignore
 
 
-def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: bool = True) -> Rows:
+class Laid(NamedTuple):
+    """Rows whose place is given: ``places`` (H, P) the row at each, -1 for none, ``source`` (H P,) a row of the same
+    level there too; ``level`` (P,) of the first factor, None where piece k is level k."""
+
+    places: np.ndarray
+    source: np.ndarray
+    level: np.ndarray | None
+
+
+def make_rows(
+    accumulator: Accumulator, family: Any, y, trials, offsets, room: bool = True, laid: Laid | None = None
+) -> Rows:
     """The pytree, from the columns of a model, without its ``log_constant``; call it with x64 enabled.
 
     ``y``, ``trials`` and the ``offsets`` of each predictor (n,) in the order of the data; the weights are the
@@ -311,17 +322,10 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: b
     Without it, for lanes, the rows of a level of the one factor are one piece, unless that fills too much.
     """
     a, s = accumulator, accumulator.structure
-    most, only = int(np.bincount(a.groupings[0].codes).max()), len(a.groupings) == 1
-    whole = not room and only and a.groupings[0].levels * most <= costs.TABLE_FILL * a.n
+    places, source, level, height = _lay_out(a, room) if laid is None else (*laid, len(laid.places))
     room = room and a.n < costs.SMALL_PROGRAM
-    height = most if whole else None
-    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None, height)
     real = places >= 0
     shape = places.shape
-    # what fills a piece is a copy of a row of the same level, which is in the family's support
-    some = np.empty(a.groupings[0].levels, np.int64)
-    some[a.groupings[0].codes] = np.arange(a.n)
-    source = np.where(real, places, some if level is None else some[level]).ravel()
     everything = slice(0, a.n)
     weights = np.ones(a.n) if a.weights is None else a.weights
     codes = [g.codes[source] for g in a.groupings]
@@ -341,7 +345,7 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: b
         offset=lay(np.asarray(offsets[0], float)),
         X=lay(np.hstack([columns.rows(everything) for columns in (a.X, *a.further)])),
         Z=tuple(lay(a.z(f, everything)) for f in range(len(codes))),
-        main=Pieces(None, None, level, a.groupings[0].levels, height, shape),  # pyright: ignore
+        main=Pieces(None, None, level, a.groupings[0].levels if a.groupings else shape[1], height, shape),  # pyright: ignore
         others=others,
         parents=tuple(tuple(x) for x in parents_of(a.plan)),
         crossings=crossings,
@@ -359,6 +363,22 @@ def make_rows(accumulator: Accumulator, family: Any, y, trials, offsets, room: b
         further_offsets=tuple(lay(np.asarray(offset, float)) for offset in offsets[1:]),
     )
     return jax.device_put(Rows(**parts))
+
+
+def _lay_out(a: Accumulator, room: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int]:
+    """``Laid`` in pieces of the first factor, or of one row each where there is none, and their height."""
+    if not a.groupings:
+        return np.arange(a.n)[None], np.arange(a.n), None, 1
+    most, only = int(np.bincount(a.groupings[0].codes).max()), len(a.groupings) == 1
+    whole = not room and only and a.groupings[0].levels * most <= costs.TABLE_FILL * a.n
+    room = room and a.n < costs.SMALL_PROGRAM
+    height = most if whole else None
+    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None, height)
+    # what fills a piece is a copy of a row of the same level, which is in the family's support
+    some = np.empty(a.groupings[0].levels, np.int64)
+    some[a.groupings[0].codes] = np.arange(a.n)
+    source = np.where(places >= 0, places, some if level is None else some[level]).ravel()
+    return places, source, level, height
 
 
 def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple[int, int], room: bool):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmm import costs
@@ -38,6 +39,43 @@ class TermLayout:
     position: int
     at: int
     covariance: Covariance
+
+
+@dataclass(frozen=True)
+class ResidualLayout:
+    """The covariance of the errors over σ², within the levels of a factor and by predictors of log φ: static.
+
+    ``covariance`` of the times of a level, None where errors are independent; ``sets`` of its parameters, one for each
+    level of another factor that the errors differ by; ``columns`` of log φ beside its constant, which is log σ².
+
+        rho (k,)  =  theta of the first set, without its first element, which is 1  |  theta of each further set  |  γ
+    """
+
+    covariance: Covariance | None
+    sets: int = 1
+    columns: int = 0
+
+    @property
+    def num_params(self) -> int:
+        """k."""
+        each = 0 if self.covariance is None else self.covariance.num_params
+        return max(self.sets * each - 1, 0) + self.columns
+
+    def split(self, rho: Any) -> tuple[list[Any], Any]:
+        """theta (m, ..) of each set, and γ (columns, ..); of NumPy's or of JAX's arrays, as ``rho`` is."""
+        xp = np if isinstance(rho, np.ndarray) else jnp
+        gamma = rho[len(rho) - self.columns :]
+        if self.covariance is None:
+            return [], gamma
+        whole = xp.concatenate([xp.ones_like(rho[:1]) if len(rho) else xp.ones(1), rho[: len(rho) - self.columns]])
+        m = self.covariance.num_params
+        return [whole[k * m : (k + 1) * m] for k in range(self.sets)], gamma
+
+    def join(self, thetas: Any, gamma: Any, xp: Any = np) -> Any:
+        """The way back; the first element of the first theta is left out."""
+        if self.covariance is None:
+            return xp.asarray(gamma)
+        return xp.concatenate([*[t[1:] if k == 0 else t for k, t in enumerate(thetas)], gamma])
 
 
 @dataclass(frozen=True)
@@ -75,7 +113,8 @@ class Structure:
     ``chain`` holds q of each chain factor, innermost first; ``rest`` (levels, q) of each other factor; ``terms``
     stand in the order of theta.  ``sparse``: the coupling of the first chain factor to the rest is kept as a list
     of the cells that occur, not as a dense border.  ``predictors`` has one in a linear model; p counts the columns of
-    all.  ``solver`` factors M, and owns the cross-products that it needs for that.
+    all.  ``solver`` factors M, and owns the cross-products that it needs for that.  ``residual``: the covariance of the
+    errors, where these are not independent of one variance.
     """
 
     chain: tuple[int, ...]
@@ -86,10 +125,16 @@ class Structure:
     reml: bool
     predictors: Predictors = Predictors()
     solver: Any = None  # a solver.Solver
+    residual: ResidualLayout | None = None
+
+    @property
+    def num_random(self) -> int:
+        """Parameters of the terms; those of the residual covariance follow them in theta."""
+        return sum(t.covariance.num_params for t in self.terms)
 
     @property
     def num_theta(self) -> int:
-        return sum(t.covariance.num_params for t in self.terms)
+        return self.num_random + (0 if self.residual is None else self.residual.num_params)
 
     @property
     def rest_size(self) -> int:
@@ -170,6 +215,8 @@ def analyse(groupings: list[Grouping]) -> Elimination:
     All chains of nested factors are tried: there are few factors.  A tie goes to the chain whose first factor
     has more levels, then to the earlier factor.
     """
+    if not groupings:
+        return Elimination((), (), {}, False)
     order = sorted(range(len(groupings)), key=lambda f: (-groupings[f].levels, f))
     parents = {}
     for a, b in combinations(order, 2):

@@ -44,6 +44,7 @@ class Summary:
     correlation: pd.DataFrame | None
     notes: tuple[str, ...]
     further: tuple[tuple[str, pd.DataFrame], ...] = ()
+    residual: str = ""
 
     def __str__(self) -> str:
         sections = [
@@ -51,6 +52,7 @@ class Summary:
             list(self.criteria),
             ["Scaled residuals:", *_residual_lines(self.residuals)],
             ["Random effects:", self.varcorr.to_string(("variance", "sd"), _DIGITS), self.counts],
+            [self.residual] if self.residual else [],
             [self.dispersion] if self.dispersion else [],
             ["Fixed effects:", *_fixed_lines(self.fixed)] if len(self.fixed) else [],
             ["Correlation of fixed effects:", *_correlation_lines(self.correlation)]
@@ -103,6 +105,7 @@ def summary(fit: Any) -> Summary:
         correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
         notes=_notes(fit),
         further=tuple(_further(fit)),
+        residual="" if fit.residual is None else str(fit.residual),
     )
 
 

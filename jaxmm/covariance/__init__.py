@@ -15,6 +15,7 @@ A structure of one's own is given to ``Term`` as an instance, or put into ``STRU
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ def get(kind: str | Covariance, q: int) -> Covariance:
     if kind not in STRUCTURES:
         raise ValueError(f"covariance structure {kind!r} is not available; accepted: {', '.join(STRUCTURES)}")
     return STRUCTURES[kind](q)
+
+
+def resized(structure: Covariance, q: int) -> Covariance:
+    """The same structure for ``q`` effects."""
+    return replace(structure, q=q)
 
 
 def free(terms: Iterable[Any]) -> np.ndarray:

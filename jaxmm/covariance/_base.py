@@ -8,7 +8,7 @@ derived from it.  Where D is singular, theta is an ordinary finite point: D is n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -52,6 +52,7 @@ class Covariance(ABC):
     free_form: ClassVar[bool] = False
     takes_inputs: ClassVar[bool] = True
     lanes: ClassVar[bool] = False
+    positional: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -73,6 +74,11 @@ class Covariance(ABC):
         if self.lanes:
             return self.factor(theta, at)
         return _each(lambda t: self.factor(t, at), theta, 1, at)
+
+    def covariance(self, theta: Any, at: Any = None) -> Any:
+        """lam lam' (q, q, ..) at theta (m, ..)."""
+        lam = self.lam(theta, at)
+        return namespace(lam).sum(lam[:, None] * lam[None], axis=2)
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
         """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0: of the D nearest to lam lam'
@@ -96,6 +102,23 @@ class Covariance(ABC):
     def derivative(self, theta: np.ndarray, at: Any = None) -> np.ndarray:
         """(m, q, q) of lam by each element of theta (m,); on the host."""
         return np.moveaxis(_each(jax.jacfwd(lambda t: self.factor(t, at)), np.asarray(theta, float), 1, at), -1, 0)
+
+    @property
+    def scale_power(self) -> np.ndarray:
+        """(m,) the powers of theta's elements that D is made of: 2 of a standard deviation, 4 of its root, and 0 of
+        what only says how effects are correlated.  D is c² times itself where each is multiplied by c^(2 / power)."""
+        return np.full(self.num_params, 2)
+
+    def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+        """What theta says beside the size of the first effect's standard deviation, named for people: by default the
+        others' over it, where they differ, and the correlations that are there."""
+        D = np.asarray(self.covariance(np.asarray(theta, float)))
+        sd = np.sqrt(np.diag(D))
+        ratio = sd / sd[0]
+        own = {} if np.allclose(ratio, 1) else {f"sd ratio {e}": float(x) for e, x in zip(effects, ratio, strict=True)}
+        R = D / np.outer(sd, sd)
+        return own | {f"cor {effects[k]}.{effects[l]}": float(R[l, k]) for l in range(self.q) for k in range(l)
+                      if R[l, k] != 0}  # fmt: skip
 
     def variance_rows(self) -> list[np.ndarray]:
         """Where each row of lam stands in theta, if there are several numbers: their sum of squares is a variance."""

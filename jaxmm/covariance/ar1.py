@@ -6,6 +6,7 @@ where the root changes its sign.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,15 @@ class Autoregressive(Covariance):
     def num_params(self) -> int:
         return min(self.q, 2)
 
+    @property
+    def scale_power(self) -> np.ndarray:
+        return np.array([2, 0])[: self.num_params]
+
     def factor(self, theta: Any, at: Any = None) -> Any:
         return theta[None] if self.q == 1 else theta[0] * decaying(theta[1], self.q)
+
+    def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+        return {} if self.q == 1 else {"rho": float(np.sin(theta[1]))}
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
         _, _, pooled = moments(lam)

@@ -39,6 +39,10 @@ class CompoundSymmetric(Covariance):
     def num_params(self) -> int:
         return self.q + (self.q > 1)
 
+    @property
+    def scale_power(self) -> np.ndarray:
+        return np.array([2]) if self.q == 1 else np.array([4] * self.q + [0])
+
     def factor(self, theta: Any, at: Any = None) -> Any:
         q, xp = self.q, namespace(theta)
         if q == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from jaxmm.covariance._base import Covariance, moments, namespace
 from jaxmm.covariance.ar1 import angle, decaying
 
@@ -29,6 +31,10 @@ class HeterogeneousAutoregressive(Covariance):
     @property
     def num_params(self) -> int:
         return self.q + (self.q > 1)
+
+    @property
+    def scale_power(self) -> np.ndarray:
+        return np.array([2]) if self.q == 1 else np.array([4] * self.q + [0])
 
     def factor(self, theta: Any, at: Any = None) -> Any:
         q = self.q

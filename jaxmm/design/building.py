@@ -23,7 +23,7 @@ from jaxmm.design import syntax as _syntax
 from jaxmm.design import terms as _terms
 from jaxmm.design.columns import DataError, Table
 from jaxmm.design.design import Design, Spec, new_data
-from jaxmm.design.formula import Bar, Terms
+from jaxmm.design.formula import Bar, ErrorBar, Terms
 from jaxmm.design.inputs import (
     Frame,
     argument_offset,
@@ -38,6 +38,7 @@ from jaxmm.design.inputs import (
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Bars, Predictor, constant, fit_predictor
 from jaxmm.design.remarks import remarks
+from jaxmm.design.residual import fit_residual
 from jaxmm.design.response import Response, any_trial, check_spelling, other_rows, read_response
 from jaxmm.design.seen import Seen, see
 from jaxmm.design.syntax import Expr, FormulaError, Name
@@ -81,6 +82,9 @@ def build(
     data: Any,
     *,
     further: Mapping[str, Terms | None] | None = None,
+    residual: ErrorBar | None = None,
+    dispersion: Terms | None = None,
+    matrices: Mapping[str, Any] | None = None,
     family: Family | None = None,
     weights: Any = None,
     offset: Any = None,
@@ -92,6 +96,8 @@ def build(
     Args:
         terms: from `formula.parse`.
         further: parameters after the mean that have a predictor: their formulas, None for "~ 1".
+        residual, dispersion: of a linear model, what the errors are like: a covariance within the levels of a factor,
+            and a formula of log φ. With either the model needs no random effects.
         data: a pandas, polars or pyarrow table, or a mapping of columns. Only the model's columns are looked
         at.
         family: what the response must be; None for a linear mixed model, which takes any numbers.
@@ -108,7 +114,8 @@ def build(
         raise DataError(f"missing must be 'drop' or 'raise', not {missing!r}")
     further = further or {}
     formulas = {MEAN: terms, **{name: part for name, part in further.items() if part is not None}}
-    if not any(part.bars for part in formulas.values()):
+    formulas |= {} if dispersion is None else {"phi": dispersion}
+    if residual is None and dispersion is None and not any(part.bars for part in formulas.values()):
         raise DataError(
             f"'{terms.text}' has no random-effects term: add one such as (1 | group); "
             "for an ordinary regression use statsmodels"
@@ -118,7 +125,7 @@ def build(
     if len(table) == 0:
         raise DataError("the table has no rows")
     says = _written(formulas, table, weights, offset, contrasts)
-    rows = _choose(says, table, weights, offset, missing)
+    rows = _choose(says, table, weights, offset, missing, _error_groups(residual))
     memory: dict[str, Any] = {}
     own = None if rows.weights is None else rows.weights[rows.kept]
     response = read_response(terms.response, rows.frame, memory, family, own, rows.labels)
@@ -140,6 +147,9 @@ def build(
     random = Bars.none()
     for name, bar, left, exprs in says.bars:
         random.add(bar, left, exprs, name, rows.frame, memory, says.coding, rows.labels)
+    errors = fit_residual(
+        residual, None if dispersion is None else predictor("phi"), rows.frame, memory, rows.labels, matrices
+    )
     seen = _seen(says, rows.frame, len(rows.labels), counted, mean.offset, offset)
     assert mean.matrix is not None and mean.kept_columns is not None  # it has a formula
     exprs = [*says.fixed[MEAN].variables, *(e for _, _, left, _ in says.bars for e in left.variables), *terms.offsets]
@@ -174,6 +184,7 @@ def build(
         weights_are_trials=response.weights_are_trials,
         remarks=remarks(table, says.parts, says.groups, says.coding),
         further=others,
+        residual=errors,
     )
     return design if rows.kept.all() else _with_held_out(design, terms, table, rows.used, offset, family, response)
 
@@ -197,10 +208,19 @@ def _written(
     return says._replace(coding=check_contrasts(contrasts, says.parts, table))
 
 
-def _choose(says: Written, table: Table, weights: Any, offset: Any, missing: str) -> Chosen:
+def _error_groups(bar: ErrorBar | None) -> list[tuple[Expr, ...]]:
+    """The expressions of the errors' covariance, whose columns the model needs."""
+    if bar is None:
+        return []
+    return [(*bar.group, *bar.by, *(() if bar.time is None else (bar.time,)))]
+
+
+def _choose(
+    says: Written, table: Table, weights: Any, offset: Any, missing: str, groups: list[tuple[Expr, ...]]
+) -> Chosen:
     response = says.terms[MEAN].response
     offsets = [expr for part in says.terms.values() for expr in part.offsets]
-    sources = model_columns(response, table, says.parts, offsets, says.groups, weights, offset)
+    sources = model_columns(response, table, says.parts, offsets, [*says.groups, *groups], weights, offset)
     used = complete_rows(sources, len(table), missing)
     values = row_weights(weights, table, used)
     index = table.index if used is None else table.index[used]

@@ -21,6 +21,7 @@ from jaxmm.design.grouping import SeenFactor
 from jaxmm.design.inputs import Frame, formula_offset, new_offset
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Factor, Predictor, RandomTerm
+from jaxmm.design.residual import ResidualDesign
 from jaxmm.design.seen import Seen
 from jaxmm.design.syntax import Expr, names
 
@@ -82,7 +83,8 @@ class Design:
     columns `holes`. `weights_are_trials`: the weights of a proportion went into
     `trials`. `remarks`: what the columns' user may not know of them, a sentence each. `further`: predictors of
     parameters after the mean; X, columns and offset are the mean's. `stand_in`: y is there for its length alone, and
-    nothing can be fitted to it.
+    nothing can be fitted to it. `residual`: the covariance of the errors, where they are not independent of one
+    variance.
     """
 
     formula: str
@@ -110,6 +112,7 @@ class Design:
     holes: tuple[str, ...] = ()
     weights_are_trials: bool = False
     stand_in: bool = False
+    residual: ResidualDesign | None = None
 
     @property
     def predictors(self) -> dict[str, slice]:

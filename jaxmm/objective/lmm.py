@@ -25,7 +25,8 @@ from jaxmm.objective.parameters import (
     as_parameters,
     check_precision,
     original_factors,
-    scaled_factors,
+    resolved,
+    whitened,
 )
 from jaxmm.solver import reduce, spd
 from jaxmm.solver.spd import DENSE
@@ -80,7 +81,7 @@ def profile(lams: tuple[Array, ...], gram: Gram, restricted: Array | None = None
 
 def scaled_deviance(theta: Array, gram: Gram) -> Array:
     """-2 log-likelihood, restricted if the structure says so, at theta as to Z_s: what the search minimises."""
-    return profile(scaled_factors(theta, gram), gram).deviance
+    return profile(*resolved(theta, gram)).deviance
 
 
 def deviance(theta: Array, arrays: Gram) -> Array:
@@ -105,7 +106,7 @@ def deviance(theta: Array, arrays: Gram) -> Array:
         ...     print(round(float(mm.deviance(fit.theta, fit.model.arrays)), 2))
         1743.63
     """
-    return profile(factors_of_data(theta, arrays), arrays).deviance
+    return profile(factors_of_data(theta, arrays), whitened(theta, arrays)).deviance
 
 
 def factors_of_data(theta: Array, arrays: Gram) -> tuple[Array, ...]:
@@ -120,7 +121,8 @@ def criterion(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
     A pure function, as ``deviance``, which is its minimum by ``log_sigma2`` ().  Its Hessian by both is twice the
     observed information of the variance parameters.
     """
-    at = eliminate(factors_of_data(theta, arrays), arrays)
+    arrays, factors = whitened(theta, arrays), factors_of_data(theta, arrays)
+    at = eliminate(factors, arrays)
     log_sigma2 = jnp.asarray(log_sigma2, arrays.dtype)
     spread = at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
     return at.logdet + spread + at.logdet_X - arrays.sum_log_weights
@@ -131,7 +133,7 @@ def vcov(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
 
     A pure function, as ``deviance``: X'V^-1X = T_X^-T M_X T_X^-1 with M_X as to X_s.
     """
-    factors = factors_of_data(theta, arrays)
+    arrays, factors = whitened(theta, arrays), factors_of_data(theta, arrays)
     T_X, p = jnp.asarray(arrays.T_X), arrays.structure.p
     if not p:
         return jnp.zeros((0, 0), arrays.dtype)
@@ -151,7 +153,8 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
     """
     parameters = as_parameters(parameters)
     s, dtype = arrays.structure, arrays.dtype
-    logdet, C = reduce(factors_of_data(parameters.theta, arrays), arrays)
+    factors, arrays = factors_of_data(parameters.theta, arrays), whitened(jnp.asarray(parameters.theta), arrays)
+    logdet, C = reduce(factors, arrays)
     e = jnp.ones(1, dtype)
     if s.p:
         beta = jnp.linalg.solve(arrays.T_X, jnp.asarray(parameters.beta, dtype)) - arrays.beta0

@@ -48,6 +48,18 @@ def factors(theta: Array, structure: Structure, inputs: Sequence[Any]) -> tuple[
     return tuple(lams)
 
 
+def resolved(theta: Array, arrays: Any) -> tuple[tuple[Array, ...], Any]:
+    """theta (m,) -> lam of every factor as to Z_s, and the ``Gram`` whose errors are independent and of one variance:
+    ``arrays`` themselves, or where the errors have a covariance what is left when it is taken out."""
+    return scaled_factors(theta, arrays), whitened(theta, arrays)
+
+
+def whitened(theta: Array, arrays: Any) -> Any:
+    """The second of ``resolved``."""
+    own = arrays.residual
+    return arrays if own is None else own.gram(theta[arrays.structure.num_random :], arrays)
+
+
 def original_factors(theta: Array, arrays: Any) -> tuple[Array, ...]:
     """theta as to the original columns of Z -> lam as to Z_s = ZT: Z lam = Z_s (T^-1 lam)."""
     lams = scaled_factors(theta, arrays)
@@ -65,4 +77,4 @@ def change_theta(theta: Any, T: Sequence[Any], arrays: Any, xp: Any = np) -> Any
             lam = term.covariance.lam(moved, own)
             moved = term.covariance.from_factor(T[term.position][inside, inside] @ lam, own)
         out.append(moved)
-    return xp.concatenate(out)
+    return xp.concatenate([*out, theta[s.num_random :]])

@@ -279,7 +279,8 @@ class BlockElimination:
         return [*chain, *zip(own, side, strict=True)]
 
     def size(self, gram: Gram) -> int:
-        return gram.couplings.borders[0].size
+        c = gram.couplings
+        return c.borders[0].size if c.borders else c.corner.size
 
     def plan(self, s: Structure, elimination: Elimination, groups: list[Grouping]) -> Plan:
         return plan_of(s, elimination, groups)

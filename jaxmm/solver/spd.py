@@ -187,6 +187,22 @@ def _(alg, primals, tangents):
 
 
 @jax.custom_jvp
+def inverse_root(M: Array) -> Array:
+    """L^-1 of each block, M = LL', to be differentiated: with N = L^-1 dM L^-T, d L^-1 = -low(N) L^-1, where low takes
+    the lower triangle and half of the diagonal (Murray 2016, arXiv:1602.07527, eq. 8)."""
+    return BLOCKS.inverse_root(M)
+
+
+@inverse_root.defjvp
+def _(primals, tangents):
+    Linv = inverse_root(*primals)
+    N = block_matmul(block_matmul(Linv, tangents[0]), _block_transpose(Linv))
+    q = len(Linv)
+    low = jnp.tril(jnp.ones((q, q), Linv.dtype), -1) + 0.5 * jnp.eye(q, dtype=Linv.dtype)
+    return Linv, -block_matmul(N * low[:, :, None], Linv)
+
+
+@jax.custom_jvp
 def logdets(M: Array, Linv: Array) -> Array:
     """log|M_j| of each block: (J,)."""
     return -2.0 * jnp.sum(jnp.log(BLOCKS.diagonal(Linv)), axis=0)

@@ -1,0 +1,224 @@
+"""``residual="us(visit | subject, by=arm)"`` and ``dispersion="~ sex"``, and a table -> the covariance of the errors.
+
+    Cov(ε) over σ²  =  diag(s) C diag(s) within each level of the subject,    log s² = V γ - log w
+
+The time on the left of the bar is a factor, whose levels are seen in their order, or numbers; ``1`` is the order of a
+subject's rows.  Each set of parameters of C belongs to a level of ``by``, in which a subject must lie whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm import covariance
+from jaxmm.covariance import Covariance
+from jaxmm.design import syntax as _syntax
+from jaxmm.design.columns import Column, DataError, Levels, row_text
+from jaxmm.design.formula import ErrorBar
+from jaxmm.design.grouping import SeenFactor, fit_grouping
+from jaxmm.design.predictor import Factor, Predictor
+from jaxmm.design.syntax import Call, Expr, Name
+from jaxmm.design.transforms import as_number, evaluate
+
+STEP = 1e-6  # of the least distance of times: what may be amiss with a multiple of it
+
+
+@dataclass(frozen=True)
+class ResidualDesign:
+    """The errors of the n rows.
+
+    ``text`` as given; ``covariance`` of the T ``times``, None where errors are independent; ``place`` (n,) the time of
+    each row, ``positions`` (T, d) of the times where the structure has a use of them; ``subject``, the factor within
+    whose levels errors are correlated; ``sets``, the factor by which parameters differ, or None.  ``dispersion``: the
+    predictor of log φ, or None; ``V`` (n, columns) is what of it moves beside σ², ``constant`` (k,) the sum of its
+    columns that is one in each row, and ``left`` the column that V does without.
+    """
+
+    text: str
+    covariance: Covariance | None = None
+    times: tuple[str, ...] = ()
+    place: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    subject: Factor | None = None
+    sets: Factor | None = None
+    dispersion: Predictor | None = None
+    V: np.ndarray | None = None
+    constant: np.ndarray | None = None
+    left: int = 0
+    bar: ErrorBar | None = None
+    groupings: tuple[SeenFactor, ...] = ()
+
+    def take(self, rows: np.ndarray) -> ResidualDesign:
+        """Some rows of it; levels that are lost stay."""
+
+        def own(x: Any) -> Any:
+            return None if x is None else x[rows]
+
+        def factor(f: Factor | None) -> Factor | None:
+            return None if f is None else replace(f, codes=f.codes[rows])
+
+        return replace(self, place=own(self.place), subject=factor(self.subject), sets=factor(self.sets), V=own(self.V))
+
+
+def fit_residual(
+    bar: ErrorBar | None,
+    dispersion: Predictor | None,
+    frame: Mapping,
+    memory: dict[str, Any],
+    labels: pd.Index,
+    matrices: Mapping[str, Any] | None = None,
+) -> ResidualDesign | None:
+    """What the two arguments say of the rows that count, `labels`; None where they say nothing.
+
+    Raises:
+        DataError: a subject twice at one time or in two levels of ``by``, times that are not numbers where they must
+            be, a formula of log φ whose columns do not add up to a constant.
+    """
+    own = None if bar is None else _fit_bar(bar, frame, memory, labels)
+    if dispersion is None:
+        return own
+    V, constant, left = _beside_constant(dispersion)
+    own = ResidualDesign(dispersion.formula) if own is None else own
+    return replace(own, dispersion=dispersion, V=V, constant=constant, left=left)
+
+
+# ---------------------------------------------------------------- the bar
+def _fit_bar(bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.Index) -> ResidualDesign:
+    n = len(labels)
+    subject, seen = _factor(bar.name, bar.group, frame, n)
+    if bar.time is None:
+        place = _order_of_rows(subject.codes)
+        times, values = tuple(str(k + 1) for k in range(int(place.max()) + 1)), None
+    else:
+        place, times, values = _times(bar.time, frame, memory, n)
+    _check_once(bar, subject, place, times, labels)
+    structure = covariance.get(bar.kind, len(times))
+    positions = _positions(bar, structure, times, values)
+    sets, groupings = None, (seen,)
+    if bar.by:
+        sets, by = _factor(":".join(map(str, bar.by)), bar.by, frame, n)
+        groupings = (seen, by)
+        _check_whole(bar, subject, sets)
+    return ResidualDesign(
+        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings
+    )
+
+
+def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple[Factor, SeenFactor]:
+    if not exprs:  # all rows together
+        one = np.array(["1"], dtype=object)
+        return Factor("1", one, np.zeros(n, np.int32)), SeenFactor("1", (), (), np.zeros(1, np.int64), one)
+    grouping, codes = fit_grouping(name, exprs, frame)
+    return Factor(grouping.name, grouping.labels, codes), grouping
+
+
+def _order_of_rows(codes: np.ndarray) -> np.ndarray:
+    """(n,) how many rows of its level stand before each row."""
+    by = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes)
+    place = np.empty(len(codes), np.int64)
+    place[by] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return place
+
+
+def _times(
+    time: Expr, frame: Mapping, memory: dict[str, Any], n: int
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
+    """The place (n,) of each row among the times, the names of these, and their numbers (T, d), None of a factor."""
+    if isinstance(time, Call) and time.func == "pos":
+        parts = [_numbers(arg, frame, memory, n) for _, arg in time.args]
+        found, place = np.unique(np.column_stack(parts), axis=0, return_inverse=True)
+        texts = tuple("(" + ", ".join(_syntax.number_text(float(v)) for v in row) + ")" for row in found)
+        return place.ravel(), texts, found
+    value = frame[time.name] if isinstance(time, Name) else evaluate(time, frame, memory, fitting=True)
+    if isinstance(value, Levels):
+        used = value.used()
+        return used.codes.astype(np.int64), tuple(map(str, used.labels)), None
+    numbers = np.broadcast_to(np.asarray(as_number(value, str(time)), float), (n,))
+    found, place = np.unique(numbers, return_inverse=True)
+    labels = Column(str(time), "number", found, None).levels.labels
+    return place, tuple(map(str, labels)), found[:, None]
+
+
+def _numbers(expr: Expr, frame: Mapping, memory: dict[str, Any], n: int) -> np.ndarray:
+    value = frame[expr.name] if isinstance(expr, Name) else evaluate(expr, frame, memory, fitting=True)
+    if isinstance(value, Levels):
+        raise DataError(f"pos(...) takes coordinates that are numbers, and '{expr}' is a factor{value.example}")
+    return np.broadcast_to(np.asarray(as_number(value, str(expr)), float), (n,))
+
+
+def _positions(bar: ErrorBar, structure: Covariance, times: tuple[str, ...], values: np.ndarray | None) -> Any:
+    """What the structure is told of the times."""
+    if structure.levels:  # places in an order: whole numbers
+        if values is None:
+            return np.arange(len(times))[:, None]
+        return _places(bar, structure, values)
+    if structure.positional and structure.takes_inputs:
+        if bar.time is not None and values is None:
+            raise DataError(
+                f"{bar.text}: {bar.kind}(...) needs times that are numbers, and '{bar.time}' is a factor "
+                f"(with levels such as {times[0]!r}): make a column of numbers of it, or take ar1(...), which goes by "
+                "their order"
+            )
+        return np.arange(len(times), dtype=float)[:, None] if values is None else values
+    return None
+
+
+def _places(bar: ErrorBar, structure: Covariance, values: np.ndarray) -> np.ndarray:
+    """(T, 1) whole numbers, of times that are multiples of a step."""
+    if values.shape[1] > 1 or len(values) < 2:
+        return np.arange(len(values))[:, None]
+    steps = (values - values[0]) / np.min(np.diff(values[:, 0]))
+    places = np.round(steps)
+    uneven = np.max(np.abs(steps - places)) > STEP or (not structure.positional and places[-1, 0] != len(values) - 1)
+    if uneven:
+        raise DataError(
+            f"{bar.text}: {bar.kind}(...) is for times in equal steps, and those of '{bar.time}' are not "
+            f"({', '.join(_syntax.number_text(float(v)) for v in values[:4, 0])}, ..): write factor({bar.time}) to go by "
+            f"their order, or ou({bar.time} | {bar.name}), whose correlation falls with the distance"
+        )
+    return places.astype(int)
+
+
+def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[str, ...], labels: pd.Index) -> None:
+    keys = subject.codes.astype(np.int64) * len(times) + place
+    order = np.argsort(keys, kind="stable")
+    again = np.flatnonzero(np.diff(keys[order]) == 0)
+    if len(again):
+        first, second = order[again[0]], order[again[0] + 1]
+        raise DataError(
+            f"{bar.text}: '{subject.name}' {str(subject.levels[subject.codes[first]])!r} has two rows at "
+            f"'{bar.time}' {times[place[first]]!r} (rows {row_text(labels[first])} and {row_text(labels[second])}), and "
+            f"{len(again)} such pairs in all: keep one of them, or let a finer factor stand behind the bar"
+        )
+
+
+def _check_whole(bar: ErrorBar, subject: Factor, sets: Factor) -> None:
+    of = np.full(len(subject.levels), -1)
+    of[subject.codes] = sets.codes
+    split = np.flatnonzero(of[subject.codes] != sets.codes)
+    if len(split):
+        level = str(subject.levels[subject.codes[split[0]]])
+        raise DataError(
+            f"{bar.text}: '{subject.name}' {level!r} has rows in several levels of '{sets.name}', by which the "
+            "parameters differ: each subject must lie in one"
+        )
+
+
+# ---------------------------------------------------------------- log φ
+def _beside_constant(p: Predictor) -> tuple[np.ndarray, np.ndarray, int]:
+    """V, ``constant`` and ``left`` of the predictor of log φ."""
+    constant = np.linalg.lstsq(p.X, np.ones(len(p.X)), rcond=None)[0]
+    if np.max(np.abs(p.X @ constant - 1)) > 1e-8:
+        raise DataError(
+            f"dispersion='{p.formula}' has no intercept, so that it says how large the errors are but not in which "
+            "unit: leave out '0 +' or '- 1'"
+        )
+    constant[np.abs(constant) < 1e-10] = 0.0
+    left = int(np.flatnonzero(constant)[0])
+    return np.delete(p.X, left, axis=1), constant, left

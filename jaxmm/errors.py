@@ -1,0 +1,114 @@
+"""What a fit says of its errors: their covariance within a subject, by time, and the predictor of log φ.
+
+    Cov(ε)  =  σ² diag(s) C diag(s)        C of the times, from the residual's part of theta,    log s² = V γ - log w
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmm import _text
+from jaxmm.design.residual import ResidualDesign
+from jaxmm.structure import ResidualLayout
+from jaxmm.tables import correlation
+
+MOST_SHOWN = 12  # times whose correlations are printed
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualCovariance:
+    """The errors of a linear mixed model with ``residual=`` or ``dispersion=``; ``fit.residual``.
+
+    Where parameters differ ``by`` a factor, ``cov``, ``corr`` and ``sd`` are mappings by its levels.  With weights or
+    a formula of log φ they are of a row whose weight and whose exp(V γ) are one.
+
+    Attributes:
+        text: the argument ``residual``, or the formula of log φ.
+        times: what stands on the left of the bar, T values.
+        params: what the structure itself is made of, σ first: standard deviations relative to σ, correlations, rates,
+            and the coefficients γ of log φ.
+
+    Example:
+        >>> mmrm = mm.lmm("Reaction ~ Days", mm.datasets.load("sleepstudy"), residual="ar1(Days | Subject)")
+        >>> mmrm.residual.corr.iloc[:2, :2].round(2).to_numpy().tolist()
+        [[1.0, 0.78], [0.78, 1.0]]
+    """
+
+    text: str
+    times: tuple[str, ...]
+    sets: tuple[str, ...]
+    matrices: tuple[np.ndarray, ...]
+    params: pd.Series
+
+    def _by(self, values: list[Any]) -> Any:
+        if not values:
+            return None
+        return dict(zip(self.sets, values, strict=True)) if self.sets else values[0]
+
+    @property
+    def cov(self) -> Any:
+        """(T, T) of the errors of one subject; None where they are independent."""
+        return self._by([self._frame(V) for V in self.matrices])
+
+    @property
+    def corr(self) -> Any:
+        """(T, T) their correlations."""
+        return self._by([self._frame(correlation(V)) for V in self.matrices])
+
+    @property
+    def sd(self) -> Any:
+        """(T,) their standard deviations."""
+        return self._by([pd.Series(np.sqrt(np.diag(V)), list(self.times), name="sd") for V in self.matrices])
+
+    def _frame(self, values: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(values, list(self.times), list(self.times))
+
+    def __str__(self) -> str:
+        lines = [f"Residual covariance: {self.text}"]
+        for name, V in zip(self.sets or ("",), self.matrices, strict=False):
+            lines += [f" {name}"] if name else []
+            lines += [" " + line for line in _shown(V, self.times)]
+        if len(self.params) and (not self.matrices or len(self.times) > MOST_SHOWN or len(self.params) <= 4):
+            values = _text.number_column(self.params.to_numpy(float), 4)
+            lines += [" " + x for x in _text.align([list(map(str, self.params.index)), values], [True] * len(values))]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _shown(V: np.ndarray, times: tuple[str, ...]) -> list[str]:
+    """Standard deviation and correlations of each time."""
+    if len(times) > MOST_SHOWN:
+        return []
+    R, sd = correlation(V), _text.number_column(np.sqrt(np.diag(V)), 4)
+    rows = [["", "Std.Dev.", "Corr", *[""] * (len(times) - 2)][: len(times) + 1]]
+    for k, name in enumerate(times):
+        shown = [f"{R[k, l]:.2f}" if l < k else "" for l in range(len(times) - 1)]
+        rows.append([name, sd[k], *shown])
+    return _text.align(rows, [False, *[True] * len(times)])
+
+
+def residual_covariance(d: ResidualDesign, layout: ResidualLayout, rho: np.ndarray, sigma: float) -> ResidualCovariance:
+    """Of the residual's part ``rho`` (k,) of theta."""
+    thetas, gamma = layout.split(np.asarray(rho, float))
+    matrices, params = [], {"sigma": sigma}
+    names = () if d.sets is None else tuple(map(str, d.sets.levels))
+    structure: Any = d.covariance
+    for k, theta in enumerate(thetas):
+        matrices.append(sigma**2 * np.asarray(structure.covariance(theta, d.positions)))
+        own: Mapping[str, float] = structure.parameters(theta, d.times)
+        params |= {f"{name} ({names[k]})" if names else name: value for name, value in own.items()}
+    if d.dispersion is not None and d.constant is not None:
+        params |= dict(zip([f"log phi~{c}" for c in d.dispersion.columns], log_phi(d, gamma, sigma), strict=True))
+    return ResidualCovariance(d.text, d.times, names, tuple(matrices), pd.Series(params, name="estimate", dtype=float))
+
+
+def log_phi(d: ResidualDesign, gamma: np.ndarray, sigma: float) -> np.ndarray:
+    """(k,) the coefficients of log φ as the formula has them."""
+    assert d.constant is not None
+    return 2 * np.log(sigma) * d.constant + np.insert(np.asarray(gamma, float), d.left, 0.0)

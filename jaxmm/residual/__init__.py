@@ -1,0 +1,91 @@
+"""Errors that are correlated, or of unequal variances: what makes of their parameters a ``Gram`` without them.
+
+    rho (k,), the sums or rows of a model  --gram-->  [Z X y]'C^-1[Z X y], log|C|  =  a ``Gram`` of independent errors
+
+``Gram.residual`` is one of two: ``sums.PatternSums``, whose size depends on the patterns of times that occur alone, for
+models without random effects, and ``rows.PatternRows``.  ``prepare`` chooses, on the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmm import costs
+from jaxmm.design import Design
+from jaxmm.design.columns import DataError
+from jaxmm.design.residual import ResidualDesign
+from jaxmm.gram import Accumulator, Gram
+from jaxmm.residual.patterns import Patterns as Patterns
+from jaxmm.residual.patterns import patterns, subjects
+from jaxmm.residual.rows import PatternRows as PatternRows
+from jaxmm.residual.sums import PatternSums as PatternSums
+from jaxmm.residual.sums import pattern_sums, work
+from jaxmm.rows import Laid, make_rows
+from jaxmm.structure import ResidualLayout
+
+
+def layout_of(d: ResidualDesign) -> ResidualLayout:
+    """What of it is static."""
+    sets = 1 if d.sets is None else len(d.sets.levels)
+    return ResidualLayout(d.covariance, sets, 0 if d.V is None else d.V.shape[1])
+
+
+def prepare(a: Accumulator, gram: Gram, design: Design, family: Any) -> PatternSums | PatternRows:
+    """Of the columns of a model, the ``gram`` that errors alike would have, and the design's errors; with x64 enabled.
+
+    Raises:
+        DataError: subjects that do not lie within the levels of the random effects' factors.
+    """
+    d, layout = design.residual, a.structure.residual
+    assert d is not None and layout is not None
+    offset = 0.0 if design.offset is None else design.offset
+    e = design.y - offset - a.X.rows(slice(0, a.n)) @ np.asarray(gram.beta0)
+    V = np.zeros((a.n, 0)) if d.V is None else d.V
+    if d.subject is None or d.place is None:
+        rows = make_rows(a, family, e, np.ones(a.n), [np.zeros(a.n), *V.T], room=False)
+        return _put(rows, None)
+    order, level = _order(a, d)
+    laid = subjects(d.subject.codes, d.place, len(d.times), order)
+    found = patterns(laid, d.place, d.positions, None if d.sets is None else d.sets.codes, layout)
+    kept, dense = work(laid, found, a.structure.p + 1)
+    if not a.groupings and not layout.columns and kept < costs.PATTERN_SUMS * dense:
+        columns = np.column_stack([a.X.rows(slice(0, a.n)), e])
+        root = 1.0 if a.weights is None else np.sqrt(a.weights)[:, None]
+        return jax.device_put(pattern_sums(laid, found, columns * root))
+    source = np.where(laid.rows >= 0, laid.rows, laid.first)
+    main = Laid(laid.rows, source.ravel(), level)
+    rows = make_rows(a, family, e, np.ones(a.n), [np.zeros(a.n), *V.T], room=False, laid=main)
+    return _put(rows, jax.device_put(found))
+
+
+def _put(rows: Any, found: Patterns | None) -> PatternRows:
+    """The columns of log φ are laid out as offsets of further predictors, and taken out again."""
+    V = np.stack(rows.further_offsets) if rows.further_offsets else np.zeros((0, *rows.weights.shape))
+    return jax.device_put(PatternRows(replace(rows, further_offsets=()), found, V))
+
+
+def _order(a: Accumulator, d: ResidualDesign) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """In which order the subjects come, and the level of the first factor of each in that order: None and None where
+    these are the same, or there is no factor."""
+    assert d.subject is not None
+    count = len(d.subject.levels)
+    for g in a.groupings:
+        of = np.zeros(count, np.int64)
+        of[d.subject.codes] = g.codes
+        if not np.array_equal(of[d.subject.codes], g.codes):
+            raise DataError(
+                f"{d.text}: the levels of '{d.subject.name}', within which errors are correlated, must each lie in one "
+                f"level of the grouping factor '{g.name}' of the random effects, and some lie in several"
+            )
+    if not a.groupings:
+        return None, None
+    level = np.zeros(count, np.int64)
+    level[d.subject.codes] = a.groupings[0].codes
+    order = np.argsort(level, kind="stable")
+    if count == a.groupings[0].levels:
+        return order, None
+    return order, level[order].astype(np.int32)

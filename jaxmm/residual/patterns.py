@@ -1,0 +1,107 @@
+"""The times at which each subject was seen -> the few patterns of them, and C of each pattern.
+
+A subject stands here for a level of the factor within which errors are correlated.  Its rows have slots 0 .. H - 1:
+
+    aligned   the slot is the time, one of few; a subject without a row at a time has a gap there
+    else      the rows of a subject in the order of their times, and then gaps
+
+Subjects with rows at the same times, and the same set of parameters, share a *pattern*, and C (H, H, K) is made and
+factored for each of the K patterns only.  Where a slot is a gap C has a one on its diagonal, and zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+from jaxmm.structure import ResidualLayout
+
+ALIGNED = 2  # times as many slots as the longest subject has rows, at most: then slots are times
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["there", "place", "sets", "positions", "pattern"],
+    meta_fields=["layout"],
+)
+@dataclass(frozen=True)
+class Patterns:
+    """``there`` (H, K): 1 where a pattern has a row in the slot, else 0; ``place`` (H, K) which time that is, None
+    where slots are times; ``sets`` (G, K): 1 for the set of parameters that it has; ``pattern`` (P,) of each subject;
+    ``positions``: what the structure knows of the times, (T, ..), or of each slot (H, .., K), or None.
+    """
+
+    there: Array
+    place: Array | None
+    sets: Array
+    positions: Any
+    pattern: Array
+    layout: ResidualLayout = field(metadata={"static": True})
+
+    def covariances(self, thetas: list[Array]) -> Array:
+        """C (H, H, K), from theta of each set."""
+        C = sum(own * self._of_set(theta) for own, theta in zip(self.sets, thetas, strict=True))
+        both = self.there[:, None] * self.there[None]
+        gaps = jnp.eye(len(self.there), dtype=both.dtype)[:, :, None] * (1 - self.there)[None]
+        return jnp.asarray(C) * both + gaps
+
+    def _of_set(self, theta: Array) -> Array:
+        structure: Any = self.layout.covariance
+        C = structure.covariance(theta, self.positions)
+        if self.place is None:
+            return C[:, :, None]
+        return C if structure.positional else C[self.place[:, None], self.place[None]]
+
+
+# ---------------------------------------------------------------- on the host
+@dataclass(frozen=True)
+class Subjects:
+    """Rows laid out by subject: ``rows`` (H, P) the row in each slot, -1 for a gap; ``first`` (P,) some row of each."""
+
+    rows: np.ndarray
+    first: np.ndarray
+    aligned: bool
+
+
+def subjects(codes: np.ndarray, place: np.ndarray, times: int, order: np.ndarray | None = None) -> Subjects:
+    """From the subject (n,) and the time (n,) of each row, of T ``times``; subjects come in the ``order`` (P,) given."""
+    count = int(codes.max()) + 1
+    sizes = np.bincount(codes, minlength=count)
+    aligned = times <= ALIGNED * sizes.max()
+    by = np.lexsort((place, codes))
+    rank = np.empty(len(codes), np.int64)
+    rank[by] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rows = np.full((times if aligned else int(sizes.max()), count), -1)
+    rows[place if aligned else rank, codes] = np.arange(len(codes))
+    first = by[np.cumsum(sizes) - sizes]
+    if order is not None:
+        rows, first = rows[:, order], first[order]
+    return Subjects(rows, first, aligned)
+
+
+def patterns(
+    laid: Subjects, place: np.ndarray, positions: np.ndarray | None, sets: np.ndarray | None, layout: ResidualLayout
+) -> Patterns:
+    """Of ``subjects``; ``place`` (n,) the time of each row, ``positions`` (T, ..) of the times, ``sets`` (n,) the set of
+    parameters of each row, the same for all of a subject, None for one."""
+    own = np.where(laid.rows >= 0, place[laid.rows], -1)
+    which = np.zeros(laid.rows.shape[1], int) if sets is None else sets[laid.first]
+    found, pattern = np.unique(np.vstack([which, own]), axis=1, return_inverse=True)
+    seen, at = found[1:] >= 0, np.maximum(found[1:], 0)
+    positional = bool(getattr(layout.covariance, "positional", False))
+    if positions is not None and not laid.aligned and positional:
+        positions = np.moveaxis(positions[at], 1, -1)
+    return Patterns(
+        there=np.asarray(seen, float),  # pyright: ignore
+        place=None if laid.aligned else at.astype(np.int32),  # pyright: ignore
+        sets=np.asarray(found[0] == np.arange(layout.sets)[:, None], float),  # pyright: ignore
+        positions=positions,
+        pattern=pattern.ravel().astype(np.int32),  # pyright: ignore
+        layout=layout,
+    )

@@ -1,0 +1,133 @@
+"""Where a search begins: residuals of least squares -> theta of the effects and rho of the errors, several candidates.
+
+The mean of e_s e_t over the subjects seen at both times is about σ² C + ZDZ'.  Where the model has random effects it
+cannot be told from the residuals alone which of the two is large: then the candidates give it to one, to the other, and
+to both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxmm import covariance
+from jaxmm.covariance import Covariance
+from jaxmm.gram import Gram
+from jaxmm.residual.patterns import Patterns
+from jaxmm.residual.rows import PatternRows
+from jaxmm.residual.sums import PatternSums
+
+MOST_TIMES = 60  # of which a matrix of moments is made; of more, some
+LEAST = 0.05  # eigenvalue of a start's C, in units of its mean variance
+LIKELY = 0.5  # correlation of neighbours in a start that knows nothing
+
+
+def candidates(gram: Gram, random: list[np.ndarray]) -> list[np.ndarray]:
+    """theta (m,), as to Z_s; ``random`` of the terms: as moments have them, and small."""
+    own: PatternSums | PatternRows = gram.residual
+    rhos = _rhos(own, gram)
+    if not len(random):
+        return rhos
+    return [np.concatenate([theta, rho]) for theta in random for rho in rhos]
+
+
+def _rhos(own: PatternSums | PatternRows, gram: Gram) -> list[np.ndarray]:
+    layout = gram.structure.residual
+    assert layout is not None
+    gammas = [np.zeros(layout.columns)]
+    if isinstance(own, PatternRows) and layout.columns:
+        gammas.append(_log_regression(own))
+    if own.patterns is None or layout.covariance is None:
+        return gammas
+    structure, p = layout.covariance, own.patterns
+    out = []
+    found = _moments(own, layout.sets)
+    sizes = [np.mean(np.diag(S)) for S in found] if found else [1.0] * layout.sets
+    at, some = _some(p, structure)
+    for C in (np.eye(len(some)), _likely(len(some))):
+        out.append([_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes])
+    if found:
+        out.append([_nearest(structure, S[np.ix_(some, some)] / sizes[0], at, len(some)) for S in found])
+    rhos = [layout.join(_unit(structure, thetas), np.zeros(0)) for thetas in out]
+    return [np.concatenate([rho, gamma]) for rho in rhos for gamma in gammas]
+
+
+def _likely(T: int) -> np.ndarray:
+    return LIKELY ** np.abs(np.subtract.outer(np.arange(T), np.arange(T)))
+
+
+def _some(p: Patterns, structure: Covariance) -> tuple[Any, np.ndarray]:
+    """Positions of some of the times, and which these are."""
+    positions = p.positions
+    if p.place is not None and structure.positional and positions is not None:
+        flat = np.asarray(positions).reshape(len(positions), -1, positions.shape[-1])
+        real = np.asarray(p.there) > 0
+        values = np.unique(np.moveaxis(flat, 1, -1)[real], axis=0)
+        some = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_TIMES)).astype(int))
+        return values[some], np.arange(len(some))
+    T = structure.q
+    if not structure.positional or T <= MOST_TIMES:
+        return positions, np.arange(T)
+    some = np.unique(np.linspace(0, T - 1, MOST_TIMES).astype(int))
+    return (None if positions is None else np.asarray(positions)[some]), some
+
+
+def _nearest(structure: Covariance, D: np.ndarray, at: Any, q: int) -> np.ndarray:
+    w, Q = np.linalg.eigh(0.5 * (D + D.T))
+    D = Q * np.maximum(w, LEAST * np.mean(np.diag(D))) @ Q.T
+    of = structure if structure.q == q else covariance.resized(structure, q)
+    return np.asarray(of.from_factor(np.linalg.cholesky(D), at))
+
+
+def _unit(structure: Covariance, thetas: list[np.ndarray]) -> list[np.ndarray]:
+    """The same with one unit for all, in which the first element of the first is 1."""
+    if not len(thetas[0]):
+        return thetas
+    power = structure.scale_power
+    unit = 1 / max(abs(thetas[0][0]), 1e-3)  # of theta's first element
+    by = np.where(power > 0, unit ** (power[0] / np.maximum(power, 1)), 1.0)
+    return [theta * by for theta in thetas]
+
+
+def _moments(own: PatternSums | PatternRows, sets: int) -> list[np.ndarray]:
+    """Of each set of parameters the mean of e_s e_t (T, T); [] where slots are not times, or are too many."""
+    p = own.patterns
+    assert p is not None
+    H = len(p.there)
+    if p.place is not None or H > MOST_TIMES:
+        return []
+    which = np.argmax(np.asarray(p.sets), axis=0)
+    there = np.asarray(p.there)
+    if isinstance(own, PatternSums):
+        a, b = np.triu_indices(H)
+        squares = np.zeros((H, H, there.shape[1]))
+        flat = np.asarray(own.sums)[:, -1].reshape(len(a), -1) / np.where(a == b, 1.0, 2.0)[:, None]
+        squares[a, b], squares[b, a] = flat, flat
+        counts = there[:, None] * there[None] * np.asarray(own.counts)
+    else:
+        e = np.asarray(own.rows.y) * np.sqrt(np.asarray(own.rows.weights))
+        seen, at = np.asarray(own.rows.weights) > 0, np.asarray(p.pattern)
+        squares, counts = e[:, None] * e[None], (seen[:, None] & seen[None]).astype(float)
+        which = which[at]
+    out = []
+    for k in range(sets):
+        n = np.sum(counts[:, :, which == k], axis=-1)
+        S = np.sum(squares[:, :, which == k], axis=-1) / np.maximum(n, 1.0)
+        variance = np.where(np.diag(n) > 0, np.diag(S), np.mean(np.diag(S)[np.diag(n) > 0]))
+        variance = np.maximum(variance, 1e-8 * variance.mean())
+        sd = np.sqrt(variance)
+        R = np.where(n > 1, S / np.outer(sd, sd), 0.0)
+        np.fill_diagonal(R, 1.0)
+        out.append(R * np.outer(sd, sd))
+    return out
+
+
+def _log_regression(own: PatternRows) -> np.ndarray:
+    """γ of log e² on V."""
+    rows = own.rows
+    real = np.asarray(rows.weights) > 0
+    e2 = (np.asarray(rows.y) ** 2 * np.asarray(rows.weights))[real]
+    V = np.asarray(own.V)[:, real].T
+    z = np.log(e2 + 1e-3 * e2.mean())
+    return np.linalg.lstsq(np.column_stack([np.ones(len(z)), V]), z, rcond=None)[0][1:]

@@ -1,0 +1,83 @@
+"""Sums over the subjects of each pattern -> [X y]'C^-1[X y] at any parameters, where there are no random effects.
+
+With P_k = C_k^-1 of pattern k and x_is the row [X y] of subject i in slot s,
+
+    [X y]'C^-1[X y]  =  Σ_k Σ_st P_k,st S_k,st        S_k,st = Σ_i x_is x_it'        over the subjects i of pattern k
+
+so that one product of P, as a row, with a matrix of sums is all: its size does not depend on how many subjects there
+are, and its derivatives are products of the same matrix.  P_k is symmetric: the pairs s <= t are enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm._types import Array
+from jaxmm.gram import Gram
+from jaxmm.residual.patterns import Patterns, Subjects
+from jaxmm.solver import spd
+from jaxmm.solver.spd import BLOCKS
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["patterns", "sums", "counts"], meta_fields=[])
+@dataclass(frozen=True)
+class PatternSums:
+    """``sums`` (H(H + 1)/2 K, c(c + 1)/2), c = p + 1: of the pairs of slots of each pattern, those of the pairs of
+    columns; ``counts`` (K,) of subjects."""
+
+    patterns: Patterns
+    sums: Array
+    counts: Array
+
+    def gram(self, rho: Array, gram: Gram) -> Gram:
+        """The statistics at ``rho``, of errors that are independent."""
+        s = gram.structure
+        thetas, _ = self.patterns.layout.split(rho)
+        C = self.patterns.covariances(thetas)
+        Linv = BLOCKS.factor(C)
+        P, logdet = spd.inverse(BLOCKS, C, Linv), jnp.sum(self.counts * spd.logdets(C, Linv))
+        a, b = np.triu_indices(len(C))
+        flat = P[a, b].ravel() @ self.sums
+        square = flat[_places(s.p + 1)]
+        couplings = s.solver.with_response(gram, (), square[:-1, -1], square[-1, -1], square[:-1, :-1]).couplings
+        return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
+
+
+def _places(c: int) -> np.ndarray:
+    """(c, c): where each element of a symmetric matrix stands in its upper triangle, row by row."""
+    out = np.zeros((c, c), int)
+    out[np.triu_indices(c)] = np.arange(c * (c + 1) // 2)
+    return np.maximum(out, out.T)
+
+
+def work(laid: Subjects, patterns: Patterns, c: int) -> tuple[int, int]:
+    """Numbers that ``pattern_sums`` keeps of c columns, and those that the rows would be."""
+    H, K = np.shape(patterns.there)
+    return H * (H + 1) // 2 * K * (c * (c + 1) // 2), laid.rows.size * c
+
+
+def pattern_sums(laid: Subjects, patterns: Patterns, columns: np.ndarray) -> PatternSums:
+    """Of the ``columns`` [X y] (n, c), which weights have multiplied; on the host."""
+    K, c = np.shape(patterns.there)[1], columns.shape[1]
+    pattern = np.asarray(patterns.pattern)
+    by = np.argsort(pattern, kind="stable")
+    ends = np.cumsum(np.bincount(pattern, minlength=K))
+    rows = laid.rows[:, by]
+    Y = np.where(rows[:, :, None] >= 0, columns[rows], 0.0)  # (H, P, c)
+    a, b = np.triu_indices(len(rows))
+    s, t = np.triu_indices(c)
+    out = np.empty((len(a), K, len(s)))
+    for k, end in enumerate(ends):
+        own = Y[:, (ends[k - 1] if k else 0) : end]  # (H, P_k, c)
+        square = np.tensordot(own, own, (1, 1)).transpose(0, 2, 1, 3)  # (H, H, c, c)
+        square = square[a, b]
+        square = square + np.where(a == b, 0.0, 1.0)[:, None, None] * np.swapaxes(square, 1, 2)
+        out[:, k] = square[:, s, t]
+    counts = np.bincount(pattern, minlength=K).astype(float)
+    return PatternSums(patterns, out.reshape(-1, len(s)), counts)  # pyright: ignore
