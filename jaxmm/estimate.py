@@ -129,6 +129,8 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     For one factor it is Σ_j tr(H_j dD_i H_j dD_k) with H_j = A_j (I + D A_j)^-1 (fixed effects aside).
     """
     s = gram.structure
+    if gram.residual is not None:
+        return np.asarray(expected_hessian(theta, gram))
     H = np.zeros((len(theta), len(theta)))
     diagonal_blocks = [A for A, _ in solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
@@ -143,9 +145,17 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     return H
 
 
+@Program
+def expected_hessian(theta: Array, gram: Gram) -> Array:
+    """That of the errors' parameters, where there are no random effects."""
+    return gram.residual.expected(theta)
+
+
 def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
+    if gram.residual is not None:
+        return gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
     work = s.solver.size(gram) * s.num_theta
     return s.rest_size > costs.DEAR_REST or work > costs.DEAR_WORK
 
@@ -255,6 +265,7 @@ def _with_errors(gram: Gram, start: np.ndarray | None, control: Control) -> Esti
     """``estimate_on_host`` where errors have a covariance: from the best of some starts, and where there are random
     effects too from the second best."""
     s, criterion = gram.structure, objective(gram)
+    control = dataclasses.replace(control, newton_limit=max(control.newton_limit, s.num_theta))  # from a good start
     if start is not None:
         starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
     else:

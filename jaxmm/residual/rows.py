@@ -31,6 +31,11 @@ class PatternRows:
     patterns: Patterns | None
     V: Array
 
+    @property
+    def work(self) -> int:
+        """There is no other Hessian than the exact one."""
+        return 0
+
     def gram(self, rho: Array, gram: Gram) -> Gram:
         """As ``sums.PatternSums.gram``."""
         rows, residual = self.rows, gram.structure.residual

@@ -22,6 +22,7 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns, Subjects
 from jaxmm.solver import spd
+from jaxmm.solver.block_matmul import block_matmul
 from jaxmm.solver.spd import BLOCKS
 
 
@@ -35,6 +36,11 @@ class PatternSums:
     sums: Array
     counts: Array
 
+    @property
+    def work(self) -> int:
+        """Numbers that an evaluation goes through, of those whose Hessian may be too dear; see ``expected``."""
+        return int(np.prod(self.sums.shape))
+
     def gram(self, rho: Array, gram: Gram) -> Gram:
         """The statistics at ``rho``, of errors that are independent."""
         s = gram.structure
@@ -47,6 +53,26 @@ class PatternSums:
         square = flat[_places(s.p + 1)]
         couplings = s.solver.with_response(gram, (), square[:-1, -1], square[-1, -1], square[:-1, :-1]).couplings
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
+
+
+    def expected(self, rho: Array) -> Array:
+        """(k, k) the expected Hessian of -2 log-likelihood by ``rho``, σ² profiled and fixed effects aside:
+
+        Σ tr P C_i P C_j - Σ tr P C_i Σ tr P C_j / n        over the subjects
+        """
+        split = self.patterns.layout.split
+
+        def of(r: Array) -> Array:
+            return self.patterns.covariances(split(r)[0])
+
+        C, dC = of(rho), jax.jacfwd(of)(rho)
+        P = spd.inverse(BLOCKS, C, BLOCKS.factor(C))
+        own = block_matmul(jnp.broadcast_to(P[..., None], dC.shape), dC)  # (H, H, K, k)
+        counted = own * self.counts[:, None]
+        k = own.shape[-1]
+        both = jnp.swapaxes(own, 0, 1).reshape(-1, k).T @ counted.reshape(-1, k)
+        trace = jnp.einsum("hhki->i", counted)
+        return both - jnp.outer(trace, trace) / jnp.sum(self.counts * jnp.sum(self.patterns.there, axis=0))
 
 
 def _places(c: int) -> np.ndarray:
