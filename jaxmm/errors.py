@@ -112,3 +112,77 @@ def log_phi(d: ResidualDesign, gamma: np.ndarray, sigma: float) -> np.ndarray:
     """(k,) the coefficients of log φ as the formula has them."""
     assert d.constant is not None
     return 2 * np.log(sigma) * d.constant + np.insert(np.asarray(gamma, float), d.left, 0.0)
+
+
+# ---------------------------------------------------------------- row by row
+@dataclass(frozen=True, eq=False)
+class RowErrors:
+    """The errors of some rows at the estimates, relative to σ²: ``C`` (T, T) of each set of parameters, and of each row
+    its subject, its time, its set, and s (n,)."""
+
+    C: list[np.ndarray]
+    subject: np.ndarray | None
+    place: np.ndarray | None
+    sets: np.ndarray
+    s: np.ndarray
+
+    @property
+    def sd(self) -> np.ndarray:
+        """(n,) of each row, relative to σ."""
+        if self.place is None:
+            return self.s
+        return self.s * np.sqrt(np.stack(self.C)[self.sets, self.place, self.place])
+
+    def blocks(self, rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+        """Covariances (.., a, b) between ``rows`` (.., a) and ``others`` (.., b), which are the same by default."""
+        others = rows if others is None else others
+        scale = self.s[rows][..., :, None] * self.s[others][..., None, :]
+        if self.place is None or self.subject is None:
+            return scale * (rows[..., :, None] == others[..., None, :])
+        same = self.subject[rows][..., :, None] == self.subject[others][..., None, :]
+        of = self.sets[rows][..., :, None]
+        C = np.stack(self.C)[of, self.place[rows][..., :, None], self.place[others][..., None, :]]
+        return scale * same * C
+
+    def coloured(self, z: np.ndarray) -> np.ndarray:
+        """Errors over σ (m, n) from standard normal z (m, n): the lower triangular root of each subject's block."""
+        if self.subject is None:
+            return z * self.s
+        out = np.empty_like(z)
+        for rows in same_size(self.subject):
+            root = np.linalg.cholesky(self.blocks(rows))
+            out[:, rows] = np.einsum("cab,mcb->mca", root, z[:, rows])
+        return out
+
+    def whitened(self, e: np.ndarray) -> np.ndarray:
+        """The way back, (n,): what is independent and of variance one where ``e`` has these covariances."""
+        if self.subject is None:
+            return e / self.s
+        out = np.empty_like(e)
+        for rows in same_size(self.subject):
+            out[rows] = np.linalg.solve(np.linalg.cholesky(self.blocks(rows)), e[rows][..., None])[..., 0]
+        return out
+
+
+def same_size(codes: np.ndarray) -> list[np.ndarray]:
+    """The rows of each subject, (subjects, rows) of those with equally many."""
+    order = np.argsort(codes, kind="stable")
+    found, sizes = np.unique(codes[order], return_counts=True)
+    first = np.cumsum(sizes) - sizes
+    return [order[first[sizes == k][:, None] + np.arange(k)] for k in np.unique(sizes)]
+
+
+def row_errors(model: Any, theta: np.ndarray, d: ResidualDesign | None, weights: Any, n: int) -> RowErrors:
+    """Of n rows, whose ``d`` it is, at theta (m,) of a fit; ``weights`` (n,) or None.  Without ``d`` of errors that are
+    independent."""
+    if d is None:
+        return RowErrors([], None, None, np.zeros(n, int), np.ones(n) if weights is None else 1 / np.sqrt(weights))
+    layout: ResidualLayout = model.structure.residual
+    thetas, gamma = layout.split(np.asarray(theta, float)[model.structure.num_random :])
+    structure: Any = d.covariance
+    C = [np.asarray(structure.covariance(t, d.positions)) for t in thetas]
+    log_s2 = np.zeros(n) if d.V is None else d.V @ gamma
+    s = np.exp(0.5 * log_s2) / (1.0 if weights is None else np.sqrt(weights))
+    sets = np.zeros(n, int) if d.sets is None else d.sets.codes
+    subject = None if d.subject is None else d.subject.codes
+    return RowErrors(C, subject, d.place, sets, s)

@@ -9,8 +9,17 @@ import pandas as pd
 
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
+from jaxmm.errors import row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.predict import fitted_predictors, link_of, parameters
+
+def _error_variances(fit: Fitted) -> np.ndarray:
+    """Over σ², of every row used; without the weights."""
+    d = fit.model.design
+    if not d.kept.all():
+        raise NotImplementedError("Pearson residuals of rows of weight zero are not there in a model with residual=")
+    return row_errors(fit.model, fit.theta, d.residual, None, len(d.y)).sd ** 2
+
 
 EPS = float(np.finfo(float).eps)
 KINDS = ("response", "pearson", "deviance", "working")
@@ -44,6 +53,8 @@ def residuals(fit: Fitted, kind: str) -> pd.Series:
             if d.further or extras:  # of each row its own; with a formula for the scale, V has the scale in it
                 variance = _own_variance(family, mu, phi, trials, *further, shared=(extras,))
                 variance = variance * phi if family.has_scale and np.ndim(phi) else variance
+            elif d.residual is not None:
+                variance = _error_variances(fit)
             else:
                 variance = _variance(family, mu, shared=(phi,))
             root = np.sqrt(weights * trials / variance)

@@ -14,6 +14,7 @@ from jaxmm import costs
 from jaxmm._context import computing
 from jaxmm._random import as_key, normals, replicate_keys
 from jaxmm.design import DataError, NewData
+from jaxmm.errors import RowErrors, row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.predict import linear_predictors, rows_used
 
@@ -45,6 +46,8 @@ def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any,
     together = max(1, costs.SIMULATED_AT_ONCE // max(1, len(rows.X), sum(sizes)))
     few = n * len(rows.X) <= costs.SIMULATED_QUICKLY
 
+    errors = errors_of(fit, rows, given)
+
     def block(first: int) -> np.ndarray:
         with computing(fit.model.device):
             for_effects, for_response = replicate_keys(key, first, together)
@@ -55,9 +58,20 @@ def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any,
             total[d.factors[f].predictor] += own
             at += size
         with computing(fit.model.device):
-            return lik.draw(for_response, total, fit.estimates, given, trials, few)
+            if errors is None:
+                return lik.draw(for_response, total, fit.estimates, given, trials, few)
+            return total["mu"] + fit.sigma * errors.coloured(np.array(normals(for_response, len(rows.X))))
 
     return np.concatenate([block(first) for first in range(0, n, together)])[:n]
+
+
+def errors_of(fit: Fitted, rows: NewData, weights: np.ndarray | None) -> RowErrors | None:
+    """Those of rows, None where they are independent and of one variance over the weights."""
+    d = fit.model.design
+    if d.residual is None:
+        return None
+    own = d.residual if rows.errors is None else rows.errors()
+    return row_errors(fit.model, fit.theta, own, weights, len(rows.X))
 
 
 def new_weights(fit: Fitted, newdata: Any, weights: Any, m: int) -> tuple[np.ndarray | None, np.ndarray | None]:

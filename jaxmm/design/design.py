@@ -9,7 +9,7 @@ it of formulas and a table, `from_arrays` of arrays.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ class NewData:
     X (m, p), NaN in a row with a missing value; Z (m, q) per term; codes (m,) int32 per factor: J + k for
     the k-th level of `new_levels`, which the fit has not seen; -1 for a missing one, and for a factor that was
     not asked for (its terms' Z is zero then); offset (m,), zero without offsets; of each further predictor X and its
-    offset.
+    offset; ``errors`` gives the errors of these rows, where the model has a covariance of them.
     """
 
     X: np.ndarray
@@ -43,6 +43,7 @@ class NewData:
     index: pd.Index
     new_levels: dict[str, list[str]]
     further: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    errors: Callable[[], ResidualDesign] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,11 @@ class Design:
         if offset is not None:
             total = total + new_offset(offset, frame, n)
         further = tuple(p.rows(frame, n, spec.memory) for p in self.further)
-        return new_data(self, frame, X, total, further, table.index, needed, levels=need_levels)
+        found = new_data(self, frame, X, total, further, table.index, needed, levels=need_levels)
+        own = self.residual
+        if own is None:
+            return found
+        return replace(found, errors=lambda: own.at_rows(frame, spec.memory, table.index))
 
     def _needed(self, need_groups: bool | Collection[str]) -> set[str]:
         names = [f.name for f in self.factors]

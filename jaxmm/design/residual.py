@@ -36,7 +36,8 @@ class ResidualDesign:
     each row, ``positions`` (T, d) of the times where the structure has a use of them; ``subject``, the factor within
     whose levels errors are correlated; ``sets``, the factor by which parameters differ, or None.  ``dispersion``: the
     predictor of log φ, or None; ``V`` (n, columns) is what of it moves beside σ², ``constant`` (k,) the sum of its
-    columns that is one in each row, and ``left`` the column that V does without.
+    columns that is one in each row, and ``left`` the column that V does without.  ``values`` (T, d): the numbers that
+    the times are, None of a factor.
     """
 
     text: str
@@ -52,6 +53,35 @@ class ResidualDesign:
     left: int = 0
     bar: ErrorBar | None = None
     groupings: tuple[SeenFactor, ...] = ()
+    values: np.ndarray | None = None
+
+    def at_rows(self, frame: Mapping, memory: dict[str, Any], labels: pd.Index) -> ResidualDesign:
+        """The same of other rows, `labels`: subjects that the fit has not seen have codes from J on, and times that it
+        has not seen come after its own, where the structure goes by their distance.
+
+        Raises:
+            DataError: a time, or a level of ``by``, that the parameters say nothing of; a subject twice at one time.
+        """
+        own, n = self, len(labels)
+        if self.dispersion is not None:
+            X, _ = self.dispersion.rows(frame, n, memory)  # pyright: ignore
+            own = replace(own, V=np.delete(X, self.left, axis=1))
+        if self.bar is None or self.subject is None:
+            return own
+        codes = _seen_codes(self.groupings[0], frame, n)
+        subject = replace(self.subject, codes=codes)
+        place, times, positions = _new_places(self, frame, memory, codes, n)
+        if self.sets is not None:
+            found, unknown, _ = self.groupings[1].rows(frame)
+            if unknown:
+                raise DataError(
+                    f"{self.text}: the fit has not seen {unknown[0]!r} of '{self.sets.name}', by which the parameters "
+                    f"differ; it has {', '.join(map(repr, map(str, self.sets.levels)))}"
+                )
+            own = replace(own, sets=replace(self.sets, codes=found))
+        shown = np.append(subject.levels, [f"new {k + 1}" for k in range(int(codes.max(initial=0)) + 1)])
+        _check_once(self.bar, replace(subject, levels=shown), place, times, labels)
+        return replace(own, subject=subject, place=place, times=times, positions=positions)
 
     def take(self, rows: np.ndarray) -> ResidualDesign:
         """Some rows of it; levels that are lost stay."""
@@ -105,8 +135,48 @@ def _fit_bar(bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.I
         groupings = (seen, by)
         _check_whole(bar, subject, sets)
     return ResidualDesign(
-        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings
+        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings, values=values
     )
+
+
+def _seen_codes(seen: SeenFactor, frame: Mapping, n: int) -> np.ndarray:
+    return seen.rows(frame)[0] if seen.exprs else np.zeros(n, np.int32)
+
+
+def _new_places(
+    d: ResidualDesign, frame: Mapping, memory: dict[str, Any], codes: np.ndarray, n: int
+) -> tuple[np.ndarray, tuple[str, ...], Any]:
+    """The place (n,) of other rows, the times with new ones behind those of the fit, and what the structure knows of
+    them."""
+    bar, structure = d.bar, d.covariance
+    assert bar is not None and structure is not None
+    if bar.time is None:
+        place, names, values = _order_of_rows(codes), (), None
+        names = tuple(str(k + 1) for k in range(int(place.max(initial=-1)) + 1))
+    else:
+        place, names, values = _times(bar.time, frame, memory, n)
+    known = {name: k for k, name in enumerate(d.times)}
+    new = [name for name in names if name not in known]
+    times = (*d.times, *new)
+    at = np.array([known.get(name, len(d.times) + (new.index(name) if name in new else 0)) for name in names], int)
+    place = at[place]
+    if not new:
+        return place, times, d.positions
+    if not structure.positional:
+        raise DataError(
+            f"{d.text}: the fit has not seen the time {new[0]!r}, whose variance is a parameter of its own; it has "
+            f"{', '.join(map(repr, d.times[:8]))}"
+        )
+    if values is None:
+        return place, times, np.arange(len(times))[:, None].astype(np.asarray(d.positions).dtype)
+    numbers = values[[names.index(name) for name in new]]
+    if structure.levels and d.values is not None:
+        step = np.min(np.diff(d.values[:, 0])) if len(d.values) > 1 else 1.0
+        steps = (numbers - d.values[0]) / step
+        if np.max(np.abs(steps - np.round(steps))) > STEP:
+            raise DataError(f"{d.text}: the time {new[0]!r} lies between the steps of {step:g} that the fit has seen")
+        numbers = np.round(steps).astype(int)
+    return place, times, np.vstack([d.positions, numbers])
 
 
 def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple[Factor, SeenFactor]:

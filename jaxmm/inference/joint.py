@@ -40,7 +40,7 @@ from jaxmm.gram import Gram
 from jaxmm.objective.laplace import at_mode, scaled_point
 from jaxmm.objective.lmm import eliminate
 from jaxmm.objective.mode import effects
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import resolved
 from jaxmm.rows import Rows
 
 LARGEST = 4000  # rows of a joint covariance matrix: 128 MB
@@ -82,10 +82,10 @@ def _by_theta(theta: Array, gram: Gram) -> tuple[Array, tuple[Array, ...]]:
     """Derivatives of beta_s (m, p) and of the modes (m, J, q) in the data's columns by theta (m,) as to Z_s."""
 
     def found(t):
-        lams = scaled_factors(t, gram)
-        beta = eliminate(lams, gram).beta
+        lams, alike = resolved(t, gram)
+        beta = eliminate(lams, alike).beta
         weights = jnp.append(-beta, 1.0)
-        NB = solver.explained(lams, gram)
+        NB = solver.explained(lams, alike)
         return beta, tuple((x @ weights) @ jnp.asarray(T).T for x, T in zip(NB, gram.T, strict=True))
 
     _, push = jax.linearize(found, theta)
@@ -110,14 +110,14 @@ def linear_errors(arrays: Gram, e: Estimates, variances: bool) -> Errors:
 
 
 @Program
-def _factored(theta: Array, gram: Gram) -> tuple[Any, Any]:
-    lams = scaled_factors(theta, gram)
-    return lams, solver.factorise(lams, gram)
+def _factored(theta: Array, gram: Gram) -> tuple[Any, Gram, Any]:
+    lams, gram = resolved(theta, gram)
+    return lams, gram, solver.factorise(lams, gram)
 
 
 def linear_factored(arrays: Gram, e: Estimates) -> Factored:
-    lams, done = _factored(e.theta_scaled, arrays)
-    return Factored(lams, arrays, done, _roots(arrays, lams), float(e.sigma) ** 2)
+    lams, gram, done = _factored(e.theta_scaled, arrays)
+    return Factored(lams, gram, done, _roots(arrays, lams), float(e.sigma) ** 2)
 
 
 def _roots(arrays: Any, lams: tuple[Any, ...]) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ from jaxmm.fitted import Fitted
 from jaxmm.gram import Gram
 from jaxmm.inference.joint import Touched, level_blocks, pair_terms, some_levels
 from jaxmm.objective.lmm import profile
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import resolved
 
 
 def _size(theta: Array, gram: Gram, *_: Any) -> int:
@@ -55,13 +55,13 @@ def _moved(theta: Array, gram: Gram) -> Any:
     T_X = jnp.asarray(gram.T_X)
 
     def at(t):
-        lams = scaled_factors(t, gram)
-        found = profile(lams, gram)
+        lams, alike = resolved(t, gram)
+        found = profile(lams, alike)
         inverse = T_X @ jnp.linalg.solve(found.M_X, T_X.T) if p else jnp.zeros((0, 0), t.dtype)
         roots = [T @ lam for T, lam in zip(gram.T, lams, strict=True)]
         G = [
             -jnp.einsum("ab,jbr,rp->jap", T, x[:, :, :p], jnp.linalg.inv(T_X)) if p else x[:, :, :0]
-            for T, x in zip(gram.T, solver.explained(lams, gram), strict=True)
+            for T, x in zip(gram.T, solver.explained(lams, alike), strict=True)
         ]
         return jnp.log(found.pwrss), inverse, G, list(covariance_of_effects(t, gram)), [r @ r.T for r in roots]
 
@@ -73,11 +73,11 @@ def _moved_columns(theta: Array, gram: Gram, right: tuple[Array, ...]) -> tuple[
     """By theta (m, c, q, J): N times the columns ``right`` (c, q, J)."""
 
     def at(t):
-        lams = scaled_factors(t, gram)
-        done = solver.factorise(lams, gram)
+        lams, alike = resolved(t, gram)
+        done = solver.factorise(lams, alike)
         roots = [T @ lam for T, lam in zip(gram.T, lams, strict=True)]
         own = tuple(jnp.einsum("ba,cbj->caj", root, r) for root, r in zip(roots, right, strict=True))
-        x = jax.vmap(lambda r: solver.solve(done, lams, gram, r))(own)
+        x = jax.vmap(lambda r: solver.solve(done, lams, alike, r))(own)
         return tuple(jnp.einsum("ab,cbj->caj", root, part) for root, part in zip(roots, x, strict=True))
 
     return _along(at, theta)

@@ -34,7 +34,7 @@ from jaxmm.inference.quantities import Quantities, Shape, quantities, spreads
 from jaxmm.objective.laplace import scaled_point
 from jaxmm.objective.lmm import eliminate
 from jaxmm.objective.mode import find_mode
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import resolved, scaled_factors
 from jaxmm.objective.quadrature import neg2_loglik
 from jaxmm.rows import Rows
 from jaxmm.solver import spd
@@ -67,7 +67,8 @@ def _linear(x: Array, h: dict[str, Any], gram: Gram) -> Array:
     """f of x; ``h`` the data of the quantities, with a of the coefficient that t is."""
     m = gram.structure.num_theta
     theta, log_sigma2 = x[:m], h["log_sigma2"] + x[m]
-    at = eliminate(scaled_factors(theta, gram), gram)
+    lams, gram = resolved(theta, gram)
+    at = eliminate(lams, gram)
     value = at.logdet + at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
     if gram.structure.p:
         a = h["a"]

@@ -58,6 +58,35 @@ class PatternRows:
                 return jnp.swapaxes(block_matmul(own, jnp.swapaxes(x, 0, 1)), 0, 1) if len(x) else x
 
             X, e, Z = white(X), white(e[None])[0], tuple(white(z) for z in Z)
-        rows = replace(rows, X=X, Z=Z)
-        couplings = gram.structure.solver.of_rows(rows, (jnp.ones_like(half),), jnp.concatenate([X, e[None]]))
+        return self._made(X, e, Z, logdet, gram)
+
+    def covariances(self, rho: Array) -> Array:
+        """Over σ², without the weights: of each subject (H, H, P), or of rows that are independent (H, P)."""
+        rows, layout = self.rows, self.rows.structure.residual
+        thetas, gamma = layout.split(rho)  # pyright: ignore
+        log_phi = jnp.tensordot(gamma, self.V, 1) if layout.columns else jnp.zeros_like(rows.weights)  # pyright: ignore
+        if self.patterns is None:
+            return jnp.exp(log_phi)
+        s = jnp.exp(0.5 * jnp.where(rows.weights > 0, log_phi, 0.0))
+        return s[:, None] * s[None] * self.patterns.covariances(thetas)[:, :, self.patterns.pattern]
+
+    def whitened(self, R: Array, gram: Gram) -> Gram:
+        """As ``sums.PatternSums.whitened``."""
+        rows = self.rows
+        real, root = rows.weights > 0, jnp.sqrt(rows.weights)
+        if self.patterns is None:
+            half = jnp.where(real, R**-0.5, 0.0) * root
+            logdet = jnp.sum(jnp.where(real, jnp.log(R), 0.0))
+            return self._made(rows.X * half, rows.y * half, tuple(z * half for z in rows.Z), logdet, gram)
+        Linv = spd.inverse_root(R)
+        logdet = -2 * jnp.sum(jnp.log(jnp.stack([Linv[k, k] for k in range(len(Linv))])))
+
+        def white(x: Array) -> Array:
+            return jnp.swapaxes(block_matmul(Linv, jnp.swapaxes(x * root, 0, 1)), 0, 1) if len(x) else x
+
+        return self._made(white(rows.X), white(rows.y[None])[0], tuple(white(z) for z in rows.Z), logdet, gram)
+
+    def _made(self, X: Array, e: Array, Z: tuple[Array, ...], logdet: Array, gram: Gram) -> Gram:
+        rows = replace(self.rows, X=X, Z=Z)
+        couplings = gram.structure.solver.of_rows(rows, (jnp.ones_like(e),), jnp.concatenate([X, e[None]]))
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)

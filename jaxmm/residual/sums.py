@@ -43,9 +43,15 @@ class PatternSums:
 
     def gram(self, rho: Array, gram: Gram) -> Gram:
         """The statistics at ``rho``, of errors that are independent."""
+        return self.whitened(self.covariances(rho), gram)
+
+    def covariances(self, rho: Array) -> Array:
+        """C (H, H, K)."""
+        return self.patterns.covariances(self.patterns.layout.split(rho)[0])
+
+    def whitened(self, C: Array, gram: Gram) -> Gram:
+        """``gram`` for errors with covariances that are given."""
         s = gram.structure
-        thetas, _ = self.patterns.layout.split(rho)
-        C = self.patterns.covariances(thetas)
         Linv = BLOCKS.factor(C)
         P, logdet = spd.inverse(BLOCKS, C, Linv), jnp.sum(self.counts * spd.logdets(C, Linv))
         a, b = np.triu_indices(len(C))
@@ -60,12 +66,7 @@ class PatternSums:
 
         Σ tr P C_i P C_j - Σ tr P C_i Σ tr P C_j / n        over the subjects
         """
-        split = self.patterns.layout.split
-
-        def of(r: Array) -> Array:
-            return self.patterns.covariances(split(r)[0])
-
-        C, dC = of(rho), jax.jacfwd(of)(rho)
+        C, dC = self.covariances(rho), jax.jacfwd(self.covariances)(rho)
         P = spd.inverse(BLOCKS, C, BLOCKS.factor(C))
         own = block_matmul(jnp.broadcast_to(P[..., None], dC.shape), dC)  # (H, H, K, k)
         counted = own * self.counts[:, None]

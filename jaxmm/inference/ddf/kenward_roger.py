@@ -47,26 +47,36 @@ UNTOLD = 1e-9  # of the largest eigenvalue of the information on the variances, 
 UNKNOWN = "Kenward & Roger's degrees of freedom are NaN: the data do not tell all variances and covariances apart"
 
 
-def _criterion(v: Array, directions: tuple[Array, ...], roots: tuple[Array, ...], gram: Gram) -> Array:
-    """log|V| and M (1 + p²,) as functions of v = (coefficients of the directions of each factor's D, σ²)."""
+def _criterion(v: Array, directions: tuple[Array, ...], roots: tuple[Array, ...], gram: Gram, errors: Any) -> Array:
+    """log|V| and M (1 + p²,) as functions of v = (coefficients of the directions of each factor's D, of those of the
+    errors' covariance, σ²)."""
     s2, at, lams = 1 + v[-1], 0, []
     for B, D in zip(directions, roots, strict=True):
         moved = D + jnp.tensordot(v[at : at + len(B)], B, 1)
         lams.append(jnp.linalg.cholesky(moved / s2))
         at += len(B)
+    if errors is not None:
+        R, dR = errors
+        gram = gram.residual.whitened(R + jnp.tensordot(v[at:-1] / s2, dR, 1), gram)
+        logdet, C = reduce(tuple(lams), gram)
+        p = gram.structure.p
+        whole = logdet - gram.sum_log_weights + gram.n_obs * jnp.log(s2)
+        return jnp.concatenate([whole[None], (C[:p, :p] / s2).ravel()])
     logdet, C = reduce(tuple(lams), gram)
     p = gram.structure.p
     return jnp.concatenate([(logdet + gram.n_obs * jnp.log(s2))[None], (C[:p, :p] / s2).ravel()])
 
 
-@partial(Program, size=lambda directions, D, gram: gram.structure.solver.size(gram))
-def _expansion(directions: tuple[Array, ...], D: tuple[Array, ...], gram: Gram) -> tuple[Array, Array, Array]:
+@partial(Program, size=lambda directions, D, gram, errors: gram.structure.solver.size(gram))
+def _expansion(
+    directions: tuple[Array, ...], D: tuple[Array, ...], gram: Gram, errors: Any
+) -> tuple[Array, Array, Array]:
     """Value (1 + p²,), first (k, ..) and second derivatives (k, k, ..) by v, at 0; σ² = 1, D relative to it."""
-    k = 1 + sum(len(B) for B in directions)
+    k = 1 + sum(len(B) for B in directions) + (0 if errors is None else len(errors[1]))
     zero, eye = jnp.zeros(k, gram.dtype), jnp.eye(k, dtype=gram.dtype)
 
     def first(v):
-        value, push = jax.linearize(lambda x: _criterion(x, directions, D, gram), v)
+        value, push = jax.linearize(lambda x: _criterion(x, directions, D, gram, errors), v)
         return value, jax.vmap(push)(eye)
 
     def second(e):
@@ -184,14 +194,22 @@ def _made(model: Any, e: Any, name: str) -> KenwardRoger:
             f"ddf='kenward-roger' depends on how the parameters of {curved}(...) are written: use "
             "'kenward-roger-linear', which does not, or 'satterthwaite'"
         )
+    if name == "kenward-roger" and gram.residual is not None and not errors_are_linear(gram):
+        raise ValueError(
+            f"ddf='kenward-roger' depends on how the parameters of {model.design.residual.text} are written: use "
+            "'kenward-roger-linear', which does not, or 'satterthwaite'"
+        )
     beta, sigma2 = np.asarray(e.beta), float(e.sigma) ** 2
     if not p:
-        k = 1 + sum(map(len, directions))
+        k = 1 + sum(map(len, directions)) + gram.structure.num_theta - gram.structure.num_random
         return KenwardRoger(name, beta, np.zeros((0, 0)), T, np.zeros((0, 0)), np.zeros((k, 0, 0)), np.eye(k))
     with computing(model.device):
         factors = [np.asarray(lam) for lam in scaled_factors(e.theta_scaled, gram)]
-        D, share = _shared([lam @ lam.T for lam in factors], directions, gram)
-        value, first, second = _derivatives(directions, D, gram)
+        errors = None if gram.residual is None else _errors(e.theta_scaled[gram.structure.num_random :], gram)
+        D, share = [lam @ lam.T for lam in factors], 1.0
+        if errors is None:
+            D, share = _shared(D, directions, gram)
+        value, first, second = _derivatives(directions, D, gram, errors)
     sigma2 *= share
     M, P, Q = (
         value[1:].reshape(p, p),
@@ -243,15 +261,37 @@ def _shared(D: list[np.ndarray], directions: list[np.ndarray], gram: Gram) -> tu
     return [(D[0] - t * B) / (1 + t)], 1 + t
 
 
-def _derivatives(directions: Sequence[np.ndarray], D: Sequence[np.ndarray], gram: Gram) -> list[np.ndarray]:
+@Program
+def _errors(rho: Array, gram: Gram) -> tuple[Array, Array]:
+    """The errors' covariances over σ², and their derivatives (k, ..) by rho (k,)."""
+    R, push = jax.linearize(gram.residual.covariances, rho)
+    return R, jax.vmap(push)(jnp.eye(len(rho), dtype=rho.dtype))
+
+
+def errors_are_linear(gram: Gram) -> bool:
+    """Whether the errors' covariances are all of a linear space."""
+    layout = gram.structure.residual
+    if layout is None or layout.columns:
+        return layout is None
+    structure, own = layout.covariance, gram.residual.patterns
+    if structure is None or structure.free_form or not structure.num_params:
+        return True
+    return own.place is None and len(_span(structure, own.positions)) == structure.num_params
+
+
+def _derivatives(
+    directions: Sequence[np.ndarray], D: Sequence[np.ndarray], gram: Gram, errors: Any
+) -> list[np.ndarray]:
     """``_expansion`` at D; where it is singular, extrapolated."""
+    if not len(D):
+        return [np.asarray(x) for x in _expansion((), (), gram, errors)]
     told = sum(float(np.max(np.trace(A, axis1=1, axis2=2), initial=0.0)) for A, _ in level_systems(gram))
     least = min(float(np.linalg.eigvalsh(d)[0]) for d in D)
     if least * told > SINGULAR_BELOW:
-        return [np.asarray(x) for x in _expansion(tuple(directions), tuple(D), gram)]
+        return [np.asarray(x) for x in _expansion(tuple(directions), tuple(D), gram, errors)]
     total: list[Any] = [0.0, 0.0, 0.0]
     for shift, weight in zip(SHIFTS, EXTRAPOLATE, strict=True):
         moved = tuple(d + shift * SHIFT / told * np.eye(len(d)) for d in D)
-        found = _expansion(tuple(directions), moved, gram)
+        found = _expansion(tuple(directions), moved, gram, errors)
         total = [t + weight * np.asarray(x) for t, x in zip(total, found, strict=True)]
     return total

@@ -31,7 +31,7 @@ from jaxmm.gram import Gram
 from jaxmm.inference.ddf._base import Denominator
 from jaxmm.inference.wald import variances
 from jaxmm.objective.lmm import profile
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import resolved
 
 FLAT = 1e-9  # of the largest eigenvalue of H: a direction in which the likelihood does not tell θ
 LEAST = 1e-6  # degrees of freedom below it: the variance of the estimate is not told by the data
@@ -51,7 +51,7 @@ def _slopes(theta: Array, gram: Gram) -> tuple[Array, Array, Array]:
     """M_X, and by each element of theta its derivative (m, p, p) and that of log r² (m,)."""
 
     def at(t):
-        found = profile(scaled_factors(t, gram), gram)
+        found = profile(*resolved(t, gram))
         return found.M_X, jnp.log(found.pwrss)
 
     (M_X, _), push = jax.linearize(at, theta)

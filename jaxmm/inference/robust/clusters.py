@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.design import DataError, Design
+from jaxmm.design.predictor import Factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,11 @@ def clusters_of(design: Design, cluster: Any = None) -> Clusters:
         ValueError: an unknown name, or clusters that are not independent under the model, or fewer than two.
         DataError: a column of another length, or with missing values.
     """
+    factors = _factors(design)
+    if cluster is None and not factors:
+        raise ValueError("cluster: the model has no grouping factor; give a column of labels, one for each row used")
     if cluster is None:
-        factor = min(design.factors, key=lambda f: len(f.levels))
+        factor = min(factors, key=lambda f: len(f.levels))
         codes, name = factor.codes, f"'{factor.name}'"
     elif isinstance(cluster, str):
         codes, name = _named(design, cluster), f"'{cluster}'"
@@ -50,7 +54,7 @@ def clusters_of(design: Design, cluster: Any = None) -> Clusters:
         codes, name = _column(design, cluster), "the clusters given"
     found, codes = np.unique(codes, return_inverse=True)
     clusters = Clusters(codes.ravel().astype(np.int32), len(found), name)
-    for factor in design.factors:
+    for factor in factors:
         own = clusters.of_levels(factor.codes, len(factor.levels))
         split = np.flatnonzero(own[factor.codes] != clusters.codes)
         if len(split):
@@ -64,11 +68,17 @@ def clusters_of(design: Design, cluster: Any = None) -> Clusters:
     return clusters
 
 
+def _factors(design: Design) -> list[Factor]:
+    """The grouping factors, and the one within whose levels errors are correlated."""
+    own = design.residual
+    return [*design.factors, *([] if own is None or own.subject is None else [own.subject])]
+
+
 def _named(design: Design, name: str) -> np.ndarray:
-    for factor in design.factors:
+    for factor in _factors(design):
         if factor.name == name:
             return factor.codes
-    known = ", ".join(repr(f.name) for f in design.factors)
+    known = ", ".join(repr(f.name) for f in _factors(design))
     raise ValueError(
         f"cluster must be a grouping factor of the model ({known}) or a column of labels, one for each row used, not "
         f"{name!r}: the fit keeps no other columns, so give cluster=data[{name!r}]"

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from jaxmm.errors import RowErrors, row_errors
 from jaxmm.inference.ddf._base import Denominator
 from jaxmm.inference.robust.clusters import Clusters
 
@@ -149,7 +150,7 @@ def stacks(model: Any, estimates: Any, clusters: Clusters) -> Iterator[Stack]:
     d = model.design
     everything = slice(0, len(d.y))
     e = d.y - (0.0 if d.offset is None else d.offset) - d.X @ np.asarray(estimates.beta)
-    noise = np.ones(len(d.y)) if d.weights is None else 1 / d.weights
+    noise = row_errors(model, np.asarray(estimates.theta), d.residual, d.weights, len(d.y))
     X, terms = model.accumulator.X.rows(everything), _scaled_terms(model, np.asarray(estimates.theta))
     order = np.argsort(clusters.codes, kind="stable")
     sizes = np.bincount(clusters.codes, minlength=clusters.count)
@@ -160,7 +161,7 @@ def stacks(model: Any, estimates: Any, clusters: Clusters) -> Iterator[Stack]:
         for at in range(0, len(same), each):
             which = same[at : at + each]
             rows = order[first[which][:, None] + np.arange(n)]
-            if n >= LARGE:
+            if n >= LARGE and d.residual is None:
                 yield from (_turned(X, terms, noise, e, own, k) for own, k in zip(rows, which, strict=True))
             else:
                 yield Stack(X[rows], _covariance(terms, noise, rows), e[rows], which)
@@ -175,23 +176,23 @@ def _scaled_terms(model: Any, theta: np.ndarray) -> list[tuple[np.ndarray, np.nd
     return out
 
 
-def _covariance(terms: list, noise: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _covariance(terms: list, noise: RowErrors, rows: np.ndarray) -> np.ndarray:
     """V_i (c, n, n) of clusters with the rows (c, n)."""
-    V = noise[rows][:, :, None] * np.eye(rows.shape[1])
+    V = noise.blocks(rows)
     for ZL, codes in terms:
         own, level = ZL[rows], codes[rows]
         V += (level[:, :, None] == level[:, None, :]) * (own @ np.swapaxes(own, 1, 2))
     return V
 
 
-def _turned(X: np.ndarray, terms: list, noise: np.ndarray, e: np.ndarray, rows: np.ndarray, which: int) -> Stack:
+def _turned(X: np.ndarray, terms: list, noise: RowErrors, e: np.ndarray, rows: np.ndarray, which: int) -> Stack:
     """One large cluster, in the space of its [ZΛ X] where that is smaller and the noise is the same all over."""
     n, parts = len(rows), []
     for ZL, codes in terms:
         own, level = np.unique(codes[rows], return_inverse=True)
         parts.append((np.eye(len(own))[level.ravel()][:, :, None] * ZL[rows][:, None, :]).reshape(n, -1))
-    ZL, scale = np.hstack(parts), noise[rows[0]]
-    if ZL.shape[1] + X.shape[1] >= n or np.any(noise[rows] != scale):
+    ZL, scale = np.hstack(parts), noise.s[rows[0]] ** 2
+    if ZL.shape[1] + X.shape[1] >= n or np.any(noise.s[rows] != noise.s[rows[0]]):
         return Stack(X[rows][None], _covariance(terms, noise, rows[None]), e[rows][None], np.array([which]))
     Q, R = np.linalg.qr(np.hstack([ZL, X[rows]]))
     RZ, RX = R[:, : ZL.shape[1]], R[:, ZL.shape[1] :]
