@@ -37,11 +37,25 @@ def describe(model: Prepared) -> str:
             f"    ({spell(term.effects)} | {factor.name})  {len(factor.levels):,} levels x {len(term.effects)}, "
             f"{term.covariance.name}"
         )
+    if d.residual is not None:
+        lines.append(f"  errors    {d.residual.text}{_about_errors(model)}")
     lines += [f"  {line}" for line in str(plan).splitlines()]
     parameters = f"{s.num_theta} covariance parameter{'s' if s.num_theta > 1 else ''}"
     lines.append(f"  solver    {plan.name}; arrays {plan.memory}; {parameters}")
     lines.append(f"  device    {model.device.platform}:{model.device.id}, float64")
     return "\n".join(lines)
+
+
+def _about_errors(model: Prepared) -> str:
+    """Subjects, times, and how they are gone through."""
+    d, own = model.design.residual, model.arrays.residual  # pyright: ignore
+    if d is None or d.subject is None:
+        return ""
+    kept = int(np.sum(np.any(np.asarray(own.patterns.there) > 0, axis=0)))
+    return (
+        f"  {len(d.subject.levels):,} of '{d.subject.name}' at {len(d.times):,} times, in {kept:,} "
+        f"pattern{'s' if kept != 1 else ''}, as {own.how}"
+    )
 
 
 def described_html(model: Prepared) -> str:

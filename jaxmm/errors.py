@@ -163,6 +163,24 @@ class RowErrors:
             out[rows] = np.linalg.solve(np.linalg.cholesky(self.blocks(rows)), e[rows][..., None])[..., 0]
         return out
 
+    def solved(self, A: np.ndarray) -> np.ndarray:
+        """R^-1 A of rows A (n, p)."""
+        if self.subject is None:
+            return A / self.s[:, None] ** 2
+        out = np.empty_like(A)
+        for rows in same_size(self.subject):
+            out[rows] = np.linalg.solve(self.blocks(rows), A[rows])
+        return out
+
+
+def joined(a: RowErrors, b: RowErrors) -> RowErrors:
+    """The rows of both, of which ``b`` knows more times."""
+
+    def of(x: Any, y: Any) -> Any:
+        return None if x is None or y is None else np.concatenate([x, y])
+
+    return RowErrors(b.C, of(a.subject, b.subject), of(a.place, b.place), of(a.sets, b.sets), of(a.s, b.s))
+
 
 def same_size(codes: np.ndarray) -> list[np.ndarray]:
     """The rows of each subject, (subjects, rows) of those with equally many."""

@@ -14,7 +14,8 @@ import pandas as pd
 from jaxmm import coefficients
 from jaxmm._context import computing
 from jaxmm.covariance import free
-from jaxmm.errors import ResidualCovariance, residual_covariance
+from jaxmm.errors import ResidualCovariance, log_phi, residual_covariance
+from jaxmm.estimate_glmm import covariance_matrix
 from jaxmm.families import Family
 from jaxmm.frames import as_backend
 from jaxmm.inference import ddf as ddf_methods
@@ -161,8 +162,30 @@ class Fitted:
             (Intercept)    251.41  6.82  17.0      36.84  0.0
             Days            10.47  1.55  17.0       6.77  0.0
         """
-        table = coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
+        own = self.model.design.residual
+        if component == "phi" and own is not None and own.dispersion is not None:
+            table = self._log_phi()
+        else:
+            table = coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
         return as_backend(table, backend, "term")
+
+    def _log_phi(self) -> pd.DataFrame:
+        """The table of a linear model's log φ: by the normal distribution, errors from the Hessian of the (restricted)
+        likelihood by θ and log σ²."""
+        model, own = self.model, self.model.design.residual
+        assert own is not None and own.dispersion is not None and own.constant is not None
+        with computing(model.device):
+            at = model.likelihood.curvature(model.arrays, self.estimates)
+        m, k = len(at.theta), len(own.constant)
+        slopes = np.zeros((k, m + 1))
+        slopes[:, m] = own.constant
+        slopes[np.delete(np.arange(k), own.left), np.arange(m - k + 1, m)] = 1.0
+        V = slopes @ covariance_matrix(at.hessian, 0) @ slopes.T
+        estimate = log_phi(own, np.asarray(self.theta)[m - k + 1 :], self.sigma)
+        se = np.sqrt(np.diag(V))
+        found = wald.each(estimate, se, np.full(k, np.inf))
+        columns = {"estimate": estimate, "se": se, "df": np.inf, "statistic": found.statistic, "p": found.p}
+        return pd.DataFrame(columns, list(own.dispersion.columns))
 
     @property
     def theta(self) -> np.ndarray:

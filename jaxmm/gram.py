@@ -246,7 +246,7 @@ def assemble(a: Accumulator, parts: Any, y: np.ndarray) -> Gram:
         beta0=np.asarray(beta0),
         logdet_T=np.asarray(np.linalg.slogdet(a.X.T)[1] if s.p else 0.0),
         n_obs=np.asarray(float(a.n)),
-        sum_log_weights=np.asarray(0.0 if a.weights is None else float(np.sum(np.log(a.weights)))),
+        sum_log_weights=np.asarray(0.0 if a.weights is None else float(np.sum(np.log(a.weights[a.weights > 0])))),
         inputs=a.inputs,
         structure=s,
     )

@@ -19,6 +19,7 @@ import pandas as pd
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
+from jaxmm.errors import joined, row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
 from jaxmm.links import Link, Log
@@ -117,6 +118,8 @@ def check_scale(fit: Fitted, scale: str) -> None:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, not {scale!r}")
     if scale == "zero" and "zi" not in fit.model.design.predictors:
         raise ValueError("scale='zero' is the probability of an extra zero, which the model has not: zero_inflation=")
+    if scale == "dispersion":
+        fit.model.check_errors_alike("scale='dispersion'")
     if scale == "dispersion" and not fit.family.num_phi:
         raise ValueError(f"scale='dispersion': the {fit.family.name} family has no dispersion")
 
@@ -215,11 +218,33 @@ def predict(fit: Fitted, asked: Asked, scale: str) -> pd.Series:
     rows = new_rows(fit, asked, everyone if asked.averaged else factors, not asked.averaged)
 
     def value(rows: NewData) -> np.ndarray:
-        return point(fit, rows, factors, asked.averaged, scale)
+        mean = point(fit, rows, factors, asked.averaged, scale)
+        own = isinstance(asked.re, str) and asked.re == "conditional" and rows.errors is not None
+        return mean + errors_ahead(fit, rows) if own else mean
 
     if rows is None:
         return pd.Series(on_all_rows(fit, value), fit.model.design.index, name="predicted")
     return pd.Series(value(rows), rows.index, name="predicted")
+
+
+def errors_ahead(fit: Fitted, rows: NewData) -> np.ndarray:
+    """(m,) the errors of new rows, given the other rows of their subjects: R_no R_oo^-1 e, e = y - Xβ̂ - offset - Zb̂,
+    which is R_no V_oo^-1 (y - Xβ̂ - offset)."""
+    d = fit.model.design
+    assert rows.errors is not None and d.residual is not None
+    new, n, m = rows.errors(), len(d.y), len(rows.X)
+    if new.subject is None or d.residual.subject is None:
+        return np.zeros(m)
+    theirs = row_errors(fit.model, fit.theta, d.residual, d.weights, n)
+    ours = row_errors(fit.model, fit.theta, new, None, m)
+    both = joined(theirs, ours)
+    e = d.y - linear_predictor(fit, rows_used(fit), {f.name for f in d.factors})
+    out = np.zeros(m)
+    known = np.unique(new.subject.codes[(new.subject.codes >= 0) & (new.subject.codes < len(d.residual.subject.levels))])
+    for code in known:
+        seen, ahead = np.flatnonzero(d.residual.subject.codes == code), np.flatnonzero(new.subject.codes == code)
+        out[ahead] = both.blocks(n + ahead, seen) @ np.linalg.solve(both.blocks(seen), e[seen])
+    return out
 
 
 def point(fit: Fitted, rows: NewData, factors: set[str], averaged: bool, scale: str) -> np.ndarray:

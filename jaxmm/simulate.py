@@ -71,6 +71,8 @@ def errors_of(fit: Fitted, rows: NewData, weights: np.ndarray | None) -> RowErro
     if d.residual is None:
         return None
     own = d.residual if rows.errors is None else rows.errors()
+    if rows.errors is None and len(rows.X) != len(d.y):
+        raise NotImplementedError("rows of weight zero have no errors of their own here: leave them out of the data")
     return row_errors(fit.model, fit.theta, own, weights, len(rows.X))
 
 

@@ -32,7 +32,7 @@ def scaled_theta(theta: Any, arrays: Gram | Rows, xp: Any = np) -> Any:
         least = xp.maximum(xp.diagonal(lam), LEAST) - xp.diagonal(lam)
         raised = term.covariance.from_lower(lam + xp.diag(least), own)
         parts.append(xp.where(xp.any(least > 0), raised, scaled[at]))
-    return xp.concatenate(parts)
+    return xp.concatenate([*parts, scaled[s.num_random :]])
 
 
 def raised_theta(theta: Any, arrays: Gram | Rows, xp: Any = np) -> Any:

@@ -41,6 +41,8 @@ def can_be_apart(fit: Fitted, count: int) -> bool:
     if isinstance(arrays, Rows):
         return are_few(arrays, count)
     s = arrays.structure
+    if s.residual is not None:
+        return True
     work = s.solver.size(arrays) * s.num_theta
     return not is_dear(arrays) and count <= costs.APART and count * work <= costs.APART_ROWS
 
@@ -90,6 +92,9 @@ def _counting(model: Prepared, weights: np.ndarray | None) -> Gram | Rows:
     arrays = model.arrays
     if weights is None:
         return arrays
+    if model.structure.residual is not None:
+        own = weights if model.design.weights is None else np.where(weights > 0, model.design.weights, 0.0)
+        return model.likelihood.arrays_of_lane(model.accumulator, model.design, None, own, None)  # pyright: ignore
     return (
         _weighted(arrays, weights)
         if isinstance(arrays, Rows)

@@ -83,7 +83,10 @@ class Ways:
         theirs = source.varies | inputs.of_own
         possible = theirs <= ACCEPTED and not keep and batch is None and source.n is not None and not source.of_many
         at_hand = devices[0].platform == "cpu" == model.device.platform
-        self.singly = possible and at_hand and are_better_singly(model, int(source.n))  # pyright: ignore
+        if model.structure.residual is not None:
+            self.singly = _only_singly(model, theirs, keep)
+        else:
+            self.singly = possible and at_hand and are_better_singly(model, int(source.n))  # pyright: ignore
         # lanes that share a pattern share nothing else where they are searched one by one
         self.inputs = replace(inputs, patterns=None) if self.singly else inputs
         self.keep = keep
@@ -151,6 +154,21 @@ class Ways:
             return ~np.all(good, axis=1)
 
         return invalid
+
+
+def _only_singly(model: Any, theirs: frozenset[str], keep: Keep) -> bool:
+    """Lanes of a model whose errors are correlated or of unequal variances are searched one after another.
+
+    Raises:
+        NotImplementedError: something of their own that cannot be had so.
+    """
+    wrong = [*sorted(theirs - ACCEPTED), *(f"keep={name!r}" for name in keep)]
+    if wrong:
+        raise NotImplementedError(
+            f"lanes of a model with {model.design.residual.text!r} of the errors cannot have {wrong[0]} yet: they may "
+            "differ in the response, weights, offset and missing rows"
+        )
+    return True
 
 
 class Held(Responses):
@@ -269,7 +287,7 @@ def joined(pieces: list[Varying]) -> Varying:
 def rows_counted(model: Any) -> Callable[[Varying], np.ndarray]:
     """How many rows count in each lane: (L,), or one number for all."""
     d = model.design
-    outer = d.factors[model.elimination.chain[-1]].codes
+    outer = d.factors[model.elimination.chain[-1]].codes if d.factors else None
 
     def rows(own: Varying) -> np.ndarray:
         if own.weights is not None:

@@ -74,6 +74,10 @@ def make_problem(
 
 def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None) -> Candidates:
     gram, harmless, columns = model.arrays, np.array(model.design.y, float), model.accumulator
+    if gram.residual is not None:  # which lanes are refused; the others are searched one by one (``singly``)
+        alike, effects = replace(gram, residual=None), effects_of_terms(model.design, model.elimination.order)
+        hessian = np.eye(gram.structure.num_theta)
+        return [(LinearRows, lambda: LinearRows(alike, model.rows, harmless, hessian, effects))]
     if counts is not None:
         gram = without_rows(gram, model.rows, 1.0 * counts)
         weights = np.ones(columns.n) if columns.weights is None else columns.weights

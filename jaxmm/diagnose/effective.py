@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmm.design.predictor import MEAN
+from jaxmm.errors import row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.residuals import residuals
 
@@ -31,6 +32,9 @@ NULL = 1e-10  # of the largest variance of a factor: a direction without any
 
 def effective_df(fit: Fitted) -> float:
     """Coefficients and effects of the mean's predictor."""
+    if fit.model.design.residual is not None and not fit.model.design.factors:
+        return float(len(fit.fixef))
+    fit.model.check_errors_alike("the effective degrees of freedom")
     d, scale = fit.model.design, fit.model.likelihood.effects_scale(fit.estimates)
     total = float(len(d.columns))
     for f, factor in enumerate(d.factors):
@@ -46,6 +50,9 @@ def effective_df(fit: Fitted) -> float:
 
 def leverages(fit: Fitted) -> np.ndarray:
     """(n,) of the rows that count, between 0 and 1: each row's part of ``effective_df``."""
+    if fit.model.design.residual is not None and not fit.model.design.factors:
+        return _generalised_least_squares(fit)
+    fit.model.check_errors_alike("leverage")
     d, X = fit.model.design, fit.model.design.X
     W = working_weights(fit)
     with np.errstate(all="ignore"):
@@ -57,6 +64,14 @@ def leverages(fit: Fitted) -> np.ndarray:
     h, edf = W * own, effective_df(fit)
     total = float(np.sum(h))
     return np.clip(h * (edf / total) if np.isfinite(total) and total > 0 else np.full(len(h), edf / len(h)), 0.0, 1.0)
+
+
+def _generalised_least_squares(fit: Fitted) -> np.ndarray:
+    """The diagonal of X(X'V⁻¹X)⁻¹X'V⁻¹, where there are no random effects."""
+    d = fit.model.design
+    errors = row_errors(fit.model, fit.theta, d.residual, d.weights, len(d.y))
+    left = d.X @ np.asarray(fit.estimates.vcov) / fit.scale
+    return np.einsum("np,np->n", left, errors.solved(d.X))
 
 
 def working_weights(fit: Fitted) -> np.ndarray:

@@ -96,6 +96,7 @@ def _theta(arrays: Any, random: np.random.Generator) -> np.ndarray:
 # ---------------------------------------------------------------- the result
 def multistart(fit: Fitted, n: int, key: Any, batch: int | None = None, progress: bool = False) -> Multistart:
     """See ``Fit.multistart``."""
+    fit.model.check_errors_alike("multistart()")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive number of starts, not {n!r}")
     with computing(fit.model.device):

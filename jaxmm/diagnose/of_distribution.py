@@ -73,7 +73,8 @@ def _spread(fit: Any, size: np.ndarray) -> list[Finding]:
 def effects(fit: Any) -> list[Finding]:
     """Shape and outliers of the modes of each factor."""
     out = []
-    for group, J in fit.n_groups.items():
+    for factor in fit.model.design.factors:
+        group, J = factor.name, len(factor.levels)
         m = standardised.modes(fit, group)
         far = m.p * J < LEVEL
         if far.any():

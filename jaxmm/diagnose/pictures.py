@@ -112,7 +112,7 @@ def qq_ranef(fit: Any, group: str | None = None, axes: Any = None) -> Any:
         ValueError: an unknown group.
     """
     check_fit("qq_ranef", fit)
-    names = list(fit.n_groups)
+    names = [f.name for f in fit.model.design.factors]
     own = names[0] if group is None else check_group(group, dict.fromkeys(names))
     z = standardised.modes(fit, own).z
     axes = axes_for(axes, z.shape[1], min(z.shape[1], 3), f", one for each effect of {own}")

@@ -112,6 +112,8 @@ def exact_rlrt(fit: Fitted, term: str | None = None, *, key: Any, n: int = DRAWS
 
 def check(fit: Any, n: Any) -> None:
     """Raises TypeError for what is no fit, and ValueError, with what would be accepted."""
+    if callable(getattr(getattr(fit, "model", None), "check_errors_alike", None)):
+        fit.model.check_errors_alike("exact_rlrt()")
     if not isinstance(fit, Fitted):
         raise TypeError(f"the exact test takes a fit, as from lmm(), not {type(fit).__name__}")
     if not fit.reml:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxmm.covariance import Covariance
 from jaxmm.design import Design, RandomTerm
 from jaxmm.inference.boundary import alike, is_full, rank, same_factor
 from jaxmm.prepared import Prepared
@@ -36,6 +37,10 @@ def obstacle(smaller: Prepared, larger: Prepared) -> str | None:
     for p in a.further:
         if p.name in further and not _spans(further[p.name].X, p.X):
             return f"its fixed effects of {p.name} do not include those of the other"
+    if a.residual is not None and b.residual is None:
+        return "its errors are independent and of one variance"
+    if a.residual is not None or b.residual is not None:
+        return None
     if smaller.likelihood.family == larger.likelihood.family and not _covers(a, b, smaller.likelihood.precisions):
         return "its random effects do not include those of the other"
     return None
@@ -48,6 +53,8 @@ def doubt(smaller: Prepared, larger: Prepared) -> str | None:
         return "the families differ"
     if [p.name for p in a.further] != [p.name for p in b.further]:
         return "other parameters have predictors"
+    if not _errors_within(a, b):
+        return "the covariances of the errors are written in ways that do not tell"
     left = list(range(len(b.terms)))
     for s, term in enumerate(a.terms):
         own = next((t for t in left if alike(a, s, b, t) or _within(a, term, b, b.terms[t])), None)
@@ -56,6 +63,27 @@ def doubt(smaller: Prepared, larger: Prepared) -> str | None:
         if not _adds_up(b.terms[own]):
             left.remove(own)
     return None
+
+
+def _errors_within(a: Design, b: Design) -> bool:
+    """Whether the errors of the smaller model are known to be a case of the larger one's: the same, or any within the
+    same subjects at the same times where the larger one's covariance is any."""
+    own, other = a.residual, b.residual
+    if other is None:
+        return own is None
+    if own is None:
+        return True  # independent and of one variance: a case of every structure
+    if own.text == other.text and (own.V is None) == (other.V is None):
+        return own.V is None or other.V is None or _spans(other.V, own.V)
+    if other.covariance is None or not is_any(other.covariance) or own.dispersion is not None:
+        return False
+    same = own.subject is not None and other.subject is not None and same_factor(own.subject, other.subject)
+    return same and own.times == other.times and own.sets is None and np.array_equal(own.place, other.place)  # pyright: ignore
+
+
+def is_any(structure: Covariance) -> bool:
+    """Whether every covariance matrix is one of the structure's."""
+    return structure.closed_under == "linear"
 
 
 def _offset(d: Design) -> np.ndarray:

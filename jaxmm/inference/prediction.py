@@ -44,7 +44,7 @@ from jaxmm.predict import (
     predict,
     rows_used,
 )
-from jaxmm.simulate import new_weights
+from jaxmm.simulate import errors_of, new_weights
 
 SHOWN = 20  # rows in print
 
@@ -66,6 +66,12 @@ def predictions(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> pd
     check_interval(asked, interval, scale)
     if interval.kind is None:
         return predict(fit, asked, scale)
+    own = fit.model.design.residual
+    if own is not None and own.subject is not None and asked.newdata is not None and asked.re == "conditional":
+        raise NotImplementedError(
+            "an interval of new rows given the other rows of their subject cannot be had yet: re='population' is for a "
+            "row of a subject of which nothing is known"
+        )
     of = checked(fit, asked, scale, interval)
     levels, everyone = of.levels, {f.name for f in fit.model.design.factors}
     rows = new_rows(fit, asked, everyone if asked.averaged else levels.factors, not (asked.averaged or levels.all_new))
@@ -141,6 +147,9 @@ def _responses(of: Of, rows: NewData) -> np.ndarray:
     etas, covariance, degrees = _predictors(of, rows)
     mean = point(fit, rows, factors, of.asked.averaged, "response")
     given = own_weights(fit) if newdata is None else new_weights(fit, newdata, interval.weights, len(mean))
+    if fit.model.design.residual is not None:
+        errors = errors_of(fit, rows, given[0])
+        given = None if errors is None else 1 / errors.sd**2, None
     draws = None if interval.key is None else (as_key(interval.key), int(interval.n or DRAWS))
     with computing(fit.model.device):
         ahead = Ahead(etas, covariance, *given, degrees)

@@ -230,11 +230,13 @@ class How(NamedTuple):
 
 def r2(fit: Fitted, how: How) -> pd.Series | pd.DataFrame:
     """See ``Fit.r2``."""
+    fit.model.check_errors_alike("R²")
     return _table(fit, Parts.r2, how)
 
 
 def icc(fit: Fitted, by_group: bool, how: How) -> pd.Series | pd.DataFrame:
     """See ``Fit.icc``."""
+    fit.model.check_errors_alike("the intraclass correlation")
     return _table(fit, lambda parts: parts.icc(by_group), how)
 
 

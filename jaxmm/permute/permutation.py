@@ -131,6 +131,8 @@ def permutation_test(
         >>> mm.permutation_test(fit, Y, "Days", key=1, n=20, progress=False).frame["p_fwe"].tolist()
         [0.05, 0.05, 0.1, 0.05, 0.05]
     """
+    if callable(check := getattr(getattr(model, "model", model), "check_errors_alike", None)):
+        check("a permutation test")
     model = unfitted(model)
     columns = tested_columns(model, term)
     moves = Permutations(as_scheme(model, columns, scheme), check_number(n), words(as_key(key)))

@@ -41,6 +41,7 @@ def neg2_logliks(sets: DataSets) -> np.ndarray:
     truth, found = None, []
     for k in range(len(sets)):
         data = sets.data(k)
+        data.model.check_errors_alike("method='D3'")
         truth = pooled_truth(sets, data.model) if truth is None else truth
         if not sets.fits:
             own = _at(as_start(data.model, pooled_truth(sets.take(np.array([k])), data.model)), data)

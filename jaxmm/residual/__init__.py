@@ -34,22 +34,23 @@ def layout_of(d: ResidualDesign) -> ResidualLayout:
     return ResidualLayout(d.covariance, sets, 0 if d.V is None else d.V.shape[1])
 
 
-def prepare(a: Accumulator, gram: Gram, design: Design, family: Any) -> PatternSums | PatternRows:
-    """Of the columns of a model, the ``gram`` that errors alike would have, and the design's errors; with x64 enabled.
+def prepare(a: Accumulator, gram: Gram, d: ResidualDesign, y: np.ndarray, family: Any) -> PatternSums | PatternRows:
+    """Of the columns of a model, the ``gram`` that errors alike would have, its errors, and a response (n,) less the
+    offset; rows without weight are not there.  With x64 enabled.
 
     Raises:
         DataError: subjects that do not lie within the levels of the random effects' factors.
     """
-    d, layout = design.residual, a.structure.residual
-    assert d is not None and layout is not None
-    offset = 0.0 if design.offset is None else design.offset
-    e = design.y - offset - a.X.rows(slice(0, a.n)) @ np.asarray(gram.beta0)
+    layout = a.structure.residual
+    assert layout is not None
+    there = None if a.weights is None else a.weights > 0
+    e = y - a.X.rows(slice(0, a.n)) @ np.asarray(gram.beta0)
     V = np.zeros((a.n, 0)) if d.V is None else d.V
     if d.subject is None or d.place is None:
         rows = make_rows(a, family, e, np.ones(a.n), [np.zeros(a.n), *V.T], room=False)
         return _put(rows, None)
     order, level = _order(a, d)
-    laid = subjects(d.subject.codes, d.place, len(d.times), order)
+    laid = subjects(d.subject.codes, d.place, len(d.times), order, there)
     found = patterns(laid, d.place, d.positions, None if d.sets is None else d.sets.codes, layout)
     kept, dense = work(laid, found, a.structure.p + 1)
     if not a.groupings and not layout.columns and kept < costs.PATTERN_SUMS * dense:

@@ -60,6 +60,12 @@ class Patterns:
 
 
 # ---------------------------------------------------------------- on the host
+def rounded(count: int) -> int:
+    """A number of patterns of at least this: at most a quarter more."""
+    step = 1 << max(0, count.bit_length() - 3)
+    return -(-count // step) * step
+
+
 @dataclass(frozen=True)
 class Subjects:
     """Rows laid out by subject: ``rows`` (H, P) the row in each slot, -1 for a gap; ``first`` (P,) some row of each."""
@@ -69,8 +75,15 @@ class Subjects:
     aligned: bool
 
 
-def subjects(codes: np.ndarray, place: np.ndarray, times: int, order: np.ndarray | None = None) -> Subjects:
-    """From the subject (n,) and the time (n,) of each row, of T ``times``; subjects come in the ``order`` (P,) given."""
+def subjects(
+    codes: np.ndarray,
+    place: np.ndarray,
+    times: int,
+    order: np.ndarray | None = None,
+    there: np.ndarray | None = None,
+) -> Subjects:
+    """From the subject (n,) and the time (n,) of each row, of T ``times``; subjects come in the ``order`` (P,) given.
+    Rows that are not ``there`` (n,) leave gaps."""
     count = int(codes.max()) + 1
     sizes = np.bincount(codes, minlength=count)
     aligned = times <= ALIGNED * sizes.max()
@@ -78,7 +91,8 @@ def subjects(codes: np.ndarray, place: np.ndarray, times: int, order: np.ndarray
     rank = np.empty(len(codes), np.int64)
     rank[by] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rows = np.full((times if aligned else int(sizes.max()), count), -1)
-    rows[place if aligned else rank, codes] = np.arange(len(codes))
+    real = slice(None) if there is None else there
+    rows[(place if aligned else rank)[real], codes[real]] = np.arange(len(codes))[real]
     first = by[np.cumsum(sizes) - sizes]
     if order is not None:
         rows, first = rows[:, order], first[order]
@@ -93,6 +107,9 @@ def patterns(
     own = np.where(laid.rows >= 0, place[laid.rows], -1)
     which = np.zeros(laid.rows.shape[1], int) if sets is None else sets[laid.first]
     found, pattern = np.unique(np.vstack([which, own]), axis=1, return_inverse=True)
+    # data with nearly as many patterns share their programs: what fills up has a row nowhere
+    found = np.pad(found, ((0, 0), (0, rounded(found.shape[1]) - found.shape[1])), constant_values=-1)
+    found[0] = np.maximum(found[0], 0)
     seen, at = found[1:] >= 0, np.maximum(found[1:], 0)
     positional = bool(getattr(layout.covariance, "positional", False))
     if positions is not None and not laid.aligned and positional:

@@ -31,6 +31,8 @@ class PatternRows:
     patterns: Patterns | None
     V: Array
 
+    how = "rows"
+
     @property
     def work(self) -> int:
         """There is no other Hessian than the exact one."""

@@ -36,6 +36,8 @@ class PatternSums:
     sums: Array
     counts: Array
 
+    how = "sums of each"
+
     @property
     def work(self) -> int:
         """Numbers that an evaluation goes through, of those whose Hessian may be too dear; see ``expected``."""

@@ -58,6 +58,7 @@ class DirectlySimulated(Responses):
 
     @known_keywords(SIMULATING)
     def __init__(self, model: Prepared, truth: Any, n: int, key: Any):
+        model.check_errors_alike("a draw of statistics without responses, DirectlySimulated,")
         self.n, self._key = check_n(n), words(as_key(key))
         model = unfitted(model)
         if not model.likelihood.precisions or not can_have_blocks(model.structure):

@@ -30,6 +30,7 @@ from jaxmm._random import (
 )
 from jaxmm._types import Array
 from jaxmm.design.replaced import replaced
+from jaxmm.errors import row_errors
 from jaxmm.families import Family
 from jaxmm.fitted import Fitted
 from jaxmm.generalised import sample
@@ -100,10 +101,15 @@ class Simulated(Responses):
             self._effects, self._etas = _loadings(model, self.truth), _without_effects(model, self.truth)
         spread = np.full(len(d.y), self.truth.sigma)
         self._spread = spread if d.weights is None else spread / np.sqrt(d.weights)
+        self._errors = None
+        if d.residual is not None:
+            self._errors = row_errors(model, self.truth.theta(model), d.residual, d.weights, len(d.y))
         self._trials = np.ones(len(d.y)) if d.trials is None else d.trials
         self.mechanised = None if mechanism is None else self._mechanised(model, mechanism)
 
     def _mechanised(self, model: Prepared, mechanism: Any) -> Mechanised:
+        if model.design.residual is not None:
+            raise NotImplementedError("a mechanism draws errors that are independent, and this model's are not")
         if not isinstance(mechanism, Mechanism):
             raise TypeError(f"mechanism must be a Mechanism, such as mm.Mechanism(errors='t'), not {mechanism!r}")
         if self.re != "new":
@@ -130,6 +136,10 @@ class Simulated(Responses):
             if self._family is None:
                 eta = self._etas["mu"]
                 bits = random_bits(for_response, len(eta))
+                if self._errors is not None:
+                    mean = np.asarray(_linear_predictor(u, eta, *by["mu"], ZERO))
+                    z = np.asarray(_normals(*bits, len(eta), ZERO))
+                    return Varying(mean + self.truth.sigma * self._errors.coloured(z))
                 return Varying(_linear(*bits, u, eta, *by["mu"], self._spread, ZERO))
             etas = tuple(_linear_predictor(u, eta, *by[name], ZERO) for name, eta in self._etas.items())
             names = tuple(self._etas)
@@ -146,8 +156,9 @@ class Simulated(Responses):
             "re": self.re,
             "family": "linear" if self._family is None else repr(self._family),
             "truth": fingerprint(
-                self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi, *self.truth.extras
-            ),
+                self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi, *self.truth.extras,
+                *(() if self.truth.rho is None else (self.truth.rho,)),
+            ),  # fmt: skip
             "design": fingerprint(*self._etas.values(), *placed, self._spread, self._trials),
             **({} if self.mechanised is None else {"mechanism": _first(self.mechanised)}),
         }
@@ -270,6 +281,7 @@ def _linear(
 
 
 _linear_predictor = Program(_predictor)
+_normals = Program(from_bits, (2,))
 
 
 @partial(Program, static_argnums=(0, 1))

@@ -86,6 +86,7 @@ class Residual(Responses):
     endless = True  # a block may go beyond n
 
     def __init__(self, fit: Any, n: int, key: Any):
+        fit.model.check_errors_alike("the residual bootstrap")
         model = fit.model
         if not model.likelihood.exact:
             raise ValueError(
@@ -159,6 +160,7 @@ class Case(Responses):
     varies = frozenset({"y", "copies"})
 
     def __init__(self, fit: Any, n: int, key: Any):
+        fit.model.check_errors_alike("the case bootstrap")
         outer = outermost(fit.model)
         if outer is None:
             names = " and ".join(f"'{f.name}'" for f in fit.model.design.factors)

@@ -39,6 +39,8 @@ class Truth:
         sigma: residual standard deviation; 1.0 where the family has no scale.
         phi: φ of the family, σ² where it has a scale; 1.0 where it has none, or a formula.
         extras: the values of ``Family.extras``.
+        rho: where errors are correlated or of unequal variances, the parameters of their covariance over σ², the last
+            of ``Fit.theta``.
 
     Example:
         >>> mm.Simulated(fit.model, fit, 2, key=1).truth.sigma == fit.sigma
@@ -50,6 +52,7 @@ class Truth:
     sigma: float
     phi: float
     extras: tuple[np.ndarray, ...] = ()
+    rho: np.ndarray | None = None
 
     def theta(self, model: Prepared) -> np.ndarray:
         """(m,), as ``Fit.theta``: relative to σ in a linear model.
@@ -66,7 +69,7 @@ class Truth:
             term = model.design.terms[t]
             lam = self.lams[term.factor][inside, inside]
             parts.append(layout.covariance.from_factor(lam / self.sigma if relative else lam, term.inputs))
-        return np.concatenate(parts)
+        return np.concatenate([*parts, np.zeros(0) if self.rho is None else self.rho])
 
 
 def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Truth:
@@ -113,6 +116,11 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
     sigma, phi = _scale(model, truth)
     lams = _factors(model, truth["sd"], truth.get("corr"))
     _check_structures(model, lams)
+    if model.structure.residual is not None:
+        raise NotImplementedError(
+            f"the errors of this model have a covariance of their own, {model.design.residual.text!r}, which a mapping "  # pyright: ignore
+            "cannot state yet: give a Fit, or its Truth"
+        )
     return Truth(beta, lams, sigma, phi, _extras(model.likelihood.family, truth.get("family_params")))
 
 
@@ -207,6 +215,8 @@ def _of_fit(model: Prepared, fit: Fitted) -> Truth:
         other = f"its fixed effects are {listed(theirs.coefficients)}, the model's {listed(d.coefficients)}"
     elif _effects(model) != _effects(fit.model):
         other = f"its random effects are {_effects(fit.model)}, the model's {_effects(model)}"
+    elif model.structure.residual != fit.model.structure.residual:
+        other = "its errors have another covariance"
     elif repr(fit.family) != repr(model.likelihood.family):
         other = f"its family is {fit.family!r}, the model's {model.likelihood.family!r}"
     if other:
@@ -216,7 +226,8 @@ def _of_fit(model: Prepared, fit: Fitted) -> Truth:
     phi = 1.0 if fit.dispersion is None else float(fit.dispersion)
     sigma = 1.0 if np.isnan(fit.sigma) else float(fit.sigma)
     extras = fit.model.likelihood.extras(fit.estimates)
-    return _checked(model, Truth(np.asarray(fit.estimates.beta), lams, sigma, phi, extras))
+    rho = None if model.structure.residual is None else np.asarray(fit.theta)[model.structure.num_random :]
+    return _checked(model, Truth(np.asarray(fit.estimates.beta), lams, sigma, phi, extras, rho))
 
 
 def _checked(model: Prepared, truth: Truth) -> Truth:
@@ -237,7 +248,9 @@ def _checked(model: Prepared, truth: Truth) -> Truth:
         i, k = np.unravel_index(np.argmax(np.where(has, 0.0, np.abs(D))), D.shape)
         if not has[i, k] and abs(D[i, k]) > ROUNDING * np.sqrt(D[i, i] * D[k, k]):
             raise ValueError(_no_correlation(group, names[i], names[k]))
-    return Truth(beta, lams, float(truth.sigma), float(truth.phi), truth.extras)
+    if (truth.rho is None) != (model.structure.residual is None):
+        raise ValueError("truth must have rho where the model's errors have a covariance of their own, and only there")
+    return Truth(beta, lams, float(truth.sigma), float(truth.phi), truth.extras, truth.rho)
 
 
 # ---------------------------------------------------------------- from a mapping

@@ -47,6 +47,7 @@ def unit_of(model: Any, truth: Truth) -> Unit:
     Raises:
         ValueError: a generalised model, whose information depends on the responses; crossed factors.
     """
+    model.check_errors_alike("expected information")
     d, plan = model.design, model.elimination
     if not model.likelihood.exact:
         raise ValueError(

@@ -36,8 +36,15 @@ SHOWN = 8  # the most influential, in print
 def influence(fit: Fitted, by: str, refit: bool) -> Influence:
     """See ``Fit.influence``."""
     groups = groups_of(fit, by)
+    own = fit.model.design.residual
+    if own is not None and own.subject is not None and (by == CASE or not refit):
+        raise NotImplementedError(
+            f"where the rows of '{own.subject.name}' are correlated, influence is that of whole levels by fitting "
+            f"again: by={own.subject.name!r}, refit=True"
+        )
     batch = without_each(fit, groups.codes, groups.count, groups.outermost) if refit else None
-    own = leverage(fit)
+    alike = fit.model.design.residual is None
+    own = leverage(fit) if alike else np.full(len(groups.codes), np.nan)  # of correlated rows there is none
     return Influence(fit, groups, batch, np.bincount(groups.codes, own, groups.count))
 
 
@@ -53,7 +60,12 @@ def groups_of(fit: Fitted, by: str) -> Groups:
     for f, factor in enumerate(d.factors):
         if factor.name == by:
             return Groups(factor.codes, factor.levels, by, outermost(fit.model) == f)
-    known = ", ".join(repr(name) for name in (CASE, *dict.fromkeys(f.name for f in d.factors)))
+    own = d.residual
+    subjects = [] if own is None or own.subject is None else [own.subject]
+    for factor in subjects:
+        if factor.name == by:
+            return Groups(factor.codes, factor.levels, by, False)
+    known = ", ".join(repr(name) for name in (CASE, *dict.fromkeys(f.name for f in (*d.factors, *subjects))))
     raise ValueError(f"by must be one of {known}, not {by!r}")
 
 

@@ -37,6 +37,7 @@ from jaxmm.rows import Rows
 
 def leverage(fit: Fitted) -> np.ndarray:
     """h (n,) of the rows that count; NaN where several predictors have effects or columns."""
+    fit.model.check_errors_alike("leverage")
     model, e = fit.model, fit.estimates
     arrays: Any = model.arrays
     ones = np.ones(len(model.design.y))
@@ -50,6 +51,7 @@ def leverage(fit: Fitted) -> np.ndarray:
 
 def marginal_leverage(fit: Fitted) -> np.ndarray:
     """The diagonal of X(X'V⁻¹X)⁻¹X'V⁻¹ (n,) of a linear model: V⁻¹X = W(X − Z NB)."""
+    fit.model.check_errors_alike("leverage")
     model, e, d = fit.model, fit.estimates, fit.model.design
     arrays: Any = model.arrays
     with computing(model.device):
