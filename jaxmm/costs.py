@@ -34,6 +34,7 @@ APART, APART_ROWS = 256, 1 << 20  # generalised replicates, and rows of all of t
 # program, one replicate after another, is done before one for all of them is compiled
 UNROLLED_ROOT = 6  # the largest q whose Cholesky is written out entry by entry: the graph grows with q³
 UNROLLED_PRODUCT = 128  # the longest inner axis of a product of blocks that is written out
+UNROLLED_BLOCKS = 8  # the largest block of errors whose products are written out: beyond it they compile for long
 UNROLLED_SWEEP = 5  # parameters up to which a sweep of rotations is written out
 
 # ---------------------------------------------------------------- rows and levels

@@ -219,7 +219,8 @@ def predict(fit: Fitted, asked: Asked, scale: str) -> pd.Series:
 
     def value(rows: NewData) -> np.ndarray:
         mean = point(fit, rows, factors, asked.averaged, scale)
-        own = isinstance(asked.re, str) and asked.re == "conditional" and rows.errors is not None
+        alone = not fit.model.design.factors and rows.errors is not None
+        own = alone and isinstance(asked.re, str) and asked.re == "conditional"
         return mean + errors_ahead(fit, rows) if own else mean
 
     if rows is None:

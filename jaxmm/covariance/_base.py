@@ -20,6 +20,7 @@ from jax.core import Tracer
 
 Closed = Literal["linear", "diagonal", "scalar", "none"]
 FITTING = 60  # Gauss-Newton steps of ``from_lower``: half the error each where D is singular
+JITTER = 1e-10  # on the diagonal of correlations that are factored
 STARTS = (1.0, 0.3, -0.3)  # of theta in it; the first times the size of the effects
 
 
@@ -39,6 +40,8 @@ class Covariance(ABC):
             well have several maxima, and is searched from further starts.
         takes_inputs: ``factor`` has a use of ``at``.
         lanes: ``factor`` and ``from_lower`` take NumPy arrays as well as JAX's, and any axes after those named.
+        positional: all effects have one variance, theta[0]², and ``correlations`` gives those of any positions, however
+            many: errors of rows are then evaluated at the positions that a subject has.
 
     Where it needs to know more than theta (times, positions, a known matrix) it gets that as ``at``: an array of the
     term, the same for all levels.
@@ -53,6 +56,10 @@ class Covariance(ABC):
     takes_inputs: ClassVar[bool] = True
     lanes: ClassVar[bool] = False
     positional: ClassVar[bool] = False
+
+    def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
+        """Of a positional structure, at positions ``at`` (k, d, ..): (k, k, ..); ``xp`` is numpy or jax.numpy."""
+        raise NotImplementedError
 
     @property
     @abstractmethod
@@ -76,9 +83,20 @@ class Covariance(ABC):
         return _each(lambda t: self.factor(t, at), theta, 1, at)
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
-        """lam lam' (q, q, ..) at theta (m, ..)."""
+        """D = lam lam' (q, q, ..) at theta (m, ..); of a positional structure, whose positions are given, (k, k, ..) of
+        any ``at`` (k, d, ..) and theta (m,)."""
+        if self.positional and at is not None:
+            xp = np if isinstance(theta, np.ndarray) and not isinstance(at, jax.Array) else jnp
+            return theta[0] ** 2 * self.correlations(theta, xp.asarray(at), xp)
         lam = self.lam(theta, at)
+        if lam.ndim == 2:
+            return lam @ lam.T
         return namespace(lam).sum(lam[:, None] * lam[None], axis=2)
+
+    def begin(self, size: Any, at: Any) -> list[Any]:
+        """Where ``from_lower`` looks for theta (m,) of effects of a mean size."""
+        m = self.num_params
+        return [jnp.full(m, 1.0) * (size if k == 0 else x) for k, x in enumerate(STARTS)]
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
         """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0: of the D nearest to lam lam'
@@ -142,6 +160,17 @@ def moments(lam: Any) -> tuple[Any, Any, Any]:
     D = xp.sum(lam[:, None] * lam[None], axis=2)
     variances = xp.sum(lam * lam, axis=1)
     return xp.sqrt(variances), D, xp.sqrt(xp.mean(variances, axis=0))
+
+
+def distances(at: Any, xp: Any) -> Any:
+    """(k, k, ..) Euclid's of positions (k, d, ..), whose derivatives nobody asks for."""
+    apart = at[:, None] - at[None]
+    return xp.sqrt(xp.sum(apart * apart, axis=2))
+
+
+def rooted(R: Any) -> Any:
+    """The lower triangular root of correlations (k, k), of which two that are nearly one may differ by rounding."""
+    return jnp.linalg.cholesky(R + JITTER * jnp.eye(len(R), dtype=R.dtype))
 
 
 def fill(q: int, cells: tuple[np.ndarray, ...], theta: Any) -> Any:
@@ -225,7 +254,6 @@ def _nearest(L: Any, structure: Covariance, at: Any) -> Any:
         theta, _ = jax.lax.fori_loop(0, FITTING, step, (theta, jnp.asarray(1e-3, L.dtype)))
         return theta, jnp.sum(residual(theta) ** 2)
 
-    m = structure.num_params
-    first = jnp.stack([jnp.full(m, 1.0, L.dtype) * (size if k == 0 else x) for k, x in enumerate(STARTS)])
+    first = jnp.stack([theta.astype(L.dtype) for theta in structure.begin(size, at)])
     found, left = jax.vmap(search)(first)
     return found[jnp.argmin(jnp.where(jnp.isfinite(left), left, jnp.inf))]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmm.covariance._base import Covariance, moments, namespace
@@ -31,6 +32,7 @@ class Autoregressive(Covariance):
     takes_inputs = False
     triangular = True
     levels = True
+    positional = True
 
     @property
     def num_params(self) -> int:
@@ -42,6 +44,17 @@ class Autoregressive(Covariance):
 
     def factor(self, theta: Any, at: Any = None) -> Any:
         return theta[None] if self.q == 1 else theta[0] * decaying(theta[1], self.q)
+
+    def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
+        """ρ to the power of the distance of places, which are whole numbers."""
+        steps = xp.abs(at[:, None, 0] - at[None, :, 0])
+        if self.q == 1:
+            return xp.ones(steps.shape)
+        if xp is np:
+            return np.sin(theta[1]) ** steps.astype(int)
+        rho = jnp.sin(theta[1])  # the derivatives of a power are not finite at zero, those of products are
+        powers = jnp.concatenate([jnp.ones(1, rho.dtype), jnp.cumprod(jnp.full(self.q - 1, rho))])
+        return powers[steps]
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"rho": float(np.sin(theta[1]))}

@@ -129,6 +129,8 @@ def _fit_bar(bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.I
     _check_once(bar, subject, place, times, labels)
     structure = covariance.get(bar.kind, len(times))
     positions = _positions(bar, structure, times, values)
+    if structure.levels and structure.positional:  # of all steps from the first to the last, also those not seen
+        structure = covariance.get(bar.kind, int(positions.max()) + 1)
     sets, groupings = None, (seen,)
     if bar.by:
         sets, by = _factor(":".join(map(str, bar.by)), bar.by, frame, n)

@@ -67,7 +67,8 @@ def predictions(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> pd
     if interval.kind is None:
         return predict(fit, asked, scale)
     own = fit.model.design.residual
-    if own is not None and own.subject is not None and asked.newdata is not None and asked.re == "conditional":
+    alone = own is not None and own.subject is not None and not fit.model.design.factors
+    if alone and asked.newdata is not None and asked.re == "conditional":
         raise NotImplementedError(
             "an interval of new rows given the other rows of their subject cannot be had yet: re='population' is for a "
             "row of a subject of which nothing is known"

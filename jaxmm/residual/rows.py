@@ -18,7 +18,6 @@ from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns
 from jaxmm.rows import Rows
 from jaxmm.solver import spd
-from jaxmm.solver.block_matmul import block_matmul
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["rows", "patterns", "V"], meta_fields=[])
@@ -57,7 +56,7 @@ class PatternRows:
 
             def white(x: Array) -> Array:
                 """(c, H, P), the slots mixed."""
-                return jnp.swapaxes(block_matmul(own, jnp.swapaxes(x, 0, 1)), 0, 1) if len(x) else x
+                return jnp.swapaxes(spd.products(own, jnp.swapaxes(x, 0, 1)), 0, 1) if len(x) else x
 
             X, e, Z = white(X), white(e[None])[0], tuple(white(z) for z in Z)
         return self._made(X, e, Z, logdet, gram)
@@ -84,7 +83,7 @@ class PatternRows:
         logdet = -2 * jnp.sum(jnp.log(jnp.stack([Linv[k, k] for k in range(len(Linv))])))
 
         def white(x: Array) -> Array:
-            return jnp.swapaxes(block_matmul(Linv, jnp.swapaxes(x * root, 0, 1)), 0, 1) if len(x) else x
+            return jnp.swapaxes(spd.products(Linv, jnp.swapaxes(x * root, 0, 1)), 0, 1) if len(x) else x
 
         return self._made(white(rows.X), white(rows.y[None])[0], tuple(white(z) for z in rows.Z), logdet, gram)
 

@@ -196,10 +196,17 @@ def inverse_root(M: Array) -> Array:
 @inverse_root.defjvp
 def _(primals, tangents):
     Linv = inverse_root(*primals)
-    N = block_matmul(block_matmul(Linv, tangents[0]), _block_transpose(Linv))
+    N = products(products(Linv, tangents[0]), _block_transpose(Linv))
     q = len(Linv)
     low = jnp.tril(jnp.ones((q, q), Linv.dtype), -1) + 0.5 * jnp.eye(q, dtype=Linv.dtype)
-    return Linv, -block_matmul(N * low[:, :, None], Linv)
+    return Linv, -products(N * low[:, :, None], Linv)
+
+
+def products(A: Array, B: Array) -> Array:
+    """A B of each block: those of small matrices written out over the blocks, of larger ones one by one."""
+    if len(A) <= costs.UNROLLED_BLOCKS:
+        return block_matmul(A, B)
+    return jnp.moveaxis(jnp.moveaxis(A, -1, 0) @ jnp.moveaxis(B, -1, 0), 0, -1)
 
 
 @jax.custom_jvp

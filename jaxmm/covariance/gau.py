@@ -1,0 +1,53 @@
+"""``gau``, spatial and smooth: the correlation falls as a Gaussian of the distance, gau(pos(x, y) | g).
+
+    r_ij = exp(-(d_ij / range)²)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmm.covariance._base import Covariance, distances, rooted
+from jaxmm.covariance.ou import typical
+
+
+@dataclass(frozen=True)
+class GaussianDecay(Covariance):
+    """theta is the standard deviation and log range; ``at`` (q, d) the positions.
+
+    Example:
+        >>> structure = mm.covariance.GaussianDecay(2)
+        >>> structure.covariance(np.array([1.0, 0.0]), np.array([[0.0, 0.0], [0.6, 0.8]])).round(3).tolist()
+        [[1.0, 0.368], [0.368, 1.0]]
+    """
+
+    name = "gau"
+    positional = True
+    triangular = True
+
+    @property
+    def num_params(self) -> int:
+        return min(self.q, 2)
+
+    @property
+    def scale_power(self) -> np.ndarray:
+        return np.array([2, 0])[: self.num_params]
+
+    def factor(self, theta: Any, at: Any = None) -> Any:
+        return theta[0] * rooted(self.correlations(theta, jnp.asarray(at), jnp))
+
+    def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
+        if self.q == 1:
+            return xp.ones_like(distances(at, xp))
+        return xp.exp(-((distances(at, xp) * xp.exp(-theta[1])) ** 2))
+
+    def begin(self, size: Any, at: Any) -> list[Any]:
+        return [size[None]] if self.q == 1 else [jnp.stack([size, jnp.log(length)]) for length in typical(at)]
+
+    def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+        return {} if self.q == 1 else {"range": float(np.exp(theta[1]))}
