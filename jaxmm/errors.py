@@ -1,6 +1,6 @@
 """What a fit says of its errors: their covariance within a subject, by time, and the predictor of log φ.
 
-    Cov(ε)  =  σ² diag(s) C diag(s)        C of the times, from the residual's part of theta,    log s² = V γ - log w
+Cov(ε)  =  σ² diag(s) C diag(s)        C of the times, from the residual's part of theta,    log s² = V γ - log w
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from jaxmm.objective.lmm import Profile, profile, scaled_deviance
 from jaxmm.objective.parameters import change_theta, resolved
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
 from jaxmm.residual.starts import candidates
+from jaxmm.residual.sums import expected_hessian
 from jaxmm.start import (
     NEAR_ZERO,
     SECOND_SD,
@@ -130,7 +131,7 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     """
     s = gram.structure
     if gram.residual is not None:
-        return np.asarray(expected_hessian(theta, gram))
+        return np.asarray(expected_hessian(theta, gram.residual))
     H = np.zeros((len(theta), len(theta)))
     diagonal_blocks = [A for A, _ in solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
@@ -143,12 +144,6 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
         each = np.stack([H_j @ (m @ lam.T + lam @ m.T) for m in moves])
         H[own, own] = np.einsum("ijab,kjba->ik", each, each) * (len(A) / len(some))
     return H
-
-
-@Program
-def expected_hessian(theta: Array, gram: Gram) -> Array:
-    """That of the errors' parameters, where there are no random effects."""
-    return gram.residual.expected(theta)
 
 
 def is_dear(gram: Gram) -> bool:

@@ -30,7 +30,18 @@ from jaxmm.structure import Elimination, Grouping, Structure
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["couplings", "T", "T_X", "beta0", "logdet_T", "n_obs", "sum_log_weights", "inputs", "copies", "residual"],
+    data_fields=[
+        "couplings",
+        "T",
+        "T_X",
+        "beta0",
+        "logdet_T",
+        "n_obs",
+        "sum_log_weights",
+        "inputs",
+        "copies",
+        "residual",
+    ],
     meta_fields=["structure"],
 )
 @dataclass(frozen=True)

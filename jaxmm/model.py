@@ -31,7 +31,7 @@ from jaxmm.sources.truth import as_start
 
 # what other modules read of a model: how its arrays are made, and steps from one model to another
 _UNLISTED = frozenset(
-    {"accumulator", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_arrays",
+    {"accumulator", "check_errors_alike", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_arrays",
      "with_design", "with_likelihood"}
 )  # fmt: skip
 
@@ -79,8 +79,10 @@ class Model(Prepared):
 
         Args:
             formula, data, weights, offset, contrasts, missing: as in ``lmm`` and ``glmm``.
+            residual, matrices: as in ``lmm``.
             reml: of a linear model, whether by restricted maximum likelihood; True unless given.
-            family, n_agq, dispersion, zero_inflation: as in ``glmm``.
+            family, n_agq, zero_inflation: as in ``glmm``.
+            dispersion: as in ``lmm`` or in ``glmm``.
             device: where it computes: "auto", "cpu", "gpu" or a ``jax.Device``, as ``Control.device``.
 
         Raises:
@@ -251,12 +253,21 @@ def lmm(
     start: Any = None,
     control: Control | dict | None = None,
 ) -> Fit:
-    """Fit a linear mixed model: y = Xβ + Zb + ε, b ~ N(0, D), ε ~ N(0, σ²/w).
+    """Fit a linear mixed model: y = Xβ + Zb + ε, b ~ N(0, D), ε ~ N(0, σ²/w), or ε ~ N(0, R) with ``residual``.
 
     Args:
         formula: in R's spelling, ``"Reaction ~ Days + (Days | Subject)"``.
         data: a pandas, polars or pyarrow table, or a mapping of columns.
         reml: restricted maximum likelihood (the default), or maximum likelihood.
+        residual: the covariance of the errors within the levels of a factor, a structure around a bar:
+            ``"us(visit | subject)"`` is the model for repeated measures of a trial (MMRM). On the left of the bar stands
+            the time, a factor or a number, or 1 for the order of the rows; missing visits need no filling. With
+            ``by=arm``, as in ``"us(visit | subject, by=arm)"``, each level of that factor has parameters of its own.
+            The model then needs no random effects. Structures: us, diag, homdiag, cs, homcs, ar1, hetar1, toep,
+            homtoep, ante, ou, exp, gau.
+        dispersion: a one-sided formula for log φ, the logarithm of the errors' variance: ``"~ sex"`` gives unequal
+            variances, ``"~ log(time)"`` a power of time. It needs no random effects either, and may have none.
+        matrices: matrices that structures name; none does yet.
         weights: precision weights, Var ε = σ²/w: a column's name or an array. A row of weight 0 counts nowhere
             and still gets a fitted value.
         offset: added to Xβ: a column's name or an array; ``offset(...)`` in the formula adds to it.

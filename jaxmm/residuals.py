@@ -13,6 +13,7 @@ from jaxmm.errors import row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.predict import fitted_predictors, link_of, parameters
 
+
 def _error_variances(fit: Fitted) -> np.ndarray:
     """Over σ², of every row used; without the weights."""
     d = fit.model.design

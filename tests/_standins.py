@@ -33,6 +33,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         np.array([M[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] for j in range(J)]) for M in (cond, prediction)
     )
     design = SimpleNamespace(
+        residual=None,
         formula="Reaction ~ Days + (Days | Subject)",
         response="Reaction",
         y=y,

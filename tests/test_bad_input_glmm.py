@@ -232,8 +232,10 @@ def test_formulas_of_further_parameters(trials, family, arguments, error, parts)
 
 
 def test_formulas_of_a_linear_model(trials):
-    with says(TypeError, "dispersion= and zero_inflation= are for generalised models", "such as 'gaussian'"):
-        mm.Model.from_formula("count" + R, trials, dispersion="~ x")
+    with says(TypeError, "zero_inflation= is for generalised models of counts", "such as 'poisson'"):
+        mm.Model.from_formula("count" + R, trials, zero_inflation="~ x")
+    with says(FormulaError, "takes no random effects", "by maximum likelihood"):
+        mm.Model.from_formula("count" + R, trials, dispersion="~ x + (1 | school)")
 
 
 def test_complete_separation(trials):

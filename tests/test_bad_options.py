@@ -33,7 +33,10 @@ def fit(data):
         ({"family": "binomial"}, ["no keyword 'family'", "use glmm(formula, data, family)"]),
         ({"n_agq": 9}, ["no keyword 'n_agq'", "an argument of glmm"]),
         ({"groups": "school"}, ["no keyword 'groups'", "(1 | group)"]),
-        ({"verbose": True}, ["lmm() has no keyword 'verbose'\n    accepted: formula, data, reml, weights, offset"]),
+        (
+            {"verbose": True},
+            ["lmm() has no keyword 'verbose'\n    accepted: formula, data, reml, residual, dispersion"],
+        ),
     ],
 )
 def test_unknown_keyword(data, arguments, parts):

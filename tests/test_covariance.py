@@ -62,6 +62,7 @@ def test_the_derived_way_back(name, q):
 def test_changes_that_a_structure_survives(name, q):
     structure, rng = covariance.get(name, q), np.random.default_rng(q)
     T = {"linear": rng.normal(size=(q, q)), "diagonal": np.diag(rng.uniform(0.5, 9, q)), "scalar": 7.0 * np.eye(q)}
+    T["none"] = np.eye(q)
     lam = T[structure.closed_under] @ structure.factor(rng.normal(size=structure.num_params))
     found = structure.factor(structure.from_factor(lam))
     np.testing.assert_allclose(found @ found.T, lam @ lam.T, atol=1e-9)

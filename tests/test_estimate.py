@@ -8,7 +8,8 @@ from problems import PROBLEMS
 
 import jaxmm as mm
 from jaxmm.estimate import change_theta, conditional_covariance, explained, moment_start
-from jaxmm.objective.lmm import profile, scaled_factors
+from jaxmm.objective.lmm import profile
+from jaxmm.objective.parameters import scaled_factors
 
 
 @quick_jit

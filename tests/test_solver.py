@@ -10,7 +10,7 @@ import pytest
 from helpers import close, model, points, quick_jit, replanned
 from problems import PROBLEMS
 
-from jaxmm.objective.lmm import scaled_factors
+from jaxmm.objective.parameters import scaled_factors
 from jaxmm.solver import reduce, spd
 from jaxmm.solver.block_matmul import block_matmul
 

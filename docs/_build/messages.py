@@ -23,6 +23,9 @@ AREAS = {
         "kinds",
         "model",
         "design.response",
+        "design.residual",
+        "residual.",
+        "errors",
     ),
     "Keywords, keys and settings": (
         "_",

@@ -40,7 +40,7 @@ from jaxmm.covariance.ou import OrnsteinUhlenbeck
 from jaxmm.covariance.toep import Toeplitz
 from jaxmm.covariance.us import Unstructured
 
-__all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower"]
+__all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "goes_by_distance", "lower", "resized"]
 
 STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (
     Unstructured, Diagonal, HomogeneousDiagonal, CompoundSymmetric, HomogeneousCompoundSymmetric, Autoregressive,
@@ -68,6 +68,12 @@ def get(kind: str | Covariance, q: int) -> Covariance:
     if kind not in STRUCTURES:
         raise ValueError(f"covariance structure {kind!r} is not available; accepted: {', '.join(STRUCTURES)}")
     return STRUCTURES[kind](q)
+
+
+def goes_by_distance(kind: str) -> bool:
+    """Whether the effects of a structure are those of positions, and its covariance goes by their distances."""
+    found = STRUCTURES.get(kind)
+    return found is not None and found.positional and not found.levels
 
 
 def resized(structure: Covariance, q: int) -> Covariance:

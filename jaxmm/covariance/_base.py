@@ -85,13 +85,18 @@ class Covariance(ABC):
     def covariance(self, theta: Any, at: Any = None) -> Any:
         """D = lam lam' (q, q, ..) at theta (m, ..); of a positional structure, whose positions are given, (k, k, ..) of
         any ``at`` (k, d, ..) and theta (m,)."""
-        if self.positional and at is not None:
+        if self.positional and (at is not None or not self.levels):
+            at = self.places(at)
             xp = np if isinstance(theta, np.ndarray) and not isinstance(at, jax.Array) else jnp
             return theta[0] ** 2 * self.correlations(theta, xp.asarray(at), xp)
         lam = self.lam(theta, at)
         if lam.ndim == 2:
             return lam @ lam.T
         return namespace(lam).sum(lam[:, None] * lam[None], axis=2)
+
+    def places(self, at: Any) -> Any:
+        """Positions (q, d): those given, or 0, 1, ..."""
+        return np.arange(self.q, dtype=float)[:, None] if at is None else at
 
     def begin(self, size: Any, at: Any) -> list[Any]:
         """Where ``from_lower`` looks for theta (m,) of effects of a mean size."""

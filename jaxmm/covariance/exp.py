@@ -1,6 +1,6 @@
 """``exp``, spatial: the correlation falls exponentially with the distance, exp(pos(x, y) | g).
 
-    r_ij = exp(-d_ij / range)          d_ij Euclid's distance of two positions
+r_ij = exp(-d_ij / range)          d_ij Euclid's distance of two positions
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Exponential(Covariance):
         return np.array([2, 0])[: self.num_params]
 
     def factor(self, theta: Any, at: Any = None) -> Any:
-        return theta[0] * rooted(self.correlations(theta, jnp.asarray(at), jnp))
+        return theta[0] * rooted(self.correlations(theta, jnp.asarray(self.places(at)), jnp))
 
     def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
         if self.q == 1:
@@ -47,7 +47,9 @@ class Exponential(Covariance):
         return xp.exp(-distances(at, xp) * xp.exp(-theta[1]))
 
     def begin(self, size: Any, at: Any) -> list[Any]:
-        return [size[None]] if self.q == 1 else [jnp.stack([size, jnp.log(length)]) for length in typical(at)]
+        return (
+            [size[None]] if self.q == 1 else [jnp.stack([size, jnp.log(length)]) for length in typical(self.places(at))]
+        )
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"range": float(np.exp(theta[1]))}

@@ -42,8 +42,8 @@ class OrnsteinUhlenbeck(Covariance):
     def factor(self, theta: Any, at: Any = None) -> Any:
         if self.q == 1:
             return theta[None]
-        rho = jnp.exp(-jnp.exp(theta[1]) * jnp.diff(at[:, 0]))
-        left, eye = jnp.sqrt(-jnp.expm1(-2 * jnp.exp(theta[1]) * jnp.diff(at[:, 0]))), jnp.eye(self.q)
+        fallen, eye = jnp.exp(theta[1]) * jnp.diff(jnp.asarray(self.places(at))[:, 0]), jnp.eye(self.q)
+        rho, left = jnp.exp(-fallen), jnp.sqrt(-jnp.expm1(-2 * fallen))
         rows = [eye[0]]
         for k in range(1, self.q):
             rows.append(rho[k - 1] * rows[-1] + left[k - 1] * eye[k])
@@ -55,7 +55,11 @@ class OrnsteinUhlenbeck(Covariance):
         return xp.exp(-xp.exp(theta[1]) * distances(at, xp))
 
     def begin(self, size: Any, at: Any) -> list[Any]:
-        return [size[None]] if self.q == 1 else [jnp.stack([size, -jnp.log(length)]) for length in typical(at)]
+        return (
+            [size[None]]
+            if self.q == 1
+            else [jnp.stack([size, -jnp.log(length)]) for length in typical(self.places(at))]
+        )
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"rate": float(np.exp(theta[1]))}

@@ -68,7 +68,8 @@ def cross_validate(model: Any, *, by: Any = None, folds: int | None = None, key:
         >>> round(found.elpd, 1), found.frame.shape[0]
         (-891.6, 18)
     """
-    getattr(model, "model", model).check_errors_alike("cross-validation")
+    if callable(check := getattr(getattr(model, "model", model), "check_errors_alike", None)):
+        check("cross-validation")
     design = unfitted(model).design
     plan = make_folds(design, by, folds, key, outermost(unfitted(model)))
     fit: Fit = model if isinstance(model, Fit) else model.fit()

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from jaxmm.covariance import goes_by_distance
 from jaxmm.design import syntax as _syntax
 from jaxmm.design import terms as _terms
 from jaxmm.design.columns import DataError, Table
@@ -110,6 +111,8 @@ def build(
         DataError: the data cannot be used; the message names column, row and remedy.
         FormulaError: the formula has no bar, or '.' where no column is left.
     """
+    if matrices:
+        raise DataError(f"matrices= has {next(iter(matrices))!r}, which no structure of the model names")
     if missing not in ("drop", "raise"):
         raise DataError(f"missing must be 'drop' or 'raise', not {missing!r}")
     further = further or {}
@@ -197,7 +200,7 @@ def _written(
     fixed = {MEAN: _terms.expand(terms.fixed, dot=dot_columns(terms, table, weights, offset), text=terms.text)}
     fixed |= {name: _expanded(part) for name, part in formulas.items() if name != MEAN}
     bars = [
-        (name, bar, _terms.expand(_syntax.read(bar.left), text=part.text), tuple(_syntax.read(g) for g in bar.group))
+        (name, bar, _left(bar, part.text), tuple(_syntax.read(g) for g in bar.group))
         for name, part in formulas.items()
         for bar in part.bars
     ]
@@ -206,6 +209,14 @@ def _written(
         if any(str(v) == str(terms.response) for v in part.variables):
             raise DataError(f"the response '{terms.response}' stands on the right of '~' too: leave it out there")
     return says._replace(coding=check_contrasts(contrasts, says.parts, table))
+
+
+def _left(bar: Bar, text: str) -> _terms.TermList:
+    """The terms on the left of a bar; of positions the columns that they are made of."""
+    if not goes_by_distance(bar.kind):
+        return _terms.expand(_syntax.read(bar.left), text=text)
+    columns = " + ".join(str(Name(name)) for name in _syntax.names(_syntax.read(bar.left)))
+    return _terms.expand(_syntax.read(f"0 + {columns}"), text=text)
 
 
 def _error_groups(bar: ErrorBar | None) -> list[tuple[Expr, ...]]:

@@ -23,7 +23,7 @@ from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, 
 
 __all__ = ["Bar", "ErrorBar", "FormulaError", "Terms", "parse", "parse_part", "parse_residual"]
 
-_ELSEWHERE = tuple("toep homtoep ou exp gau mat rr propto".split())  # structures of other programs
+_ELSEWHERE = tuple("mat rr propto equalto".split())  # structures of other programs
 _PLAIN = {"us": "|", "diag": "||"}  # structures of bars without a call
 _BARS = tuple(_PLAIN.values())
 
@@ -256,6 +256,10 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
             text,
             node.pos,
         )
+    if name == "pos" and not left:
+        if not 1 <= len(node.args) <= 3 or any(k is not None for k, _ in node.args):
+            raise FormulaError("pos(...) takes one to three coordinates: pos(x, y)", text, node.pos)
+        return
     if name == "cbind" and left and node is side:
         if len(node.args) != 2:
             raise FormulaError("cbind takes two columns: cbind(successes, failures)", text, node.pos)

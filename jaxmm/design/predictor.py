@@ -21,7 +21,8 @@ from jaxmm.design.formula import Bar, Terms
 from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.inputs import Frame, formula_offset, row_offset
 from jaxmm.design.modelmatrix import ModelMatrix, fit_matrix, independent_columns
-from jaxmm.design.syntax import Expr
+from jaxmm.design.positions import alone, fit_positions
+from jaxmm.design.syntax import Expr, FormulaError, read
 
 MEAN = "mu"
 
@@ -143,12 +144,32 @@ class Bars:
             grouping, codes = fit_grouping(factor_name(predictor, bar.name), exprs, frame)
             self.groupings.append(grouping)
             self.factors.append(Factor(grouping.name, grouping.labels, codes, predictor))
-        Z, matrix = fit_matrix(part, frame, len(labels), memory, coding, labels)
-        self.matrices.append(matrix)
+        inputs = None
+        if covariance.goes_by_distance(bar.kind):
+            Z, matrix = fit_positions(_position(bar), frame, memory, len(labels), str(bar))
+            inputs = matrix.at
+        else:
+            Z, matrix = fit_matrix(part, frame, len(labels), memory, coding, labels)
+        self.matrices.append(matrix)  # pyright: ignore
         structure = covariance.get(bar.kind, Z.shape[1])
         if structure.levels:
             _check_levels(bar, Z)
-        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, structure))
+        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, structure, inputs))
+
+
+def _position(bar: Bar) -> Expr:
+    """What stands on the left of a bar of positions.
+
+    Raises:
+        FormulaError: an intercept, or more than one thing.
+    """
+    expr = alone(read(bar.left))
+    if expr is None:
+        raise FormulaError(
+            f"{bar}: on the left of {bar.kind}(...) stands a number or coordinates alone, as in "
+            f"{bar.kind}(0 + time | {bar.name}) or {bar.kind}(0 + pos(x, y) | {bar.name})"
+        )
+    return expr
 
 
 def factor_name(predictor: str, name: str) -> str:

@@ -18,9 +18,10 @@ import pandas as pd
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
 from jaxmm.design import syntax as _syntax
-from jaxmm.design.columns import Column, DataError, Levels, row_text
+from jaxmm.design.columns import DataError, Levels, row_text
 from jaxmm.design.formula import ErrorBar
 from jaxmm.design.grouping import SeenFactor, fit_grouping
+from jaxmm.design.positions import coordinates, labels_of
 from jaxmm.design.predictor import Factor, Predictor
 from jaxmm.design.syntax import Call, Expr, Name
 from jaxmm.design.transforms import as_number, evaluate
@@ -203,25 +204,15 @@ def _times(
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
     """The place (n,) of each row among the times, the names of these, and their numbers (T, d), None of a factor."""
     if isinstance(time, Call) and time.func == "pos":
-        parts = [_numbers(arg, frame, memory, n) for _, arg in time.args]
-        found, place = np.unique(np.column_stack(parts), axis=0, return_inverse=True)
-        texts = tuple("(" + ", ".join(_syntax.number_text(float(v)) for v in row) + ")" for row in found)
-        return place.ravel(), texts, found
+        found, place = np.unique(coordinates(time, frame, memory, n, True, str(time)), axis=0, return_inverse=True)
+        return place.ravel(), labels_of(found, str(time)), found
     value = frame[time.name] if isinstance(time, Name) else evaluate(time, frame, memory, fitting=True)
     if isinstance(value, Levels):
         used = value.used()
         return used.codes.astype(np.int64), tuple(map(str, used.labels)), None
     numbers = np.broadcast_to(np.asarray(as_number(value, str(time)), float), (n,))
     found, place = np.unique(numbers, return_inverse=True)
-    labels = Column(str(time), "number", found, None).levels.labels
-    return place, tuple(map(str, labels)), found[:, None]
-
-
-def _numbers(expr: Expr, frame: Mapping, memory: dict[str, Any], n: int) -> np.ndarray:
-    value = frame[expr.name] if isinstance(expr, Name) else evaluate(expr, frame, memory, fitting=True)
-    if isinstance(value, Levels):
-        raise DataError(f"pos(...) takes coordinates that are numbers, and '{expr}' is a factor{value.example}")
-    return np.broadcast_to(np.asarray(as_number(value, str(expr)), float), (n,))
+    return place, labels_of(found[:, None], str(time)), found[:, None]
 
 
 def _positions(bar: ErrorBar, structure: Covariance, times: tuple[str, ...], values: np.ndarray | None) -> Any:

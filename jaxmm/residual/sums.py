@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns, Subjects
@@ -62,7 +62,6 @@ class PatternSums:
         couplings = s.solver.with_response(gram, (), square[:-1, -1], square[-1, -1], square[:-1, :-1]).couplings
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
 
-
     def expected(self, rho: Array) -> Array:
         """(k, k) the expected Hessian of -2 log-likelihood by ``rho``, σ² profiled and fixed effects aside:
 
@@ -76,6 +75,9 @@ class PatternSums:
         both = jnp.swapaxes(own, 0, 1).reshape(-1, k).T @ counted.reshape(-1, k)
         trace = jnp.einsum("hhki->i", counted)
         return both - jnp.outer(trace, trace) / jnp.sum(self.counts * jnp.sum(self.patterns.there, axis=0))
+
+
+expected_hessian = Program(lambda rho, sums: sums.expected(rho))
 
 
 def _places(c: int) -> np.ndarray:

@@ -156,7 +156,11 @@ class Simulated(Responses):
             "re": self.re,
             "family": "linear" if self._family is None else repr(self._family),
             "truth": fingerprint(
-                self.truth.beta, *self.truth.lams, self.truth.sigma, self.truth.phi, *self.truth.extras,
+                self.truth.beta,
+                *self.truth.lams,
+                self.truth.sigma,
+                self.truth.phi,
+                *self.truth.extras,
                 *(() if self.truth.rho is None else (self.truth.rho,)),
             ),  # fmt: skip
             "design": fingerprint(*self._etas.values(), *placed, self._spread, self._trials),
