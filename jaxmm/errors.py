@@ -185,7 +185,7 @@ def joined(a: RowErrors, b: RowErrors) -> RowErrors:
 def same_size(codes: np.ndarray) -> list[np.ndarray]:
     """The rows of each subject, (subjects, rows) of those with equally many."""
     order = np.argsort(codes, kind="stable")
-    found, sizes = np.unique(codes[order], return_counts=True)
+    _, sizes = np.unique(codes[order], return_counts=True)
     first = np.cumsum(sizes) - sizes
     return [order[first[sizes == k][:, None] + np.arange(k)] for k in np.unique(sizes)]
 

@@ -24,8 +24,8 @@ from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
 from jaxmm.objective.parameters import change_theta, resolved
 from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
+from jaxmm.residual import sums
 from jaxmm.residual.starts import candidates
-from jaxmm.residual.sums import expected_hessian
 from jaxmm.start import (
     NEAR_ZERO,
     SECOND_SD,
@@ -131,7 +131,7 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     """
     s = gram.structure
     if gram.residual is not None:
-        return np.asarray(expected_hessian(theta, gram.residual))
+        return np.asarray(sums.expected_hessian(theta, gram.residual))
     H = np.zeros((len(theta), len(theta)))
     diagonal_blocks = [A for A, _ in solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):

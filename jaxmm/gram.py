@@ -52,9 +52,9 @@ class Gram:
     wants of them it asks the solver for.  ``T`` per factor (q, q), ``T_X`` (p, p), ``beta0`` (p,): the changes of
     columns of the module's head.  ``n_obs`` and ``sum_log_weights`` run over the rows of positive weight.  ``copies``
     (J_i,) of each chain factor: how often each level counts, None for once each.  ``inputs``: what the structure of
-    each term, in the order of theta, needs to know beside its parameters, mostly None.  ``residual``: where errors have a
-    covariance of their own parameters, what makes of these the statistics that ``objective.parameters.resolved`` asks
-    for; the rest here is then of errors that are independent and of one variance.
+    each term, in the order of theta, needs to know beside its parameters, mostly None.  ``residual``: where errors have
+    a covariance with parameters of its own, what makes of these the statistics that ``objective.parameters.resolved``
+    asks for; the rest here is then of errors that are independent and of one variance.
     """
 
     couplings: Any

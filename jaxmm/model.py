@@ -31,8 +31,8 @@ from jaxmm.sources.truth import as_start
 
 # what other modules read of a model: how its arrays are made, and steps from one model to another
 _UNLISTED = frozenset(
-    {"accumulator", "check_errors_alike", "elimination", "groupings", "parts", "structure", "theta_terms", "unit", "with_arrays",
-     "with_design", "with_likelihood"}
+    {"accumulator", "check_errors_alike", "elimination", "groupings", "parts", "structure", "theta_terms", "unit",
+     "with_arrays", "with_design", "with_likelihood"}
 )  # fmt: skip
 
 
@@ -106,8 +106,8 @@ class Model(Prepared):
             of_errors = None if of_errors is None or is_constant(of_errors) else of_errors
         elif errors is not None:
             raise TypeError(
-                "residual= is for linear mixed models, where errors are added to the mean: leave family= out, or put the "
-                f"structure around a random-effects term of the formula, {errors.text.replace('(', '(0 + ', 1)}"
+                "residual= is for linear mixed models, where errors are added to the mean: leave family= out, or put "
+                f"the structure around a random-effects term of the formula, {errors.text.replace('(', '(0 + ', 1)}"
             )
         if of_errors is not None and of_errors.bars:
             raise FormulaError(
@@ -260,8 +260,8 @@ def lmm(
         data: a pandas, polars or pyarrow table, or a mapping of columns.
         reml: restricted maximum likelihood (the default), or maximum likelihood.
         residual: the covariance of the errors within the levels of a factor, a structure around a bar:
-            ``"us(visit | subject)"`` is the model for repeated measures of a trial (MMRM). On the left of the bar stands
-            the time, a factor or a number, or 1 for the order of the rows; missing visits need no filling. With
+            ``"us(visit | subject)"`` is the model for repeated measures of a trial (MMRM). On the left of the bar
+            stands the time, a factor or a number, or 1 for the order of the rows; missing visits need no filling. With
             ``by=arm``, as in ``"us(visit | subject, by=arm)"``, each level of that factor has parameters of its own.
             The model then needs no random effects. Structures: us, diag, homdiag, cs, homcs, ar1, hetar1, toep,
             homtoep, ante, ou, exp, gau.

@@ -241,11 +241,9 @@ def errors_ahead(fit: Fitted, rows: NewData) -> np.ndarray:
     both = joined(theirs, ours)
     e = d.y - linear_predictor(fit, rows_used(fit), {f.name for f in d.factors})
     out = np.zeros(m)
-    known = np.unique(
-        new.subject.codes[(new.subject.codes >= 0) & (new.subject.codes < len(d.residual.subject.levels))]
-    )
-    for code in known:
-        seen, ahead = np.flatnonzero(d.residual.subject.codes == code), np.flatnonzero(new.subject.codes == code)
+    codes = new.subject.codes
+    for code in np.unique(codes[(codes >= 0) & (codes < len(d.residual.subject.levels))]):
+        seen, ahead = np.flatnonzero(d.residual.subject.codes == code), np.flatnonzero(codes == code)
         out[ahead] = both.blocks(n + ahead, seen) @ np.linalg.solve(both.blocks(seen), e[seen])
     return out
 

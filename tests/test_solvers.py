@@ -13,8 +13,8 @@ import jaxmm as mm
 from jaxmm.estimate import conditional_covariance, explained
 from jaxmm.estimate_glmm import random_effects, value_and_derivatives
 from jaxmm.objective.lmm import scaled_deviance
-from jaxmm.objective.parameters import scaled_factors
 from jaxmm.objective.mode import zero_effects
+from jaxmm.objective.parameters import scaled_factors
 from jaxmm.plan import BLOCK
 from jaxmm.solver import BlockElimination, diagonals, level_counts, level_systems
 from jaxmm.solver.dense import Dense

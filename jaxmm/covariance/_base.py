@@ -20,7 +20,6 @@ from jax.core import Tracer
 
 Closed = Literal["linear", "diagonal", "scalar", "none"]
 FITTING = 60  # Gauss-Newton steps of ``from_lower``: half the error each where D is singular
-JITTER = 1e-10  # on the diagonal of correlations that are factored
 STARTS = (1.0, 0.3, -0.3)  # of theta in it; the first times the size of the effects
 
 
@@ -58,7 +57,8 @@ class Covariance(ABC):
     positional: ClassVar[bool] = False
 
     def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
-        """Of a positional structure, at positions ``at`` (k, d, ..): (k, k, ..); ``xp`` is numpy or jax.numpy."""
+        """Of a positional structure: (k, k, ..) at theta (m, ..) and positions ``at`` (k, d), or at theta (m,) and
+        positions (k, d, ..); ``xp`` is numpy or jax.numpy."""
         raise NotImplementedError
 
     @property
@@ -97,11 +97,6 @@ class Covariance(ABC):
     def places(self, at: Any) -> Any:
         """Positions (q, d): those given, or 0, 1, ..."""
         return np.arange(self.q, dtype=float)[:, None] if at is None else at
-
-    def begin(self, size: Any, at: Any) -> list[Any]:
-        """Where ``from_lower`` looks for theta (m,) of effects of a mean size."""
-        m = self.num_params
-        return [jnp.full(m, 1.0) * (size if k == 0 else x) for k, x in enumerate(STARTS)]
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
         """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0: of the D nearest to lam lam'
@@ -173,9 +168,31 @@ def distances(at: Any, xp: Any) -> Any:
     return xp.sqrt(xp.sum(apart * apart, axis=2))
 
 
-def rooted(R: Any) -> Any:
-    """The lower triangular root of correlations (k, k), of which two that are nearly one may differ by rounding."""
-    return jnp.linalg.cholesky(R + JITTER * jnp.eye(len(R), dtype=R.dtype))
+def rooted(R: Any, jitter: float = 0.0) -> Any:
+    """The lower triangular root of correlations (k, k, ..); ``jitter`` on their diagonal where they may be singular."""
+    xp, k = namespace(R), len(R)
+    shape, R = R.shape, xp.moveaxis(R.reshape(k, k, -1), -1, 0) + jitter * xp.eye(k)
+    try:
+        L = xp.linalg.cholesky(R)
+    except np.linalg.LinAlgError:  # of NumPy's arrays; JAX's have NaN there
+        w, Q = np.linalg.eigh(R)
+        L = np.stack([lower(q * np.sqrt(np.maximum(x, 0.0))) for x, q in zip(w, Q, strict=True)])
+    return xp.moveaxis(L, 0, -1).reshape(shape)
+
+
+def falling(lam: Any, d: Any) -> tuple[Any, Any]:
+    """Of a factor (q, q, ..) the root of the mean variance, and the rate at which -log r grows with ``d`` (q, q): by
+    least squares, each pair by r², exact where it grows in proportion."""
+    xp, (sd, D, pooled) = namespace(lam), moments(lam)
+    q = len(sd)
+    above, right = [], []
+    for a in range(q):
+        for b in range(a):
+            both = sd[a] * sd[b]
+            r = xp.clip(xp.where(both > 0, D[a, b] / xp.where(both > 0, both, 1.0), 0.5), 1e-100, 1 - 1e-9)
+            above.append(-xp.log(r) * d[a, b] * r * r)
+            right.append(d[a, b] ** 2 * r * r)
+    return pooled, sum(above) / sum(right)
 
 
 def fill(q: int, cells: tuple[np.ndarray, ...], theta: Any) -> Any:
@@ -259,6 +276,7 @@ def _nearest(L: Any, structure: Covariance, at: Any) -> Any:
         theta, _ = jax.lax.fori_loop(0, FITTING, step, (theta, jnp.asarray(1e-3, L.dtype)))
         return theta, jnp.sum(residual(theta) ** 2)
 
-    first = jnp.stack([theta.astype(L.dtype) for theta in structure.begin(size, at)])
+    m = structure.num_params
+    first = jnp.stack([jnp.full(m, 1.0, L.dtype) * (size if k == 0 else x) for k, x in enumerate(STARTS)])
     found, left = jax.vmap(search)(first)
     return found[jnp.argmin(jnp.where(jnp.isfinite(left), left, jnp.inf))]

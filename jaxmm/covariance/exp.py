@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, distances, rooted
-from jaxmm.covariance.ou import typical
+from jaxmm.covariance._base import Covariance, distances, falling, moments, namespace, rooted
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Exponential(Covariance):
 
     name = "exp"
     positional = True
+    lanes = True
     triangular = True
 
     @property
@@ -39,17 +38,22 @@ class Exponential(Covariance):
         return np.array([2, 0])[: self.num_params]
 
     def factor(self, theta: Any, at: Any = None) -> Any:
-        return theta[0] * rooted(self.correlations(theta, jnp.asarray(self.places(at)), jnp))
+        xp = namespace(theta)
+        return theta[0] * rooted(self.correlations(theta, self.places(at), xp))
 
     def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
+        d = distances(xp.asarray(at), xp)
+        d = d.reshape(*d.shape, *(1,) * (theta.ndim - 1))
         if self.q == 1:
-            return xp.ones_like(distances(at, xp))
-        return xp.exp(-distances(at, xp) * xp.exp(-theta[1]))
+            return xp.ones_like(d + theta[0])
+        return xp.exp(-d * xp.exp(-theta[1]))
 
-    def begin(self, size: Any, at: Any) -> list[Any]:
-        return (
-            [size[None]] if self.q == 1 else [jnp.stack([size, jnp.log(length)]) for length in typical(self.places(at))]
-        )
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
+        xp = namespace(lam)
+        if self.q == 1:
+            return moments(lam)[2][None]
+        sd, rate = falling(lam, distances(xp.asarray(self.places(at)), xp))
+        return xp.stack([sd, -xp.log(rate)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"range": float(np.exp(theta[1]))}

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, distances, rooted
-from jaxmm.covariance.ou import typical
+from jaxmm.covariance._base import Covariance, distances, falling, moments, namespace, rooted
+
+JITTER = 1e-13  # as far below one as rounding leaves the correlation of two near positions
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class GaussianDecay(Covariance):
 
     name = "gau"
     positional = True
+    lanes = True
     triangular = True
 
     @property
@@ -39,17 +40,22 @@ class GaussianDecay(Covariance):
         return np.array([2, 0])[: self.num_params]
 
     def factor(self, theta: Any, at: Any = None) -> Any:
-        return theta[0] * rooted(self.correlations(theta, jnp.asarray(self.places(at)), jnp))
+        xp = namespace(theta)
+        return theta[0] * rooted(self.correlations(theta, self.places(at), xp), JITTER)
 
     def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
+        d = distances(xp.asarray(at), xp)
+        d = d.reshape(*d.shape, *(1,) * (theta.ndim - 1))
         if self.q == 1:
-            return xp.ones_like(distances(at, xp))
-        return xp.exp(-((distances(at, xp) * xp.exp(-theta[1])) ** 2))
+            return xp.ones_like(d + theta[0])
+        return xp.exp(-((d * xp.exp(-theta[1])) ** 2))
 
-    def begin(self, size: Any, at: Any) -> list[Any]:
-        return (
-            [size[None]] if self.q == 1 else [jnp.stack([size, jnp.log(length)]) for length in typical(self.places(at))]
-        )
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
+        xp = namespace(lam)
+        if self.q == 1:
+            return moments(lam)[2][None]
+        sd, rate = falling(lam, distances(xp.asarray(self.places(at)), xp) ** 2)
+        return xp.stack([sd, -0.5 * xp.log(rate)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"range": float(np.exp(theta[1]))}

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, distances
+from jaxmm.covariance._base import Covariance, distances, falling, moments, namespace
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class OrnsteinUhlenbeck(Covariance):
 
     name = "ou"
     positional = True
+    lanes = True
     triangular = True
 
     @property
@@ -42,32 +42,26 @@ class OrnsteinUhlenbeck(Covariance):
     def factor(self, theta: Any, at: Any = None) -> Any:
         if self.q == 1:
             return theta[None]
-        fallen, eye = jnp.exp(theta[1]) * jnp.diff(jnp.asarray(self.places(at))[:, 0]), jnp.eye(self.q)
-        rho, left = jnp.exp(-fallen), jnp.sqrt(-jnp.expm1(-2 * fallen))
-        rows = [eye[0]]
+        xp, eye = namespace(theta), np.eye(self.q)
+        steps = xp.diff(xp.asarray(self.places(at))[:, 0]).reshape(-1, *(1,) * (theta.ndim - 1))
+        fallen = xp.exp(theta[1]) * steps
+        rho, left, like = xp.exp(-fallen), xp.sqrt(-xp.expm1(-2 * fallen)), xp.zeros_like(theta[0])
+        rows = [xp.stack([like + x for x in eye[0]])]
         for k in range(1, self.q):
-            rows.append(rho[k - 1] * rows[-1] + left[k - 1] * eye[k])
-        return theta[0] * jnp.stack(rows)
+            rows.append(rho[k - 1] * rows[-1] + xp.stack([left[k - 1] * x + like for x in eye[k]]))
+        return theta[0] * xp.stack(rows)
 
     def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
-        if self.q == 1:
-            return xp.ones_like(distances(at, xp))
-        return xp.exp(-xp.exp(theta[1]) * distances(at, xp))
+        d = distances(xp.asarray(at), xp)
+        d = d.reshape(*d.shape, *(1,) * (theta.ndim - 1))
+        return xp.ones_like(d + theta[0]) if self.q == 1 else xp.exp(-d * xp.exp(theta[1]))
 
-    def begin(self, size: Any, at: Any) -> list[Any]:
-        return (
-            [size[None]]
-            if self.q == 1
-            else [jnp.stack([size, -jnp.log(length)]) for length in typical(self.places(at))]
-        )
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
+        xp = namespace(lam)
+        if self.q == 1:
+            return moments(lam)[2][None]
+        sd, rate = falling(lam, distances(xp.asarray(self.places(at)), xp))
+        return xp.stack([sd, xp.log(rate)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"rate": float(np.exp(theta[1]))}
-
-
-def typical(at: Any) -> list[Any]:
-    """A short, a middling and a long distance of positions (q, d)."""
-    d = distances(jnp.asarray(at, float), jnp)
-    most = jnp.maximum(jnp.max(d), 1e-12)
-    least = jnp.min(jnp.where(d > 0, d, most))
-    return [least, jnp.sqrt(least * most), most]

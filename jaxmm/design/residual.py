@@ -242,8 +242,8 @@ def _places(bar: ErrorBar, structure: Covariance, values: np.ndarray) -> np.ndar
     if uneven:
         raise DataError(
             f"{bar.text}: {bar.kind}(...) is for times in equal steps, and those of '{bar.time}' are not "
-            f"({', '.join(_syntax.number_text(float(v)) for v in values[:4, 0])}, ..): write factor({bar.time}) to go by "
-            f"their order, or ou({bar.time} | {bar.name}), whose correlation falls with the distance"
+            f"({', '.join(_syntax.number_text(float(v)) for v in values[:4, 0])}, ..): write factor({bar.time}) to go "
+            f"by their order, or ou({bar.time} | {bar.name}), whose correlation falls with the distance"
         )
     return places.astype(int)
 
@@ -256,8 +256,8 @@ def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[
         first, second = order[again[0]], order[again[0] + 1]
         raise DataError(
             f"{bar.text}: '{subject.name}' {str(subject.levels[subject.codes[first]])!r} has two rows at "
-            f"'{bar.time}' {times[place[first]]!r} (rows {row_text(labels[first])} and {row_text(labels[second])}), and "
-            f"{len(again)} such pairs in all: keep one of them, or let a finer factor stand behind the bar"
+            f"'{bar.time}' {times[place[first]]!r} (rows {row_text(labels[first])} and {row_text(labels[second])}), "
+            f"one of {len(again)} such pairs: keep one of them, or let a finer factor stand behind the bar"
         )
 
 

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from jaxmm import costs
-from jaxmm.design import Design
 from jaxmm.design.columns import DataError
 from jaxmm.design.residual import ResidualDesign
 from jaxmm.gram import Accumulator, Gram

@@ -102,8 +102,8 @@ def subjects(
 def patterns(
     laid: Subjects, place: np.ndarray, positions: np.ndarray | None, sets: np.ndarray | None, layout: ResidualLayout
 ) -> Patterns:
-    """Of ``subjects``; ``place`` (n,) the time of each row, ``positions`` (T, ..) of the times, ``sets`` (n,) the set of
-    parameters of each row, the same for all of a subject, None for one."""
+    """Of ``subjects``; ``place`` (n,) the time of each row, ``positions`` (T, ..) of the times, ``sets`` (n,) the set
+    of parameters of each row, the same for all of a subject, None for one."""
     own = np.where(laid.rows >= 0, place[laid.rows], -1)
     which = np.zeros(laid.rows.shape[1], int) if sets is None else sets[laid.first]
     found, pattern = np.unique(np.vstack([which, own]), axis=1, return_inverse=True)

@@ -162,7 +162,7 @@ class Simulated(Responses):
                 self.truth.phi,
                 *self.truth.extras,
                 *(() if self.truth.rho is None else (self.truth.rho,)),
-            ),  # fmt: skip
+            ),
             "design": fingerprint(*self._etas.values(), *placed, self._spread, self._trials),
             **({} if self.mechanised is None else {"mechanism": _first(self.mechanised)}),
         }
