@@ -38,9 +38,10 @@ class Covariance(ABC):
         free_form: each variance and covariance that it has is free.  Where they depend on each other the likelihood may
             well have several maxima, and is searched from further starts.
         takes_inputs: ``factor`` has a use of ``at``.
+        positional: ``covariance`` gives that of any list of positions, ``at`` (k, d, ..) -> (k, k, ..), whatever q is.
+            Where ``levels`` hold these are whole numbers, the places in the order.
+        ordered: the positions are one number each, and increase.
         lanes: ``factor`` and ``from_lower`` take NumPy arrays as well as JAX's, and any axes after those named.
-        positional: all effects have one variance, theta[0]², and ``correlations`` gives those of any positions, however
-            many: errors of rows are then evaluated at the positions that a subject has.
 
     Where it needs to know more than theta (times, positions, a known matrix) it gets that as ``at``: an array of the
     term, the same for all levels.
@@ -55,11 +56,7 @@ class Covariance(ABC):
     takes_inputs: ClassVar[bool] = True
     lanes: ClassVar[bool] = False
     positional: ClassVar[bool] = False
-
-    def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
-        """Of a positional structure: (k, k, ..) at theta (m, ..) and positions ``at`` (k, d), or at theta (m,) and
-        positions (k, d, ..); ``xp`` is numpy or jax.numpy."""
-        raise NotImplementedError
+    ordered: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -83,20 +80,8 @@ class Covariance(ABC):
         return _each(lambda t: self.factor(t, at), theta, 1, at)
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
-        """D = lam lam' (q, q, ..) at theta (m, ..); of a positional structure, whose positions are given, (k, k, ..) of
-        any ``at`` (k, d, ..) and theta (m,)."""
-        if self.positional and (at is not None or not self.levels):
-            at = self.places(at)
-            xp = np if isinstance(theta, np.ndarray) and not isinstance(at, jax.Array) else jnp
-            return theta[0] ** 2 * self.correlations(theta, xp.asarray(at), xp)
-        lam = self.lam(theta, at)
-        if lam.ndim == 2:
-            return lam @ lam.T
-        return namespace(lam).sum(lam[:, None] * lam[None], axis=2)
-
-    def places(self, at: Any) -> Any:
-        """Positions (q, d): those given, or 0, 1, ..."""
-        return np.arange(self.q, dtype=float)[:, None] if at is None else at
+        """lam lam' (q, q, ..) at theta (m, ..)."""
+        return product(self.lam(theta, at))
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
         """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0: of the D nearest to lam lam'
@@ -132,11 +117,9 @@ class Covariance(ABC):
         others' over it, where they differ, and the correlations that are there."""
         D = np.asarray(self.covariance(np.asarray(theta, float)))
         sd = np.sqrt(np.diag(D))
-        ratio = sd / sd[0]
-        own = {} if np.allclose(ratio, 1) else {f"sd ratio {e}": float(x) for e, x in zip(effects, ratio, strict=True)}
         R = D / np.outer(sd, sd)
-        return own | {f"cor {effects[k]}.{effects[l]}": float(R[l, k]) for l in range(self.q) for k in range(l)
-                      if R[l, k] != 0}  # fmt: skip
+        pairs = [(k, l) for l in range(self.q) for k in range(l) if R[l, k] != 0]
+        return sd_ratios(sd, effects) | {f"cor {effects[k]}.{effects[l]}": float(R[l, k]) for k, l in pairs}
 
     def variance_rows(self) -> list[np.ndarray]:
         """Where each row of lam stands in theta, if there are several numbers: their sum of squares is a variance."""
@@ -154,45 +137,27 @@ def namespace(x: Any) -> Any:
     return np if isinstance(x, np.ndarray | np.generic) else jnp
 
 
+def product(lam: Any) -> Any:
+    """lam lam' (q, q, ..), without an array of q³."""
+    if lam.ndim == 2:
+        return lam @ lam.T
+    if isinstance(lam, np.ndarray):
+        return np.einsum("ik...,jk...->ij...", lam, lam)
+    return jnp.sum(lam[:, None] * lam[None], axis=2)  # which a compiler fuses
+
+
+def sd_ratios(sd: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+    """Standard deviations (q,) over the first, named; nothing where they are all the same."""
+    ratio = sd / sd[0]
+    return {} if np.allclose(ratio, 1) else {f"sd ratio {e}": float(x) for e, x in zip(effects, ratio, strict=True)}
+
+
 def moments(lam: Any) -> tuple[Any, Any, Any]:
     """Of D = lam lam' the standard deviations (q, ..), D itself (q, q, ..) and the root of the mean variance (..)."""
     xp = namespace(lam)
-    D = xp.sum(lam[:, None] * lam[None], axis=2)
+    D = product(lam)
     variances = xp.sum(lam * lam, axis=1)
     return xp.sqrt(variances), D, xp.sqrt(xp.mean(variances, axis=0))
-
-
-def distances(at: Any, xp: Any) -> Any:
-    """(k, k, ..) Euclid's of positions (k, d, ..), whose derivatives nobody asks for."""
-    apart = at[:, None] - at[None]
-    return xp.sqrt(xp.sum(apart * apart, axis=2))
-
-
-def rooted(R: Any, jitter: float = 0.0) -> Any:
-    """The lower triangular root of correlations (k, k, ..); ``jitter`` on their diagonal where they may be singular."""
-    xp, k = namespace(R), len(R)
-    shape, R = R.shape, xp.moveaxis(R.reshape(k, k, -1), -1, 0) + jitter * xp.eye(k)
-    try:
-        L = xp.linalg.cholesky(R)
-    except np.linalg.LinAlgError:  # of NumPy's arrays; JAX's have NaN there
-        w, Q = np.linalg.eigh(R)
-        L = np.stack([lower(q * np.sqrt(np.maximum(x, 0.0))) for x, q in zip(w, Q, strict=True)])
-    return xp.moveaxis(L, 0, -1).reshape(shape)
-
-
-def falling(lam: Any, d: Any) -> tuple[Any, Any]:
-    """Of a factor (q, q, ..) the root of the mean variance, and the rate at which -log r grows with ``d`` (q, q): by
-    least squares, each pair by r², exact where it grows in proportion."""
-    xp, (sd, D, pooled) = namespace(lam), moments(lam)
-    q = len(sd)
-    above, right = [], []
-    for a in range(q):
-        for b in range(a):
-            both = sd[a] * sd[b]
-            r = xp.clip(xp.where(both > 0, D[a, b] / xp.where(both > 0, both, 1.0), 0.5), 1e-100, 1 - 1e-9)
-            above.append(-xp.log(r) * d[a, b] * r * r)
-            right.append(d[a, b] ** 2 * r * r)
-    return pooled, sum(above) / sum(right)
 
 
 def fill(q: int, cells: tuple[np.ndarray, ...], theta: Any) -> Any:

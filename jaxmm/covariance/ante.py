@@ -1,32 +1,30 @@
-"""``ante``, ante-dependence of the first order: a variance for each effect, and a correlation of each with the next.
+"""``ante``, ante-dependence of order 1: effects in order, each with its own variance, of which one depends on those
+before it by its neighbour alone: ante(0 + time | g).
 
-Given the one before it an effect depends on no earlier one, so that r_ij is the product of the correlations between
-them.  With r_{t,t-1} = sin α_t the rows of the root of R are
-
-    l_t = sin α_t l_{t-1} + cos α_t e_t
-
-(Gabriel 1962, Ann. Math. Stat. 33, 201-212).
+R_ij = ρ_i ρ_{i+1} .. ρ_{j-1}, with a ρ_k = sin α_k for each pair of neighbours (Gabriel 1962, Ann. Math. Stat. 33,
+201-212), is the covariance of e_1 and e_{k+1} = ρ_k e_k + √(1 - ρ_k²) z_{k+1}.  sd = t², as in ``cs``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace
+from jaxmm.covariance._base import Covariance, moments, namespace, sd_ratios
 
 
 @dataclass(frozen=True)
 class AnteDependent(Covariance):
-    """theta is the roots t of the q standard deviations, sd = t², then α_2 .. α_q; where q = 1 the standard deviation
+    """theta is the roots t of the q standard deviations, then α_1 .. α_{q-1}; where q = 1 the standard deviation
     itself.
 
     Example:
-        >>> lam = mm.covariance.AnteDependent(3).lam(np.array([1.0, 1.0, 1.0, np.arcsin(0.5), np.arcsin(0.8)]), None)
+        >>> lam = mm.covariance.AnteDependent(3).lam(np.array([1.0, 1.0, 1.0, 0.5, 0.1]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        [[1.0, 0.5, 0.4], [0.5, 1.0, 0.8], [0.4, 0.8, 1.0]]
+        [[1.0, 0.48, 0.05], [0.48, 1.0, 0.1], [0.05, 0.1, 1.0]]
     """
 
     name = "ante"
@@ -48,21 +46,26 @@ class AnteDependent(Covariance):
         q, xp = self.q, namespace(theta)
         if q == 1:
             return theta[None]
-        like, eye = xp.zeros_like(theta[0]), np.eye(q)
-        rows = [xp.stack([like + x for x in eye[0]])]
+        unit = xp.asarray(np.eye(q), dtype=theta.dtype).reshape(q, q, *(1,) * (theta.ndim - 1))
+        rows = [xp.ones_like(theta[0]) * unit[0]]
         for k in range(1, q):
-            own = xp.stack([xp.cos(theta[q + k - 1]) * x for x in eye[k]])
-            rows.append(xp.sin(theta[q + k - 1]) * rows[-1] + own)
+            alpha = theta[q + k - 1]
+            rows.append(xp.sin(alpha) * rows[-1] + xp.cos(alpha) * unit[k])
         return theta[:q, None] ** 2 * xp.stack(rows)
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
-        q, xp = self.q, namespace(lam)
+        xp = namespace(lam)
         sd, D, _ = moments(lam)
-        if q == 1:
+        if self.q == 1:
             return sd
-        out = []
-        for k in range(q - 1):
-            both = sd[k] * sd[k + 1]
-            r = xp.where(both > 0, D[k, k + 1] / xp.where(both > 0, both, 1.0), 0.0)
-            out.append(xp.arcsin(xp.clip(r, -1.0, 1.0)))
-        return xp.concatenate([xp.sqrt(sd), xp.stack(out)])
+        size = sd[1:] * sd[:-1]
+        beside = xp.stack([D[k, k + 1] for k in range(self.q - 1)])
+        rho = xp.clip(xp.where(size > 0, beside / xp.where(size > 0, size, 1.0), 0.0), -1.0, 1.0)
+        return xp.concatenate([xp.sqrt(sd), xp.arcsin(rho)])
+
+    def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+        if self.q == 1:
+            return {}
+        rho = np.sin(theta[self.q :])
+        own = {f"cor {a}.{b}": float(r) for a, b, r in zip(effects[:-1], effects[1:], rho, strict=True)}
+        return sd_ratios(np.asarray(theta[: self.q], float) ** 2, effects) | own

@@ -1,59 +1,27 @@
-"""``exp``, spatial: the correlation falls exponentially with the distance, exp(pos(x, y) | g).
+"""``exp``, effects at positions, of one variance, whose correlation is exp(-d / range) at the distance d:
+exp(0 + time | g), exp(0 + pos(x, y) | g).
 
-r_ij = exp(-d_ij / range)          d_ij Euclid's distance of two positions
+The range is where the correlation has fallen to 1/e; the field is continuous and nowhere smooth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from jaxmm.covariance._base import Covariance, distances, falling, moments, namespace, rooted
+from jaxmm.covariance._decaying import Decaying
 
 
 @dataclass(frozen=True)
-class Exponential(Covariance):
-    """theta is the standard deviation and log range; ``at`` (q, d) the positions.
+class Exponential(Decaying):
+    """theta is the standard deviation and, where q > 1, log range; ``at`` the positions (q, d).
 
     Example:
-        >>> structure = mm.covariance.Exponential(2)
-        >>> structure.covariance(np.array([1.0, 0.0]), np.array([[0.0, 0.0], [3.0, 4.0]])).round(3).tolist()
-        [[1.0, 0.007], [0.007, 1.0]]
+        >>> at = np.array([[0.0, 0.0], [3.0, 4.0]])
+        >>> D = mm.covariance.Exponential(2).covariance(np.array([2.0, np.log(3.0)]), at)
+        >>> D.round(3).tolist()
+        [[4.0, 0.756], [0.756, 4.0]]
     """
 
     name = "exp"
-    positional = True
-    lanes = True
     triangular = True
-
-    @property
-    def num_params(self) -> int:
-        return min(self.q, 2)
-
-    @property
-    def scale_power(self) -> np.ndarray:
-        return np.array([2, 0])[: self.num_params]
-
-    def factor(self, theta: Any, at: Any = None) -> Any:
-        xp = namespace(theta)
-        return theta[0] * rooted(self.correlations(theta, self.places(at), xp))
-
-    def correlations(self, theta: Any, at: Any, xp: Any) -> Any:
-        d = distances(xp.asarray(at), xp)
-        d = d.reshape(*d.shape, *(1,) * (theta.ndim - 1))
-        if self.q == 1:
-            return xp.ones_like(d + theta[0])
-        return xp.exp(-d * xp.exp(-theta[1]))
-
-    def from_lower(self, lam: Any, at: Any = None) -> Any:
-        xp = namespace(lam)
-        if self.q == 1:
-            return moments(lam)[2][None]
-        sd, rate = falling(lam, distances(xp.asarray(self.places(at)), xp))
-        return xp.stack([sd, -xp.log(rate)])
-
-    def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
-        return {} if self.q == 1 else {"range": float(np.exp(theta[1]))}
+    nugget = 1e-12

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from jaxmm.covariance._base import Covariance, moments, namespace
-from jaxmm.covariance.toep import angles, stationary
+from jaxmm.covariance.toep import angles, by_lag, correlations, of_lags, root
 
 
 @dataclass(frozen=True)
 class HomogeneousToeplitz(Covariance):
-    """theta is the standard deviation, then α_1 .. α_{q-1} as of ``Toeplitz``.
+    """theta is the standard deviation, then the angles α_1 .. α_{q-1} of partial autocorrelations.
 
     Example:
-        >>> lam = mm.covariance.HomogeneousToeplitz(2).lam(np.array([2.0, np.arcsin(0.5)]), None)
+        >>> lam = mm.covariance.HomogeneousToeplitz(3).lam(np.array([2.0, 0.5, 0.1]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        [[4.0, 2.0], [2.0, 4.0]]
+        [[4.0, 1.92, 1.23], [1.92, 4.0, 1.92], [1.23, 1.92, 4.0]]
     """
 
     name = "homtoep"
@@ -38,15 +38,14 @@ class HomogeneousToeplitz(Covariance):
         return np.array([2] + [0] * (self.q - 1))
 
     def factor(self, theta: Any, at: Any = None) -> Any:
-        return theta[None] if self.q == 1 else theta[0] * stationary(theta[1:])
+        return theta[None] if self.q == 1 else theta[0] * root(theta[1:])
+
+    def covariance(self, theta: Any, at: Any = None) -> Any:
+        return theta[None] ** 2 if self.q == 1 else theta[0] ** 2 * of_lags(correlations(theta[1:]), self.q)
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
-        xp, (_, _, pooled) = namespace(lam), moments(lam)
-        return pooled[None] if self.q == 1 else xp.concatenate([pooled[None], angles(lam)])
+        _, _, pooled = moments(lam)
+        return pooled[None] if self.q == 1 else namespace(lam).concatenate([pooled[None], angles(lam)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
-        if self.q == 1:
-            return {}
-        R = np.asarray(stationary(np.asarray(theta[1:], float)))
-        rho = (R @ R.T)[0]
-        return {f"rho{k}": float(rho[k]) for k in range(1, self.q)}
+        return by_lag(theta[1:])

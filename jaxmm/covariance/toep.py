@@ -1,12 +1,13 @@
-"""``toep``, Toeplitz: a variance for each effect, and a correlation for each distance of two effects in their order.
+"""``toep``, Toeplitz: effects in order, a variance for each, and a correlation for each lag: toep(0 + time | g).
 
-Any partial autocorrelations π_k = sin α_k in [-1, 1] are those of one matrix R_ij = ρ_|i-j| (Barndorff-Nielsen & Schou
-1973, J. Multivar. Anal. 3, 408-419).  Durbin and Levinson's recursion makes of them the coefficients of the best
-prediction of an effect from the k before it, and so the lower triangular root of R, row by row:
+Any positive semidefinite Toeplitz R has partial autocorrelations π_k = sin α_k, free in [-1, 1], from which Durbin and
+Levinson's recursion makes the coefficients φ of the best prediction of an effect from the k before it, its error v_k
+and the correlations:
 
-    φ_kk = π_k,   φ_kj = φ_{k-1,j} - π_k φ_{k-1,k-j},      l_t = Σ_j φ_{t-1,j} l_{t-j} + Π_{j<t} cos α_j e_t
+    ρ_k = π_k v_{k-1} + Σ_j φ_j ρ_{k-j},      φ_j <- φ_j - π_k φ_{k-j},  φ_k = π_k,      v_k = v_{k-1} (1 - π_k²)
 
-so that π_k = ±1 is an ordinary point.
+The rows of the lower triangular root are the same predictions, L_k = Σ_j φ_j L_{k-j} + √v_k e_k with √v_k = Π cos α.
+sd = t², as in ``cs``.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace
+from jaxmm.covariance._base import Covariance, moments, namespace, sd_ratios
 
 
 @dataclass(frozen=True)
 class Toeplitz(Covariance):
-    """theta is the roots t of the q standard deviations, sd = t², then α_1 .. α_{q-1}; where q = 1 the standard
-    deviation itself.
+    """theta is the roots t of the q standard deviations, then α_1 .. α_{q-1}; where q = 1 the standard deviation
+    itself.
 
     Example:
-        >>> lam = mm.covariance.Toeplitz(3).lam(np.array([1.0, 1.0, 1.0, np.arcsin(0.5), 0.0]), None)
+        >>> lam = mm.covariance.Toeplitz(3).lam(np.array([1.0, 1.0, 1.0, 0.5, 0.1]), None)
         >>> (lam @ lam.T).round(2).tolist()
-        [[1.0, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 1.0]]
+        [[1.0, 0.48, 0.31], [0.48, 1.0, 0.48], [0.31, 0.48, 1.0]]
     """
 
     name = "toep"
@@ -48,61 +49,83 @@ class Toeplitz(Covariance):
 
     def factor(self, theta: Any, at: Any = None) -> Any:
         q = self.q
-        return theta[None] if q == 1 else theta[:q, None] ** 2 * stationary(theta[q:])
+        return theta[None] if q == 1 else theta[:q, None] ** 2 * root(theta[q:])
+
+    def covariance(self, theta: Any, at: Any = None) -> Any:
+        q = self.q
+        if q == 1:
+            return theta[None] ** 2
+        return (theta[:q, None] * theta[None, :q]) ** 2 * of_lags(correlations(theta[q:]), q)
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
-        xp, (sd, _, _) = namespace(lam), moments(lam)
+        sd, _, _ = moments(lam)
+        xp = namespace(lam)
         return sd if self.q == 1 else xp.concatenate([xp.sqrt(sd), angles(lam)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
-        if self.q == 1:
-            return {}
-        return super().parameters(theta, effects) if self.q < 3 else spelt(theta, self.q, effects)
+        sd = np.sqrt(np.diag(self.covariance(np.asarray(theta, float))))
+        return sd_ratios(sd, effects) | by_lag(theta[self.q :])
 
 
-def spelt(theta: np.ndarray, q: int, effects: Sequence[str]) -> dict[str, float]:
-    """Ratios of standard deviations, and the correlation at each distance."""
-    sd, R = theta[:q] ** 2, stationary(theta[q:])
-    rho = (R @ R.T)[0]
-    own = {f"sd ratio {e}": float(x / sd[0]) for e, x in zip(effects, sd, strict=True)}
-    return own | {f"rho{k}": float(rho[k]) for k in range(1, q)}
+def _steps(alpha: Any) -> list[tuple[Any, Any, Any]]:
+    """Before each lag k = 1 .. q-1 and after the last: φ (k-1, ..), √v_{k-1} (..), and ρ (k, ..) from lag 0."""
+    xp = namespace(alpha)
+    phi, spread, rho = alpha[:0], xp.ones_like(alpha[0]), xp.ones_like(alpha[:1])
+    out = [(phi, spread, rho)]
+    for a in alpha:
+        pi = xp.sin(a)
+        new = pi * spread**2 + xp.sum(phi * rho[:0:-1], axis=0)
+        rho = xp.concatenate([rho, new[None]])
+        phi = xp.concatenate([phi - pi * phi[::-1], pi[None]])
+        spread = spread * xp.cos(a)
+        out.append((phi, spread, rho))
+    return out
 
 
-def stationary(alpha: Any) -> Any:
-    """The lower triangular root of R, (q, q, ..), from α (q - 1, ..)."""
+def correlations(alpha: Any) -> Any:
+    """ρ (q, ..) of lags 0 .. q-1 from α (q-1, ..)."""
+    return _steps(alpha)[-1][2]
+
+
+def root(alpha: Any) -> Any:
+    """The lower triangular root (q, q, ..) of R from α (q-1, ..)."""
     xp, q = namespace(alpha), len(alpha) + 1
-    like = xp.zeros_like(alpha[0])
-    pi, cos = xp.sin(alpha), xp.cos(alpha)
-    eye = np.eye(q)
-    rows = [xp.stack([like + x for x in eye[0]])]
-    phi: list[Any] = []
-    left = like + 1.0
-    for k in range(1, q):
-        phi = [phi[j] - pi[k - 1] * phi[k - 2 - j] for j in range(k - 1)] + [pi[k - 1]]
-        left = left * cos[k - 1]
-        row = xp.stack([left * x for x in eye[k]])
-        for j in range(k):
-            row = row + phi[j] * rows[k - 1 - j]
-        rows.append(row)
-    return xp.stack(rows)
+    unit = xp.asarray(np.eye(q), dtype=alpha.dtype).reshape(q, q, *(1,) * (alpha.ndim - 1))
+    rows = xp.zeros((0, q, *alpha.shape[1:]), dtype=alpha.dtype)
+    for k, (phi, spread, _) in enumerate(_steps(alpha)):
+        row = xp.sum(phi[:, None] * rows[::-1], axis=0) + spread * unit[k]
+        rows = xp.concatenate([rows, row[None]])
+    return rows
+
+
+def of_lags(rho: Any, q: int) -> Any:
+    """(q, q, ..) with ρ_|i-j|."""
+    return rho[np.abs(np.subtract.outer(np.arange(q), np.arange(q)))]
 
 
 def angles(lam: Any) -> Any:
-    """α (q - 1, ..) of the mean correlation at each distance, from a factor (q, q, ..): as near as partial
-    autocorrelations within [-1, 1] lead."""
-    xp, (sd, D, _) = namespace(lam), moments(lam)
-    q = len(sd)
-    rho = []
+    """α (q-1, ..) of the correlations of each lag, on the average, from a lower triangular factor (q, q, ..); of the
+    Toeplitz R nearest by its partial autocorrelations where these make none."""
+    xp, q = namespace(lam), len(lam)
+    sd, D, _ = moments(lam)
+    phi, error, rho, out = lam[:0, 0], xp.ones_like(sd[0]), xp.ones_like(sd[:1]), []
     for k in range(1, q):
-        together = sum(sd[i] * sd[i + k] for i in range(q - k))
-        total = sum(D[i, i + k] for i in range(q - k))
-        rho.append(xp.where(together > 0, total / xp.where(together > 0, together, 1.0), 0.0))
-    phi: list[Any] = []
-    out, left = [], xp.ones_like(rho[0])
-    for k in range(1, q):
-        excess = rho[k - 1] - sum(phi[j] * rho[k - 2 - j] for j in range(k - 1))
-        pi = xp.clip(xp.where(left > 1e-12, excess / xp.where(left > 1e-12, left, 1.0), 0.0), -1.0, 1.0)
-        phi = [phi[j] - pi * phi[k - 2 - j] for j in range(k - 1)] + [pi]
-        left = left * (1 - pi**2)
+        together = xp.sum(sd[k:] * sd[:-k], axis=0)
+        total = sum(D[j, j + k] for j in range(q - k))
+        r = xp.where(together > 0, total / xp.where(together > 0, together, 1.0), 0.0)
+        known = xp.sum(phi * rho[:0:-1], axis=0)
+        real = error > 1e-14
+        pi = xp.clip(xp.where(real, (r - known) / xp.where(real, error, 1.0), 0.0), -1.0, 1.0)
+        rho = xp.concatenate([rho, (known + pi * error)[None]])
+        phi = xp.concatenate([phi - pi * phi[::-1], pi[None]])
+        error = error * (1 - pi) * (1 + pi)
         out.append(xp.arcsin(pi))
     return xp.stack(out)
+
+
+def by_lag(alpha: np.ndarray) -> dict[str, float]:
+    """The correlation of each lag, named."""
+    if not len(alpha):
+        return {}
+    rho = correlations(np.asarray(alpha, float))
+    return {f"rho{k}": float(rho[k]) for k in range(1, len(rho))}
