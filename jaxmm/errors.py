@@ -114,6 +114,16 @@ def log_phi(d: ResidualDesign, gamma: np.ndarray, sigma: float) -> np.ndarray:
     return 2 * np.log(sigma) * d.constant + np.insert(np.asarray(gamma, float), d.left, 0.0)
 
 
+def check_alike(model: Any, what: str) -> None:
+    """Raises NotImplementedError, of ``what`` is asked for, where the errors of a model have a covariance of their own;
+    nothing of what is no model."""
+    own = getattr(getattr(model, "design", None), "residual", None)
+    if own is not None:
+        raise NotImplementedError(
+            f"{what} cannot be had yet of a model whose errors are correlated or of unequal variances, {own.text!r}"
+        )
+
+
 # ---------------------------------------------------------------- row by row
 @dataclass(frozen=True, eq=False)
 class RowErrors:

@@ -27,6 +27,7 @@ from jaxmm.residual import prepare
 from jaxmm.rows import Rows, make_rows
 from jaxmm.start_given import raised_theta
 
+FLAT = 1e-9  # least eigenvalue of the errors' covariance, over its trace: it is singular
 EXACT = 1e-9  # a residual variance below this share of the response's: rounding shows
 
 
@@ -205,6 +206,12 @@ class Linear:
 
     def remarks(self, fit: Any) -> list[str]:
         d = fit.model.design
+        own = fit.residual
+        if own is not None and any(np.linalg.eigvalsh(V)[0] <= FLAT * np.trace(V) for V in own.matrices):
+            return [
+                f"the covariance of the errors is singular, or nearly so: the data do not bear the {len(fit.theta)} "
+                f"parameters of {own.text}; a structure with fewer, such as toep, ar1 or cs, may do"
+            ]
         spread = float(np.var(d.y - (0.0 if d.offset is None else d.offset)))
         if fit.scale > EXACT * spread:
             return []

@@ -31,7 +31,7 @@ from jaxmm.sources.truth import as_start
 
 # what other modules read of a model: how its arrays are made, and steps from one model to another
 _UNLISTED = frozenset(
-    {"accumulator", "check_errors_alike", "elimination", "groupings", "parts", "structure", "theta_terms", "unit",
+    {"accumulator", "elimination", "groupings", "parts", "structure", "theta_terms", "unit",
      "with_arrays", "with_design", "with_likelihood"}
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ import pandas as pd
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
-from jaxmm.errors import joined, row_errors
+from jaxmm.errors import check_alike, joined, row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
 from jaxmm.links import Link, Log
@@ -119,7 +119,7 @@ def check_scale(fit: Fitted, scale: str) -> None:
     if scale == "zero" and "zi" not in fit.model.design.predictors:
         raise ValueError("scale='zero' is the probability of an extra zero, which the model has not: zero_inflation=")
     if scale == "dispersion":
-        fit.model.check_errors_alike("scale='dispersion'")
+        check_alike(fit.model, "scale='dispersion'")
     if scale == "dispersion" and not fit.family.num_phi:
         raise ValueError(f"scale='dispersion': the {fit.family.name} family has no dispersion")
 

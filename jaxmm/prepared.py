@@ -117,14 +117,6 @@ class Prepared(ABC):
         with computing(self.device), jax.ensure_compile_time_eval():
             return self.likelihood.rows(self.accumulator, self.arrays, self.design)
 
-    def check_errors_alike(self, what: str) -> None:
-        """Raises NotImplementedError, of ``what`` is asked for, where errors have a covariance of their own."""
-        own = self.design.residual
-        if own is not None:
-            raise NotImplementedError(
-                f"{what} cannot be had yet of a model whose errors are correlated or of unequal variances, {own.text!r}"
-            )
-
     def with_response(self, y: Any) -> Self:
         """The same design with another response; compiles nothing.
 

@@ -21,6 +21,7 @@ from jaxmm._text import Grid, Printed, frame_parts, number_text, some
 from jaxmm.batch.apart import without_each
 from jaxmm.crossval.density import estimated, of_fit, predictive
 from jaxmm.crossval.folds import Folds, make_folds
+from jaxmm.errors import check_alike
 from jaxmm.fit import Fit
 from jaxmm.frames import as_backend
 from jaxmm.inference.influence import told_without
@@ -68,8 +69,7 @@ def cross_validate(model: Any, *, by: Any = None, folds: int | None = None, key:
         >>> round(found.elpd, 1), found.frame.shape[0]
         (-891.6, 18)
     """
-    if callable(check := getattr(getattr(model, "model", model), "check_errors_alike", None)):
-        check("cross-validation")
+    check_alike(getattr(model, "model", model), "cross-validation")
     design = unfitted(model).design
     plan = make_folds(design, by, folds, key, outermost(unfitted(model)))
     fit: Fit = model if isinstance(model, Fit) else model.fit()

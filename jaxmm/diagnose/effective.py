@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmm.design.predictor import MEAN
-from jaxmm.errors import row_errors
+from jaxmm.errors import check_alike, row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.residuals import residuals
 
@@ -34,7 +34,7 @@ def effective_df(fit: Fitted) -> float:
     """Coefficients and effects of the mean's predictor."""
     if fit.model.design.residual is not None and not fit.model.design.factors:
         return float(len(fit.fixef))
-    fit.model.check_errors_alike("the effective degrees of freedom")
+    check_alike(fit.model, "the effective degrees of freedom")
     d, scale = fit.model.design, fit.model.likelihood.effects_scale(fit.estimates)
     total = float(len(d.columns))
     for f, factor in enumerate(d.factors):
@@ -52,7 +52,7 @@ def leverages(fit: Fitted) -> np.ndarray:
     """(n,) of the rows that count, between 0 and 1: each row's part of ``effective_df``."""
     if fit.model.design.residual is not None and not fit.model.design.factors:
         return _generalised_least_squares(fit)
-    fit.model.check_errors_alike("leverage")
+    check_alike(fit.model, "leverage")
     d, X = fit.model.design, fit.model.design.X
     W = working_weights(fit)
     with np.errstate(all="ignore"):

@@ -26,6 +26,7 @@ from jaxmm._text import Printed
 from jaxmm.batch.apart import can_be_apart, fits_apart
 from jaxmm.batch.engine import fit_many
 from jaxmm.covariance import lower
+from jaxmm.errors import check_alike
 from jaxmm.fitted import Fitted
 from jaxmm.frames import as_backend
 from jaxmm.layout import Parameters
@@ -96,7 +97,7 @@ def _theta(arrays: Any, random: np.random.Generator) -> np.ndarray:
 # ---------------------------------------------------------------- the result
 def multistart(fit: Fitted, n: int, key: Any, batch: int | None = None, progress: bool = False) -> Multistart:
     """See ``Fit.multistart``."""
-    fit.model.check_errors_alike("multistart()")
+    check_alike(fit.model, "multistart()")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive number of starts, not {n!r}")
     with computing(fit.model.device):

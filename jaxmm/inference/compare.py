@@ -196,12 +196,22 @@ def _criteria(f: Fit) -> dict[str, Any]:
     return {"npar": f.df, "aic": f.aic, "aicc": aicc(f), "bic": f.bic, "loglik": f.loglik, "deviance": f.deviance}
 
 
+def _errors(fit: Fit) -> str:
+    """What a formula says nothing of."""
+    own = fit.model.design.residual
+    if own is None:
+        return ""
+    parts = [f"residual {own.text}"] if own.subject is not None else []
+    parts += [f"dispersion {own.dispersion.formula}"] if own.dispersion is not None else []
+    return "; " + "; ".join(parts)
+
+
 def _formulas(fits: Sequence[Fit], called: Sequence[str]) -> dict[str, str]:
     """By label; with the family where they differ in it."""
     families = [f", {f.family.name} ({f.family.link.name})" for f in fits]
     one = len(set(families)) == 1
     named = zip(called, fits, families, strict=True)
-    return {name: f.formula + ("" if one else family) for name, f, family in named}
+    return {name: f.formula + _errors(f) + ("" if one else family) for name, f, family in named}
 
 
 def _unconverged(fits: Sequence[Fit], called: Sequence[str]) -> list[str]:

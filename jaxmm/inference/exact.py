@@ -31,6 +31,7 @@ from jaxmm._random import as_key, words
 from jaxmm._text import as_html, as_text, p_value
 from jaxmm.describe import spell
 from jaxmm.design import Design
+from jaxmm.errors import check_alike
 from jaxmm.fitted import Fitted
 from jaxmm.objective.lmm import deviance
 
@@ -112,8 +113,7 @@ def exact_rlrt(fit: Fitted, term: str | None = None, *, key: Any, n: int = DRAWS
 
 def check(fit: Any, n: Any) -> None:
     """Raises TypeError for what is no fit, and ValueError, with what would be accepted."""
-    if callable(getattr(getattr(fit, "model", None), "check_errors_alike", None)):
-        fit.model.check_errors_alike("exact_rlrt()")
+    check_alike(getattr(fit, "model", None), "exact_rlrt()")
     if not isinstance(fit, Fitted):
         raise TypeError(f"the exact test takes a fit, as from lmm(), not {type(fit).__name__}")
     if not fit.reml:

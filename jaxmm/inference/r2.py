@@ -28,6 +28,7 @@ import pandas as pd
 from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.design.predictor import MEAN
+from jaxmm.errors import check_alike
 from jaxmm.estimate_glmm import estimate_within
 from jaxmm.fitted import Fitted
 from jaxmm.inference.wald import check_level, check_no_level
@@ -230,13 +231,13 @@ class How(NamedTuple):
 
 def r2(fit: Fitted, how: How) -> pd.Series | pd.DataFrame:
     """See ``Fit.r2``."""
-    fit.model.check_errors_alike("R²")
+    check_alike(fit.model, "R²")
     return _table(fit, Parts.r2, how)
 
 
 def icc(fit: Fitted, by_group: bool, how: How) -> pd.Series | pd.DataFrame:
     """See ``Fit.icc``."""
-    fit.model.check_errors_alike("the intraclass correlation")
+    check_alike(fit.model, "the intraclass correlation")
     return _table(fit, lambda parts: parts.icc(by_group), how)
 
 

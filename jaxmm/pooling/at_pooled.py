@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxmm._compiled import Program
 from jaxmm._context import computing
+from jaxmm.errors import check_alike
 from jaxmm.layout import Parameters
 from jaxmm.objective import laplace, lmm, quadrature
 from jaxmm.objective.mode import find_mode, zero_effects
@@ -41,7 +42,7 @@ def neg2_logliks(sets: DataSets) -> np.ndarray:
     truth, found = None, []
     for k in range(len(sets)):
         data = sets.data(k)
-        data.model.check_errors_alike("method='D3'")
+        check_alike(data.model, "method='D3'")
         truth = pooled_truth(sets, data.model) if truth is None else truth
         if not sets.fits:
             own = _at(as_start(data.model, pooled_truth(sets.take(np.array([k])), data.model)), data)

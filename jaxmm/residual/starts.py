@@ -66,7 +66,7 @@ def _some(p: Patterns, structure: Covariance) -> tuple[Any, np.ndarray]:
         values = np.unique(np.moveaxis(flat, 1, -1)[real], axis=0)
         some = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_TIMES)).astype(int))
         return values[some], np.arange(len(some))
-    T = structure.q
+    T = len(p.there) if p.place is None else structure.q
     if not structure.positional or T <= MOST_TIMES:
         return positions, np.arange(T)
     some = np.unique(np.linspace(0, T - 1, MOST_TIMES).astype(int))

@@ -22,6 +22,7 @@ import numpy as np
 from jaxmm._keywords import SIMULATING, known_keywords
 from jaxmm._random import as_key, normals_of, replicate_words, threefry, words
 from jaxmm._types import Array
+from jaxmm.errors import check_alike
 from jaxmm.gram import Gram
 from jaxmm.lanes.closed_form import BlockData, Blocks, can_have_blocks
 from jaxmm.lanes.entrywise import cholesky
@@ -58,7 +59,7 @@ class DirectlySimulated(Responses):
 
     @known_keywords(SIMULATING)
     def __init__(self, model: Prepared, truth: Any, n: int, key: Any):
-        model.check_errors_alike("a draw of statistics without responses, DirectlySimulated,")
+        check_alike(model, "a draw of statistics without responses, DirectlySimulated,")
         self.n, self._key = check_n(n), words(as_key(key))
         model = unfitted(model)
         if not model.likelihood.precisions or not can_have_blocks(model.structure):

@@ -20,6 +20,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._random import as_key, as_keys, replicate_words, words
 from jaxmm._types import Array
+from jaxmm.errors import check_alike
 from jaxmm.predict import linear_predictor, rows_used
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
@@ -86,7 +87,7 @@ class Residual(Responses):
     endless = True  # a block may go beyond n
 
     def __init__(self, fit: Any, n: int, key: Any):
-        fit.model.check_errors_alike("the residual bootstrap")
+        check_alike(fit.model, "the residual bootstrap")
         model = fit.model
         if not model.likelihood.exact:
             raise ValueError(
@@ -160,7 +161,7 @@ class Case(Responses):
     varies = frozenset({"y", "copies"})
 
     def __init__(self, fit: Any, n: int, key: Any):
-        fit.model.check_errors_alike("the case bootstrap")
+        check_alike(fit.model, "the case bootstrap")
         outer = outermost(fit.model)
         if outer is None:
             names = " and ".join(f"'{f.name}'" for f in fit.model.design.factors)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
+from jaxmm.errors import check_alike
 from jaxmm.sources.truth import Truth
 
 
@@ -47,7 +48,7 @@ def unit_of(model: Any, truth: Truth) -> Unit:
     Raises:
         ValueError: a generalised model, whose information depends on the responses; crossed factors.
     """
-    model.check_errors_alike("expected information")
+    check_alike(model, "expected information")
     d, plan = model.design, model.elimination
     if not model.likelihood.exact:
         raise ValueError(

@@ -25,6 +25,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
+from jaxmm.errors import check_alike
 from jaxmm.estimate import explained
 from jaxmm.fitted import Fitted
 from jaxmm.gram import Gram
@@ -37,7 +38,7 @@ from jaxmm.rows import Rows
 
 def leverage(fit: Fitted) -> np.ndarray:
     """h (n,) of the rows that count; NaN where several predictors have effects or columns."""
-    fit.model.check_errors_alike("leverage")
+    check_alike(fit.model, "leverage")
     model, e = fit.model, fit.estimates
     arrays: Any = model.arrays
     ones = np.ones(len(model.design.y))
@@ -51,7 +52,7 @@ def leverage(fit: Fitted) -> np.ndarray:
 
 def marginal_leverage(fit: Fitted) -> np.ndarray:
     """The diagonal of X(X'V⁻¹X)⁻¹X'V⁻¹ (n,) of a linear model: V⁻¹X = W(X − Z NB)."""
-    fit.model.check_errors_alike("leverage")
+    check_alike(fit.model, "leverage")
     model, e, d = fit.model, fit.estimates, fit.model.design
     arrays: Any = model.arrays
     with computing(model.device):

@@ -1,0 +1,354 @@
+"""Errors that are correlated within subjects or of unequal variances: the likelihood written out densely, closed forms,
+and invariances."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import jaxmm as mm
+from jaxmm import DataError, FormulaError
+from jaxmm.covariance import STRUCTURES
+from jaxmm.residual import PatternRows, PatternSums
+
+N, VISITS = 16, ["a", "b", "c", "d"]
+
+
+def table(missing: float = 0.2) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    errors = rng.normal(size=(N, 4)) @ np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(4), range(4)))).T
+    d = pd.DataFrame({
+        "subject": np.repeat([f"s{k:02d}" for k in range(N)], 4),
+        "visit": pd.Categorical(VISITS * N, VISITS),
+        "time": np.tile([0.0, 1.0, 2.0, 3.0], N),
+        "late": np.tile([0.0, 1.0, 2.5, 6.0], N),
+        "arm": np.repeat(np.where(np.arange(N) % 2, "x", "y"), 4),
+        "site": np.repeat([f"site{k // 4}" for k in range(N)], 4),
+        "w": rng.uniform(0.5, 2, 4 * N),
+    })  # fmt: skip
+    d["y"] = 1 + 0.5 * d["time"] + errors.ravel() * np.tile([1.0, 1.2, 1.5, 1.9], N) + np.repeat(rng.normal(size=N), 4)
+    return d[rng.random(4 * N) >= missing].reset_index(drop=True)
+
+
+DATA = table()
+MEAN = "y ~ time * arm"
+
+
+def dense_loglik(fit, R: np.ndarray, D: np.ndarray | None = None, by: str = "subject") -> float:
+    """At β̂ by ML; restricted by REML without log|X'X|; R (n, n), D the variance of an intercept ``by`` a column."""
+    d, X = fit.model.design, fit.model.design.X
+    V = R.copy()
+    if D is not None:
+        codes = pd.factorize(DATA[by])[0]
+        V += D * (codes[:, None] == codes)
+    W = np.linalg.inv(V)
+    beta = np.linalg.solve(X.T @ W @ X, X.T @ W @ d.y)
+    np.testing.assert_allclose(fit.fixef, beta, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(fit.vcov(), np.linalg.inv(X.T @ W @ X), rtol=1e-6, atol=1e-10)
+    e = d.y - X @ beta
+    value = np.linalg.slogdet(V)[1] + e @ W @ e
+    n = len(e)
+    if fit.reml:
+        value, n = value + np.linalg.slogdet(X.T @ W @ X)[1], n - X.shape[1]
+    return -0.5 * (value + n * np.log(2 * np.pi))
+
+
+def within_subjects(fit, data=None, by=None) -> np.ndarray:
+    """R (n, n) from ``fit.residual.cov``."""
+    data = DATA if data is None else data
+    place = data["visit"].cat.codes.to_numpy()
+    covs = fit.residual.cov
+    subject = data["subject"].to_numpy()
+    R = np.zeros((len(data), len(data)))
+    for i in range(len(data)):
+        C = covs if by is None else covs[data[by].iloc[i]]
+        R[i] = (subject[i] == subject) * C.to_numpy()[place[i], place]
+    return R
+
+
+def best_within(fit, loglik) -> None:
+    """No scaling of the covariance does better."""
+    at = loglik(1.0)
+    assert max(loglik(0.98), loglik(1.02)) < at
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_the_likelihood_written_out(name, reml):
+    time = "visit" if not STRUCTURES[name].positional or STRUCTURES[name].levels else "time"
+    fit = mm.lmm(MEAN, DATA, residual=f"{name}({time} | subject)", reml=reml)
+    assert fit.converged and isinstance(fit.model.arrays.residual, PatternSums)
+    R = within_subjects(fit)
+    assert fit.loglik == pytest.approx(dense_loglik(fit, R), abs=1e-7)
+    best_within(fit, lambda c: dense_loglik_of(fit, c * R))
+    structure = STRUCTURES[name](4)
+    assert fit.df == 4 + structure.num_params
+    assert fit.residual.sd.to_numpy() == pytest.approx(np.sqrt(np.diag(fit.residual.cov)))
+
+
+def dense_loglik_of(fit, V) -> float:
+    d, X = fit.model.design, fit.model.design.X
+    W = np.linalg.inv(V)
+    e = d.y - X @ np.linalg.solve(X.T @ W @ X, X.T @ W @ d.y)
+    rest = np.linalg.slogdet(X.T @ W @ X)[1] if fit.reml else 0.0
+    return -0.5 * (np.linalg.slogdet(V)[1] + e @ W @ e + rest)
+
+
+@pytest.mark.parametrize(("bar", "by"), [("(1 | site)", "site"), ("(1 | subject)", "subject")])
+def test_with_random_effects(bar, by):
+    fit = mm.lmm(f"{MEAN} + {bar}", DATA, residual="hetar1(visit | subject)")
+    assert fit.converged and isinstance(fit.model.arrays.residual, PatternRows)
+    D = float(fit.varcorr().cov[by].iloc[0, 0])
+    assert fit.loglik == pytest.approx(dense_loglik(fit, within_subjects(fit), D, by), abs=1e-7)
+    without = mm.lmm(MEAN, DATA, residual="hetar1(visit | subject)")
+    assert fit.loglik >= without.loglik - 1e-9
+
+
+def test_rows_and_sums_are_one_likelihood(monkeypatch):
+    monkeypatch.setattr("jaxmm.costs.PATTERN_SUMS", 0)
+    by_rows = mm.lmm(MEAN, DATA, residual="us(visit | subject)")
+    assert isinstance(by_rows.model.arrays.residual, PatternRows)
+    monkeypatch.undo()
+    by_sums = mm.lmm(MEAN, DATA, residual="us(visit | subject)")
+    assert by_rows.loglik == pytest.approx(by_sums.loglik, abs=1e-8)
+    np.testing.assert_allclose(by_rows.residual.cov, by_sums.residual.cov, rtol=1e-4)
+
+
+def test_parameters_of_each_arm():
+    fit = mm.lmm(MEAN, DATA, residual="cs(visit | subject, by=arm)")
+    R = within_subjects(fit, by="arm")
+    assert fit.converged and fit.loglik == pytest.approx(dense_loglik(fit, R), abs=1e-7)
+    assert fit.df == 4 + 2 * 5 and list(fit.residual.cov) == ["x", "y"]
+
+
+def test_weights_are_precisions():
+    fit = mm.lmm(MEAN, DATA, residual="ar1(visit | subject)", weights="w")
+    w = 1 / np.sqrt(DATA["w"].to_numpy())
+    assert fit.loglik == pytest.approx(dense_loglik(fit, w[:, None] * within_subjects(fit) * w), abs=1e-7)
+
+
+def test_unequal_variances():
+    """With a formula for log φ, by itself, with random effects, and beside correlations."""
+    fit = mm.lmm(MEAN, DATA, dispersion="~ arm + time")
+    gamma = fit.coef_table(component="phi")["estimate"]
+    arm = (DATA["arm"] == "y").to_numpy()
+    phi = np.exp(gamma["(Intercept)"] + gamma["army"] * arm + gamma["time"] * DATA["time"].to_numpy())
+    assert fit.loglik == pytest.approx(dense_loglik(fit, np.diag(phi)), abs=1e-7)
+    both = mm.lmm(MEAN + " + (1 | site)", DATA, dispersion="~ time", residual="ar1(visit | subject)")
+    s = np.exp(0.5 * both.coef_table(component="phi")["estimate"]["time"] * DATA["time"].to_numpy())
+    D = float(both.varcorr().cov["site"].iloc[0, 0])
+    R = s[:, None] * within_subjects(both) * s
+    assert both.loglik == pytest.approx(dense_loglik(both, R, D, "site"), abs=1e-7)
+
+
+def test_a_formula_of_log_phi_is_coded_as_one_likes():
+    fits = [mm.lmm(MEAN, DATA, dispersion=f, reml=False) for f in ("~ arm", "~ 0 + arm")]
+    assert fits[0].loglik == pytest.approx(fits[1].loglik, abs=1e-8)
+    a, b = (f.coef_table(component="phi")["estimate"] for f in fits)
+    np.testing.assert_allclose([a.iloc[0], a.iloc[0] + a.iloc[1]], b, atol=1e-5)
+
+
+def test_independent_errors_of_one_variance_are_a_regression():
+    fit = mm.lmm(MEAN, DATA, residual="homdiag(visit | subject)")
+    X, y = fit.model.design.X, fit.model.design.y
+    beta, rss = np.linalg.lstsq(X, y, rcond=None)[:2]
+    assert fit.sigma**2 == pytest.approx(rss[0] / (len(y) - 4), rel=1e-9)
+    np.testing.assert_allclose(fit.fixef, beta, rtol=1e-9)
+    unequal = mm.lmm(MEAN, DATA, residual="diag(visit | subject)")
+    same = mm.lmm(MEAN, DATA, dispersion="~ visit")
+    assert unequal.loglik == pytest.approx(same.loglik, abs=1e-8)
+
+
+def test_one_correlation_is_a_random_intercept():
+    fit = mm.lmm(MEAN, DATA, residual="homcs(visit | subject)")
+    other = mm.lmm(MEAN + " + (1 | subject)", DATA)
+    assert fit.loglik == pytest.approx(other.loglik, abs=1e-8)
+    np.testing.assert_allclose(fit.bse, other.bse, rtol=1e-5)
+    np.testing.assert_allclose(fit.coef_table("kenward-roger"), other.coef_table("kenward-roger"), rtol=1e-4)
+
+
+def test_two_visits_are_a_paired_t_test():
+    d = table(0.0)
+    d = d[d["visit"].isin(["a", "d"])]
+    fit = mm.lmm("y ~ visit", d, residual="us(visit | subject)")
+    wide = d.pivot(index="subject", columns="visit", values="y")
+    expected = stats.ttest_rel(wide["d"], wide["a"])
+    for ddf in ("satterthwaite", "kenward-roger", "kenward-roger-linear"):
+        row = fit.coef_table(ddf).iloc[1]
+        assert row["statistic"] == pytest.approx(expected.statistic, rel=1e-6)
+        assert row["df"] == pytest.approx(N - 1, rel=1e-5) and row["p"] == pytest.approx(expected.pvalue, rel=1e-5)
+
+
+def test_complete_data_have_a_closed_form():
+    """A mean for each visit and any covariance: those of the sample."""
+    d = table(0.0)
+    fit = mm.lmm("y ~ 0 + visit", d, residual="us(visit | subject)")
+    wide = d.pivot(index="subject", columns="visit", values="y")
+    np.testing.assert_allclose(fit.residual.cov, wide.cov(), rtol=1e-5)
+    np.testing.assert_allclose(fit.fixef, wide.mean(), rtol=1e-9)
+
+
+def test_the_order_of_the_rows_and_units_do_not_matter():
+    fit = mm.lmm(MEAN, DATA, residual="us(visit | subject)")
+    other = DATA.sample(frac=1, random_state=1).assign(y=lambda d: 1000 * d["y"])
+    moved = mm.lmm(MEAN, other, residual="us(visit | subject)")
+    np.testing.assert_allclose(moved.fixef / 1000, fit.fixef, rtol=1e-6)
+    np.testing.assert_allclose(moved.residual.cov / 1e6, fit.residual.cov, rtol=1e-4)
+    in_order = mm.lmm(MEAN, table(0.0), residual="ar1(1 | subject)")
+    assert in_order.loglik == pytest.approx(mm.lmm(MEAN, table(0.0), residual="ar1(visit | subject)").loglik, abs=1e-9)
+
+
+def test_numbers_are_times():
+    """In equal steps, of which some are missing, for ar1; as they are for ou, where both are the same model."""
+    d = table(0.0)
+    d = d[d["visit"] != "b"]
+    by_place = mm.lmm("y ~ arm", d, residual="ar1(time | subject)")
+    by_time = mm.lmm("y ~ arm", d, residual="ou(time | subject)")
+    by_order = mm.lmm("y ~ arm", d, residual="ar1(visit | subject)")
+    assert by_place.loglik == pytest.approx(by_time.loglik, abs=1e-8)
+    assert abs(by_order.loglik - by_time.loglik) > 1e-4
+    with pytest.raises(DataError, match=r"equal steps.*factor\(late\).*ou\(late"):
+        mm.lmm("y ~ arm", DATA, residual="ar1(late | subject)")
+
+
+def test_many_times_are_looked_at_by_subject():
+    rng = np.random.default_rng(3)
+    g, t = np.repeat(np.arange(30), 4), rng.uniform(0, 10, 120)
+    d = pd.DataFrame({"g": g, "t": t, "y": rng.normal(size=120) + np.repeat(rng.normal(size=30), 4)})
+    fit = mm.lmm("y ~ t", d, residual="exp(t | g)", reml=False)
+    assert fit.model.arrays.residual.patterns.place is not None
+    sd, length = fit.sigma, fit.residual.params["range"]
+    V = sd**2 * np.exp(-np.abs(np.subtract.outer(t, t)) / length) * (g[:, None] == g)
+    e = d["y"] - np.column_stack([np.ones(120), t]) @ fit.fixef.to_numpy()
+    dense = -0.5 * (np.linalg.slogdet(2 * np.pi * V)[1] + e @ np.linalg.solve(V, e))
+    assert fit.loglik == pytest.approx(dense, abs=1e-7)
+
+
+# ---------------------------------------------------------------- what is read off
+@pytest.fixture(scope="module")
+def fit():
+    return mm.lmm(MEAN, DATA, residual="us(visit | subject)")
+
+
+def test_visits_that_are_missing(fit):
+    """Given the others: the normal distribution's conditional mean; what was seen where it was."""
+    seen = DATA[DATA["subject"] == "s01"]
+    gone = next(s for s in DATA["subject"].unique() if (DATA["subject"] == s).sum() < 4)
+    own = DATA[DATA["subject"] == gone]
+    visit = next(v for v in VISITS if v not in set(own["visit"]))
+    np.testing.assert_allclose(fit.predict(seen), seen["y"], atol=1e-9)
+    new = own.iloc[:1].assign(visit=pd.Categorical([visit], VISITS), time=float(VISITS.index(visit)))
+    C, at = fit.residual.cov, list(own["visit"])
+    e = own["y"].to_numpy() - fit.predict(own, re="population").to_numpy()
+    ahead = C.loc[visit, at].to_numpy() @ np.linalg.solve(C.loc[at, at].to_numpy(), e)
+    assert fit.predict(new).iloc[0] == pytest.approx(fit.predict(new, re="population").iloc[0] + ahead)
+
+
+def test_residuals_and_simulation(fit):
+    sd = DATA["visit"].map(fit.residual.sd).astype(float).to_numpy()
+    np.testing.assert_allclose(fit.residuals("pearson") / fit.sigma, fit.residuals() / sd)
+    Y = fit.simulate(4000, key=1) - fit.fitted().to_numpy()
+    own = np.flatnonzero(DATA["subject"] == "s01")
+    expected = within_subjects(fit)[np.ix_(own, own)]
+    np.testing.assert_allclose(np.cov(Y[:, own].T), expected, atol=0.12 * expected.max())
+    other = np.flatnonzero(DATA["subject"] == "s02")
+    assert np.abs(np.corrcoef(Y[:, own[0]], Y[:, other[0]])[0, 1]) < 0.06
+    drawn = mm.Simulated(fit.model, fit, 3, key=5).block(0, 3).y
+    np.testing.assert_allclose(drawn, fit.simulate(3, key=5), rtol=1e-9)
+
+
+def test_cluster_robust_errors_are_the_sandwich(fit):
+    X, y, V = fit.model.design.X, fit.model.design.y, within_subjects(fit)
+    W = np.linalg.inv(V)
+    M, e = np.linalg.inv(X.T @ W @ X), y - X @ fit.fixef.to_numpy()
+    same = DATA["subject"].to_numpy()[:, None] == DATA["subject"].to_numpy()
+    np.testing.assert_allclose(fit.vcov("CR0"), M @ X.T @ W @ (same * np.outer(e, e)) @ W @ X @ M, rtol=1e-6)
+
+
+def test_other_verbs(fit):
+    between = fit.coef_table("between-within")["df"]
+    assert between["army"] == N - 2 and between["time"] == len(DATA) - N - 2
+    again = fit.refit(2 * fit.model.design.y)
+    np.testing.assert_allclose(again.residual.cov, 4 * fit.residual.cov, rtol=1e-4)
+    assert fit.model.fit(start=fit).loglik == pytest.approx(fit.loglik, abs=1e-9)
+    assert pickle.loads(pickle.dumps(fit)).residual.cov.equals(fit.residual.cov)
+    assert "us(visit | subject)" in str(fit.summary()) and " patterns, as sums" in str(fit.model)
+    assert fit.n_groups == {"subject": N} and fit.confint("profile").shape[0] == 4
+
+
+def test_lanes_are_single_fits():
+    """Also with missing rows, whose patterns are the lane's own."""
+    fit = mm.lmm(MEAN, DATA, residual="hetar1(visit | subject)")
+    Y = fit.simulate(3, key=2)
+    Y[1, ::9] = np.nan
+    batch = mm.fit_many(fit.model, Y, progress=False)
+    for k in range(3):
+        one = mm.lmm(MEAN, DATA.assign(y=Y[k])[~np.isnan(Y[k])], residual="hetar1(visit | subject)")
+        assert batch.loglik[k] == pytest.approx(one.loglik, abs=1e-7) and batch.converged[k]
+        np.testing.assert_allclose(batch.fixef[k], one.fixef, atol=1e-5)
+    with pytest.raises(NotImplementedError, match=r"cannot have (columns|X)"):
+        mm.fit_many(fit.model, Y, columns={"time": np.tile(DATA["time"], (3, 1))}, progress=False)
+
+
+def test_more_parameters_than_the_data_bear():
+    """No bound on the likelihood where hardly a subject is seen at all visits: no convergence, and a note."""
+    few = DATA.groupby("subject").head(2)
+    few = pd.concat([few, DATA[DATA["subject"] == "s03"]]).drop_duplicates()
+    fit = mm.lmm("y ~ time", few, residual="us(visit | subject)")
+    assert not fit.converged or any("covariance of the errors is singular" in r for r in fit.remarks)
+
+
+def test_influence_of_subjects(fit):
+    found = fit.influence("subject").frame
+    without = mm.lmm(MEAN, DATA[DATA["subject"] != "s03"], residual="us(visit | subject)")
+    move = (fit.fixef - without.fixef).to_numpy()
+    cook = move @ np.linalg.solve(fit.vcov().to_numpy(), move) / 4
+    assert found.loc["s03", "cooks_distance"] == pytest.approx(cook, rel=1e-3)
+    with pytest.raises(NotImplementedError, match="by='subject', refit=True"):
+        fit.influence()
+
+
+def test_nested_structures_are_compared(fit):
+    small = mm.lmm(MEAN, DATA, residual="homcs(visit | subject)")
+    assert mm.anova(small, fit).table["df"].iloc[-1] == 8
+    other = mm.lmm(MEAN, DATA, residual="ar1(visit | subject)")
+    assert "not known" in str(mm.anova(other, mm.lmm(MEAN, DATA, residual="cs(visit | subject)")))
+
+
+def test_what_is_not_there_is_refused(fit):
+    for call in (
+        fit.r2, fit.icc, lambda: fit.multistart(2, key=1), lambda: mm.cross_validate(fit),
+        lambda: fit.bootstrap(3, key=1, kind="residual"), lambda: fit.predict(scale="dispersion"),
+        lambda: mm.DirectlySimulated(fit.model, fit, 2, key=1),
+    ):  # fmt: skip
+        with pytest.raises(NotImplementedError, match="errors are correlated or of unequal variances"):
+            call()
+
+
+# ---------------------------------------------------------------- bad input
+@pytest.mark.parametrize(("given", "error", "words"), [
+    ({"residual": "us(visit)"}, FormulaError, ["a structure around a bar", "us(visit | subject)"]),
+    ({"residual": "un(visit | subject)"}, FormulaError, ["un(...) is not available", "us, diag"]),
+    ({"residual": "us(visit + arm | subject)"}, FormulaError, ["the time alone", "visit + arm"]),
+    ({"residual": "us(visit | subject, group=arm)"}, FormulaError, ["takes by=", "group = arm"]),
+    ({"residual": "us(visit | patient)"}, DataError, ["patient"]),
+    ({"residual": "us(arm | subject)"}, DataError, ["'subject' 's00' has two rows at 'arm' 'y'", "rows 0 and 1"]),
+    ({"residual": "us(visit | subject, by=visit)"}, DataError, ["rows in several levels of 'visit'"]),
+    ({"residual": "ou(visit | subject)"}, DataError, ["needs times that are numbers", "'visit' is a factor"]),
+    ({"residual": "us(visit | subject)", "formula": "y ~ 1 + (1 | visit)"}, DataError, ["lie in one", "visit"]),
+    ({"dispersion": "~ 0 + time"}, DataError, ["has no intercept"]),
+    ({"dispersion": "~ time + (1 | site)"}, FormulaError, ["no random effects", "glmm(formula, data, 'gaussian'"]),
+    ({"matrices": {"K": np.eye(3)}, "residual": "us(visit | subject)"}, DataError, ["no structure of the model names"]),
+])  # fmt: skip
+def test_bad_input(given, error, words):
+    given = {"formula": MEAN} | given
+    with pytest.raises(error) as raised:
+        mm.lmm(data=DATA, **given)
+    assert [w for w in words if w not in str(raised.value)] == []
+
+
+def test_other_families_have_no_errors():
+    with pytest.raises(TypeError, match="residual= is for linear mixed models"):
+        mm.Model.from_formula("y ~ time + (1 | subject)", DATA, "gaussian", residual="us(visit | subject)")
