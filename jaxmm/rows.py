@@ -322,7 +322,8 @@ def make_rows(
     Without it, for lanes, the rows of a level of the one factor are one piece, unless that fills too much.
     """
     a, s = accumulator, accumulator.structure
-    places, source, level, height = _lay_out(a, room) if laid is None else (*laid, len(laid.places))
+    found = _lay_out(a, room) if laid is None else laid
+    (places, source, level), height = found, len(found.places)
     room = room and a.n < costs.SMALL_PROGRAM
     real = places >= 0
     shape = places.shape
@@ -365,20 +366,20 @@ def make_rows(
     return jax.device_put(Rows(**parts))
 
 
-def _lay_out(a: Accumulator, room: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int]:
-    """``Laid`` in pieces of the first factor, or of one row each where there is none, and their height."""
+def _lay_out(a: Accumulator, room: bool) -> Laid:
+    """In pieces of the first factor, or of one row each where there is none."""
     if not a.groupings:
-        return np.arange(a.n)[None], np.arange(a.n), None, 1
+        return Laid(np.arange(a.n)[None], np.arange(a.n), None)
     most, only = int(np.bincount(a.groupings[0].codes).max()), len(a.groupings) == 1
     whole = not room and only and a.groupings[0].levels * most <= costs.TABLE_FILL * a.n
     room = room and a.n < costs.SMALL_PROGRAM
     height = most if whole else None
-    places, level, height = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None, height)
+    places, level, _ = pieces(a.groupings[0].codes, a.groupings[0].levels, 3 if room else None, height)
     # what fills a piece is a copy of a row of the same level, which is in the family's support
     some = np.empty(a.groupings[0].levels, np.int64)
     some[a.groupings[0].codes] = np.arange(a.n)
     source = np.where(places >= 0, places, some if level is None else some[level]).ravel()
-    return places, source, level, height
+    return Laid(places, source, level)
 
 
 def _crossings(a: Accumulator, codes: list[np.ndarray], chain: int, shape: tuple[int, int], room: bool):

@@ -293,7 +293,7 @@ def rows_counted(model: Any) -> Callable[[Varying], np.ndarray]:
         if own.weights is not None:
             return np.sum(np.asarray(own.weights) > 0, axis=1)
         if own.copies is not None:
-            return np.asarray(own.copies) @ np.bincount(outer, minlength=np.shape(own.copies)[1])
+            return np.asarray(own.copies) @ np.bincount(outer, minlength=np.shape(own.copies)[1])  # pyright: ignore
         return np.asarray(len(d.y))
 
     return rows

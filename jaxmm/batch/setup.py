@@ -77,7 +77,7 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.nda
     if gram.residual is not None:  # which lanes are refused; the others are searched one by one (``singly``)
         alike, effects = replace(gram, residual=None), effects_of_terms(model.design, model.elimination.order)
         hessian = np.eye(gram.structure.num_theta)
-        return [(LinearRows, lambda: LinearRows(alike, model.rows, harmless, hessian, effects))]
+        return [(LinearRows, lambda: LinearRows(alike, model.rows, harmless, hessian, effects))]  # pyright: ignore
     if counts is not None:
         gram = without_rows(gram, model.rows, 1.0 * counts)
         weights = np.ones(columns.n) if columns.weights is None else columns.weights

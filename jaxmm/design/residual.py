@@ -179,7 +179,7 @@ def _new_places(
         if np.max(np.abs(steps - np.round(steps))) > STEP:
             raise DataError(f"{d.text}: the time {new[0]!r} lies between the steps of {step:g} that the fit has seen")
         numbers = np.round(steps).astype(int)
-    return place, times, np.vstack([d.positions, numbers])
+    return place, times, np.vstack([np.asarray(d.positions), numbers])
 
 
 def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple[Factor, SeenFactor]:

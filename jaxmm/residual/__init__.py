@@ -65,7 +65,7 @@ def prepare(a: Accumulator, gram: Gram, d: ResidualDesign, y: np.ndarray, family
 def _put(rows: Any, found: Patterns | None) -> PatternRows:
     """The columns of log φ are laid out as offsets of further predictors, and taken out again."""
     V = np.stack(rows.further_offsets) if rows.further_offsets else np.zeros((0, *rows.weights.shape))
-    return jax.device_put(PatternRows(replace(rows, further_offsets=()), found, V))
+    return jax.device_put(PatternRows(replace(rows, further_offsets=()), found, V))  # pyright: ignore
 
 
 def _order(a: Accumulator, d: ResidualDesign) -> tuple[np.ndarray | None, np.ndarray | None]:
