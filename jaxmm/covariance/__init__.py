@@ -8,6 +8,11 @@ cs        roots of q standard deviations, an angle for their one correlation  sy
 homcs     two roots of eigenvalues                                            symmetric root
 ar1       one standard deviation, an angle for ρ of neighbours                lower triangular
 hetar1    roots of q standard deviations, the same angle                      lower triangular
+toep      roots of q standard deviations, an angle for each lag               lower triangular
+homtoep   one standard deviation, an angle for each lag                       lower triangular
+ante      roots of q standard deviations, an angle for each pair of neighbours  lower triangular
+ou        one standard deviation, log rate; times                             lower triangular
+exp, gau  one standard deviation, log range; positions                        lower triangular
 
 A structure of one's own is given to ``Term`` as an instance, or put into ``STRUCTURES``, where formulas find it.
 """
@@ -21,19 +26,25 @@ from typing import Any
 import numpy as np
 
 from jaxmm.covariance._base import Closed, Covariance, lower
+from jaxmm.covariance.ante import AnteDependent
 from jaxmm.covariance.ar1 import Autoregressive
 from jaxmm.covariance.cs import CompoundSymmetric
 from jaxmm.covariance.diag import Diagonal
+from jaxmm.covariance.exp import Exponential
+from jaxmm.covariance.gau import Gaussian
 from jaxmm.covariance.hetar1 import HeterogeneousAutoregressive
 from jaxmm.covariance.homcs import HomogeneousCompoundSymmetric
 from jaxmm.covariance.homdiag import HomogeneousDiagonal
+from jaxmm.covariance.homtoep import HomogeneousToeplitz
+from jaxmm.covariance.ou import OrnsteinUhlenbeck
+from jaxmm.covariance.toep import Toeplitz
 from jaxmm.covariance.us import Unstructured
 
 __all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower"]
 
 STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (
     Unstructured, Diagonal, HomogeneousDiagonal, CompoundSymmetric, HomogeneousCompoundSymmetric, Autoregressive,
-    HeterogeneousAutoregressive,
+    HeterogeneousAutoregressive, Toeplitz, HomogeneousToeplitz, AnteDependent, OrnsteinUhlenbeck, Exponential, Gaussian,
 )}  # fmt: skip
 
 

@@ -38,6 +38,9 @@ class Covariance(ABC):
         free_form: each variance and covariance that it has is free.  Where they depend on each other the likelihood may
             well have several maxima, and is searched from further starts.
         takes_inputs: ``factor`` has a use of ``at``.
+        positional: ``covariance`` gives that of any list of positions, ``at`` (k, d, ..) -> (k, k, ..), whatever q is.
+            Where ``levels`` hold these are whole numbers, the places in the order.
+        ordered: the positions are one number each, and increase.
         lanes: ``factor`` and ``from_lower`` take NumPy arrays as well as JAX's, and any axes after those named.
 
     Where it needs to know more than theta (times, positions, a known matrix) it gets that as ``at``: an array of the
@@ -53,6 +56,7 @@ class Covariance(ABC):
     takes_inputs: ClassVar[bool] = True
     lanes: ClassVar[bool] = False
     positional: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -77,8 +81,7 @@ class Covariance(ABC):
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         """lam lam' (q, q, ..) at theta (m, ..)."""
-        lam = self.lam(theta, at)
-        return namespace(lam).sum(lam[:, None] * lam[None], axis=2)
+        return product(self.lam(theta, at))
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
         """theta (m, ..) of a lower triangular factor (q, q, ..) with a diagonal >= 0: of the D nearest to lam lam'
@@ -114,10 +117,8 @@ class Covariance(ABC):
         others' over it, where they differ, and the correlations that are there."""
         D = np.asarray(self.covariance(np.asarray(theta, float)))
         sd = np.sqrt(np.diag(D))
-        ratio = sd / sd[0]
-        own = {} if np.allclose(ratio, 1) else {f"sd ratio {e}": float(x) for e, x in zip(effects, ratio, strict=True)}
         R = D / np.outer(sd, sd)
-        return own | {f"cor {effects[k]}.{effects[l]}": float(R[l, k]) for l in range(self.q) for k in range(l)
+        return sd_ratios(sd, effects) | {f"cor {effects[k]}.{effects[l]}": float(R[l, k]) for l in range(self.q) for k in range(l)
                       if R[l, k] != 0}  # fmt: skip
 
     def variance_rows(self) -> list[np.ndarray]:
@@ -136,10 +137,25 @@ def namespace(x: Any) -> Any:
     return np if isinstance(x, np.ndarray | np.generic) else jnp
 
 
+def product(lam: Any) -> Any:
+    """lam lam' (q, q, ..), without an array of q³."""
+    if lam.ndim == 2:
+        return lam @ lam.T
+    if isinstance(lam, np.ndarray):
+        return np.einsum("ik...,jk...->ij...", lam, lam)
+    return jnp.sum(lam[:, None] * lam[None], axis=2)  # which a compiler fuses
+
+
+def sd_ratios(sd: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+    """Standard deviations (q,) over the first, named; nothing where they are all the same."""
+    ratio = sd / sd[0]
+    return {} if np.allclose(ratio, 1) else {f"sd ratio {e}": float(x) for e, x in zip(effects, ratio, strict=True)}
+
+
 def moments(lam: Any) -> tuple[Any, Any, Any]:
     """Of D = lam lam' the standard deviations (q, ..), D itself (q, q, ..) and the root of the mean variance (..)."""
     xp = namespace(lam)
-    D = xp.sum(lam[:, None] * lam[None], axis=2)
+    D = product(lam)
     variances = xp.sum(lam * lam, axis=1)
     return xp.sqrt(variances), D, xp.sqrt(xp.mean(variances, axis=0))
 

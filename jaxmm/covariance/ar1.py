@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmm.covariance._base import Covariance, moments, namespace
@@ -31,6 +33,7 @@ class Autoregressive(Covariance):
     takes_inputs = False
     triangular = True
     levels = True
+    positional = True
 
     @property
     def num_params(self) -> int:
@@ -42,6 +45,16 @@ class Autoregressive(Covariance):
 
     def factor(self, theta: Any, at: Any = None) -> Any:
         return theta[None] if self.q == 1 else theta[0] * decaying(theta[1], self.q)
+
+    def covariance(self, theta: Any, at: Any = None) -> Any:
+        if self.q == 1 and at is None:
+            return theta[None] ** 2
+        place = np.arange(self.q)[:, None] if at is None else at
+        lag = abs(place[:, None, 0] - place[None, :, 0])
+        if len(theta) == 1:
+            return theta[0] ** 2 + 0.0 * lag
+        lag = lag.reshape(*lag.shape, *(1,) * (theta.ndim - lag.ndim + 1))
+        return theta[0] ** 2 * power(namespace(theta).sin(theta[1]), lag)
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"rho": float(np.sin(theta[1]))}
@@ -62,6 +75,25 @@ def decaying(alpha: Any, q: int) -> Any:
     lam = xp.stack(powers)[np.maximum(apart, 0)] * xp.asarray((apart >= 0), alpha.dtype).reshape(shape)
     first = xp.asarray(np.broadcast_to(np.arange(q) == 0, (q, q)).reshape(shape), alpha.dtype)
     return lam * (first + (1 - first) * xp.cos(alpha))
+
+
+def power(rho: Any, lag: Any) -> Any:
+    """ρ^lag of whole numbers >= 0, with derivatives also at ρ = 0."""
+    if isinstance(rho, np.ndarray | np.generic) and isinstance(lag, np.ndarray):
+        return rho**lag
+    return _power(jnp.asarray(rho), jnp.asarray(lag).astype(int))
+
+
+@jax.custom_jvp
+def _power(rho: Any, lag: Any) -> Any:
+    return jax.lax.pow(*jnp.broadcast_arrays(rho, lag))
+
+
+@_power.defjvp
+def _power_jvp(primals: Any, tangents: Any) -> Any:
+    """JAX's own second derivative of 0^1 is not a number."""
+    rho, lag = primals
+    return _power(rho, lag), lag * _power(rho, jnp.maximum(lag - 1, 0)) * tangents[0]
 
 
 def angle(lam: Any) -> Any:
