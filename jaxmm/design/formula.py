@@ -23,7 +23,7 @@ from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, 
 
 __all__ = ["Bar", "ErrorBar", "FormulaError", "Terms", "parse", "parse_part", "parse_residual"]
 
-_ELSEWHERE = tuple("toep homtoep ou exp gau mat rr propto".split())  # structures of other programs
+_ELSEWHERE = tuple("mat rr propto equalto".split())  # structures of other programs
 _PLAIN = {"us": "|", "diag": "||"}  # structures of bars without a call
 _BARS = tuple(_PLAIN.values())
 

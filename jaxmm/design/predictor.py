@@ -21,6 +21,7 @@ from jaxmm.design.formula import Bar, Terms
 from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.inputs import Frame, formula_offset, row_offset
 from jaxmm.design.modelmatrix import ModelMatrix, fit_matrix, independent_columns
+from jaxmm.design.positions import fit_positions
 from jaxmm.design.syntax import Expr
 
 MEAN = "mu"
@@ -143,12 +144,15 @@ class Bars:
             grouping, codes = fit_grouping(factor_name(predictor, bar.name), exprs, frame)
             self.groupings.append(grouping)
             self.factors.append(Factor(grouping.name, grouping.labels, codes, predictor))
-        Z, matrix = fit_matrix(part, frame, len(labels), memory, coding, labels)
+        kind, inputs = covariance.STRUCTURES[bar.kind], None
+        if kind.positional and kind.takes_inputs:
+            Z, matrix, inputs = fit_positions(bar, part, kind, frame, memory, labels)
+        else:
+            Z, matrix = fit_matrix(part, frame, len(labels), memory, coding, labels)
         self.matrices.append(matrix)
-        structure = covariance.get(bar.kind, Z.shape[1])
-        if structure.levels:
+        if kind.levels:
             _check_levels(bar, Z)
-        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, structure))
+        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, kind(Z.shape[1]), inputs))
 
 
 def factor_name(predictor: str, name: str) -> str:
