@@ -80,7 +80,7 @@ class Model(Prepared):
         Args:
             formula, data, weights, offset, contrasts, missing: as in ``lmm`` and ``glmm``.
             reml: of a linear model, whether by restricted maximum likelihood; True unless given.
-            family, n_agq, dispersion, zero_inflation: as in ``glmm``.
+            family, n_agq, dispersion, zero_inflation: as in ``glmm``; matrices as in both.
             device: where it computes: "auto", "cpu", "gpu" or a ``jax.Device``, as ``Control.device``.
 
         Raises:
@@ -257,6 +257,8 @@ def lmm(
         formula: in R's spelling, ``"Reaction ~ Days + (Days | Subject)"``.
         data: a pandas, polars or pyarrow table, or a mapping of columns.
         reml: restricted maximum likelihood (the default), or maximum likelihood.
+        matrices: known matrices by the names that the formula has for them, ``{"K": K}`` of ``propto(0 + f | g, K)``: a
+            DataFrame with the levels as names of rows and columns, in any order, or an array in the levels' order.
         weights: precision weights, Var ε = σ²/w: a column's name or an array. A row of weight 0 counts nowhere
             and still gets a fitted value.
         offset: added to Xβ: a column's name or an array; ``offset(...)`` in the formula adds to it.
@@ -307,6 +309,7 @@ def glmm(
     control: Control | dict | None = None,
     dispersion: str | None = None,
     zero_inflation: str | None = None,
+    matrices: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Fit a generalised linear mixed model: y | b ~ family(μ, φ), g(μ) = Xβ + Zb + offset, b ~ N(0, D).
 
@@ -328,6 +331,7 @@ def glmm(
             offset(...) as in ``formula``. By default φ is one number.
         zero_inflation: a one-sided formula for the logit of the probability of an extra zero, such as
             ``"~ mined + (1 | site)"``; for families of counts: poisson, nbinom1, nbinom2, binomial, betabinomial.
+        matrices: as in ``lmm``.
 
     Returns:
         A ``Fit``. One that did not converge, or whose coefficients run away (separation), is returned too, flagged.
@@ -353,7 +357,7 @@ def glmm(
         raise ValueError("glmm needs a family, such as 'binomial'; for a linear mixed model use lmm")
     model = Model.from_formula(
         formula, data, family, n_agq=n_agq, weights=weights, offset=offset, contrasts=contrasts, missing=missing,
-        device=settings.device, dispersion=dispersion, zero_inflation=zero_inflation,
+        device=settings.device, dispersion=dispersion, zero_inflation=zero_inflation, matrices=matrices,
     )  # fmt: skip
     return model.fit(start=start, control=settings)
 

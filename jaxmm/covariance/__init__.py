@@ -13,6 +13,7 @@ homtoep   one standard deviation, an angle for each lag                       lo
 ante      roots of q standard deviations, an angle for each pair of neighbours  lower triangular
 ou        one standard deviation, log rate; times                             lower triangular
 exp, gau  one standard deviation, log range; positions                        lower triangular
+propto    one standard deviation; a known matrix                              lower triangular
 
 A structure of one's own is given to ``Term`` as an instance, or put into ``STRUCTURES``, where formulas find it.
 """
@@ -37,6 +38,7 @@ from jaxmm.covariance.homcs import HomogeneousCompoundSymmetric
 from jaxmm.covariance.homdiag import HomogeneousDiagonal
 from jaxmm.covariance.homtoep import HomogeneousToeplitz
 from jaxmm.covariance.ou import OrnsteinUhlenbeck
+from jaxmm.covariance.propto import Proportional
 from jaxmm.covariance.toep import Toeplitz
 from jaxmm.covariance.us import Unstructured
 
@@ -45,6 +47,7 @@ __all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower"]
 STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (
     Unstructured, Diagonal, HomogeneousDiagonal, CompoundSymmetric, HomogeneousCompoundSymmetric, Autoregressive,
     HeterogeneousAutoregressive, Toeplitz, HomogeneousToeplitz, AnteDependent, OrnsteinUhlenbeck, Exponential, Gaussian,
+    Proportional,
 )}  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from jaxmm.design.inputs import (
     model_columns,
     row_weights,
 )
+from jaxmm.design.known import check_matrices
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Bars, Predictor, constant, fit_predictor
 from jaxmm.design.remarks import remarks
@@ -121,6 +122,8 @@ def build(
             "for an ordinary regression use statsmodels"
         )
     check_spelling(terms.response, family)
+    bars = [bar for part in formulas.values() for bar in part.bars] + ([] if residual is None else [residual])
+    matrices = check_matrices(matrices, [bar.matrix for bar in bars if bar.matrix is not None])
     table = Table(data)
     if len(table) == 0:
         raise DataError("the table has no rows")
@@ -146,7 +149,7 @@ def build(
     others = tuple(predictor(name) for name in further)
     random = Bars.none()
     for name, bar, left, exprs in says.bars:
-        random.add(bar, left, exprs, name, rows.frame, memory, says.coding, rows.labels)
+        random.add(bar, left, exprs, name, rows.frame, memory, says.coding, rows.labels, matrices)
     errors = fit_residual(
         residual, None if dispersion is None else predictor("phi"), rows.frame, memory, rows.labels, matrices
     )

@@ -15,6 +15,7 @@ import pandas as pd
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
 from jaxmm.design import DataError, Design
+from jaxmm.design.known import known_root
 from jaxmm.design.predictor import Factor, RandomTerm, constant, is_one_of_levels
 from jaxmm.design.response import by_position, check_counts, check_support
 from jaxmm.families import Family
@@ -133,6 +134,10 @@ def _random_term(k: int, term: Term, n: int, factors: list[Factor], random: list
     structure = covariance.get(term.kind, Z.shape[1])
     if structure.positional and structure.takes_inputs:
         at = _positions(k, structure, at)
+    if structure.known:
+        if at is None:
+            raise DataError(f"term {k}: the structure {structure.name!r} needs at=, its known matrix")
+        at = known_root(f"term {k}", "at", effects, at)
     _check_structure(k, structure, Z, at)
     return RandomTerm(known, effects, Z, structure, at)
 

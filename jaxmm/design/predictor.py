@@ -7,6 +7,7 @@ A factor adds to one predictor: the subjects of the mean and those of the zeros 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxmm.design.columns import DataError
 from jaxmm.design.formula import Bar, Terms
 from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.inputs import Frame, formula_offset, row_offset
+from jaxmm.design.known import known_root
 from jaxmm.design.modelmatrix import ModelMatrix, fit_matrix, independent_columns
 from jaxmm.design.positions import fit_positions
 from jaxmm.design.syntax import Expr
@@ -136,8 +138,9 @@ class Bars:
         memory: dict[str, Any],
         coding: dict[str, str],
         labels: pd.Index,
+        matrices: Mapping[str, Any],
     ) -> None:
-        """One bar with `part` on its left, by the columns `exprs`."""
+        """One bar with `part` on its left, by the columns `exprs`; `matrices` that are known, by name."""
         key = (predictor, *bar.group)
         if key not in self.places:
             self.places[key] = len(self.factors)
@@ -152,6 +155,8 @@ class Bars:
         self.matrices.append(matrix)
         if kind.levels:
             _check_levels(bar, Z)
+        if bar.matrix is not None:
+            inputs = known_root(str(bar), bar.matrix, _level_names(bar, matrix), matrices[bar.matrix])
         self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, kind(Z.shape[1]), inputs))
 
 
@@ -163,6 +168,15 @@ def factor_name(predictor: str, name: str) -> str:
 def is_one_of_levels(Z: np.ndarray) -> bool:
     """Whether each row has one effect, as with the levels of one factor."""
     return bool(np.all((Z == 0) | (Z == 1)) and np.all(Z.sum(axis=1) == 1))
+
+
+def _level_names(bar: Bar, matrix: ModelMatrix) -> Sequence[str]:
+    """The levels that the columns of one factor's matrix stand for."""
+    names = matrix.variables[matrix.terms[0][0][0]].labels if len(matrix.terms) == len(matrix.terms[0]) == 1 else None
+    if names is None or len(names) != len(matrix.columns):
+        raise DataError(f"{bar}: a known matrix is of the levels of one column: {bar.kind}(0 + f | {bar.name}, "
+                        f"{bar.matrix}); make one of several first")  # fmt: skip
+    return list(map(str, names))
 
 
 def _check_levels(bar: Bar, Z: np.ndarray) -> None:

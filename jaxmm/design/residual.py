@@ -21,6 +21,7 @@ from jaxmm.design import syntax as _syntax
 from jaxmm.design.columns import Column, DataError, Levels, row_text
 from jaxmm.design.formula import ErrorBar
 from jaxmm.design.grouping import SeenFactor, fit_grouping
+from jaxmm.design.known import known_root
 from jaxmm.design.predictor import Factor, Predictor
 from jaxmm.design.syntax import Call, Expr, Name
 from jaxmm.design.transforms import as_number, evaluate
@@ -79,7 +80,7 @@ def fit_residual(
         DataError: a subject twice at one time or in two levels of ``by``, times that are not numbers where they must
             be, a formula of log φ whose columns do not add up to a constant.
     """
-    own = None if bar is None else _fit_bar(bar, frame, memory, labels)
+    own = None if bar is None else _fit_bar(bar, frame, memory, labels, matrices or {})
     if dispersion is None:
         return own
     V, constant, left = _beside_constant(dispersion)
@@ -88,7 +89,9 @@ def fit_residual(
 
 
 # ---------------------------------------------------------------- the bar
-def _fit_bar(bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.Index) -> ResidualDesign:
+def _fit_bar(
+    bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.Index, matrices: Mapping[str, Any]
+) -> ResidualDesign:
     n = len(labels)
     subject, seen = _factor(bar.name, bar.group, frame, n)
     if bar.time is None:
@@ -98,7 +101,10 @@ def _fit_bar(bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.I
         place, times, values = _times(bar.time, frame, memory, n)
     _check_once(bar, subject, place, times, labels)
     structure = covariance.get(bar.kind, len(times))
-    positions = _positions(bar, structure, times, values)
+    if bar.matrix is None:
+        positions = _positions(bar, structure, times, values)
+    else:
+        positions = known_root(bar.text, bar.matrix, times, matrices[bar.matrix])
     sets, groupings = None, (seen,)
     if bar.by:
         sets, by = _factor(":".join(map(str, bar.by)), bar.by, frame, n)
