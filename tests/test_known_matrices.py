@@ -98,11 +98,12 @@ def test_a_singular_matrix_is_no_singular_fit(data):
 
 def test_generalised_models_and_batches(data):
     table, K = data
-    fit = mm.glmm("count ~ x + propto(0 + species | one, K)", table, "poisson", matrices={"K": np.eye(30)})
-    same = mm.glmm("count ~ x + (1 | species)", table, "poisson")
+    few = table[table.species < "s06"]
+    fit = mm.glmm("count ~ x + propto(0 + species | one, K)", few, "poisson", matrices={"K": np.eye(6)})
+    same = mm.glmm("count ~ x + (1 | species)", few, "poisson")
     assert fit.converged and fit.deviance == pytest.approx(same.deviance, abs=1e-6)
-    model = mm.Model.from_formula("y ~ x + propto(0 + species | one, K)", table, matrices={"K": K})
-    Y = np.stack([table.y, table.y[::-1]])
+    model = mm.Model.from_formula("y ~ x + propto(0 + species | one, K)", few, matrices={"K": K})
+    Y = np.stack([few.y, few.y[::-1]])
     batch = mm.fit_many(model, Y, progress=False)
     for k in range(2):
         assert batch.deviance[k] == pytest.approx(model.with_response(Y[k]).fit().deviance, abs=1e-6)
@@ -111,7 +112,9 @@ def test_generalised_models_and_batches(data):
 def test_errors_of_a_known_covariance():
     """residual="propto(time | g, K)" is ar1 where K is that of its estimate."""
     rng = np.random.default_rng(6)
-    table = pd.DataFrame({"g": np.repeat(np.arange(25), 4), "time": np.tile(list("abcd"), 25), "x": rng.normal(size=100)})
+    table = pd.DataFrame(
+        {"g": np.repeat(np.arange(25), 4), "time": np.tile(list("abcd"), 25), "x": rng.normal(size=100)}
+    )
     root = np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(4), range(4))))
     table["y"] = table.x + (rng.normal(size=(25, 4)) @ root.T).ravel()
     table = table.drop(index=[3, 17, 18])
@@ -146,7 +149,9 @@ def test_what_is_no_matrix_of_the_levels(data):
     with pytest.raises(mm.DataError, match="'K' of matrices= is not used"):
         mm.glmm("count ~ x + (1 | species)", table, "poisson", matrices={"K": K})
     for bar in ("propto(0 + species | one)", "propto(0 + species | one, 3)"):
-        with pytest.raises(mm.FormulaError, match=r"takes the name of a matrix after the bar: propto\(0 \+ f \| g, K\)"):
+        with pytest.raises(
+            mm.FormulaError, match=r"takes the name of a matrix after the bar: propto\(0 \+ f \| g, K\)"
+        ):
             mm.lmm(f"y ~ x + {bar}", table, matrices={"K": K})
     with pytest.raises(mm.FormulaError, match="no option: leave out K"):
         mm.lmm("y ~ x + us(0 + species | one, K)", table, matrices={"K": K})

@@ -1,4 +1,4 @@
-"""Effects at positions in formulas: ``ou(0 + time | g)``, ``exp(pos(x, y) | g)``; against glmmTMB and other spellings."""
+"""Effects at positions, ``ou(0 + time | g)``, ``exp(pos(x, y) | g)``: against glmmTMB and other spellings."""
 
 import json
 from pathlib import Path

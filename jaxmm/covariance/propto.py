@@ -36,6 +36,11 @@ class Proportional(Covariance):
     def num_params(self) -> int:
         return 1
 
+    @property
+    def restricted(self) -> bool:
+        """There is one variance, as of a single effect."""
+        return False
+
     def factor(self, theta: Any, at: Any = None) -> Any:
         root = namespace(theta).asarray(self._root(at), dtype=theta.dtype)
         return theta[0] * root.reshape(*root.shape, *(1,) * (theta.ndim - 1))

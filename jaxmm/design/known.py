@@ -32,7 +32,9 @@ def check_matrices(matrices: Mapping[str, Any] | None, named: Sequence[str]) -> 
         raise TypeError(f"matrices is a mapping such as {{'K': K}}, not {type(matrices).__name__}")
     for name in named:
         if name not in matrices:
-            has = f"it has {', '.join(map(repr, matrices))}; {near(name, list(matrices))}" if matrices else "it is empty"
+            has = (
+                f"it has {', '.join(map(repr, matrices))}; {near(name, list(matrices))}" if matrices else "it is empty"
+            )
             raise DataError(f"the matrix {name!r} is not in matrices=: {has}: give matrices={{'{name}': ...}}")
     unused = [name for name in matrices if name not in named]
     if unused:

@@ -1,7 +1,7 @@
 """The left of a bar whose structure knows positions -> an effect at each position that occurs, and where these are.
 
-    ou(0 + time | g)              time is numbers, or a factor whose levels are: times (q, 1) that increase
-    exp(0 + pos(x, y) | g)        coordinates (q, 2); "0 +" may be left out before pos(...)
+ou(0 + time | g)              time is numbers, or a factor whose levels are: times (q, 1) that increase
+exp(0 + pos(x, y) | g)        coordinates (q, 2); "0 +" may be left out before pos(...)
 """
 
 from __future__ import annotations

@@ -110,9 +110,7 @@ def _fit_bar(
         sets, by = _factor(":".join(map(str, bar.by)), bar.by, frame, n)
         groupings = (seen, by)
         _check_whole(bar, subject, sets)
-    return ResidualDesign(
-        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings
-    )
+    return ResidualDesign(bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings)
 
 
 def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple[Factor, SeenFactor]:
