@@ -120,8 +120,8 @@ class Covariance(ABC):
         D = np.asarray(self.covariance(np.asarray(theta, float)))
         sd = np.sqrt(np.diag(D))
         R = D / np.outer(sd, sd)
-        return sd_ratios(sd, effects) | {f"cor {effects[k]}.{effects[l]}": float(R[l, k]) for l in range(self.q) for k in range(l)
-                      if R[l, k] != 0}  # fmt: skip
+        pairs = [(k, l) for l in range(self.q) for k in range(l) if R[l, k] != 0]
+        return sd_ratios(sd, effects) | {f"cor {effects[k]}.{effects[l]}": float(R[l, k]) for k, l in pairs}
 
     def variance_rows(self) -> list[np.ndarray]:
         """Where each row of lam stands in theta, if there are several numbers: their sum of squares is a variance."""

@@ -82,8 +82,8 @@ class Bar:
 @dataclass(frozen=True)
 class ErrorBar:
     """The covariance of the errors, ``us(visit | subject, by=arm)``: the structure `kind`, the `time`, None for the
-    order of the rows, the columns of the `group`, () for all rows together, with its `name`, and those of `by`; the name
-    of a known `matrix`."""
+    order of the rows, the columns of the `group`, () for all rows together, with its `name`, and those of `by`; the
+    name of a known `matrix`."""
 
     kind: str
     time: Expr | None
@@ -377,8 +377,8 @@ class _Parts:
             return None, others
         if not others or others[0][0] is not None or not isinstance(others[0][1], Name):
             raise self.error(
-                f"{kind}(...) takes the name of a matrix after the bar: {kind}(0 + f | g, K), with matrices={{'K': K}} as "
-                "an argument of the fit", node)  # fmt: skip
+                f"{kind}(...) takes the name of a matrix after the bar: {kind}(0 + f | g, K), with matrices={{'K': K}} "
+                "as an argument of the fit", node)  # fmt: skip
         return others[0][1].name, others[1:]
 
     def expand(self, bar: Binary, kind: str | None, matrix: str | None = None) -> Iterator[Bar]:

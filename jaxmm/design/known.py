@@ -52,14 +52,14 @@ def known_root(shown: str, name: str, levels: Sequence[str], matrix: Any) -> np.
     """
     K = _of_levels(shown, name, list(map(str, levels)), matrix)
     if not np.isfinite(K).all():
-        i, j = np.argwhere(~np.isfinite(K))[0]
+        i, j = map(int, np.argwhere(~np.isfinite(K))[0])
         raise DataError(f"{shown}: {name} is not finite between {levels[i]!r} and {levels[j]!r}")
     gap = np.abs(K - K.T)
     if np.max(gap) > ALIKE * np.max(np.abs(K)):
-        i, j = np.unravel_index(np.argmax(gap), gap.shape)
+        i, j = divmod(int(np.argmax(gap)), len(gap))
         raise DataError(
-            f"{shown}: {name} is not symmetric: it has {K[i, j]:g} for {levels[i]!r} and {levels[j]!r}, and {K[j, i]:g} "
-            "the other way round: give a covariance or a correlation matrix"
+            f"{shown}: {name} is not symmetric: it has {K[i, j]:g} for {levels[i]!r} and {levels[j]!r}, and "
+            f"{K[j, i]:g} the other way round: give a covariance or a correlation matrix"
         )
     K = 0.5 * (K + K.T)
     try:

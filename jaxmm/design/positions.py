@@ -35,8 +35,8 @@ def fit_positions(
     found = [_numbers(str(label)) for label in value.labels]
     if any(own is None for own in found) or len({len(own) for own in found if own is not None}) > 1:
         raise DataError(
-            f"{bar}: {bar.kind}(...) goes by the distance of positions, and '{expr}' is a factor{value.example}: make a "
-            f"column of numbers of it, or take ar1(...), which goes by the order of its levels"
+            f"{bar}: {bar.kind}(...) goes by the distance of positions, and '{expr}' is a factor{value.example}: make "
+            f"a column of numbers of it, or take ar1(...), which goes by the order of its levels"
         )
     at = np.array(found, float)
     if structure.ordered and at.shape[1] > 1:
