@@ -33,6 +33,7 @@ SHORT_ROWS = 256  # numbers up to which all functions of rows share one program
 APART, APART_ROWS = 256, 1 << 20  # generalised replicates, and rows of all of them together, up to which the fit's own
 # program, one replicate after another, is done before one for all of them is compiled
 UNROLLED_ROOT = 6  # the largest q whose Cholesky is written out entry by entry: the graph grows with q³
+WIDE_BLOCK, FEW_BLOCKS = 12, 8  # sizes of blocks, and how many at most, that are multiplied as matrices
 UNROLLED_PRODUCT = 128  # the longest inner axis of a product of blocks that is written out
 UNROLLED_BLOCKS = 8  # the largest block of errors whose products are written out: beyond it they compile for long
 UNROLLED_SWEEP = 5  # parameters up to which a sweep of rotations is written out

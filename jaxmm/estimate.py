@@ -23,7 +23,7 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
 from jaxmm.objective.parameters import change_theta, resolved
-from jaxmm.optimize import Control, Objective, Search, Status, minimise, minimise_in_loop, search_again
+from jaxmm.optimize import Control, Objective, Search, minimise, minimise_in_loop, search_again
 from jaxmm.residual import sums
 from jaxmm.residual.starts import candidates
 from jaxmm.start import (
@@ -261,10 +261,6 @@ def _with_errors(gram: Gram, start: np.ndarray | None, control: Control) -> Esti
     effects too from the second best."""
     s, criterion = gram.structure, objective(gram)
     control = dataclasses.replace(control, newton_limit=max(control.newton_limit, s.num_theta))  # from a good start
-    if not s.num_theta:  # nothing to search for
-        value, g, at = criterion.gradient(np.zeros(0))
-        none = Search(np.zeros(0), value, g, np.zeros((0, 0)), 0.0, np.inf, 0, Status.CONVERGED, at)
-        return _finish(none, at, gram)
     if start is not None:
         starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
     else:

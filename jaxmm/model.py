@@ -264,10 +264,11 @@ def lmm(
             stands the time, a factor or a number, or 1 for the order of the rows; missing visits need no filling. With
             ``by=arm``, as in ``"us(visit | subject, by=arm)"``, each level of that factor has parameters of its own.
             The model then needs no random effects. Structures: us, diag, homdiag, cs, homcs, ar1, hetar1, toep,
-            homtoep, ante, ou, exp, gau.
+            homtoep, ante, ou, exp, gau, propto.
         dispersion: a one-sided formula for log φ, the logarithm of the errors' variance: ``"~ sex"`` gives unequal
             variances, ``"~ log(time)"`` a power of time. It needs no random effects either, and may have none.
-        matrices: matrices that structures name; none does yet.
+        matrices: known matrices by the names that the formula has for them, ``{"K": K}`` of ``propto(0 + f | g, K)``: a
+            DataFrame with the levels as names of rows and columns, in any order, or an array in the levels' order.
         weights: precision weights, Var ε = σ²/w: a column's name or an array. A row of weight 0 counts nowhere
             and still gets a fitted value.
         offset: added to Xβ: a column's name or an array; ``offset(...)`` in the formula adds to it.
@@ -318,6 +319,7 @@ def glmm(
     control: Control | dict | None = None,
     dispersion: str | None = None,
     zero_inflation: str | None = None,
+    matrices: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Fit a generalised linear mixed model: y | b ~ family(μ, φ), g(μ) = Xβ + Zb + offset, b ~ N(0, D).
 
@@ -339,6 +341,7 @@ def glmm(
             offset(...) as in ``formula``. By default φ is one number.
         zero_inflation: a one-sided formula for the logit of the probability of an extra zero, such as
             ``"~ mined + (1 | site)"``; for families of counts: poisson, nbinom1, nbinom2, binomial, betabinomial.
+        matrices: as in ``lmm``.
 
     Returns:
         A ``Fit``. One that did not converge, or whose coefficients run away (separation), is returned too, flagged.
@@ -364,7 +367,7 @@ def glmm(
         raise ValueError("glmm needs a family, such as 'binomial'; for a linear mixed model use lmm")
     model = Model.from_formula(
         formula, data, family, n_agq=n_agq, weights=weights, offset=offset, contrasts=contrasts, missing=missing,
-        device=settings.device, dispersion=dispersion, zero_inflation=zero_inflation,
+        device=settings.device, dispersion=dispersion, zero_inflation=zero_inflation, matrices=matrices,
     )  # fmt: skip
     return model.fit(start=start, control=settings)
 

@@ -32,6 +32,7 @@ NEAR_ZERO = 0.1  # of every effect in a third start
 # Correlation and size of effects that are nearly the same: of 600 data sets of ar1 with one row a cell all came to the
 # random intercept's likelihood at least; with 0.99 and 0.5 four did not, with 0.9 and 1 fourteen.
 ALIKE, ALIKE_SD = 0.999, 0.5
+WIDEST = 30  # effects of a level, up to which the equations for all entries of their D are set up: q⁴ numbers
 FEW = 4  # levels for each parameter of their covariance, below which a second start may be worth while
 
 
@@ -73,9 +74,9 @@ def error_variance(within: Any, total: Any, n: Any, df: Any, xp: Any = np) -> An
 
 
 def joint_start(gram: Gram) -> np.ndarray | None:
-    """theta (m,) of one factor by the equations above; None for several factors."""
+    """theta (m,) of one factor by the equations above; None for several factors, and for very many effects."""
     s, n = gram.structure, float(gram.n_obs)
-    if s.num_factors != 1:
+    if s.num_factors != 1 or s.widths[0] > WIDEST:
         return None
     ((A, B),) = level_systems(gram)
     counts = np.ones(len(A)) if gram.copies is None else np.asarray(gram.copies[0])

@@ -43,7 +43,7 @@ def test_covariance_structures_parse(kind):
     assert parse(f"y ~ x + {kind}(0 + f | g)").bars[0].kind == kind
 
 
-@pytest.mark.parametrize("kind", ["propto", "mat", "rr"])
+@pytest.mark.parametrize("kind", ["mat", "rr"])
 def test_a_structure_that_is_not_there_is_refused(kind):
     with pytest.raises(FormulaError, match=rf"{kind}\(...\) is not available; those that are: us, diag"):
         parse(f"y ~ x + {kind}(0 + f | g)")

@@ -13,6 +13,7 @@ homtoep   one standard deviation, an angle for each lag                       lo
 ante      roots of q standard deviations, an angle for each pair of neighbours  lower triangular
 ou        one standard deviation, log rate; times                             lower triangular
 exp, gau  one standard deviation, log range; positions                        lower triangular
+propto    one standard deviation; a known matrix                              lower triangular
 
 A structure of one's own is given to ``Term`` as an instance, or put into ``STRUCTURES``, where formulas find it.
 """
@@ -37,14 +38,16 @@ from jaxmm.covariance.homcs import HomogeneousCompoundSymmetric
 from jaxmm.covariance.homdiag import HomogeneousDiagonal
 from jaxmm.covariance.homtoep import HomogeneousToeplitz
 from jaxmm.covariance.ou import OrnsteinUhlenbeck
+from jaxmm.covariance.propto import Proportional
 from jaxmm.covariance.toep import Toeplitz
 from jaxmm.covariance.us import Unstructured
 
-__all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "goes_by_distance", "lower", "resized"]
+__all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower", "resized"]
 
 STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (
     Unstructured, Diagonal, HomogeneousDiagonal, CompoundSymmetric, HomogeneousCompoundSymmetric, Autoregressive,
     HeterogeneousAutoregressive, Toeplitz, HomogeneousToeplitz, AnteDependent, OrnsteinUhlenbeck, Exponential, Gaussian,
+    Proportional,
 )}  # fmt: skip
 
 
@@ -67,12 +70,6 @@ def get(kind: str | Covariance, q: int) -> Covariance:
     if kind not in STRUCTURES:
         raise ValueError(f"covariance structure {kind!r} is not available; accepted: {', '.join(STRUCTURES)}")
     return STRUCTURES[kind](q)
-
-
-def goes_by_distance(kind: str) -> bool:
-    """Whether the effects of a structure are those of positions, and its covariance goes by their distances."""
-    found = STRUCTURES.get(kind)
-    return found is not None and found.positional and not found.levels
 
 
 def resized(structure: Covariance, q: int) -> Covariance:

@@ -41,6 +41,7 @@ class Covariance(ABC):
         positional: ``covariance`` gives that of any list of positions, ``at`` (k, d, ..) -> (k, k, ..), whatever q is.
             Where ``levels`` hold these are whole numbers, the places in the order.
         ordered: the positions are one number each, and increase.
+        known: ``at`` is a root of a known matrix (q, q), which a formula names after the bar.
         lanes: ``factor`` and ``from_lower`` take NumPy arrays as well as JAX's, and any axes after those named.
 
     Where it needs to know more than theta (times, positions, a known matrix) it gets that as ``at``: an array of the
@@ -57,6 +58,7 @@ class Covariance(ABC):
     lanes: ClassVar[bool] = False
     positional: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
+    known: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -18,8 +18,7 @@ from jaxmm.covariance._base import Covariance, moments, namespace, sd_ratios
 
 @dataclass(frozen=True)
 class AnteDependent(Covariance):
-    """theta is the roots t of the q standard deviations, then α_1 .. α_{q-1}; where q = 1 the standard deviation
-    itself.
+    """theta is the roots t of the q standard deviations, then α_1 .. α_{q-1}; of one effect its standard deviation.
 
     Example:
         >>> lam = mm.covariance.AnteDependent(3).lam(np.array([1.0, 1.0, 1.0, 0.5, 0.1]), None)

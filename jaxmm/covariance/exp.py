@@ -16,8 +16,7 @@ class Exponential(Decaying):
     """theta is the standard deviation and, where q > 1, log range; ``at`` the positions (q, d).
 
     Example:
-        >>> at = np.array([[0.0, 0.0], [3.0, 4.0]])
-        >>> D = mm.covariance.Exponential(2).covariance(np.array([2.0, np.log(3.0)]), at)
+        >>> D = mm.covariance.Exponential(2).covariance(np.array([2.0, np.log(3.0)]), np.array([[0.0, 0], [3, 4]]))
         >>> D.round(3).tolist()
         [[4.0, 0.756], [0.756, 4.0]]
     """

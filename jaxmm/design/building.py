@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from jaxmm.covariance import goes_by_distance
 from jaxmm.design import syntax as _syntax
 from jaxmm.design import terms as _terms
 from jaxmm.design.columns import DataError, Table
@@ -36,6 +35,7 @@ from jaxmm.design.inputs import (
     model_columns,
     row_weights,
 )
+from jaxmm.design.known import check_matrices
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Bars, Predictor, constant, fit_predictor
 from jaxmm.design.remarks import remarks
@@ -111,8 +111,6 @@ def build(
         DataError: the data cannot be used; the message names column, row and remedy.
         FormulaError: the formula has no bar, or '.' where no column is left.
     """
-    if matrices:
-        raise DataError(f"matrices= has {next(iter(matrices))!r}, which no structure of the model names")
     if missing not in ("drop", "raise"):
         raise DataError(f"missing must be 'drop' or 'raise', not {missing!r}")
     further = further or {}
@@ -124,6 +122,8 @@ def build(
             "for an ordinary regression use statsmodels"
         )
     check_spelling(terms.response, family)
+    bars = [bar for part in formulas.values() for bar in part.bars] + ([] if residual is None else [residual])
+    matrices = check_matrices(matrices, [bar.matrix for bar in bars if bar.matrix is not None])
     table = Table(data)
     if len(table) == 0:
         raise DataError("the table has no rows")
@@ -149,7 +149,7 @@ def build(
     others = tuple(predictor(name) for name in further)
     random = Bars.none()
     for name, bar, left, exprs in says.bars:
-        random.add(bar, left, exprs, name, rows.frame, memory, says.coding, rows.labels)
+        random.add(bar, left, exprs, name, rows.frame, memory, says.coding, rows.labels, matrices)
     errors = fit_residual(
         residual, None if dispersion is None else predictor("phi"), rows.frame, memory, rows.labels, matrices
     )
@@ -200,7 +200,7 @@ def _written(
     fixed = {MEAN: _terms.expand(terms.fixed, dot=dot_columns(terms, table, weights, offset), text=terms.text)}
     fixed |= {name: _expanded(part) for name, part in formulas.items() if name != MEAN}
     bars = [
-        (name, bar, _left(bar, part.text), tuple(_syntax.read(g) for g in bar.group))
+        (name, bar, _terms.expand(_syntax.read(bar.left), text=part.text), tuple(_syntax.read(g) for g in bar.group))
         for name, part in formulas.items()
         for bar in part.bars
     ]
@@ -209,14 +209,6 @@ def _written(
         if any(str(v) == str(terms.response) for v in part.variables):
             raise DataError(f"the response '{terms.response}' stands on the right of '~' too: leave it out there")
     return says._replace(coding=check_contrasts(contrasts, says.parts, table))
-
-
-def _left(bar: Bar, text: str) -> _terms.TermList:
-    """The terms on the left of a bar; of positions the columns that they are made of."""
-    if not goes_by_distance(bar.kind):
-        return _terms.expand(_syntax.read(bar.left), text=text)
-    columns = " + ".join(str(Name(name)) for name in _syntax.names(_syntax.read(bar.left)))
-    return _terms.expand(_syntax.read(f"0 + {columns}"), text=text)
 
 
 def _error_groups(bar: ErrorBar | None) -> list[tuple[Expr, ...]]:

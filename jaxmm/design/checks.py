@@ -24,8 +24,9 @@ ROUGHLY = 1e-18  # the same by cross-products, whose rounding is larger: above i
 def check_lmm(design: Design) -> None:
     """What a linear mixed model needs; raises DataError.
 
-    Each grouping factor has two levels or more and fewer levels than there are rows; an unstructured term has
-    fewer random effects (levels × effects) than rows; no effect is given twice or is zero; the response varies.
+    Each grouping factor has two levels or more, or more effects than its structure has parameters, and
+    fewer levels than there are rows; an unstructured term has fewer random effects (levels × effects) than rows; no
+    effect is given twice or is zero; the response varies.
     """
     _check(design, None)
 
@@ -100,7 +101,7 @@ def _check(design: Design, family: Family | None) -> None:
     for term in design.terms:
         _check_columns(design, term)
         factor = design.factors[term.factor]
-        if len(factor.levels) < 2:
+        if len(factor.levels) < 2 and term.covariance.num_params >= len(term.effects):
             raise DataError(
                 f"the grouping factor '{factor.name}' has the one level {str(factor.levels[0])!r}: its "
                 "variance cannot be estimated; leave the term out"

@@ -23,7 +23,7 @@ from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, 
 
 __all__ = ["Bar", "ErrorBar", "FormulaError", "Terms", "parse", "parse_part", "parse_residual"]
 
-_ELSEWHERE = tuple("mat rr propto equalto".split())  # structures of other programs
+_ELSEWHERE = tuple("mat rr equalto".split())  # structures of other programs
 _PLAIN = {"us": "|", "diag": "||"}  # structures of bars without a call
 _BARS = tuple(_PLAIN.values())
 
@@ -61,12 +61,14 @@ class Bar:
     group: the factor's columns (or calls such as "factor(x)") in the order of its name, ("b", "a") for "b:a".
     kind: "us" for a plain bar, "diag" for `||`, else the name of the call around the bar.
     name: the grouping factor's name, as lme4 shows it.
+    matrix: the name of the known matrix of a structure that has one.
     """
 
     left: str
     group: tuple[str, ...]
     kind: str = "us"
     name: str = ""
+    matrix: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -74,13 +76,14 @@ class Bar:
 
     def __str__(self) -> str:
         call, bar = ("", _PLAIN[self.kind]) if self.kind in _PLAIN else (self.kind, "|")
-        return f"{call}({self.left} {bar} {self.name})"
+        return f"{call}({self.left} {bar} {self.name}{'' if self.matrix is None else f', {self.matrix}'})"
 
 
 @dataclass(frozen=True)
 class ErrorBar:
     """The covariance of the errors, ``us(visit | subject, by=arm)``: the structure `kind`, the `time`, None for the
-    order of the rows, the columns of the `group`, () for all rows together, with its `name`, and those of `by`."""
+    order of the rows, the columns of the `group`, () for all rows together, with its `name`, and those of `by`; the
+    name of a known `matrix`."""
 
     kind: str
     time: Expr | None
@@ -88,6 +91,7 @@ class ErrorBar:
     name: str
     by: tuple[Expr, ...]
     text: str
+    matrix: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ def parse_residual(text: str) -> ErrorBar:
     if keyword is not None or not (isinstance(bar, Binary) and bar.op == "|"):
         raise parts.error(f"{kind}(...) takes the time and the subject first: {kind}(visit | subject)", tree)
     by: tuple[Expr, ...] = ()
+    matrix, others = parts.matrix(kind, others, tree)
     for name, value in others:
         if name != "by":
             shown = str(value) if name is None else f"{name} = {value}"
@@ -183,9 +188,9 @@ def parse_residual(text: str) -> ErrorBar:
         by = tuple(_syntax.read(g) for g in parts.crossed(value)[1])
     time = _time(bar.left, parts)
     if isinstance(bar.right, Number) and bar.right.value == 1:
-        return ErrorBar(kind, time, (), "1", by, text)
+        return ErrorBar(kind, time, (), "1", by, text, matrix)
     name, group = parts.nested(bar.right)[0]
-    return ErrorBar(kind, time, tuple(_syntax.read(g) for g in group), name, by, text)
+    return ErrorBar(kind, time, tuple(_syntax.read(g) for g in group), name, by, text, matrix)
 
 
 def _time(left: Expr, parts: "_Parts") -> Expr | None:
@@ -256,10 +261,6 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
             text,
             node.pos,
         )
-    if name == "pos" and not left:
-        if not 1 <= len(node.args) <= 3 or any(k is not None for k, _ in node.args):
-            raise FormulaError("pos(...) takes one to three coordinates: pos(x, y)", text, node.pos)
-        return
     if name == "cbind" and left and node is side:
         if len(node.args) != 2:
             raise FormulaError("cbind takes two columns: cbind(successes, failures)", text, node.pos)
@@ -362,14 +363,25 @@ class _Parts:
             raise self.error(
                 f"the covariance structure {kind}(...) is not available; those that are: {', '.join(STRUCTURES)}", node
             )
+        matrix, others = self.matrix(kind, others, node)
         if others:
             shown = ", ".join(str(a) if k is None else f"{k} = {a}" for k, a in others)
             raise self.error(f"{kind}(...) takes a random-effects term and no option: leave out {shown}", others[0][1])
         if inner.op != "|" and _PLAIN.get(kind) != inner.op:
             raise self.error(f"'||' is the structure diag, which {kind}(...) contradicts: write '|'", inner)
-        self.bars.extend(self.expand(inner, kind))
+        self.bars.extend(self.expand(inner, kind, matrix))
 
-    def expand(self, bar: Binary, kind: str | None) -> Iterator[Bar]:
+    def matrix(self, kind: str, others: list, node: Call) -> tuple[str | None, list]:
+        """The name of the known matrix that follows the bar of a structure that has one, and what else follows."""
+        if not STRUCTURES[kind].known:
+            return None, others
+        if not others or others[0][0] is not None or not isinstance(others[0][1], Name):
+            raise self.error(
+                f"{kind}(...) takes the name of a matrix after the bar: {kind}(0 + f | g, K), with matrices={{'K': K}} "
+                "as an argument of the fit", node)  # fmt: skip
+        return others[0][1].name, others[1:]
+
+    def expand(self, bar: Binary, kind: str | None, matrix: str | None = None) -> Iterator[Bar]:
         for side in (bar.left, bar.right):
             nested = _has_bar(side)
             if nested is not None:
@@ -380,7 +392,7 @@ class _Parts:
         self.check_left(bar)
         kind = kind or next(name for name, op in _PLAIN.items() if op == bar.op)
         for name, group in self.nested(bar.right):
-            yield Bar(str(bar.left), group, kind, name)
+            yield Bar(str(bar.left), group, kind, name, matrix)
 
     def check_left(self, bar: Binary) -> None:
         for node in _syntax.walk(bar.left):

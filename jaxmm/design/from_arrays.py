@@ -15,6 +15,7 @@ import pandas as pd
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
 from jaxmm.design import DataError, Design
+from jaxmm.design.known import known_root
 from jaxmm.design.predictor import Factor, RandomTerm, constant, is_one_of_levels
 from jaxmm.design.response import by_position, check_counts, check_support
 from jaxmm.families import Family
@@ -131,8 +132,30 @@ def _random_term(k: int, term: Term, n: int, factors: list[Factor], random: list
     if at is not None:
         check_finite_array(f"at of term {k}", at)
     structure = covariance.get(term.kind, Z.shape[1])
+    if structure.positional and structure.takes_inputs:
+        at = _positions(k, structure, at)
+    if structure.known:
+        if at is None:
+            raise DataError(f"term {k}: the structure {structure.name!r} needs at=, its known matrix")
+        at = known_root(f"term {k}", "at", effects, at)
     _check_structure(k, structure, Z, at)
     return RandomTerm(known, effects, Z, structure, at)
+
+
+def _positions(k: int, structure: Covariance, at: np.ndarray | None) -> np.ndarray:
+    """(q, d) of the effects of term k."""
+    q, name = structure.q, structure.name
+    if at is None:
+        raise DataError(f"term {k}: the structure {name!r} needs at=, the positions of its effects: ({q},) or ({q}, d)")
+    at = at[:, None] if at.ndim == 1 else at
+    if at.ndim != 2 or len(at) != q or (structure.ordered and at.shape[1] != 1):
+        due = f"({q},)" if structure.ordered else f"({q},) or ({q}, d)"
+        raise DataError(f"term {k}: at of the structure {name!r} has shape {at.shape}, and must have {due}")
+    if structure.ordered and np.any(np.diff(at[:, 0]) <= 0):
+        raise DataError(f"term {k}: at of the structure {name!r} must increase: order the columns of Z by their times")
+    if len(np.unique(at, axis=0)) < q:
+        raise DataError(f"term {k}: at of the structure {name!r} has a position twice: make these effects one")
+    return at
 
 
 def _check_structure(k: int, structure: Covariance, Z: np.ndarray, at: np.ndarray | None) -> None:

@@ -185,6 +185,20 @@ def _as_numeric(state: Any, x: Any) -> tuple:
     return values[x.codes], None
 
 
+@takes("pos")
+def _pos(state: Any, *coordinates: Any) -> tuple:
+    """A level for each position, named by its coordinates, in their order."""
+    if not coordinates:
+        raise RefusedError("pos takes coordinates: pos(x, y)")
+    at = np.column_stack([_numbers(x) for x in coordinates])
+    there = np.isfinite(at).all(axis=1)
+    found, own = np.unique(at[there], axis=0, return_inverse=True)
+    codes = np.full(len(at), -1, np.int32)
+    codes[there] = own.ravel()
+    labels = ["(" + ", ".join(number_text(float(v)) for v in row) + ")" for row in found]
+    return Levels(codes, np.array(labels, dtype=object)), None
+
+
 @learns("scale")
 def _scale(state: Any, x: Any, center: Any = True, scale: Any = True) -> tuple:
     x = _numbers(x)

@@ -1,100 +1,88 @@
-"""A number, or coordinates, on the left of a bar -> the positions that occur, and which of them each row has.
+"""The left of a bar whose structure knows positions -> an effect at each position that occurs, and where these are.
 
-    ou(0 + time | g), exp(0 + pos(x, y) | g)  ->  Z (n, q) of zeros and ones,  at (q, d) the positions in their order
-
-The effects are those of the positions, whose covariance depends on how far they are apart.
+ou(0 + time | g)              time is numbers, or a factor whose levels are: times (q, 1) that increase
+exp(0 + pos(x, y) | g)        coordinates (q, 2); "0 +" may be left out before pos(...)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from jaxmm.design import syntax as _syntax
+from jaxmm.covariance import Covariance
+from jaxmm.design import contrasts as _contrasts
+from jaxmm.design import terms as _terms
 from jaxmm.design.columns import Column, DataError, Levels
-from jaxmm.design.syntax import Binary, Call, Expr, Name, Number, Paren
-from jaxmm.design.transforms import as_number, evaluate
-
-
-def alone(left: Expr) -> Expr | None:
-    """What stands on the left of a bar beside "0 +"; None where that is a 1, or more than one thing."""
-    if isinstance(left, Binary) and left.op == "+":
-        rest = [side for side in (left.left, left.right) if not (isinstance(side, Number) and side.value == 0)]
-        return alone(rest[0]) if len(rest) == 1 else None
-    if isinstance(left, Binary) and left.op == "-" and isinstance(left.right, Number) and left.right.value == 1:
-        return alone(left.left)
-    if isinstance(left, Paren):
-        return alone(left.arg)
-    return left if isinstance(left, Name | Call) else None
-
-
-def coordinates(expr: Expr, frame: Mapping, memory: dict[str, Any], n: int, fitting: bool, who: str) -> np.ndarray:
-    """(n, d) of each row.
-
-    Raises:
-        DataError: a factor, where numbers are due.
-    """
-    args = [arg for _, arg in expr.args] if isinstance(expr, Call) and expr.func == "pos" else [expr]
-    parts = []
-    for arg in args:
-        value = frame[arg.name] if isinstance(arg, Name) else evaluate(arg, frame, memory, fitting=fitting)
-        if isinstance(value, Levels):
-            raise DataError(
-                f"{who} goes by distances of numbers, and '{arg}' is a factor{value.example}: make a column of numbers "
-                "of it, or take ar1(...), which goes by the order of its levels"
-            )
-        parts.append(np.broadcast_to(np.asarray(as_number(value, str(arg)), float), (n,)))
-    return np.column_stack(parts)
-
-
-def labels_of(at: np.ndarray, name: str) -> tuple[str, ...]:
-    """Names of positions (q, d)."""
-    if at.shape[1] == 1:
-        return tuple(map(str, Column(name, "number", at[:, 0], None).levels.labels))
-    return tuple("(" + ", ".join(_syntax.number_text(float(v)) for v in row) + ")" for row in at)
-
-
-@dataclass(frozen=True)
-class SeenPositions:
-    """The positions ``at`` (q, d) of a fit, in the place of a model matrix; ``columns`` their names."""
-
-    expr: Expr
-    text: str
-    at: np.ndarray
-    columns: tuple[str, ...]
-    variables = ()
-
-    def rows(self, frame: Mapping, n: int, memory: dict[str, Any], *, unseen: str = "error") -> np.ndarray:
-        """Z (n, q) of other rows.
-
-        Raises:
-            DataError: a position that the fit has not seen.
-        """
-        own = coordinates(self.expr, frame, memory, n, False, self.text)
-        found, back = np.unique(np.vstack([self.at, own]), axis=0, return_inverse=True)
-        place = np.full(len(found), -1)
-        place[back.ravel()[: len(self.at)]] = np.arange(len(self.at))
-        at = place[back.ravel()[len(self.at) :]]
-        lost = at < 0
-        if lost.any() and unseen == "error":
-            shown = labels_of(own[lost][:1], str(self.expr))[0]
-            raise DataError(f"{self.text}: the fit has not seen '{self.expr}' {shown}, and has no effect of it")
-        Z = np.zeros((n, len(self.at)))
-        Z[np.flatnonzero(~lost), at[~lost]] = 1.0
-        Z[lost] = np.nan
-        return Z
+from jaxmm.design.formula import Bar
+from jaxmm.design.inputs import Frame
+from jaxmm.design.modelmatrix import Coding, ModelMatrix, Variable, check_finite
+from jaxmm.design.syntax import Call, Expr
+from jaxmm.design.transforms import evaluate
 
 
 def fit_positions(
-    expr: Expr, frame: Mapping, memory: dict[str, Any], n: int, text: str
-) -> tuple[np.ndarray, SeenPositions]:
-    """Z (n, q) of a fit's rows, and what makes it of others."""
-    own = coordinates(expr, frame, memory, n, True, text)
-    at, place = np.unique(own, axis=0, return_inverse=True)
-    Z = np.zeros((n, len(at)))
-    Z[np.arange(n), place.ravel()] = 1.0
-    names = labels_of(at, str(expr))
-    return Z, SeenPositions(expr, text, at, tuple(f"{expr}{x}" for x in names))
+    bar: Bar, part: _terms.TermList, structure: type[Covariance], frame: Frame, memory: dict[str, Any], labels: pd.Index
+) -> tuple[np.ndarray, ModelMatrix, np.ndarray]:
+    """Z (n, q) of the rows that count, what makes it for others, and the positions (q, d), sorted.
+
+    Raises:
+        DataError: another left than one variable, levels that are no numbers, positions where times are due.
+    """
+    expr = _variable(bar, part)
+    value = _levels(expr, frame, memory, labels)
+    found = [_numbers(str(label)) for label in value.labels]
+    if any(own is None for own in found) or len({len(own) for own in found if own is not None}) > 1:
+        raise DataError(
+            f"{bar}: {bar.kind}(...) goes by the distance of positions, and '{expr}' is a factor{value.example}: make "
+            f"a column of numbers of it, or take ar1(...), which goes by the order of its levels"
+        )
+    at = np.array(found, float)
+    if structure.ordered and at.shape[1] > 1:
+        raise DataError(
+            f"{bar}: {bar.kind}(...) is for times, which are one number each, and '{expr}' has {at.shape[1]} "
+            f"coordinates: take exp(0 + {expr} | {bar.name})"
+        )
+    order = np.lexsort(at.T[::-1])
+    at = at[order]
+    if len(at) > 1 and np.any(same := np.all(at[1:] == at[:-1], axis=1)):
+        k = int(np.argmax(same))
+        twice = " and ".join(repr(str(value.labels[order[k + i]])) for i in range(2))
+        raise DataError(f"{bar}: the levels {twice} of '{expr}' are one position: make them one level")
+    full, names = _contrasts.full(value.labels)
+    coding = Coding(np.vstack([full, np.full(len(full), np.nan)])[:, order], tuple(names[k] for k in order))
+    columns = tuple(f"{expr}{name}" for name in coding.names)
+    matrix = ModelMatrix(False, (Variable(expr, value.labels, ()),), (((0, coding),),), columns)
+    return matrix.filled([value], len(labels)), matrix, at
+
+
+def _variable(bar: Bar, part: _terms.TermList) -> Expr:
+    """The one variable on the left."""
+    one = len(part.terms) == 1 and part.terms[0].bit_count() == 1
+    expr = part.variables[part.terms[0].bit_length() - 1] if one else None
+    if expr is None or (part.intercept and not (isinstance(expr, Call) and expr.func == "pos")):
+        raise DataError(
+            f"{bar}: the effects of {bar.kind}(...) are those at the positions of one variable, and nothing else: "
+            f"{bar.kind}(0 + time | {bar.name}), or of coordinates {bar.kind}(0 + pos(x, y) | {bar.name})"
+        )
+    return expr
+
+
+def _levels(expr: Expr, frame: Frame, memory: dict[str, Any], labels: pd.Index) -> Levels:
+    value = evaluate(expr, frame, memory, fitting=True)
+    if isinstance(value, Levels):
+        return value.used()
+    if not isinstance(value, np.ndarray) or value.shape != (len(labels),):
+        raise DataError(f"'{expr}' is not a column of positions")
+    check_finite(value, str(expr), labels)
+    return Column(str(expr), "number", value, None).levels
+
+
+def _numbers(label: str) -> list[float] | None:
+    """The coordinates that a label "(1, 2)" or "5" says."""
+    try:
+        numbers = [float(x) for x in label.strip().removeprefix("(").removesuffix(")").split(",")]
+    except ValueError:
+        return None
+    return numbers if np.all(np.isfinite(numbers)) else None

@@ -7,6 +7,7 @@ A factor adds to one predictor: the subjects of the mean and those of the zeros 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +21,10 @@ from jaxmm.design.columns import DataError
 from jaxmm.design.formula import Bar, Terms
 from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.inputs import Frame, formula_offset, row_offset
+from jaxmm.design.known import known_root
 from jaxmm.design.modelmatrix import ModelMatrix, fit_matrix, independent_columns
-from jaxmm.design.positions import alone, fit_positions
-from jaxmm.design.syntax import Expr, FormulaError, read
+from jaxmm.design.positions import fit_positions
+from jaxmm.design.syntax import Expr
 
 MEAN = "mu"
 
@@ -136,40 +138,26 @@ class Bars:
         memory: dict[str, Any],
         coding: dict[str, str],
         labels: pd.Index,
+        matrices: Mapping[str, Any],
     ) -> None:
-        """One bar with `part` on its left, by the columns `exprs`."""
+        """One bar with `part` on its left, by the columns `exprs`; `matrices` that are known, by name."""
         key = (predictor, *bar.group)
         if key not in self.places:
             self.places[key] = len(self.factors)
             grouping, codes = fit_grouping(factor_name(predictor, bar.name), exprs, frame)
             self.groupings.append(grouping)
             self.factors.append(Factor(grouping.name, grouping.labels, codes, predictor))
-        inputs = None
-        if covariance.goes_by_distance(bar.kind):
-            Z, matrix = fit_positions(_position(bar), frame, memory, len(labels), str(bar))
-            inputs = matrix.at
+        kind, inputs = covariance.STRUCTURES[bar.kind], None
+        if kind.positional and kind.takes_inputs:
+            Z, matrix, inputs = fit_positions(bar, part, kind, frame, memory, labels)
         else:
             Z, matrix = fit_matrix(part, frame, len(labels), memory, coding, labels)
-        self.matrices.append(matrix)  # pyright: ignore
-        structure = covariance.get(bar.kind, Z.shape[1])
-        if structure.levels:
+        self.matrices.append(matrix)
+        if kind.levels:
             _check_levels(bar, Z)
-        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, structure, inputs))
-
-
-def _position(bar: Bar) -> Expr:
-    """What stands on the left of a bar of positions.
-
-    Raises:
-        FormulaError: an intercept, or more than one thing.
-    """
-    expr = alone(read(bar.left))
-    if expr is None:
-        raise FormulaError(
-            f"{bar}: on the left of {bar.kind}(...) stands a number or coordinates alone, as in "
-            f"{bar.kind}(0 + time | {bar.name}) or {bar.kind}(0 + pos(x, y) | {bar.name})"
-        )
-    return expr
+        if bar.matrix is not None:
+            inputs = known_root(str(bar), bar.matrix, _level_names(bar, matrix), matrices[bar.matrix])
+        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, kind(Z.shape[1]), inputs))
 
 
 def factor_name(predictor: str, name: str) -> str:
@@ -180,6 +168,15 @@ def factor_name(predictor: str, name: str) -> str:
 def is_one_of_levels(Z: np.ndarray) -> bool:
     """Whether each row has one effect, as with the levels of one factor."""
     return bool(np.all((Z == 0) | (Z == 1)) and np.all(Z.sum(axis=1) == 1))
+
+
+def _level_names(bar: Bar, matrix: ModelMatrix) -> Sequence[str]:
+    """The levels that the columns of one factor's matrix stand for."""
+    names = matrix.variables[matrix.terms[0][0][0]].labels if len(matrix.terms) == len(matrix.terms[0]) == 1 else None
+    if names is None or len(names) != len(matrix.columns):
+        raise DataError(f"{bar}: a known matrix is of the levels of one column: {bar.kind}(0 + f | {bar.name}, "
+                        f"{bar.matrix}); make one of several first")  # fmt: skip
+    return list(map(str, names))
 
 
 def _check_levels(bar: Bar, Z: np.ndarray) -> None:

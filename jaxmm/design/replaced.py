@@ -19,7 +19,6 @@ from jaxmm.design.columns import Column, DataError, Levels, Table, near
 from jaxmm.design.design import Design
 from jaxmm.design.functions import Matrix, as_number
 from jaxmm.design.modelmatrix import ModelMatrix, recoded
-from jaxmm.design.positions import SeenPositions
 from jaxmm.design.transforms import evaluate, learns
 
 AT_ONCE = 1 << 20  # rows of all lanes that are evaluated together
@@ -174,8 +173,6 @@ def _by_name(columns: np.ndarray, names: tuple[str, ...], values: Mapping[str, n
 
 
 def _enters(matrix: ModelMatrix, wanted: frozenset[str]) -> bool:
-    if isinstance(matrix, SeenPositions) and wanted & set(_syntax.names(matrix.expr)):
-        raise DataError(f"columns: {matrix.text} has the positions of its effects of a column, which lanes share")
     return any(wanted & set(_syntax.names(v.expr)) for v in matrix.variables)
 
 

@@ -18,10 +18,10 @@ import pandas as pd
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
 from jaxmm.design import syntax as _syntax
-from jaxmm.design.columns import DataError, Levels, row_text
+from jaxmm.design.columns import Column, DataError, Levels, row_text
 from jaxmm.design.formula import ErrorBar
 from jaxmm.design.grouping import SeenFactor, fit_grouping
-from jaxmm.design.positions import coordinates, labels_of
+from jaxmm.design.known import known_root
 from jaxmm.design.predictor import Factor, Predictor
 from jaxmm.design.syntax import Call, Expr, Name
 from jaxmm.design.transforms import as_number, evaluate
@@ -110,7 +110,7 @@ def fit_residual(
         DataError: a subject twice at one time or in two levels of ``by``, times that are not numbers where they must
             be, a formula of log φ whose columns do not add up to a constant.
     """
-    own = None if bar is None else _fit_bar(bar, frame, memory, labels)
+    own = None if bar is None else _fit_bar(bar, frame, memory, labels, matrices or {})
     if dispersion is None:
         return own
     V, constant, left = _beside_constant(dispersion)
@@ -119,7 +119,9 @@ def fit_residual(
 
 
 # ---------------------------------------------------------------- the bar
-def _fit_bar(bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.Index) -> ResidualDesign:
+def _fit_bar(
+    bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.Index, matrices: Mapping[str, Any]
+) -> ResidualDesign:
     n = len(labels)
     subject, seen = _factor(bar.name, bar.group, frame, n)
     if bar.time is None:
@@ -129,7 +131,10 @@ def _fit_bar(bar: ErrorBar, frame: Mapping, memory: dict[str, Any], labels: pd.I
         place, times, values = _times(bar.time, frame, memory, n)
     _check_once(bar, subject, place, times, labels)
     structure = covariance.get(bar.kind, len(times))
-    positions = _positions(bar, structure, times, values)
+    if bar.matrix is None:
+        positions = _positions(bar, structure, times, values)
+    else:
+        positions = known_root(bar.text, bar.matrix, times, matrices[bar.matrix])
     if structure.levels and structure.positional:  # of all steps from the first to the last, also those not seen
         structure = covariance.get(bar.kind, int(positions.max()) + 1)
     sets, groupings = None, (seen,)
@@ -204,15 +209,33 @@ def _times(
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
     """The place (n,) of each row among the times, the names of these, and their numbers (T, d), None of a factor."""
     if isinstance(time, Call) and time.func == "pos":
-        found, place = np.unique(coordinates(time, frame, memory, n, True, str(time)), axis=0, return_inverse=True)
-        return place.ravel(), labels_of(found, str(time)), found
+        found, place = np.unique(_coordinates(time, frame, memory, n), axis=0, return_inverse=True)
+        return place.ravel(), _labels(found, str(time)), found
     value = frame[time.name] if isinstance(time, Name) else evaluate(time, frame, memory, fitting=True)
     if isinstance(value, Levels):
         used = value.used()
         return used.codes.astype(np.int64), tuple(map(str, used.labels)), None
     numbers = np.broadcast_to(np.asarray(as_number(value, str(time)), float), (n,))
     found, place = np.unique(numbers, return_inverse=True)
-    return place, labels_of(found[:, None], str(time)), found[:, None]
+    return place, _labels(found[:, None], str(time)), found[:, None]
+
+
+def _coordinates(expr: Call, frame: Mapping, memory: dict[str, Any], n: int) -> np.ndarray:
+    """(n, d) of pos(x, y)."""
+    parts = []
+    for _, arg in expr.args:
+        value = frame[arg.name] if isinstance(arg, Name) else evaluate(arg, frame, memory, fitting=True)
+        if isinstance(value, Levels):
+            raise DataError(f"{expr} takes coordinates that are numbers, and '{arg}' is a factor{value.example}")
+        parts.append(np.broadcast_to(np.asarray(as_number(value, str(arg)), float), (n,)))
+    return np.column_stack(parts)
+
+
+def _labels(at: np.ndarray, name: str) -> tuple[str, ...]:
+    """Names of positions (T, d)."""
+    if at.shape[1] == 1:
+        return tuple(map(str, Column(name, "number", at[:, 0], None).levels.labels))
+    return tuple("(" + ", ".join(_syntax.number_text(float(v)) for v in row) + ")" for row in at)
 
 
 def _positions(bar: ErrorBar, structure: Covariance, times: tuple[str, ...], values: np.ndarray | None) -> Any:

@@ -27,7 +27,6 @@ from jaxmm.design.inputs import Frame, model_columns
 from jaxmm.design.joined import columns_of, is_numeric, stack
 from jaxmm.design.lacking import arranged, common_first, empty_columns, means_another
 from jaxmm.design.modelmatrix import recoded
-from jaxmm.design.positions import SeenPositions
 from jaxmm.design.response import Response, any_trial, other_rows
 from jaxmm.design.stacked_rows import Stacked, sorted_rows
 from jaxmm.design.transforms import evaluate, learns
@@ -58,7 +57,7 @@ class Stacker:
         d = self.design
         grouping = d.spec.groupings[0].exprs
         learnt = any(learns(e, self.names) for e in (self.terms.response, *self.terms.offsets, *grouping))
-        placed = any(isinstance(m, SeenPositions) for m in d.spec.bars)
+        placed = any(t.inputs is not None for t in d.terms)  # positions of each table's own
         return len(d.factors) == 1 and not learnt and not placed
 
     def build(self, data: Any) -> Design:

@@ -39,6 +39,10 @@ class Objective:
 
 def minimise(objective: Objective, start: np.ndarray, control: Control) -> Search:
     """Search from ``start``; beyond ``control.newton_limit`` parameters L-BFGS goes first."""
+    if not len(start):  # nothing to search for: the errors have a known covariance
+        at = _exact(objective, np.asarray(start, float))
+        status = Status.CONVERGED if np.isfinite(at.value) else Status.NOT_FINITE
+        return Search(*at[:4], 0.0, float("nan"), 0, status, at.aux)
     with np.errstate(all="ignore"):  # what is not finite is looked for, and has its status
         if len(start) > control.newton_limit:
             start = _quasi_newton(objective, start, control)

@@ -3,10 +3,12 @@
 ``einsum`` moves the levels to the front and loops over them on a CPU; unrolled over the short inner axis the
 product is k long vector operations, 20 x faster.  Its transpose, as autodiff would write it, is a reduction over a
 short axis and just as slow as ``einsum``, so the product is a primitive of its own whose transposes are again
-such products.
+such products.  Where matrices are few and large, as of a factor with one level, they are multiplied as matrices.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax.numpy as jnp
 from jax.core import ShapedArray
@@ -25,6 +27,9 @@ def block_matmul(A: Array, B: Array) -> Array:
 
 
 def _product(A: Array, B: Array) -> Array:
+    if min(*A.shape[:2], B.shape[1]) >= costs.WIDE_BLOCK and math.prod(A.shape[2:]) <= costs.FEW_BLOCKS:
+        flat = [jnp.moveaxis(x.reshape(*x.shape[:2], -1), -1, 0) for x in (A, B)]
+        return jnp.moveaxis(flat[0] @ flat[1], 0, -1).reshape(A.shape[0], *B.shape[1:])
     if A.shape[1] == 0 or A.shape[1] > costs.UNROLLED_PRODUCT:  # along a wide border: too many operations to compile
         return jnp.sum(A[:, :, None] * B[None], axis=1)
     out = A[:, 0, None] * B[None, 0]

@@ -66,6 +66,8 @@ def _block_tdot(A: Array, B: Array) -> Array:
 def _block_inverse_root(M: Array) -> Array:
     """Cholesky and inversion of its factor entry by entry, each entry a vector over the levels."""
     q = M.shape[0]
+    if q > costs.CHOLESKY_LEAF and M.shape[-1] == 1:
+        return _dense_inverse_root(M[:, :, 0])[:, :, None]
     if q > costs.UNROLLED_ROOT:
         factor = jnp.linalg.cholesky(jnp.moveaxis(M, -1, 0))
         eye = jnp.broadcast_to(jnp.eye(q, dtype=M.dtype), factor.shape)
