@@ -40,7 +40,9 @@ def test_bars(text, expected):
 
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_covariance_structures_parse(kind):
-    assert parse(f"y ~ x + {kind}(0 + f | g)").bars[0].kind == kind
+    text = f"{kind}(0 + f | g{', K' if STRUCTURES[kind].known else ''})"
+    bar = parse(f"y ~ x + {text}").bars[0]
+    assert bar.kind == kind and str(bar) == (text if kind not in ("us", "diag") else str(bar))
 
 
 @pytest.mark.parametrize("kind", ["mat", "rr"])

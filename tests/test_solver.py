@@ -187,6 +187,19 @@ def test_block_matmul_value_and_derivatives(factors):
         close(ours, theirs, 1e-14)
 
 
+@pytest.mark.parametrize("lanes", [(), (1,), (2, 3)])
+def test_block_matmul_of_few_large_blocks(lanes):
+    """Which are multiplied as matrices; so is the root of the only one."""
+    rng = np.random.default_rng(1)
+    A, B = rng.normal(size=(13, 14, *lanes)), rng.normal(size=(14, 15, *lanes))
+    close(block_matmul(A, B), einsum(A, B), 1e-13)
+    close(jax.jvp(block_matmul, (A, B), (2 * A, B))[1], 3 * einsum(A, B), 1e-13)
+    M = np.cov(rng.normal(size=(100, 300)))
+    L = np.asarray(spd.BLOCKS.factor(jnp.asarray(M)[:, :, None]))[:, :, 0]
+    close(L @ M @ L.T, np.eye(100), 1e-10)
+    assert not np.any(np.triu(L, 1))
+
+
 def test_block_matmul_second_derivative(factors):
     A, B, ct = factors
 
