@@ -77,8 +77,12 @@ def best_within(fit, loglik) -> None:
 @pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_likelihood_written_out(name, reml):
-    time = "visit" if not STRUCTURES[name].positional or STRUCTURES[name].levels else "time"
-    fit = mm.lmm(MEAN, DATA, residual=f"{name}({time} | subject)", reml=reml)
+    kind = STRUCTURES[name]
+    time = "visit" if not kind.positional or kind.levels else "time"
+    K = pd.DataFrame(np.diag([1.0, 2.0, 3.0, 4.0]) + 0.5, VISITS, VISITS)
+    known = {"matrices": {"K": K}} if kind.known else {}
+    residual = f"{name}({time} | subject{', K' if kind.known else ''})"
+    fit = mm.lmm(MEAN, DATA, residual=residual, reml=reml, **known)
     assert fit.converged and isinstance(fit.model.arrays.residual, PatternSums)
     R = within_subjects(fit)
     assert fit.loglik == pytest.approx(dense_loglik(fit, R), abs=1e-7)
@@ -340,7 +344,7 @@ def test_what_is_not_there_is_refused(fit):
     ({"residual": "us(visit | subject)", "formula": "y ~ 1 + (1 | visit)"}, DataError, ["lie in one", "visit"]),
     ({"dispersion": "~ 0 + time"}, DataError, ["has no intercept"]),
     ({"dispersion": "~ time + (1 | site)"}, FormulaError, ["no random effects", "glmm(formula, data, 'gaussian'"]),
-    ({"matrices": {"K": np.eye(3)}, "residual": "us(visit | subject)"}, DataError, ["no structure of the model names"]),
+    ({"matrices": {"K": np.eye(3)}, "residual": "us(visit | subject)"}, DataError, ["the matrix 'K' of matrices= is not used"]),
 ])  # fmt: skip
 def test_bad_input(given, error, words):
     given = {"formula": MEAN} | given
