@@ -38,7 +38,7 @@ class Predicting(Fitted):
 
         Args:
             kind: "response", y − μ (proportions where there are trials); "pearson", (y − μ)√w/√V(μ), w with the trials,
-                as lme4's not divided by σ; "deviance", the signed roots of the unit deviances; "working",
+                as lme4's not divided by σ (with ``residual=`` or ``dispersion=``, over the row's own SD in units of σ); "deviance", the signed roots of the unit deviances; "working",
                 (y − μ) dη/dμ. With zero inflation, y less the mean and over the variance that include the zeros; with a
                 formula for a scale φ, V includes it.
 
@@ -73,7 +73,8 @@ class Predicting(Fitted):
         """Predictions on the rows of ``newdata``, or of the fit.
 
         Args:
-            re: "conditional" (with the modes of the levels), "population" (b = 0: a typical level), "marginal" (the
+            re: "conditional" (with the modes of the levels; for new rows of a model without random effects whose errors
+                are correlated, given the other rows of their subject: what was seen, where it was), "population" (b = 0: a typical level), "marginal" (the
                 mean over all levels; "population" in a linear model), or a list of the factors whose modes count.
             offset: for new data, in the place of the fit's offset argument.
             scale: "response" (the mean; a proportion where there are trials), "link", "conditional" (the mean of the
