@@ -39,8 +39,9 @@ class Predicting(Fitted):
         Args:
             kind: "response", y − μ (proportions where there are trials); "pearson", (y − μ)√w/√V(μ), w with the trials,
                 as lme4's not divided by σ (with ``residual=`` or ``dispersion=``, over the row's own SD in units of σ);
-                "deviance", the signed roots of the unit deviances; "working", (y − μ) dη/dμ. With zero inflation, y less the mean and over the variance that include the zeros; with a
-                formula for a scale φ, V includes it.
+                "deviance", the signed roots of the unit deviances; "working", (y − μ) dη/dμ. With zero inflation,
+                y less the mean and over the variance that include the zeros; with a formula for a scale φ, V includes
+                it.
 
         Raises:
             ValueError: another kind, or one that the family has not.
