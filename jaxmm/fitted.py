@@ -189,8 +189,8 @@ class Fitted:
 
     @property
     def theta(self) -> np.ndarray:
-        """Covariance factor (relative to σ in ``lmm``): column-major lower triangle per term, by decreasing levels; then
-        the parameters of the errors' covariance over σ², where they have one (``residual`` has them by name)."""
+        """Covariance factor (relative to σ in ``lmm``): column-major lower triangle per term, by decreasing levels;
+        then the parameters of the errors' covariance over σ², where they have one (``residual`` has them by name)."""
         return np.array(self.estimates.theta)
 
     @property

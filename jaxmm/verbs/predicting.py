@@ -75,8 +75,9 @@ class Predicting(Fitted):
 
         Args:
             re: "conditional" (with the modes of the levels; for new rows of a model without random effects whose errors
-                are correlated, given the other rows of their subject: what was seen, where it was), "population" (b = 0: a typical level), "marginal" (the
-                mean over all levels; "population" in a linear model), or a list of the factors whose modes count.
+                are correlated, given the other rows of their subject: what was seen, where it was), "population"
+                (b = 0: a typical level), "marginal" (the mean over all levels; "population" in a linear model), or a
+                list of the factors whose modes count.
             offset: for new data, in the place of the fit's offset argument.
             scale: "response" (the mean; a proportion where there are trials), "link", "conditional" (the mean of the
                 counts before zeros are added), "zero" (the probability of an extra zero) or "dispersion" (φ).
