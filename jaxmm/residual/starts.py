@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
+from jaxmm.covariance._decaying import distances
 from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns
 from jaxmm.residual.rows import PatternRows
@@ -20,6 +21,7 @@ from jaxmm.residual.sums import PatternSums
 
 MOST_TIMES = 60  # of which a matrix of moments is made; of more, some
 LEAST = 0.05  # eigenvalue of a start's C, in units of its mean variance
+LENGTHS = 5  # of a correlation that falls with the distance, that are tried
 LIKELY = 0.5  # correlation of neighbours in a start that knows nothing
 
 
@@ -47,10 +49,22 @@ def _rhos(own: PatternSums | PatternRows, gram: Gram) -> list[np.ndarray]:
     at, some = _some(p, structure)
     for C in (np.eye(len(some)), _likely(len(some))):
         out.append([_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes])
+    for length in _lengths(structure, at):
+        C = np.exp(-distances(np.asarray(at, float)) / length)
+        out.append([_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes])
     if found:
         out.append([_nearest(structure, S[np.ix_(some, some)] / sizes[0], at, len(some)) for S in found])
     rhos = [layout.join(_unit(structure, thetas), np.zeros(0)) for thetas in out]
     return [np.concatenate([rho, gamma]) for rho in rhos for gamma in gammas]
+
+
+def _lengths(structure: Covariance, at: Any) -> np.ndarray:
+    """From the least to the largest distance, where the structure goes by distances: it may have several maxima."""
+    if not structure.positional or structure.levels or at is None or len(at) < 2:
+        return np.zeros(0)
+    d = distances(np.asarray(at, float))
+    d = d[d > 0]
+    return np.geomspace(d.min(), d.max(), LENGTHS)
 
 
 def _likely(T: int) -> np.ndarray:
