@@ -70,6 +70,7 @@ def dense_fit(y, x, codes, levels, D, sigma, *, reml=True, index=None, **changes
         "n_groups": {"Subject": J},
         "reml": reml,
         "dropped": (),
+        "residual": None,
         "varcorr": lambda: VarCorr([Block("Subject", tuple(names), np.asarray(D), np.ones((2, 2), bool))], sigma),
         "ranef": lambda: RandomEffects({"Subject": table}, lambda: {"Subject": blocks}),
         "prediction_cov": prediction_blocks,
