@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxmm._compiled import bucket
+from jaxmm._runs import places
 from jaxmm._types import Array
 
 
@@ -47,7 +48,7 @@ def cell_pairs(level: np.ndarray, column: np.ndarray, size: int) -> tuple[np.nda
     start = np.searchsorted(level, level)
     reach = np.arange(len(level)) - start + 1
     pair_a = np.repeat(np.arange(len(level)), reach)
-    pair_b = np.arange(len(pair_a)) - np.repeat(np.cumsum(reach) - reach, reach) + start[pair_a]
+    pair_b = places(reach) + start[pair_a]
     by_target = np.argsort(column[pair_a].astype(np.int64) * size + column[pair_b])
     n = len(level)
     more, more_pairs = bucket(n + 1) - n, bucket(len(pair_a)) - len(pair_a)  # one of them at least, for the pairs

@@ -264,10 +264,9 @@ class Fitted:
 
     @property
     def n_groups(self) -> dict[str, int]:
-        """Levels of each grouping factor."""
-        d = self.model.design.residual
-        subjects = {} if d is None or d.subject is None else {d.subject.name: len(d.subject.levels)}
-        return {f.name: len(f.levels) for f in self._factors_in_order()} | subjects
+        """Levels of each grouping factor, and of the one within which errors are correlated."""
+        factors = (*self._factors_in_order(), *self.model.design.correlated_within)
+        return {f.name: len(f.levels) for f in factors}
 
     @property
     def dropped(self) -> tuple[str, ...]:

@@ -250,14 +250,15 @@ def assemble(a: Accumulator, parts: Any, y: np.ndarray) -> Gram:
     """The pytree, from what the solver made of the design and a response (n,); call it with x64 enabled."""
     s = a.structure
     beta0, residual = a.least_squares(y)
+    weights = np.ones(a.n) if a.weights is None else a.weights[a.weights > 0]
     tree: Any = Gram(
         couplings=s.solver.couplings(a, parts, residual),
         T=tuple(a.changes()),
         T_X=a.X.T,
         beta0=np.asarray(beta0),
         logdet_T=np.asarray(np.linalg.slogdet(a.X.T)[1] if s.p else 0.0),
-        n_obs=np.asarray(float(a.n)),
-        sum_log_weights=np.asarray(0.0 if a.weights is None else float(np.sum(np.log(a.weights[a.weights > 0])))),
+        n_obs=np.asarray(float(len(weights))),
+        sum_log_weights=np.asarray(np.sum(np.log(weights))),
         inputs=a.inputs,
         structure=s,
     )

@@ -77,10 +77,7 @@ class Linear:
 
     def arrays(self, accumulator: Accumulator, parts: dict, design: Design) -> Gram:
         offset = 0.0 if design.offset is None else design.offset
-        gram = assemble(accumulator, parts, design.y - offset)
-        if design.residual is None:
-            return gram
-        return replace(gram, residual=prepare(accumulator, gram, design.residual, design.y - offset, self.family))
+        return self._arrays(accumulator, parts, design, design.y - offset)
 
     def arrays_of_lane(self, accumulator: Accumulator, design: Design, y: Any, weights: Any, offset: Any) -> Gram:
         """On the host, of a response, weights and offset (n,), None for those at hand; rows of weight zero are not
@@ -90,11 +87,14 @@ class Linear:
         given = design.offset if offset is None else offset
         response = np.where(there, design.y if y is None else y, 0.0) - (0.0 if given is None else given)
         own = replace(accumulator, weights=w)
-        gram = assemble(own, own.structure.solver.design(own), response)
-        logs = 0.0 if w is None else np.sum(np.log(w[there]))
-        gram = replace(gram, n_obs=np.asarray(float(there.sum())), sum_log_weights=np.asarray(logs))
-        assert design.residual is not None
-        return replace(gram, residual=prepare(own, gram, design.residual, response, self.family))
+        return self._arrays(own, own.structure.solver.design(own), design, response)
+
+    def _arrays(self, accumulator: Accumulator, parts: dict, design: Design, response: np.ndarray) -> Gram:
+        """Of a response (n,) less the offset."""
+        gram = assemble(accumulator, parts, response)
+        if design.residual is None:
+            return gram
+        return replace(gram, residual=prepare(accumulator, gram, design.residual, response, self.family))
 
     def rows(self, accumulator: Accumulator, arrays: Gram, design: Design) -> Rows:
         offset = np.zeros(len(design.y)) if design.offset is None else design.offset

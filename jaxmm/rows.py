@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import block_diag
 
-from jaxmm import costs
+from jaxmm import _runs, costs
 from jaxmm._compiled import bucket
 from jaxmm._pieces import pick, repeat_pieces, sum_pieces
 from jaxmm._types import Array
@@ -285,7 +285,7 @@ def pieces(
         each[-1] += bucket(int(each.sum())) - each.sum()
     level = np.repeat(np.arange(levels), each)
     first = np.cumsum(counts) - counts
-    piece = np.arange(len(level)) - np.repeat(np.cumsum(each) - each, each)
+    piece = _runs.places(each)
     inside = piece[None, :] * height + np.arange(height)[:, None]
     order = np.argsort(codes, kind="stable")
     places = np.where(inside < counts[level], order[np.minimum(first[level] + inside, len(codes) - 1)], -1)

@@ -71,11 +71,11 @@ class ResidualLayout:
         m = self.covariance.num_params
         return [whole[k * m : (k + 1) * m] for k in range(self.sets)], gamma
 
-    def join(self, thetas: Any, gamma: Any, xp: Any = np) -> Any:
+    def join(self, thetas: list[np.ndarray], gamma: np.ndarray) -> np.ndarray:
         """The way back; the first element of the first theta is left out."""
         if self.covariance is None:
-            return xp.asarray(gamma)
-        return xp.concatenate([*[t[1:] if k == 0 else t for k, t in enumerate(thetas)], gamma])
+            return gamma
+        return np.concatenate([*[t[1:] if k == 0 else t for k, t in enumerate(thetas)], gamma])
 
 
 @dataclass(frozen=True)

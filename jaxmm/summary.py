@@ -105,7 +105,7 @@ def summary(fit: Any) -> Summary:
         correlation=_correlation(vcov) if 1 < p <= _MAX_CORRELATIONS else None,
         notes=_notes(fit),
         further=tuple(_further(fit)),
-        residual="" if fit.residual is None else str(fit.residual),
+        residual=str(fit.residual or ""),
     )
 
 

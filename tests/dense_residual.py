@@ -7,7 +7,7 @@ R comes from what a textbook calls its parameters, s² = exp(V γ) / w.  Nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -37,41 +37,10 @@ def dense(X: np.ndarray, y: np.ndarray, V: np.ndarray, reml: bool) -> Dense:
 
 
 # ---------------------------------------------------------------- covariances of the times
-def correlated(sd: np.ndarray, R: np.ndarray) -> np.ndarray:
-    return R * np.outer(sd, sd)
-
-
-def us(sd, correlations) -> np.ndarray:
-    """``correlations`` row by row below the diagonal: (2, 1), (3, 1), (3, 2), .."""
-    R = np.eye(len(sd))
-    R[np.tril_indices(len(sd), -1)] = correlations
-    return correlated(np.asarray(sd), np.tril(R) + np.tril(R, -1).T)
-
-
-def diag(sd) -> np.ndarray:
-    return np.diag(np.square(sd))
-
-
-def homdiag(sd: float, T: int) -> np.ndarray:
-    return sd**2 * np.eye(T)
-
-
-def cs(sd, rho: float) -> np.ndarray:
-    return correlated(np.asarray(sd), np.where(np.eye(len(sd), dtype=bool), 1.0, rho))
-
-
-def homcs(sd: float, rho: float, T: int) -> np.ndarray:
-    return cs(np.full(T, sd), rho)
-
-
-def hetar1(sd, rho: float, times=None) -> np.ndarray:
-    """ρ to the power of the distance of whole numbers, 0, 1, .. by default; with gaps where these have gaps."""
-    at = np.arange(len(sd)) if times is None else np.asarray(times)
-    return correlated(np.asarray(sd), float(rho) ** np.abs(np.subtract.outer(at, at)))
-
-
 def ar1(sd: float, rho: float, times) -> np.ndarray:
-    return hetar1(np.full(len(times), sd), rho, times)
+    """ρ to the power of the distance of whole numbers, with gaps where these have gaps."""
+    at = np.asarray(times)
+    return sd**2 * float(rho) ** np.abs(np.subtract.outer(at, at))
 
 
 # ---------------------------------------------------------------- of all rows
@@ -91,17 +60,6 @@ def errors(
         V[np.ix_(rows, rows)] = own[np.ix_(place[rows], place[rows])]
     s = np.broadcast_to(s, (n,))
     return V * np.outer(s, s)
-
-
-def scales(V: np.ndarray, gamma: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
-    """s (n,) = √(exp(V γ) / w)."""
-    return np.sqrt(np.exp(V @ np.asarray(gamma)) / np.broadcast_to(weights, (len(V),)))
-
-
-def random_terms(terms: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """ZDZ' (n, n) of terms: codes (n,), Z (n, q), D (q, q) of each."""
-    parts = [np.equal.outer(codes, codes) * (Z @ D @ Z.T) for codes, Z, D in terms.values()]
-    return np.sum(parts, axis=0)
 
 
 # ---------------------------------------------------------------- Kenward and Roger

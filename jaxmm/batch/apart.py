@@ -17,7 +17,7 @@ from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.progress import progress_bar
 from jaxmm.batch.setup import without_rows
-from jaxmm.batch.singly import found_of, side_by_side
+from jaxmm.batch.singly import found_of, lane_arrays, side_by_side
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few
 from jaxmm.fitted import Fitted
@@ -28,7 +28,7 @@ from jaxmm.results.schema import as_columns, names_of
 from jaxmm.rows import Rows
 from jaxmm.sources.resample import LeaveOneOut, WithoutRows
 from jaxmm.sources.resample import outermost as outermost_of
-from jaxmm.sources.responses import Responses
+from jaxmm.sources.responses import Responses, Varying
 from jaxmm.sources.truth import as_start
 from jaxmm.start_given import scaled_psi, scaled_theta
 
@@ -94,7 +94,7 @@ def _counting(model: Prepared, weights: np.ndarray | None) -> Gram | Rows:
         return arrays
     if model.structure.residual is not None:
         own = weights if model.design.weights is None else np.where(weights > 0, model.design.weights, 0.0)
-        return model.likelihood.arrays_of_lane(model.accumulator, model.design, None, own, None)  # pyright: ignore
+        return lane_arrays(model, Varying(weights=own))
     return (
         _weighted(arrays, weights)
         if isinstance(arrays, Rows)

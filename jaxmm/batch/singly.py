@@ -45,7 +45,7 @@ _arrays_for = Program(
 )
 
 
-def _lane_arrays(model: Any, own: Varying) -> Any:
+def lane_arrays(model: Any, own: Varying) -> Any:
     if model.structure.residual is not None:  # patterns of missing rows are found on the host
         return model.likelihood.arrays_of_lane(model.accumulator, model.design, own.y, own.weights, own.offset)
     return _arrays_for(model.likelihood, model.arrays, model.rows, own.y, own.weights, own.offset, own.trials)
@@ -55,7 +55,7 @@ def search(model: Any, own: Varying, theta: np.ndarray | None, control: Control)
     """The estimates of one lane, of what it has of its own, arrays (nobs,); it begins at its own start, at ``theta``
     in the scaled columns, or else where a single fit does."""
     lik, d = model.likelihood, model.design
-    arrays = _lane_arrays(model, own)
+    arrays = lane_arrays(model, own)
     start = theta if own.start is None else own.start
     if start is None:
         weights = d.weights if own.weights is None else own.weights

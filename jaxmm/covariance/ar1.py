@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace
+from jaxmm.covariance._base import moments, namespace
+from jaxmm.covariance._scaled import OneScale
 
 
 @dataclass(frozen=True)
-class Autoregressive(Covariance):
+class Autoregressive(OneScale):
     """theta is the standard deviation and, where q > 1, α.
 
     Example:
@@ -28,23 +29,19 @@ class Autoregressive(Covariance):
     """
 
     name = "ar1"
-    closed_under = "scalar"
-    lanes = True
-    takes_inputs = False
     triangular = True
     levels = True
     positional = True
 
     @property
-    def num_params(self) -> int:
-        return min(self.q, 2)
+    def num_angles(self) -> int:
+        return 1
 
-    @property
-    def scale_power(self) -> np.ndarray:
-        return np.array([2, 0])[: self.num_params]
+    def root(self, alpha: Any) -> Any:
+        return decaying(alpha[0], self.q)
 
-    def factor(self, theta: Any, at: Any = None) -> Any:
-        return theta[None] if self.q == 1 else theta[0] * decaying(theta[1], self.q)
+    def angles(self, lam: Any) -> Any:
+        return angle(lam)[None]
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         if self.q == 1 and at is None:
@@ -58,10 +55,6 @@ class Autoregressive(Covariance):
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"rho": float(np.sin(theta[1]))}
-
-    def from_lower(self, lam: Any, at: Any = None) -> Any:
-        _, _, pooled = moments(lam)
-        return pooled[None] if self.q == 1 else namespace(lam).stack([pooled, angle(lam)])
 
 
 def decaying(alpha: Any, q: int) -> Any:

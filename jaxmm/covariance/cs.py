@@ -5,8 +5,7 @@ which a² + (q - 1) g² = q, so that ρ is in [-1/(q - 1), 1].  With an angle α
 
     a = √q cos α,      g = √(q/(q - 1)) sin α,      lam = diag(sd) (g I + (a - g) 11'/q)
 
-and either end is an ordinary point, where a or g changes its sign.  sd = t², since beside a standard deviation that
-changes its sign the correlation would change its own: a likelihood that is highest at sd = 0 is level there in t.
+and either end is an ordinary point, where a or g changes its sign.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace
+from jaxmm.covariance._base import moments, namespace
+from jaxmm.covariance._scaled import OwnScales
 from jaxmm.covariance.homcs import alike
 
 
 @dataclass(frozen=True)
-class CompoundSymmetric(Covariance):
+class CompoundSymmetric(OwnScales):
     """theta is the roots t of the q standard deviations, then α; where q = 1 the standard deviation itself.
 
     Example:
@@ -31,32 +31,19 @@ class CompoundSymmetric(Covariance):
     """
 
     name = "cs"
-    closed_under = "diagonal"
-    lanes = True
-    takes_inputs = False
 
     @property
-    def num_params(self) -> int:
-        return self.q + (self.q > 1)
+    def num_angles(self) -> int:
+        return 1
 
-    @property
-    def scale_power(self) -> np.ndarray:
-        return np.array([2]) if self.q == 1 else np.array([4] * self.q + [0])
+    def root(self, alpha: Any) -> Any:
+        q, xp = self.q, namespace(alpha)
+        return alike(np.sqrt(q) * xp.cos(alpha[0]), np.sqrt(q / (q - 1)) * xp.sin(alpha[0]), q)
 
-    def factor(self, theta: Any, at: Any = None) -> Any:
-        q, xp = self.q, namespace(theta)
-        if q == 1:
-            return theta[None]
-        a, g = np.sqrt(q) * xp.cos(theta[q]), np.sqrt(q / (q - 1)) * xp.sin(theta[q])
-        return theta[:q, None] ** 2 * alike(a, g, q)
-
-    def from_lower(self, lam: Any, at: Any = None) -> Any:
+    def angles(self, lam: Any) -> Any:
         q, xp = self.q, namespace(lam)
         sd, D, _ = moments(lam)
-        if q == 1:
-            return sd
         between = xp.sum(sd, axis=0) ** 2 - xp.sum(sd**2, axis=0)
         total = xp.sum(D, axis=(0, 1)) - xp.sum(sd**2, axis=0)
         rho = xp.clip(xp.where(between > 0, total / xp.where(between > 0, between, 1.0), 0.0), -1 / (q - 1), 1.0)
-        angle = xp.arctan2(xp.sqrt((q - 1) * (1 - rho)), xp.sqrt(xp.maximum(1 + (q - 1) * rho, 0.0)))
-        return xp.concatenate([xp.sqrt(sd), angle[None]])
+        return xp.arctan2(xp.sqrt((q - 1) * (1 - rho)), xp.sqrt(xp.maximum(1 + (q - 1) * rho, 0.0)))[None]

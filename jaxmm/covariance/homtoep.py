@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace
+from jaxmm.covariance._scaled import OneScale
 from jaxmm.covariance.toep import angles, by_lag, correlations, of_lags, root
 
 
 @dataclass(frozen=True)
-class HomogeneousToeplitz(Covariance):
+class HomogeneousToeplitz(OneScale):
     """theta is the standard deviation, then the angles α_1 .. α_{q-1} of partial autocorrelations.
 
     Example:
@@ -23,29 +23,21 @@ class HomogeneousToeplitz(Covariance):
     """
 
     name = "homtoep"
-    closed_under = "scalar"
-    lanes = True
-    takes_inputs = False
     triangular = True
     levels = True
 
     @property
-    def num_params(self) -> int:
-        return self.q
+    def num_angles(self) -> int:
+        return self.q - 1
 
-    @property
-    def scale_power(self) -> np.ndarray:
-        return np.array([2] + [0] * (self.q - 1))
+    def root(self, alpha: Any) -> Any:
+        return root(alpha)
 
-    def factor(self, theta: Any, at: Any = None) -> Any:
-        return theta[None] if self.q == 1 else theta[0] * root(theta[1:])
+    def angles(self, lam: Any) -> Any:
+        return angles(lam)
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         return theta[None] ** 2 if self.q == 1 else theta[0] ** 2 * of_lags(correlations(theta[1:]), self.q)
-
-    def from_lower(self, lam: Any, at: Any = None) -> Any:
-        _, _, pooled = moments(lam)
-        return pooled[None] if self.q == 1 else namespace(lam).concatenate([pooled[None], angles(lam)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return by_lag(theta[1:])

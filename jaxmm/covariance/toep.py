@@ -7,7 +7,6 @@ and the correlations:
     ρ_k = π_k v_{k-1} + Σ_j φ_j ρ_{k-j},      φ_j <- φ_j - π_k φ_{k-j},  φ_k = π_k,      v_k = v_{k-1} (1 - π_k²)
 
 The rows of the lower triangular root are the same predictions, L_k = Σ_j φ_j L_{k-j} + √v_k e_k with √v_k = Π cos α.
-sd = t², as in ``cs``.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace, sd_ratios
+from jaxmm.covariance._base import moments, namespace, sd_ratios
+from jaxmm.covariance._scaled import OwnScales
 
 
 @dataclass(frozen=True)
-class Toeplitz(Covariance):
+class Toeplitz(OwnScales):
     """theta is the roots t of the q standard deviations, then α_1 .. α_{q-1}; of one effect its standard deviation.
 
     Example:
@@ -32,34 +32,24 @@ class Toeplitz(Covariance):
     """
 
     name = "toep"
-    closed_under = "diagonal"
-    lanes = True
-    takes_inputs = False
     triangular = True
     levels = True
 
     @property
-    def num_params(self) -> int:
-        return 2 * self.q - 1
+    def num_angles(self) -> int:
+        return self.q - 1
 
-    @property
-    def scale_power(self) -> np.ndarray:
-        return np.array([2]) if self.q == 1 else np.array([4] * self.q + [0] * (self.q - 1))
+    def root(self, alpha: Any) -> Any:
+        return root(alpha)
 
-    def factor(self, theta: Any, at: Any = None) -> Any:
-        q = self.q
-        return theta[None] if q == 1 else theta[:q, None] ** 2 * root(theta[q:])
+    def angles(self, lam: Any) -> Any:
+        return angles(lam)
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         q = self.q
         if q == 1:
             return theta[None] ** 2
         return (theta[:q, None] * theta[None, :q]) ** 2 * of_lags(correlations(theta[q:]), q)
-
-    def from_lower(self, lam: Any, at: Any = None) -> Any:
-        sd, _, _ = moments(lam)
-        xp = namespace(lam)
-        return sd if self.q == 1 else xp.concatenate([xp.sqrt(sd), angles(lam)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         sd = np.sqrt(np.diag(self.covariance(np.asarray(theta, float))))

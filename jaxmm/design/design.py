@@ -116,6 +116,12 @@ class Design:
     residual: ResidualDesign | None = None
 
     @property
+    def correlated_within(self) -> tuple[Factor, ...]:
+        """The factors within whose levels rows are correlated: of the random effects, then of the errors."""
+        subject = None if self.residual is None else self.residual.subject
+        return self.factors if subject is None else (*self.factors, subject)
+
+    @property
     def predictors(self) -> dict[str, slice]:
         """Which of all coefficients each parameter's predictor has, the mean's first."""
         sizes = {MEAN: len(self.columns), **{p.name: len(p.columns) for p in self.further}}

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmm.design.columns import Column, DataError, Levels
 from jaxmm.design.splines import bs_basis, bs_knots, ns_basis, ns_knots
-from jaxmm.design.syntax import number_text
+from jaxmm.design.syntax import number_text, position_text
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,7 @@ def _pos(state: Any, *coordinates: Any) -> tuple:
     found, own = np.unique(at[there], axis=0, return_inverse=True)
     codes = np.full(len(at), -1, np.int32)
     codes[there] = own.ravel()
-    labels = ["(" + ", ".join(number_text(float(v)) for v in row) + ")" for row in found]
-    return Levels(codes, np.array(labels, dtype=object)), None
+    return Levels(codes, np.array([position_text(row) for row in found], dtype=object)), None
 
 
 @learns("scale")

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import covariance
+from jaxmm._runs import ranks
 from jaxmm.covariance import Covariance
 from jaxmm.design import syntax as _syntax
 from jaxmm.design.columns import Column, DataError, Levels, row_text
@@ -84,17 +85,6 @@ class ResidualDesign:
         _check_once(self.bar, replace(subject, levels=shown), place, times, labels)
         return replace(own, subject=subject, place=place, times=times, positions=positions)
 
-    def take(self, rows: np.ndarray) -> ResidualDesign:
-        """Some rows of it; levels that are lost stay."""
-
-        def own(x: Any) -> Any:
-            return None if x is None else x[rows]
-
-        def factor(f: Factor | None) -> Factor | None:
-            return None if f is None else replace(f, codes=f.codes[rows])
-
-        return replace(self, place=own(self.place), subject=factor(self.subject), sets=factor(self.sets), V=own(self.V))
-
 
 def fit_residual(
     bar: ErrorBar | None,
@@ -125,7 +115,7 @@ def _fit_bar(
     n = len(labels)
     subject, seen = _factor(bar.name, bar.group, frame, n)
     if bar.time is None:
-        place = _order_of_rows(subject.codes)
+        place = ranks(subject.codes)
         times, values = tuple(str(k + 1) for k in range(int(place.max()) + 1)), None
     else:
         place, times, values = _times(bar.time, frame, memory, n)
@@ -159,7 +149,7 @@ def _new_places(
     bar, structure = d.bar, d.covariance
     assert bar is not None and structure is not None
     if bar.time is None:
-        place, names, values = _order_of_rows(codes), (), None
+        place, names, values = ranks(codes), (), None
         names = tuple(str(k + 1) for k in range(int(place.max(initial=-1)) + 1))
     else:
         place, names, values = _times(bar.time, frame, memory, n)
@@ -195,15 +185,6 @@ def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple
     return Factor(grouping.name, grouping.labels, codes), grouping
 
 
-def _order_of_rows(codes: np.ndarray) -> np.ndarray:
-    """(n,) how many rows of its level stand before each row."""
-    by = np.argsort(codes, kind="stable")
-    sizes = np.bincount(codes)
-    place = np.empty(len(codes), np.int64)
-    place[by] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return place
-
-
 def _times(
     time: Expr, frame: Mapping, memory: dict[str, Any], n: int
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
@@ -235,7 +216,7 @@ def _labels(at: np.ndarray, name: str) -> tuple[str, ...]:
     """Names of positions (T, d)."""
     if at.shape[1] == 1:
         return tuple(map(str, Column(name, "number", at[:, 0], None).levels.labels))
-    return tuple("(" + ", ".join(_syntax.number_text(float(v)) for v in row) + ")" for row in at)
+    return tuple(_syntax.position_text(row) for row in at)
 
 
 def _positions(bar: ErrorBar, structure: Covariance, times: tuple[str, ...], values: np.ndarray | None) -> Any:

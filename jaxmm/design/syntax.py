@@ -6,7 +6,7 @@ writes it as R's `deparse` does, which is how the columns of a model matrix get 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -156,6 +156,11 @@ def is_number(text: str) -> bool:
         return isfinite(float(text))
     except ValueError:
         return False
+
+
+def position_text(at: Iterable[float]) -> str:
+    """The coordinates of a position, in brackets."""
+    return f"({', '.join(number_text(float(x)) for x in at)})"
 
 
 def number_text(value: float) -> str:

@@ -106,13 +106,14 @@ def deviance(theta: Array, arrays: Gram) -> Array:
         ...     print(round(float(mm.deviance(fit.theta, fit.model.arrays)), 2))
         1743.63
     """
-    return profile(factors_of_data(theta, arrays), whitened(theta, arrays)).deviance
+    return profile(*resolved_of_data(theta, arrays)).deviance
 
 
-def factors_of_data(theta: Array, arrays: Gram) -> tuple[Array, ...]:
-    """lam of every factor as to Z_s, of a theta as to the data; of float64 arrays in 64-bit mode only."""
+def resolved_of_data(theta: Array, arrays: Gram) -> tuple[tuple[Array, ...], Gram]:
+    """As ``resolved``, of a theta as to the data; of float64 arrays in 64-bit mode only."""
     check_precision(arrays.dtype)
-    return original_factors(jnp.asarray(theta, arrays.dtype), arrays)
+    theta = jnp.asarray(theta, arrays.dtype)
+    return original_factors(theta, arrays), whitened(theta, arrays)
 
 
 def criterion(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
@@ -121,7 +122,7 @@ def criterion(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
     A pure function, as ``deviance``, which is its minimum by ``log_sigma2`` ().  Its Hessian by both is twice the
     observed information of the variance parameters.
     """
-    arrays, factors = whitened(theta, arrays), factors_of_data(theta, arrays)
+    factors, arrays = resolved_of_data(theta, arrays)
     at = eliminate(factors, arrays)
     log_sigma2 = jnp.asarray(log_sigma2, arrays.dtype)
     spread = at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
@@ -133,7 +134,7 @@ def vcov(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
 
     A pure function, as ``deviance``: X'V^-1X = T_X^-T M_X T_X^-1 with M_X as to X_s.
     """
-    arrays, factors = whitened(theta, arrays), factors_of_data(theta, arrays)
+    factors, arrays = resolved_of_data(theta, arrays)
     T_X, p = jnp.asarray(arrays.T_X), arrays.structure.p
     if not p:
         return jnp.zeros((0, 0), arrays.dtype)
@@ -153,7 +154,7 @@ def neg2_loglik(parameters: Parameters | Mapping[str, Array], arrays: Gram) -> A
     """
     parameters = as_parameters(parameters)
     s, dtype = arrays.structure, arrays.dtype
-    factors, arrays = factors_of_data(parameters.theta, arrays), whitened(jnp.asarray(parameters.theta), arrays)
+    factors, arrays = resolved_of_data(parameters.theta, arrays)
     logdet, C = reduce(factors, arrays)
     e = jnp.ones(1, dtype)
     if s.p:

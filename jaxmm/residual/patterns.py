@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._runs import ranks
 from jaxmm._types import Array
 from jaxmm.structure import ResidualLayout
 
@@ -88,11 +89,9 @@ def subjects(
     sizes = np.bincount(codes, minlength=count)
     aligned = times <= ALIGNED * sizes.max()
     by = np.lexsort((place, codes))
-    rank = np.empty(len(codes), np.int64)
-    rank[by] = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rows = np.full((times if aligned else int(sizes.max()), count), -1)
     real = slice(None) if there is None else there
-    rows[(place if aligned else rank)[real], codes[real]] = np.arange(len(codes))[real]
+    rows[(place if aligned else ranks(codes, by))[real], codes[real]] = np.arange(len(codes))[real]
     first = by[np.cumsum(sizes) - sizes]
     if order is not None:
         rows, first = rows[:, order], first[order]

@@ -38,55 +38,53 @@ class PatternRows:
 
     def gram(self, rho: Array, gram: Gram) -> Gram:
         """As ``sums.PatternSums.gram``."""
-        rows, residual = self.rows, gram.structure.residual
-        thetas, gamma = residual.split(rho)  # pyright: ignore
-        real = rows.weights > 0
-        log_phi = jnp.tensordot(gamma, self.V, 1) if residual.columns else jnp.zeros_like(rows.weights)  # pyright: ignore
-        half = jnp.where(real, jnp.exp(-0.5 * log_phi), 0.0) * jnp.sqrt(rows.weights)
+        thetas, log_phi = self._split(rho)
+        real = self.rows.weights > 0
+        half = jnp.where(real, jnp.exp(-0.5 * log_phi), 0.0) * jnp.sqrt(self.rows.weights)
         logdet = jnp.sum(jnp.where(real, log_phi, 0.0))
-        X, e, Z = rows.X * half, rows.y * half, tuple(z * half for z in rows.Z)
-        if self.patterns is not None:
-            C = self.patterns.covariances(thetas)
-            Linv = spd.inverse_root(C)
-            each = -2 * jnp.sum(jnp.log(jnp.stack([Linv[k, k] for k in range(len(Linv))])), axis=0)
-            at = self.patterns.pattern
-            logdet = logdet + jnp.sum(each[at])
-            own = Linv[:, :, at]
-
-            def white(x: Array) -> Array:
-                """(c, H, P), the slots mixed."""
-                return jnp.swapaxes(spd.products(own, jnp.swapaxes(x, 0, 1)), 0, 1) if len(x) else x
-
-            X, e, Z = white(X), white(e[None])[0], tuple(white(z) for z in Z)
-        return self._made(X, e, Z, logdet, gram)
+        if self.patterns is None:
+            return self._made(half, None, logdet, gram)
+        Linv, at = spd.inverse_root(self.patterns.covariances(thetas)), self.patterns.pattern
+        return self._made(half, Linv[:, :, at], logdet + jnp.sum(_logdets(Linv)[at]), gram)
 
     def covariances(self, rho: Array) -> Array:
         """Over σ², without the weights: of each subject (H, H, P), or of rows that are independent (H, P)."""
-        rows, layout = self.rows, self.rows.structure.residual
-        thetas, gamma = layout.split(rho)  # pyright: ignore
-        log_phi = jnp.tensordot(gamma, self.V, 1) if layout.columns else jnp.zeros_like(rows.weights)  # pyright: ignore
+        thetas, log_phi = self._split(rho)
         if self.patterns is None:
             return jnp.exp(log_phi)
-        s = jnp.exp(0.5 * jnp.where(rows.weights > 0, log_phi, 0.0))
+        s = jnp.exp(0.5 * jnp.where(self.rows.weights > 0, log_phi, 0.0))
         return s[:, None] * s[None] * self.patterns.covariances(thetas)[:, :, self.patterns.pattern]
 
     def whitened(self, R: Array, gram: Gram) -> Gram:
         """As ``sums.PatternSums.whitened``."""
-        rows = self.rows
-        real, root = rows.weights > 0, jnp.sqrt(rows.weights)
+        real, root = self.rows.weights > 0, jnp.sqrt(self.rows.weights)
         if self.patterns is None:
             half = jnp.where(real, R**-0.5, 0.0) * root
-            logdet = jnp.sum(jnp.where(real, jnp.log(R), 0.0))
-            return self._made(rows.X * half, rows.y * half, tuple(z * half for z in rows.Z), logdet, gram)
+            return self._made(half, None, jnp.sum(jnp.where(real, jnp.log(R), 0.0)), gram)
         Linv = spd.inverse_root(R)
-        logdet = -2 * jnp.sum(jnp.log(jnp.stack([Linv[k, k] for k in range(len(Linv))])))
+        return self._made(root, Linv, jnp.sum(_logdets(Linv)), gram)
+
+    def _split(self, rho: Array) -> tuple[list[Array], Array]:
+        """theta of each set, and log φ (H, P) beside its constant."""
+        layout = self.rows.structure.residual
+        thetas, gamma = layout.split(rho)  # pyright: ignore
+        return thetas, jnp.tensordot(gamma, self.V, 1) if layout.columns else jnp.zeros_like(self.rows.weights)  # pyright: ignore
+
+    def _made(self, scale: Array, Linv: Array | None, logdet: Array, gram: Gram) -> Gram:
+        """Of the columns times ``scale`` (H, P), and then Linv (H, H, P) of each subject where its rows are mixed."""
+        rows = self.rows
 
         def white(x: Array) -> Array:
-            return jnp.swapaxes(spd.products(Linv, jnp.swapaxes(x * root, 0, 1)), 0, 1) if len(x) else x
+            """(c, H, P)"""
+            x = x * scale
+            return x if Linv is None or not len(x) else jnp.swapaxes(spd.products(Linv, jnp.swapaxes(x, 0, 1)), 0, 1)
 
-        return self._made(white(rows.X), white(rows.y[None])[0], tuple(white(z) for z in rows.Z), logdet, gram)
-
-    def _made(self, X: Array, e: Array, Z: tuple[Array, ...], logdet: Array, gram: Gram) -> Gram:
-        rows = replace(self.rows, X=X, Z=Z)
-        couplings = gram.structure.solver.of_rows(rows, (jnp.ones_like(e),), jnp.concatenate([X, e[None]]))
+        X, e, Z = white(rows.X), white(rows.y[None]), tuple(white(z) for z in rows.Z)
+        own = replace(rows, X=X, Z=Z)
+        couplings = gram.structure.solver.of_rows(own, (jnp.ones_like(e[0]),), jnp.concatenate([X, e]))
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
+
+
+def _logdets(Linv: Array) -> Array:
+    """log|C| of each (K,), differentiated by way of its factor's inverse."""
+    return -2 * jnp.sum(jnp.log(spd.BLOCKS.diagonal(Linv)), axis=0)

@@ -253,7 +253,7 @@ class WithoutRows(Responses):
 def outermost(model: Any) -> int | None:
     """The factor of the design in whose levels all other factors' levels lie; None if there is none."""
     plan = model.elimination
-    return None if plan.rest else plan.chain[-1]
+    return plan.chain[-1] if plan.chain and not plan.rest else None
 
 
 def _with_replacement(key: Array, size: int) -> Array:

@@ -65,8 +65,7 @@ def between_within(model: Any, estimates: Any) -> Constant:
     """
     beta, vcov = np.asarray(estimates.beta), np.asarray(estimates.vcov)
     d: Design = model.design
-    own = [] if d.residual is None or d.residual.subject is None else [d.residual.subject]
-    factors = sorted({f.codes.tobytes(): f for f in (*d.factors, *own)}.values(), key=lambda f: len(f.levels))
+    factors = sorted({f.codes.tobytes(): f for f in d.correlated_within}.values(), key=lambda f: len(f.levels))
     for outer, inner in pairwise(factors):
         if not _constant_within(outer.codes[:, None].astype(float), inner.codes).all():
             raise ValueError(

@@ -63,13 +63,10 @@ def _criterion(v: Array, directions: tuple[Array, ...], roots: tuple[Array, ...]
     if errors is not None:
         R, dR = errors
         gram = gram.residual.whitened(R + jnp.tensordot(v[at:-1] / s2, dR, 1), gram)
-        logdet, C = reduce(tuple(lams), gram)
-        p = gram.structure.p
-        whole = logdet - gram.sum_log_weights + gram.n_obs * jnp.log(s2)
-        return jnp.concatenate([whole[None], (C[:p, :p] / s2).ravel()])
     logdet, C = reduce(tuple(lams), gram)
     p = gram.structure.p
-    return jnp.concatenate([(logdet + gram.n_obs * jnp.log(s2))[None], (C[:p, :p] / s2).ravel()])
+    whole = logdet - gram.sum_log_weights + gram.n_obs * jnp.log(s2)
+    return jnp.concatenate([whole[None], (C[:p, :p] / s2).ravel()])
 
 
 @partial(Program, size=lambda directions, D, gram, errors: gram.structure.solver.size(gram))

@@ -57,15 +57,10 @@ def groups_of(fit: Fitted, by: str) -> Groups:
     d = fit.model.design
     if by == CASE:
         return Groups(np.arange(len(d.y)), np.asarray(d.index[d.kept]), by, False)
-    for f, factor in enumerate(d.factors):
+    for f, factor in enumerate(d.correlated_within):
         if factor.name == by:
             return Groups(factor.codes, factor.levels, by, outermost(fit.model) == f)
-    own = d.residual
-    subjects = [] if own is None or own.subject is None else [own.subject]
-    for factor in subjects:
-        if factor.name == by:
-            return Groups(factor.codes, factor.levels, by, False)
-    known = ", ".join(repr(name) for name in (CASE, *dict.fromkeys(f.name for f in (*d.factors, *subjects))))
+    known = ", ".join(repr(name) for name in (CASE, *dict.fromkeys(f.name for f in d.correlated_within)))
     raise ValueError(f"by must be one of {known}, not {by!r}")
 
 

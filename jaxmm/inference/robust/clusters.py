@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.design import DataError, Design
-from jaxmm.design.predictor import Factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ def clusters_of(design: Design, cluster: Any = None) -> Clusters:
         ValueError: an unknown name, or clusters that are not independent under the model, or fewer than two.
         DataError: a column of another length, or with missing values.
     """
-    factors = _factors(design)
+    factors = design.correlated_within
     if cluster is None and not factors:
         raise ValueError("cluster: the model has no grouping factor; give a column of labels, one for each row used")
     if cluster is None:
@@ -68,17 +67,11 @@ def clusters_of(design: Design, cluster: Any = None) -> Clusters:
     return clusters
 
 
-def _factors(design: Design) -> list[Factor]:
-    """The grouping factors, and the one within whose levels errors are correlated."""
-    own = design.residual
-    return [*design.factors, *([] if own is None or own.subject is None else [own.subject])]
-
-
 def _named(design: Design, name: str) -> np.ndarray:
-    for factor in _factors(design):
+    for factor in design.correlated_within:
         if factor.name == name:
             return factor.codes
-    known = ", ".join(repr(f.name) for f in _factors(design))
+    known = ", ".join(repr(f.name) for f in design.correlated_within)
     raise ValueError(
         f"cluster must be a grouping factor of the model ({known}) or a column of labels, one for each row used, not "
         f"{name!r}: the fit keeps no other columns, so give cluster=data[{name!r}]"
