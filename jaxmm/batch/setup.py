@@ -22,6 +22,7 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.laplace_table import can_have_table, make_table
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
+from jaxmm.lanes.linear_patterns import LinearPatterns, can_have_patterns, linear_patterns
 from jaxmm.lanes.linear_own import LinearOwn, table_rows
 from jaxmm.lanes.linear_rows import LinearRows
 from jaxmm.lanes.linear_weighted import LinearWeighted
@@ -61,7 +62,7 @@ def make_problem(
     with computing(model.device):
         linear = not isinstance(model.arrays, Rows)
         collapse = collapse and "copies" not in varies
-        candidates = _linear(model, start, collapse, counts) if linear else _generalised(model, start)
+        candidates = _linear(model, start, collapse, counts, varies) if linear else _generalised(model, start)
         for problem, make in candidates:
             if varies - OF_POOL <= problem.accepts:
                 return make()
@@ -72,16 +73,22 @@ def make_problem(
     )
 
 
-def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None) -> Candidates:
+def has_program(model: Any, varies: frozenset[str]) -> bool:
+    """Whether lanes can be searched side by side, with what they have of their own."""
+    return model.structure.residual is None or can_have_patterns(model, varies - OF_POOL)
+
+
+def _linear(
+    model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None, varies: frozenset[str]
+) -> Candidates:
     gram, harmless, columns = model.arrays, np.array(model.design.y, float), model.accumulator
-    if gram.residual is not None:  # which lanes are refused; the others are searched one by one (``singly``)
-        alike, effects = replace(gram, residual=None), effects_of_terms(model.design, model.elimination.order)
-        hessian = np.eye(gram.structure.num_theta)
-        return [(LinearRows, lambda: LinearRows(alike, model.rows, harmless, hessian, effects))]  # pyright: ignore
     if counts is not None:
-        gram = without_rows(gram, model.rows, 1.0 * counts)
         weights = np.ones(columns.n) if columns.weights is None else columns.weights
         columns = replace(columns, weights=weights * counts)
+    if gram.residual is not None:
+        return _with_errors(model, columns, counts, varies)
+    if counts is not None:
+        gram = without_rows(gram, model.rows, 1.0 * counts)
     by = response_map(columns, model.design.offset)
 
     def lanes() -> Any:
@@ -106,6 +113,23 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.nda
 
     closed += [(LinearWeighted, weighted), (LinearOwn, own)]
     return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearRows, any_rows)]
+
+
+def _with_errors(model: Any, columns: Any, counts: np.ndarray | None, varies: frozenset[str]) -> Candidates:
+    """Errors with a covariance.  The second says no more than which lanes are refused: those of other models are
+    searched one by one (``singly``)."""
+    gram, harmless, effects = model.arrays, np.array(model.design.y, float), effects_of_terms(model.design, model.elimination.order)
+    rows = model.rows if counts is None else model.rows.with_data(weights=columns.weights)
+    checks: Any = LinearRows(
+        replace(gram, residual=None), rows, harmless, np.eye(gram.structure.num_theta), effects  # pyright: ignore
+    )
+    own = "weights" in varies
+
+    def patterns() -> Any:
+        return linear_patterns(columns, gram, model.design, checks, harmless, own)
+
+    closed: Candidates = [(LinearPatterns, patterns)]
+    return [*(closed if can_have_patterns(model, varies) else []), (LinearRows, lambda: checks)]
 
 
 def _generalised(model: Any, start: np.ndarray | None) -> Candidates:

@@ -128,4 +128,4 @@ def original_theta(theta: Array, arrays: Any, T: Any = None) -> tuple[Array, tup
         survives = term.covariance.closed_under != "none"
         out.append(term.covariance.from_lower(moved, own) if survives else theta[at])
         lams[term.position] = lams[term.position].at[inside, inside].set(moved)
-    return jnp.concatenate(out), tuple(lams)
+    return jnp.concatenate([*out, theta[s.num_random :]]), tuple(lams)
