@@ -35,6 +35,7 @@ from jaxmm.lanes.linear_lanes import linear_found, linear_outcome, nothing_linea
 from jaxmm.lanes.linear_rows import LinearRows
 from jaxmm.lanes.problem import Found
 from jaxmm.lanes.sweeps import inverse
+from jaxmm.optimize import Status
 from jaxmm.residual import PatternSums, layout_of
 from jaxmm.residual.patterns import Patterns, every_pattern, patterns, subjects
 from jaxmm.residual.starts import LEAST, MOST_TIMES, in_unit_of_first, usual
@@ -185,7 +186,12 @@ class LinearPatterns:
 
     # ------------------------------------------------------------ what lanes have
     def refuse(self, own: Varying) -> Array:
-        return self.checks.refuse(own)
+        """Also lanes that have no more rows than parameters."""
+        status, s = self.checks.refuse(own), self.gram.structure
+        real = self.table.root > 0
+        there = real[:, :, None] if own.weights is None else real[:, :, None] & (own.weights[self.table.source] > 0)
+        few = jnp.sum(there, axis=(0, 1)) <= s.p + s.num_theta
+        return jnp.where((status < 0) & few, Status.TOO_FEW_ROWS, status).astype(jnp.int32)
 
     def data(self, own: Varying) -> PatternData:
         t = self.table
