@@ -14,7 +14,7 @@ from jaxmm.batch.setup import make_problem
 from jaxmm.lanes.linear_patterns import LinearPatterns
 from jaxmm.lanes.sweeps import inverse
 from jaxmm.optimize import Status
-from jaxmm.sources.responses import Responses, Varying
+from jaxmm.sources.responses import Varying
 
 N, T = 24, 4
 CASES = {

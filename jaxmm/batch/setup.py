@@ -22,8 +22,8 @@ from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.laplace_table import can_have_table, make_table
 from jaxmm.lanes.linear_blocks import LinearBlocks
 from jaxmm.lanes.linear_lanes import LinearLanes
-from jaxmm.lanes.linear_patterns import LinearPatterns, can_have_patterns, linear_patterns
 from jaxmm.lanes.linear_own import LinearOwn, table_rows
+from jaxmm.lanes.linear_patterns import LinearPatterns, can_have_patterns, linear_patterns
 from jaxmm.lanes.linear_rows import LinearRows
 from jaxmm.lanes.linear_weighted import LinearWeighted
 from jaxmm.lanes.own_rows import effects_of_terms
@@ -118,11 +118,11 @@ def _linear(
 def _with_errors(model: Any, columns: Any, counts: np.ndarray | None, varies: frozenset[str]) -> Candidates:
     """Errors with a covariance.  The second says no more than which lanes are refused: those of other models are
     searched one by one (``singly``)."""
-    gram, harmless, effects = model.arrays, np.array(model.design.y, float), effects_of_terms(model.design, model.elimination.order)
+    gram, harmless = model.arrays, np.array(model.design.y, float)
     rows = model.rows if counts is None else model.rows.with_data(weights=columns.weights)
-    checks: Any = LinearRows(
-        replace(gram, residual=None), rows, harmless, np.eye(gram.structure.num_theta), effects  # pyright: ignore
-    )
+    alike, none = replace(gram, residual=None), np.eye(gram.structure.num_theta)
+    effects = effects_of_terms(model.design, model.elimination.order)
+    checks = LinearRows(alike, rows, harmless, none, effects)  # pyright: ignore
     own = "weights" in varies
 
     def patterns() -> Any:

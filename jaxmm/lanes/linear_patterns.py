@@ -48,8 +48,20 @@ ACCEPTED = frozenset({"y", "offset", "weights"})
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=[
-        "source", "root", "offset", "X", "patterns", "counts", "n_obs", "log_weights", "XX", "pairs", "members", "cells",
-        "at", "sets",
+        "source",
+        "root",
+        "offset",
+        "X",
+        "patterns",
+        "counts",
+        "n_obs",
+        "log_weights",
+        "XX",
+        "pairs",
+        "members",
+        "cells",
+        "at",
+        "sets",
     ],
     meta_fields=[],
 )
@@ -149,6 +161,8 @@ def can_have_patterns(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched by sums over patterns."""
     gram, d = model.arrays, model.design.residual
     if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED:
+        return False
+    if gram.structure.num_theta > costs.PATTERN_PARAMETERS:
         return False
     if "weights" not in varies:
         return True
@@ -308,7 +322,7 @@ class LinearPatterns:
         own = jnp.sum(P[None, :, :, None] * dC[:, None], axis=2)
         counted = own * t.counts[:, None]
         both = jax.lax.map(lambda x: jnp.sum(x[None] * jnp.swapaxes(counted, 1, 2), axis=(1, 2, 3)), own)
-        trace = sum(jnp.sum(counted[:, k, k], axis=1) for k in range(counted.shape[1]))
+        trace = jnp.sum(jnp.trace(counted, axis1=1, axis2=2), axis=1)
         return both - trace[:, None] * trace[None] / self.gram.n_obs
 
     def _counts(self, data: PatternData) -> Array:

@@ -38,7 +38,7 @@ def inverse(A: Array) -> tuple[Array, Array]:
 def _(primals, tangents):
     own, logdet = inverse(*primals)
     half = _times(own, tangents[0])
-    return (own, logdet), (-_times(half, own), sum(half[i, i] for i in range(len(own))))
+    return (own, logdet), (-_times(half, own), jnp.sum(jnp.stack([half[i, i] for i in range(len(own))]), axis=0))
 
 
 def _times(A: Array, B: Array) -> Array:

@@ -45,7 +45,7 @@ def _rhos(own: PatternSums | PatternRows, gram: Gram) -> list[np.ndarray]:
     if own.patterns is None or layout.covariance is None:
         return gammas
     found = _moments(own, layout.sets)
-    sizes = [np.mean(np.diag(S)) for S in found] if found else [1.0] * layout.sets
+    sizes = [float(np.mean(np.diag(S))) for S in found] if found else [1.0] * layout.sets
     rhos = usual(own.patterns, layout, sizes)
     if found:
         at, some = _some(own.patterns, layout.covariance)
