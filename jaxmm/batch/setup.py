@@ -21,6 +21,7 @@ from jaxmm.lanes.generalised_blocks import GeneralisedBlocks
 from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.laplace_table import can_have_table, make_table
 from jaxmm.lanes.linear_blocks import LinearBlocks
+from jaxmm.lanes.linear_errors import LinearErrors, can_have_errors, linear_errors
 from jaxmm.lanes.linear_lanes import LinearLanes
 from jaxmm.lanes.linear_own import LinearOwn, table_rows
 from jaxmm.lanes.linear_patterns import LinearPatterns, can_have_patterns, linear_patterns
@@ -31,6 +32,7 @@ from jaxmm.lanes.problem import Problem
 from jaxmm.lanes.products import make_products
 from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
+from jaxmm.optimize import Control
 from jaxmm.pure import gram_from_rows
 from jaxmm.rows import Rows
 from jaxmm.sources.responses import Varying
@@ -75,7 +77,8 @@ def make_problem(
 
 def has_program(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes can be searched side by side, with what they have of their own."""
-    return model.structure.residual is None or can_have_patterns(model, varies - OF_POOL)
+    own = varies - OF_POOL
+    return model.structure.residual is None or can_have_patterns(model, own) or can_have_errors(model, own)
 
 
 def _linear(
@@ -128,8 +131,13 @@ def _with_errors(model: Any, columns: Any, counts: np.ndarray | None, varies: fr
     def patterns() -> Any:
         return linear_patterns(columns, gram, model.design, checks, harmless, own)
 
-    closed: Candidates = [(LinearPatterns, patterns)]
-    return [*(closed if can_have_patterns(model, varies) else []), (LinearRows, lambda: checks)]
+    def rows_of_subjects() -> Any:
+        e = model.likelihood.search(gram, None, Control())
+        return linear_errors(gram, model.design, np.asarray(e.theta_scaled), np.asarray(e.hessian), checks, harmless)
+
+    closed: Candidates = [(LinearPatterns, patterns)] if can_have_patterns(model, varies) else []
+    by_rows: Candidates = [(LinearErrors, rows_of_subjects)] if can_have_errors(model, varies) else []
+    return [*closed, *by_rows, (LinearRows, lambda: checks)]
 
 
 def _generalised(model: Any, start: np.ndarray | None) -> Candidates:

@@ -1,10 +1,11 @@
 """What a batch asks of the model whose lanes it searches, and what is common to all of them.
 
 A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
-all lanes at once, and says at the end what was found, in the columns of the data.  There are eight: one factor, or any
+all lanes at once, and says at the end what was found, in the columns of the data.  There are nine: one factor, or any
 structure, of a linear or a generalised model (``linear_blocks``, ``linear_lanes``, ``generalised_blocks``,
 ``generalised_lanes``), and of a linear one whose lanes differ in more than y (``linear_weighted``, ``linear_own``,
-``linear_rows``), and a linear one without random effects whose errors are correlated (``linear_patterns``).
+``linear_rows``), and a linear one whose errors have a covariance, without random effects (``linear_patterns``) or of
+any structure (``linear_errors``).
 """
 
 from __future__ import annotations

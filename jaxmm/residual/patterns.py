@@ -61,6 +61,14 @@ class Patterns:
             return structure.covariance(theta if theta.ndim == 1 else theta[:, None], self.positions)
         return structure.covariance(theta, self.positions)[self.place[:, None], self.place[None]]
 
+    def of_each(self, there: Array) -> Patterns:
+        """A pattern for each subject, which has rows in the slots ``there`` (H, P)."""
+        at, place, positions = self.pattern, self.place, self.positions
+        if place is not None and getattr(self.layout.covariance, "positional", False):
+            positions = positions[..., at]
+        place = None if place is None else place[:, at]
+        return Patterns(1.0 * there, place, self.sets[:, at], positions, jnp.arange(len(at)), self.layout)
+
 
 # ---------------------------------------------------------------- on the host
 def rounded(count: int) -> int:

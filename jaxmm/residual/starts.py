@@ -54,6 +54,14 @@ def _rhos(own: PatternSums | PatternRows, gram: Gram) -> list[np.ndarray]:
     return [np.concatenate([rho, gamma]) for rho in rhos for gamma in gammas]
 
 
+def usual_errors(own: PatternRows, layout: ResidualLayout) -> list[np.ndarray]:
+    """As ``usual``, also of errors that are independent, where the variance does not move."""
+    if own.patterns is None or layout.covariance is None:
+        return [np.zeros(layout.columns)]
+    gamma = np.zeros(layout.columns)
+    return [np.concatenate([rho, gamma]) for rho in usual(own.patterns, layout, [1.0] * layout.sets)]
+
+
 def usual(p: Patterns, layout: ResidualLayout, sizes: list[float]) -> list[np.ndarray]:
     """rho of errors that are independent, and of some whose correlation falls, whatever the data; ``sizes`` of the
     variances of each set of parameters."""

@@ -11,18 +11,25 @@ import jaxmm as mm
 from jaxmm._context import computing
 from jaxmm.batch import routes
 from jaxmm.batch.setup import make_problem
+from jaxmm.lanes.linear_errors import LinearErrors
 from jaxmm.lanes.linear_patterns import LinearPatterns
 from jaxmm.lanes.sweeps import inverse
+from jaxmm.objective.lmm import scaled_deviance
 from jaxmm.optimize import Status
 from jaxmm.sources.responses import Varying
 
 N, T = 24, 4
+MEAN = "y ~ time * arm"
+# by sums over patterns, where there are no random effects and no formula of the variance, else by rows
 CASES = {
-    "us": {"residual": "us(visit | subject)"},
-    "toep, ML": {"residual": "toep(visit | subject)", "reml": False},
-    "by arm, weights": {"residual": "cs(visit | subject, by=arm)", "weights": "w"},
-    "distances": {"residual": "ou(time | subject)"},
-    "order of the rows": {"residual": "ar1(1 | subject)"},
+    "us": (MEAN, {"residual": "us(visit | subject)"}),
+    "toep, ML": (MEAN, {"residual": "toep(visit | subject)", "reml": False}),
+    "by arm, weights": (MEAN, {"residual": "cs(visit | subject, by=arm)", "weights": "w"}),
+    "distances": (MEAN, {"residual": "ou(time | subject)"}),
+    "order of the rows": (MEAN, {"residual": "ar1(1 | subject)"}),
+    "intercepts": (MEAN + " + (1 | subject)", {"residual": "ar1(visit | subject)"}),
+    "slopes, ML": (MEAN + " + (time || subject)", {"dispersion": "~ arm", "reml": False}),
+    "both, weights": (MEAN, {"residual": "ou(time | subject)", "dispersion": "~ arm", "weights": "w"}),
 }
 
 
@@ -40,12 +47,16 @@ def table() -> pd.DataFrame:
 
 
 DATA = table()
-MEAN = "y ~ time * arm"
 
 
-@pytest.fixture(scope="module", params=CASES, ids=list(CASES))
-def fit(request):
-    return mm.lmm(MEAN, DATA, **CASES[request.param])
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def fit(case):
+    return mm.lmm(case[0], DATA, **case[1])
 
 
 @pytest.fixture
@@ -63,15 +74,14 @@ def responses(fit, n: int = 6) -> np.ndarray:
     return Y
 
 
-def test_lanes_are_single_fits(fit, together):
+def test_lanes_are_single_fits(case, fit, together):
     Y = responses(fit)
     batch = mm.fit_many(fit, Y, keep=("vcov", "df"), progress=False)
     assert batch.converged.all() and batch.nobs.tolist() == np.sum(~np.isnan(Y), axis=1).tolist()
     for k in (0,) if fit.residual.text == "ar1(1 | subject)" else (0, 3, 5):  # a row that is missing keeps its place
         there = ~np.isnan(Y[k])
         data = DATA.assign(y=Y[k])[there]
-        call = next(c for c in CASES.values() if c["residual"] == fit.residual.text)
-        one = mm.lmm(MEAN, data, **call)
+        one = mm.lmm(case[0], data, **case[1])
         assert batch.loglik[k] == pytest.approx(one.loglik, abs=1e-8)
         np.testing.assert_allclose(batch.fixef[k], one.fixef, atol=1e-6)
         np.testing.assert_allclose(batch.bse[k], one.bse, rtol=1e-5)
@@ -83,19 +93,20 @@ def test_lanes_are_single_fits(fit, together):
 def test_derivatives_are_those_of_the_criterion(fit):
     """At a point that is no optimum, by another way of writing the criterion; with shared rows and with own."""
     model, Y = fit.model, responses(fit)[:2]
+    by_rows = bool(model.design.terms) or model.design.residual.V is not None
     with computing(model.device):
         theta = jnp.asarray(1.1 * np.asarray(fit.theta)[:, None] + np.array([[0.0, 0.05]]))
         for varies in (frozenset({"y"}), frozenset({"y", "weights"})):
             problem = make_problem(model, None, True, varies)
-            assert isinstance(problem, LinearPatterns)
+            assert isinstance(problem, LinearErrors if by_rows else LinearPatterns)
             w = np.ones(Y.shape) if model.design.weights is None else np.tile(model.design.weights, (2, 1))
             if "weights" in varies:
                 w = np.where(np.random.default_rng(1).random(w.shape) < 0.2, 0.0, w)
             own = Varying(jnp.asarray(Y.T), weights=jnp.asarray(w.T) if "weights" in varies else None)
-            at = jax.jit(lambda p, own: p.evaluate(theta, p.data(own), None))(problem, own)
+            at = jax.jit(lambda p, own: p.evaluate(theta, p.data(own), p.prepare(theta, p.data(own))))(problem, own)
             for k in range(2):
                 arrays = model.likelihood.arrays_of_lane(model.accumulator, model.design, Y[k], w[k], None)
-                value, g = jax.value_and_grad(mm.deviance)(theta[:, k], arrays)
+                value, g = jax.value_and_grad(scaled_deviance)(theta[:, k], arrays)
                 assert float(at.value[k]) == pytest.approx(float(value), abs=1e-9)
                 np.testing.assert_allclose(at.gradient[:, k], g, atol=1e-8 * (1 + np.abs(g).max()))
 
