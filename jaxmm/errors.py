@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm._runs import same_size
 from jaxmm.design.residual import ResidualDesign
 from jaxmm.structure import ResidualLayout
 from jaxmm.tables import correlation
@@ -181,14 +182,6 @@ def joined(a: RowErrors, b: RowErrors) -> RowErrors:
         return None if x is None or y is None else np.concatenate([x, y])
 
     return RowErrors(b.C, of(a.subject, b.subject), of(a.place, b.place), of(a.sets, b.sets), of(a.s, b.s))
-
-
-def same_size(codes: np.ndarray) -> list[np.ndarray]:
-    """The rows of each subject, (subjects, rows) of those with equally many."""
-    order = np.argsort(codes, kind="stable")
-    _, sizes = np.unique(codes[order], return_counts=True)
-    first = np.cumsum(sizes) - sizes
-    return [order[first[sizes == k][:, None] + np.arange(k)] for k in np.unique(sizes)]
 
 
 def row_errors(model: Any, theta: np.ndarray, d: ResidualDesign | None, weights: Any, n: int) -> RowErrors:

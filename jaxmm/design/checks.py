@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxmm.design import Design, RandomTerm
 from jaxmm.design.columns import DataError
+from jaxmm.design.identified import check_told_apart
 from jaxmm.design.response import by_position, check_counts, check_support, check_varies
 from jaxmm.families import Family
 
@@ -26,9 +27,10 @@ def check_lmm(design: Design) -> None:
 
     Each grouping factor has two levels or more, or more effects than its structure has parameters, and
     fewer levels than there are rows; an unstructured term has fewer random effects (levels × effects) than rows; no
-    effect is given twice or is zero; the response varies.
+    effect is given twice or is zero; the response varies; the data tell the parameters of the errors apart.
     """
     _check(design, None)
+    check_told_apart(design)
 
 
 def check_glmm(design: Design, family: Family) -> None:
