@@ -19,7 +19,7 @@ import pandas as pd
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
-from jaxmm.errors import check_alike, joined, row_errors
+from jaxmm.errors import RowErrors, joined, row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.inference import wald
 from jaxmm.links import Link, Log
@@ -118,8 +118,6 @@ def check_scale(fit: Fitted, scale: str) -> None:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, not {scale!r}")
     if scale == "zero" and "zi" not in fit.model.design.predictors:
         raise ValueError("scale='zero' is the probability of an extra zero, which the model has not: zero_inflation=")
-    if scale == "dispersion":
-        check_alike(fit.model, "scale='dispersion'")
     if scale == "dispersion" and not fit.family.num_phi:
         raise ValueError(f"scale='dispersion': the {fit.family.name} family has no dispersion")
 
@@ -228,6 +226,16 @@ def predict(fit: Fitted, asked: Asked, scale: str) -> pd.Series:
     return pd.Series(value(rows), rows.index, name="predicted")
 
 
+def errors_at(fit: Fitted, rows: NewData, weights: np.ndarray | None) -> RowErrors:
+    """The errors of rows, of a model with a covariance of them; of the fit's own where these are not new."""
+    d = fit.model.design
+    assert d.residual is not None
+    if rows.errors is None and len(rows.X) != len(d.y):
+        raise NotImplementedError("rows of weight zero have no errors of their own here: leave them out of the data")
+    own = d.residual if rows.errors is None else rows.errors()
+    return row_errors(fit.model, fit.theta, own, weights, len(rows.X))
+
+
 def errors_ahead(fit: Fitted, rows: NewData) -> np.ndarray:
     """(m,) the errors of new rows, given the other rows of their subjects: R_no R_oo^-1 e, e = y - Xβ̂ - offset - Zb̂,
     which is R_no V_oo^-1 (y - Xβ̂ - offset)."""
@@ -250,6 +258,8 @@ def errors_ahead(fit: Fitted, rows: NewData) -> np.ndarray:
 
 def point(fit: Fitted, rows: NewData, factors: set[str], averaged: bool, scale: str) -> np.ndarray:
     """(m,) with the modes of ``factors``, or averaged over the effects of all."""
+    if scale == "dispersion" and fit.model.design.residual is not None:
+        return fit.scale * errors_at(fit, rows, None).sd ** 2
     if not averaged:
         return on_scale(fit, linear_predictors(fit, rows, factors), scale)
     mean = fit.model.likelihood.marginal_mean(fit, rows, scale)

@@ -141,7 +141,8 @@ class Testing(Fitted):
         approximation: str | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
-        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
+        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``. Where errors
+        have a covariance (``lmm(residual=)``), the residual part is the mean of their variances over the rows.
 
         Args:
             interval: "bootstrap", with a ``key``, for a frame ``estimate``, ``lower``, ``upper``, of percentiles.

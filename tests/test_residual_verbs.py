@@ -1,0 +1,131 @@
+"""What is done with a fit whose errors are correlated or of unequal variances: against V written out, and refits."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxmm as mm
+from jaxmm.diagnose.effective import effective_df, leverages
+from jaxmm.inference.influence.leverage import leverage, marginal_leverage
+from jaxmm.inference.r2 import Account
+
+VISITS = ["a", "b", "c", "d"]
+N = 16
+
+
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(11)
+    root = np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(4), range(4)))) * [[1.0], [1.2], [1.5], [1.9]]
+    d = pd.DataFrame({
+        "subject": np.repeat([f"s{k:02d}" for k in range(N)], 4),
+        "visit": pd.Categorical(VISITS * N, VISITS),
+        "time": np.tile([0.0, 1.0, 2.0, 3.0], N),
+        "arm": np.repeat(np.where(np.arange(N) % 2, "x", "y"), 4),
+        "site": np.repeat([f"site{k // 4}" for k in range(N)], 4),
+        "w": rng.uniform(0.5, 2, 4 * N),
+    })  # fmt: skip
+    d["y"] = 1 + 0.5 * d["time"] + (rng.normal(size=(N, 4)) @ root.T).ravel() + np.repeat(rng.normal(size=4), N)
+    return d[rng.random(4 * N) >= 0.15].reset_index(drop=True)
+
+
+DATA = table()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return mm.lmm("y ~ time * arm", DATA, residual="us(visit | subject)")
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """With random effects, weights and a formula of log φ."""
+    return mm.lmm(
+        "y ~ time + (1 | site)", DATA, residual="ar1(visit | subject)", dispersion="~ time", weights="w", reml=False
+    )
+
+
+def errors_of(fit, data=DATA) -> np.ndarray:
+    """Cov(ε) (n, n), from what the fit prints."""
+    place, subject = data["visit"].cat.codes.to_numpy(), data["subject"].to_numpy()
+    C = fit.residual.cov.to_numpy()
+    s = np.ones(len(data))
+    if "log phi~time" in fit.residual.params:
+        s = np.exp(0.5 * fit.residual.params["log phi~time"] * data["time"].to_numpy())
+    if fit.model.design.weights is not None:
+        s = s / np.sqrt(data["w"].to_numpy())
+    return np.outer(s, s) * (subject[:, None] == subject) * C[place[:, None], place]
+
+
+def whole(fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """V, ZDZ' and X."""
+    R = errors_of(fit)
+    both = 0.0 * R
+    if fit.model.design.factors:
+        site = DATA["site"].to_numpy()
+        both = float(fit.varcorr().cov["site"].iloc[0, 0]) * (site[:, None] == site)
+    return R + both, both, fit.model.design.X
+
+
+# ---------------------------------------------------------------- leverage, influence
+@pytest.mark.parametrize("name", ["alone", "mixed"])
+def test_leverage_is_the_hat_matrix(name, request):
+    fit = request.getfixturevalue(name)
+    V, both, X = whole(fit)
+    W = np.linalg.inv(V)
+    of_beta = X @ np.linalg.solve(X.T @ W @ X, X.T @ W)
+    H = of_beta + both @ W @ (np.eye(len(V)) - of_beta)
+    np.testing.assert_allclose(H @ DATA["y"], fit.fitted(), rtol=1e-6)
+    np.testing.assert_allclose(leverage(fit), np.diag(H), rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(marginal_leverage(fit), np.diag(of_beta), rtol=1e-6, atol=1e-10)
+    assert effective_df(fit) == pytest.approx(np.trace(H), rel=1e-6)
+    np.testing.assert_allclose(leverages(fit), np.diag(H).clip(0, 1), rtol=1e-6, atol=1e-10)
+
+
+def test_unequal_variances_alone_have_leverage():
+    fit = mm.lmm("y ~ time + (1 | site)", DATA, dispersion="~ time")
+    s2 = fit.predict(scale="dispersion").to_numpy()
+    gamma = fit.coef_table(component="phi")["estimate"]
+    np.testing.assert_allclose(s2, np.exp(gamma["(Intercept)"] + gamma["time"] * DATA["time"]), rtol=1e-9)
+    site = DATA["site"].to_numpy()
+    V = np.diag(s2) + float(fit.varcorr().cov["site"].iloc[0, 0]) * (site[:, None] == site)
+    W, X = np.linalg.inv(V), fit.model.design.X
+    P = W - W @ X @ np.linalg.solve(X.T @ W @ X, X.T @ W)
+    np.testing.assert_allclose(leverage(fit), 1 - s2 * np.diag(P), rtol=1e-6)
+
+
+def test_influence_of_rows_is_that_of_fits_without(alone):
+    found = alone.influence()
+    without = mm.lmm("y ~ time * arm", DATA.drop(7), residual="us(visit | subject)")
+    np.testing.assert_allclose(found.dfbeta.loc[7], alone.fixef - without.fixef, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.leverage, leverage(alone))
+    with pytest.raises(NotImplementedError, match="refit=True fits again"):
+        alone.influence("subject", refit=False)
+
+
+# ---------------------------------------------------------------- shares of the variance
+@pytest.mark.parametrize("name", ["alone", "mixed"])
+def test_shares_of_the_variance(name, request):
+    """Nakagawa's, with the errors' variance averaged over the rows, each of weight one."""
+    fit = request.getfixturevalue(name)
+    V, both, X = whole(fit)
+    w = np.ones(len(DATA)) if fit.model.design.weights is None else DATA["w"].to_numpy()
+    fixed, random, residual = np.var(X @ fit.fixef, ddof=1), both[0, 0], np.mean(np.diag(V - both) * w)
+    total = fixed + random + residual
+    np.testing.assert_allclose(fit.r2(), [fixed / total, (fixed + random) / total], rtol=1e-8)
+    np.testing.assert_allclose(fit.icc(), [random / (random + residual), random / total], rtol=1e-8)
+
+
+def test_shares_of_replicates(mixed):
+    """A replicate's errors are its own."""
+    y = mixed.simulate(1, key=1)
+    one = mm.fit_many(mixed.model, y, progress=False)[0]
+    np.testing.assert_allclose(Account(mixed, None).parts(one).r2(), mixed.refit(y[0]).r2(), rtol=1e-4)
+
+
+def test_the_variance_of_each_row(alone, mixed):
+    V, both, _ = whole(mixed)
+    expected = np.diag(V - both) * DATA["w"]
+    np.testing.assert_allclose(mixed.predict(scale="dispersion"), expected, rtol=1e-7)
+    new = DATA.iloc[:4].assign(subject="new")
+    np.testing.assert_allclose(mixed.predict(new, scale="dispersion", re="population"), expected[:4], rtol=1e-7)
+    np.testing.assert_allclose(alone.predict(scale="dispersion", re="marginal"), np.diag(whole(alone)[0]), rtol=1e-7)
