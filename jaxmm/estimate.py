@@ -135,6 +135,8 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     H = np.zeros((len(theta), len(theta)))
     diagonal_blocks = [A for A, _ in solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
+        if not term.covariance.num_params:
+            continue
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
         some = A[:: max(1, len(A) // costs.ROUGH_LEVELS)]

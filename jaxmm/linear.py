@@ -13,6 +13,7 @@ from jaxmm import costs
 from jaxmm._random import normals
 from jaxmm.design import Design, NewData
 from jaxmm.design.checks import check_left, check_lmm
+from jaxmm.design.columns import DataError
 from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained, joint_hessian
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
@@ -67,6 +68,11 @@ class Linear:
 
     def check(self, design: Design) -> None:
         check_lmm(design)
+        if any(term.covariance.absolute for term in design.terms):
+            raise DataError(
+                "a covariance that is wholly known, equalto(...), cannot be had yet beside a sigma that is estimated: "
+                "use glmm(formula, data, 'gaussian', matrices=...)"
+            )
 
     def check_structure(self, structure: Any) -> None:
         """Every structure has an exact likelihood."""

@@ -145,7 +145,7 @@ def _check_residuals(design: Design, term: RandomTerm) -> None:
             "of levels must be below the number of observations, or the random effects cannot be "
             "told from the residuals; group by something coarser"
         )
-    if term.covariance.closed_under == "linear" and J * q >= n:
+    if term.covariance.closed_under == "linear" and J * term.covariance.rank >= n:
         some = [*term.effects[:4], "..."] if q > 5 else term.effects
         shown = f"({' + '.join(some)} | {factor.name})"
         raise DataError(

@@ -161,6 +161,8 @@ def _positions(k: int, structure: Covariance, at: np.ndarray | None) -> np.ndarr
 def _check_structure(k: int, structure: Covariance, Z: np.ndarray, at: np.ndarray | None) -> None:
     """Whether the structure of term k can have these columns and inputs."""
     q, name = structure.q, structure.name
+    if structure.amiss is not None:
+        raise DataError(f"term {k}: {structure.amiss}")
     if at is not None and not structure.takes_inputs:
         raise DataError(f"term {k}: the structure {name!r} has no use of at=: leave it out, or give one of your own")
     if structure.levels and not is_one_of_levels(Z):

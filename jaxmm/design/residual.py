@@ -121,14 +121,15 @@ def _fit_bar(
     else:
         place, times, values = _times(bar.time, frame, memory, labels)
     _check_once(bar, subject, place, times, labels)
-    structure = covariance.get(bar.kind, len(times))
+    structure = covariance.STRUCTURES[bar.kind](len(times), **dict(bar.options))
+    _check_errors(bar, structure)
     if bar.matrix is None:
         positions = _positions(bar, structure, times, values)
     else:
         positions = known_root(bar.text, bar.matrix, times, matrices[bar.matrix])
         _check_definite(bar, positions, subject, place)
     if structure.levels and structure.positional:  # of all steps from the first to the last, also those not seen
-        structure = covariance.get(bar.kind, int(positions.max()) + 1)
+        structure = covariance.resized(structure, int(positions.max()) + 1)
     sets, groupings = None, (seen,)
     if bar.by:
         sets, by = _factor(":".join(map(str, bar.by)), bar.by, frame, n)
@@ -137,6 +138,20 @@ def _fit_bar(
     return ResidualDesign(
         bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings, values=values
     )
+
+
+def _check_errors(bar: ErrorBar, structure: Covariance) -> None:
+    """Whether errors may have the structure."""
+    if structure.amiss is not None:
+        raise DataError(f"{bar.text}: {structure.amiss}")
+    if structure.rank < structure.q:
+        raise DataError(
+            f"{bar.text}: {bar.kind}(...) has rank {structure.rank}, and errors at {structure.q} times are no "
+            f"combinations of {structure.rank}: take us(...) or ante(...), or give random effects that rank, "
+            f"{bar.kind}(0 + f | {bar.name}) in the formula"
+        )
+    if structure.absolute:
+        raise DataError(f"{bar.text}: errors of a covariance that is wholly known cannot be had yet: take propto(...)")
 
 
 def _seen_codes(seen: SeenFactor, frame: Mapping, n: int) -> np.ndarray:

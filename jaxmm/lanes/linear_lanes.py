@@ -25,7 +25,7 @@ from jaxmm.lanes.problem import Found, original_theta
 from jaxmm.lanes.statistics import ResponseMap, Statistics, counted, gram_of, resampled, statistics, without_offset
 from jaxmm.lanes.systems import is_aliased
 from jaxmm.objective.lmm import profile
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import resolved
 from jaxmm.optimize import Status
 from jaxmm.solver import level_counts
 from jaxmm.sources.responses import Varying
@@ -155,7 +155,7 @@ def evaluate_lanes(theta: Array, data: Any, lane: Callable[[Any], Gram]) -> Valu
         gram = lane(own)
 
         def criterion(x):
-            at = profile(scaled_factors(x, gram), gram)
+            at = profile(*resolved(x, gram))
             return at.deviance, at
 
         (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)

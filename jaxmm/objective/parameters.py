@@ -74,7 +74,6 @@ def change_theta(theta: Any, T: Sequence[Any], arrays: Any, xp: Any = np) -> Any
         inside = slice(term.at, term.at + term.covariance.q)
         moved = theta[at]
         if term.covariance.closed_under != "none":
-            lam = term.covariance.lam(moved, own)
-            moved = term.covariance.from_factor(T[term.position][inside, inside] @ lam, own)
+            moved = term.covariance.changed(moved, T[term.position][inside, inside], own)
         out.append(moved)
     return xp.concatenate([*out, theta[s.num_random :]])

@@ -13,11 +13,13 @@ import numpy as np
 
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
+from jaxmm.covariance._base import namespace
 from jaxmm.covariance._decaying import distances
 from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns
 from jaxmm.residual.rows import PatternRows
 from jaxmm.residual.sums import PatternSums
+from jaxmm.structure import ResidualLayout
 
 MOST_TIMES = 60  # of which a matrix of moments is made; of more, some
 LEAST = 0.05  # eigenvalue of a start's C, in units of its mean variance
@@ -42,20 +44,36 @@ def _rhos(own: PatternSums | PatternRows, gram: Gram) -> list[np.ndarray]:
         gammas.append(_log_regression(own))
     if own.patterns is None or layout.covariance is None:
         return gammas
-    structure, p = layout.covariance, own.patterns
-    out = []
     found = _moments(own, layout.sets)
-    sizes = [np.mean(np.diag(S)) for S in found] if found else [1.0] * layout.sets
-    at, some = _some(p, structure)
-    for C in (np.eye(len(some)), _likely(len(some))):
-        out.append([_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes])
-    for length in _lengths(structure, at):
-        C = np.exp(-distances(np.asarray(at, float)) / length)
-        out.append([_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes])
+    sizes = [float(np.mean(np.diag(S))) for S in found] if found else [1.0] * layout.sets
+    rhos = usual(own.patterns, layout, sizes)
     if found:
-        out.append([_nearest(structure, S[np.ix_(some, some)] / sizes[0], at, len(some)) for S in found])
-    rhos = [layout.join(_unit(structure, thetas), np.zeros(0)) for thetas in out]
+        at, some = _some(own.patterns, layout.covariance)
+        thetas = [_nearest(layout.covariance, S[np.ix_(some, some)] / sizes[0], at, len(some)) for S in found]
+        rhos.append(layout.join(in_unit_of_first(layout.covariance, thetas), np.zeros(0)))
     return [np.concatenate([rho, gamma]) for rho in rhos for gamma in gammas]
+
+
+def usual_errors(own: PatternRows, layout: ResidualLayout) -> list[np.ndarray]:
+    """As ``usual``, also of errors that are independent, where the variance does not move."""
+    if own.patterns is None or layout.covariance is None:
+        return [np.zeros(layout.columns)]
+    gamma = np.zeros(layout.columns)
+    return [np.concatenate([rho, gamma]) for rho in usual(own.patterns, layout, [1.0] * layout.sets)]
+
+
+def usual(p: Patterns, layout: ResidualLayout, sizes: list[float]) -> list[np.ndarray]:
+    """rho of errors that are independent, and of some whose correlation falls, whatever the data; ``sizes`` of the
+    variances of each set of parameters."""
+    structure: Any = layout.covariance
+    at, some = _some(p, structure)
+    matrices = [np.eye(len(some)), _likely(len(some))]
+    matrices += [np.exp(-distances(np.asarray(at, float)) / length) for length in _lengths(structure, at)]
+    out = []
+    for C in matrices:
+        thetas = [_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes]
+        out.append(layout.join(in_unit_of_first(structure, thetas), np.zeros(0)))
+    return out
 
 
 def _lengths(structure: Covariance, at: Any) -> np.ndarray:
@@ -94,13 +112,14 @@ def _nearest(structure: Covariance, D: np.ndarray, at: Any, q: int) -> np.ndarra
     return np.asarray(of.from_factor(np.linalg.cholesky(D), at))
 
 
-def _unit(structure: Covariance, thetas: list[np.ndarray]) -> list[np.ndarray]:
-    """The same with one unit for all, in which the first element of the first is 1."""
+def in_unit_of_first(structure: Covariance, thetas: list[Any]) -> list[Any]:
+    """theta (m, ..) of each set, with one unit for all, in which the first element of the first is 1."""
     if not len(thetas[0]):
         return thetas
-    power = structure.scale_power
-    unit = 1 / max(abs(thetas[0][0]), 1e-3)  # of theta's first element
-    by = np.where(power > 0, unit ** (power[0] / np.maximum(power, 1)), 1.0)
+    xp, power = namespace(thetas[0]), structure.scale_power
+    unit = 1 / xp.maximum(abs(thetas[0][0]), 1e-3)  # of theta's first element
+    exponent = np.where(power > 0, power[0] / np.maximum(power, 1), 0.0)
+    by = unit ** exponent.reshape(-1, *[1] * (thetas[0].ndim - 1))
     return [theta * by for theta in thetas]
 
 
