@@ -19,8 +19,9 @@ import pandas as pd
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
-from jaxmm.errors import RowErrors, joined, row_errors
+from jaxmm.errors import RowErrors, row_errors
 from jaxmm.fitted import Fitted
+from jaxmm.given import given_others
 from jaxmm.inference import wald
 from jaxmm.links import Link, Log
 
@@ -219,7 +220,7 @@ def predict(fit: Fitted, asked: Asked, scale: str) -> pd.Series:
         mean = point(fit, rows, factors, asked.averaged, scale)
         alone = not fit.model.design.factors and rows.errors is not None
         own = alone and isinstance(asked.re, str) and asked.re == "conditional"
-        return mean + errors_ahead(fit, rows) if own else mean
+        return mean + given_others(fit, rows).shift if own else mean
 
     if rows is None:
         return pd.Series(on_all_rows(fit, value), fit.model.design.index, name="predicted")
@@ -234,26 +235,6 @@ def errors_at(fit: Fitted, rows: NewData, weights: np.ndarray | None) -> RowErro
         raise NotImplementedError("rows of weight zero have no errors of their own here: leave them out of the data")
     own = d.residual if rows.errors is None else rows.errors()
     return row_errors(fit.model, fit.theta, own, weights, len(rows.X))
-
-
-def errors_ahead(fit: Fitted, rows: NewData) -> np.ndarray:
-    """(m,) the errors of new rows, given the other rows of their subjects: R_no R_oo^-1 e, e = y - Xβ̂ - offset - Zb̂,
-    which is R_no V_oo^-1 (y - Xβ̂ - offset)."""
-    d = fit.model.design
-    assert rows.errors is not None and d.residual is not None
-    new, n, m = rows.errors(), len(d.y), len(rows.X)
-    if new.subject is None or d.residual.subject is None:
-        return np.zeros(m)
-    theirs = row_errors(fit.model, fit.theta, d.residual, d.weights, n)
-    ours = row_errors(fit.model, fit.theta, new, None, m)
-    both = joined(theirs, ours)
-    e = d.y - linear_predictor(fit, rows_used(fit), {f.name for f in d.factors})
-    out = np.zeros(m)
-    codes = new.subject.codes
-    for code in np.unique(codes[(codes >= 0) & (codes < len(d.residual.subject.levels))]):
-        seen, ahead = np.flatnonzero(d.residual.subject.codes == code), np.flatnonzero(codes == code)
-        out[ahead] = both.blocks(n + ahead, seen) @ np.linalg.solve(both.blocks(seen), e[seen])
-    return out
 
 
 def point(fit: Fitted, rows: NewData, factors: set[str], averaged: bool, scale: str) -> np.ndarray:

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from dense_residual import dense, hessian
+from scipy import stats
 
 import jaxmm as mm
 from jaxmm.diagnose.effective import effective_df, leverages
@@ -129,3 +131,81 @@ def test_the_variance_of_each_row(alone, mixed):
     new = DATA.iloc[:4].assign(subject="new")
     np.testing.assert_allclose(mixed.predict(new, scale="dispersion", re="population"), expected[:4], rtol=1e-7)
     np.testing.assert_allclose(alone.predict(scale="dispersion", re="marginal"), np.diag(whole(alone)[0]), rtol=1e-7)
+
+
+# ---------------------------------------------------------------- visits given the others
+@pytest.fixture(scope="module")
+def ar1():
+    return mm.lmm("y ~ time * arm", DATA, residual="ar1(visit | subject)")
+
+
+def conditional(fit, new, R_of) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the rows ``new`` of one subject the normal distribution's conditional mean, the slopes of that by β and the
+    conditional variance, with ``R_of(a, b)`` the covariance of two tables' errors."""
+    own = DATA[DATA["subject"] == new["subject"].iloc[0]]
+    X = {len(t): fit.model.design.evaluate(t).X for t in (own, new)}
+    K = R_of(new, own) @ np.linalg.inv(R_of(own, own))
+    A = X[len(new)] - K @ X[len(own)]
+    return A @ fit.fixef + K @ own["y"], A, np.diag(R_of(new, new) - K @ R_of(own, new))
+
+
+def test_intervals_of_visits_given_the_others(ar1):
+    """Against V written out, whose parameters are σ² and ρ: degrees of freedom do not depend on which they are."""
+    subject = next(s for s, rows in DATA.groupby("subject") if len(rows) == 3)
+    gone = next(v for v in VISITS if v not in set(DATA[DATA["subject"] == subject]["visit"]))
+    new = (
+        DATA[DATA["subject"] == subject]
+        .iloc[[0]]
+        .assign(visit=pd.Categorical([gone], VISITS), time=float(VISITS.index(gone)))
+    )
+    new = pd.concat([new, new.assign(subject="nobody")])
+    X, y, code = ar1.model.design.X, DATA["y"].to_numpy(), pd.factorize(DATA["subject"])[0]
+
+    def covariance(x):
+        def of(a, b):
+            at = [t["visit"].cat.codes.to_numpy() for t in (a, b)]
+            same = a["subject"].to_numpy()[:, None] == b["subject"].to_numpy()
+            return np.exp(x[0]) * x[1] ** np.abs(np.subtract.outer(*at)) * same
+
+        return of
+
+    def variance(x):
+        M = np.linalg.inv(X.T @ np.linalg.solve(covariance(x)(DATA, DATA), X))
+        _, A, left = conditional(ar1, new.iloc[:1], covariance(x))
+        a = ar1.model.design.evaluate(new.iloc[1:]).X
+        return np.array([A[0] @ M @ A[0] + left[0], a[0] @ M @ a[0] + np.exp(x[0])])
+
+    at = np.array([2 * np.log(ar1.sigma), ar1.residual.params["rho"]])
+    W = 2 * np.linalg.inv(
+        hessian(lambda x: -2 * dense(X, y, covariance(x)(DATA, DATA), True).loglik, at, np.array([1e-3, 1e-3]))
+    )
+    slopes = np.array([(variance(at + h) - variance(at - h)) / 2e-5 for h in 1e-5 * np.eye(2)])
+    df = 2 * variance(at) ** 2 / np.einsum("km,kl,lm->m", slopes, W, slopes)
+    mean = np.append(conditional(ar1, new.iloc[:1], covariance(at))[0], ar1.predict(new, re="population").iloc[1])
+    half = stats.t.ppf(0.975, df) * np.sqrt(variance(at))
+    found = ar1.predict(new, interval="prediction")
+    np.testing.assert_allclose(found["predicted"], mean, rtol=1e-6)
+    np.testing.assert_allclose(found, np.column_stack([mean, mean - half, mean + half]), rtol=2e-4)
+    np.testing.assert_allclose(found["predicted"], ar1.predict(new))
+    assert "Given the other rows of the subject" in found.attrs["note"] and len(code) == len(y)
+
+
+def test_intervals_of_means_are_linear_in_the_coefficients(ar1):
+    """What was seen is known; of another visit by any covariance of the coefficients."""
+    own = DATA[DATA["subject"] == "s03"]
+    seen = ar1.predict(own, interval="prediction")
+    np.testing.assert_allclose(seen, np.repeat(own[["y"]].to_numpy(), 3, axis=1), atol=1e-9)
+    rest = own.iloc[1:]
+    short = mm.lmm("y ~ time * arm", DATA.drop(own.index[0]), residual="ar1(visit | subject)")
+    R = short.residual.cov.to_numpy()
+    at = rest["visit"].cat.codes.to_numpy()
+    k = np.linalg.solve(R[np.ix_(at, at)], R[at, own["visit"].cat.codes.iloc[0]])
+    a = short.model.design.evaluate(own.iloc[:1]).X[0] - k @ short.model.design.evaluate(rest).X
+    for given in ({}, {"ddf": "kenward-roger-linear"}, {"vcov": "CR2"}):
+        table = short.predict(own.iloc[:1], interval="confidence", **given)
+        reference = short.reference(given.get("ddf"), given.get("vcov"))
+        se, df = np.sqrt(a @ reference.vcov @ a), reference.df(a[None])[0]
+        half = (table["upper"] - table["lower"]).iloc[0] / 2
+        assert half == pytest.approx(stats.t.ppf(0.975, df) * se, rel=1e-6)
+    with pytest.raises(NotImplementedError, match="variances count "):
+        short.predict(own, interval="prediction", uncertain=("fixed", "variances", "residual"))
