@@ -165,6 +165,15 @@ class RowErrors:
             out[:, rows] = np.einsum("cab,mcb->mca", root, z[:, rows])
         return out
 
+    def whitened(self, e: np.ndarray) -> np.ndarray:
+        """(n,) what ``coloured`` makes e (n,) of."""
+        if self.subject is None:
+            return e / self.s
+        out = np.empty_like(e)
+        for rows in same_size(self.subject):
+            out[rows] = np.linalg.solve(np.linalg.cholesky(self.blocks(rows)), e[rows][..., None])[..., 0]
+        return out
+
     def solved(self, A: np.ndarray) -> np.ndarray:
         """R^-1 A of rows A (n, p)."""
         if self.subject is None:

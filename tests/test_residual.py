@@ -328,8 +328,7 @@ def test_nested_structures_are_compared(fit):
 
 def test_what_is_not_there_is_refused(fit):
     for call in (
-        lambda: fit.multistart(2, key=1), lambda: mm.cross_validate(fit),
-        lambda: fit.bootstrap(3, key=1, kind="residual"),
+        lambda: fit.bootstrap(3, key=1, kind="case"),
         lambda: mm.DirectlySimulated(fit.model, fit, 2, key=1),
     ):  # fmt: skip
         with pytest.raises(NotImplementedError, match="errors are correlated or of unequal variances"):

@@ -1,5 +1,7 @@
 """What is done with a fit whose errors are correlated or of unequal variances: against V written out, and refits."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,14 @@ from dense_residual import dense, hessian
 from scipy import stats
 
 import jaxmm as mm
+from jaxmm._random import as_key, words
 from jaxmm.diagnose.effective import effective_df, leverages
+from jaxmm.diagnose.multistart import random_starts
 from jaxmm.inference.influence.leverage import leverage, marginal_leverage
 from jaxmm.inference.r2 import Account
+from jaxmm.permute.inputs import as_scheme
+from jaxmm.permute.schemes import Permutations
+from jaxmm.sources.resample import Residual
 
 VISITS = ["a", "b", "c", "d"]
 N = 16
@@ -209,3 +216,103 @@ def test_intervals_of_means_are_linear_in_the_coefficients(ar1):
         assert half == pytest.approx(stats.t.ppf(0.975, df) * se, rel=1e-6)
     with pytest.raises(NotImplementedError, match="variances count "):
         short.predict(own, interval="prediction", uncertain=("fixed", "variances", "residual"))
+
+
+# ---------------------------------------------------------------- many fits
+@pytest.mark.parametrize("how", ["subjects", "visits"])
+def test_groups_left_out(ar1, how):
+    """The density of rows left out, from a fit to the others: of whole subjects, and of rows whose subjects stay."""
+    by = {} if how == "subjects" else {"by": np.where(np.arange(len(DATA)) < 3, np.arange(len(DATA)), 3 + len(DATA))}
+    found = mm.cross_validate(ar1, **by)
+    out = (DATA["subject"] == "s00").to_numpy() if how == "subjects" else np.arange(len(DATA)) == 1
+    rest = mm.lmm("y ~ time * arm", DATA[~out], residual="ar1(visit | subject)")
+    R = errors_of(rest, DATA)
+    e = DATA["y"].to_numpy() - rest.predict(DATA, re="population").to_numpy()
+    K = R[np.ix_(out, ~out)] @ np.linalg.inv(R[np.ix_(~out, ~out)])
+    mean, V = K @ e[~out], R[np.ix_(out, out)] - K @ R[np.ix_(~out, out)]
+    expected = stats.multivariate_normal.logpdf(e[out], mean, V)
+    at = list(found.folds.labels).index("s00" if how == "subjects" else 1)
+    assert found.density[at] == pytest.approx(expected, abs=1e-3)
+    assert how == "visits" or (found.good.all() and found.optimism > 0)
+
+
+def test_subjects_left_out_beside_random_effects(mixed):
+    """Which share the effect of their site with others."""
+    found = mm.cross_validate(mixed, by="subject", folds=2, key=1)
+    assert found.good.all() and np.isfinite(found.elpd)
+    V = whole(mixed)[0]
+    e = DATA["y"].to_numpy() - mixed.predict(re="population").to_numpy()
+    inside = np.zeros(len(found.inside))
+    K = np.linalg.inv(V)
+    for k in range(2):
+        left = np.flatnonzero(found.folds.of_rows == k)
+        C = np.linalg.inv(K[np.ix_(left, left)])
+        wrong = C @ (K[left] @ e)
+        for g in np.unique(found.folds.codes[left]):
+            own = found.folds.codes[left] == g
+            inside[g] = stats.multivariate_normal.logpdf(wrong[own], cov=C[np.ix_(own, own)])
+    np.testing.assert_allclose(found.inside, inside, rtol=1e-6)
+
+
+def test_a_model_without_groups_is_told_what_to_leave_out():
+    fit = mm.lmm("y ~ time", DATA, dispersion="~ time")
+    with pytest.raises(ValueError, match="no grouping factor: say what is left out"):
+        mm.cross_validate(fit)
+    assert np.isfinite(mm.cross_validate(fit, by=DATA["site"]).elpd)
+
+
+def test_residuals_that_are_whitened_come_back_coloured(alone):
+    """Each draw is a residual, made white by L of LL' = R, with the errors' covariance over the draws."""
+    source = Residual(alone, 4000, 3)
+    R = errors_of(alone) / alone.scale
+    e = DATA["y"].to_numpy() - alone.fitted().to_numpy()
+    white = np.empty(len(e))
+    for _, rows in DATA.groupby("subject").groups.items():
+        white[rows] = np.linalg.solve(np.linalg.cholesky(R[np.ix_(rows, rows)]), e[rows])
+    white -= white.mean()
+    np.testing.assert_allclose(source.residuals, white * alone.sigma / np.sqrt(np.mean(white**2)), rtol=1e-7, atol=1e-9)
+    drawn = np.asarray(source.block(0, 4000).y) - alone.fitted().to_numpy()
+    own = np.flatnonzero(DATA["subject"] == "s03")
+    np.testing.assert_allclose(np.cov(drawn[:, own].T), errors_of(alone)[np.ix_(own, own)], atol=0.35)
+    assert np.abs(np.corrcoef(drawn[:, own[0]], drawn[:, 0])[0, 1]) < 0.06
+    assert np.asarray(source.block(7, 1).y)[0] == pytest.approx(np.asarray(source.block(0, 8).y)[7], abs=1e-12)
+
+
+def test_the_residual_bootstrap_runs(ar1):
+    boot = mm.bootstrap(ar1, 20, key=1, kind="residual", progress=False)
+    assert boot.converged.all() and 0.5 < (boot.se[ar1.fixef.index] / ar1.bse).mean() < 1.6
+
+
+def test_searches_from_many_starts(ar1, mixed):
+    """They end where the fit has ended."""
+    for fit in (ar1, mixed):
+        found = fit.multistart(4, key=1)
+        assert not found.better and found.frame["gain"].max() < 1e-4
+        assert found.frame.loc[found.frame["converged"], "gain"].abs().max() < 1e-3
+    starts = random_starts(mixed, 2, 1)
+    assert np.ptp(starts[:, -1]) > 0.1 and np.ptp(starts[:, 0]) > 0.1
+    with pytest.raises(ValueError, match="batch= is for searches side by side"):
+        mixed.multistart(2, key=1, batch=2)
+
+
+def test_a_better_optimum_is_taken_over(ar1):
+    worse = dataclasses.replace(ar1.estimates, deviance=ar1.estimates.deviance + 5)
+    found = type(ar1)(ar1.model, worse, ar1._control).multistart(2, key=1)
+    assert found.better and found.fit.loglik == pytest.approx(ar1.loglik, abs=1e-4)
+
+
+def test_signs_of_whole_subjects(ar1):
+    """|t| of every permutation is that of a fit to the residuals of the model without the term, rearranged."""
+    y = DATA["y"].to_numpy()
+    found = mm.permutation_test(ar1, y[None], "time:army", key=1, n=6, scheme="sign", progress=False)
+    moves = Permutations(as_scheme(ar1.model, ("time:army",), "sign"), 6, words(as_key(1)))
+    less = mm.lmm("y ~ time + arm", DATA, residual="ar1(visit | subject)").residuals().to_numpy()
+    own = DATA["subject"].to_numpy()
+    for k in range(1, 6):
+        factor = moves[k].factor
+        assert all(len(set(factor[own == s])) == 1 for s in set(own))
+        again = mm.lmm("y ~ time * arm", DATA.assign(y=less * factor), residual="ar1(visit | subject)")
+        assert found.null[k] == pytest.approx(abs(again.tvalues["time:army"]), rel=1e-3)
+    for scheme in ("within", "groups"):
+        with pytest.raises(NotImplementedError, match=f"scheme='{scheme}' cannot be had yet"):
+            mm.permutation_test(ar1, y[None], "time", key=1, n=6, scheme=scheme, progress=False)
