@@ -2,17 +2,19 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 from dense_residual import dense, hessian
-from scipy import stats
+from scipy import optimize, stats
 
 import jaxmm as mm
 from jaxmm._random import as_key, words
 from jaxmm.diagnose.effective import effective_df, leverages
 from jaxmm.diagnose.multistart import random_starts
 from jaxmm.inference.influence.leverage import leverage, marginal_leverage
+from jaxmm.inference.of_errors import _told
 from jaxmm.inference.r2 import Account
 from jaxmm.permute.inputs import as_scheme
 from jaxmm.permute.schemes import Permutations
@@ -316,3 +318,77 @@ def test_signs_of_whole_subjects(ar1):
     for scheme in ("within", "groups"):
         with pytest.raises(NotImplementedError, match=f"scheme='{scheme}' cannot be had yet"):
             mm.permutation_test(ar1, y[None], "time", key=1, n=6, scheme=scheme, progress=False)
+
+
+# ---------------------------------------------------------------- profiles of the errors' parameters
+def ends_of(deviance, at: float, low: float, high: float) -> list[float]:
+    """Where a profiled deviance is above its minimum by the quantile of χ²."""
+    target = deviance(at) + stats.chi2.ppf(0.95, 1)
+    return [optimize.brentq(lambda x: deviance(x) - target, *ends, xtol=1e-10) for ends in ((low, at), (at, high))]
+
+
+def test_the_profile_of_a_correlation(ar1):
+    """The deviance of ar1 alone is a function of ρ, everything else profiled out."""
+    fit = ar1.model.by_ml().fit()
+    X, y = fit.model.design.X, DATA["y"].to_numpy()
+    same = DATA["subject"].to_numpy()[:, None] == DATA["subject"].to_numpy()
+    lag = np.abs(np.subtract.outer(*[DATA["visit"].cat.codes.to_numpy()] * 2))
+
+    def deviance(rho):
+        V = rho**lag * same
+        W = np.linalg.inv(V)
+        e = y - X @ np.linalg.solve(X.T @ W @ X, X.T @ W @ y)
+        return len(y) * np.log(e @ W @ e) + np.linalg.slogdet(V)[1]
+
+    at = fit.residual.params["rho"]
+    expected = ends_of(deviance, at, at - 0.5, 0.99)
+    found = ar1.confint(method="profile", parm="cor_a.b|errors")
+    np.testing.assert_allclose(found.iloc[0, :2], expected, rtol=1e-5)
+    assert list(ar1.profile("errors_").curves) == ["cor_a.b|errors"]
+
+
+def test_the_profile_of_log_phi():
+    """Of unequal variances alone: a function of the slope of log φ."""
+    fit = mm.lmm("y ~ time", DATA, dispersion="~ time", reml=False)
+
+    def deviance(slope):
+        with jax.enable_x64(True):
+            return float(mm.deviance(np.array([slope]), fit.model.arrays))
+
+    at = float(fit.coef_table(component="phi")["estimate"]["time"])
+    expected = ends_of(deviance, at, at - 3, at + 3)
+    np.testing.assert_allclose(fit.confint(method="profile", parm="phi~time").iloc[0, :2], expected, rtol=1e-5)
+
+
+def test_the_profile_of_a_standard_deviation():
+    """Of two visits and any covariance, against the least of the likelihood written out."""
+    d = DATA[DATA["visit"].isin(["a", "d"])].reset_index(drop=True)
+    d["visit"] = d["visit"].cat.remove_unused_categories()
+    fit = mm.lmm("y ~ visit", d, residual="us(visit | subject)", reml=False)
+    X, y, place = fit.model.design.X, d["y"].to_numpy(), d["visit"].cat.codes.to_numpy()
+    same = d["subject"].to_numpy()[:, None] == d["subject"].to_numpy()
+
+    def least(fixed, free):
+        def value(x):
+            sd, rho = np.exp(np.array([fixed, x[0]])), np.tanh(x[1])
+            C = np.outer(sd, sd) * np.array([[1, rho], [rho, 1]])
+            return -2 * dense(X, y, same * C[place[:, None], place], False).loglik
+
+        return optimize.minimize(value, free, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}).fun
+
+    sd, R = fit.residual.sd, fit.residual.corr.iloc[0, 1]
+    free = [np.log(sd.iloc[1]), np.arctanh(R)]
+    found = fit.confint(method="profile", parm=["sd_a|errors", "sd_d|errors", "cor_a.d|errors"])
+    for end in found.iloc[0, :2]:
+        assert least(np.log(end), free) - fit.deviance == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-3)
+    assert ((found["lower"] < [*sd, R]) & (found["upper"] > [*sd, R])).all()
+
+
+def test_what_there_is_to_profile():
+    """As many as the parameters tell apart."""
+    counts = {"us": (4, 6), "toep": (4, 3), "homtoep": (1, 3), "cs": (4, 1), "homcs": (1, 1), "ante": (4, 3)}
+    for name, expected in (counts | {"diag": (4, 0), "ar1": (1, 1)}).items():
+        model = mm.Model.from_formula("y ~ time", DATA, residual=f"{name}(visit | subject)")
+        layout = model.structure.residual
+        times, pairs = _told(layout.covariance, model.design.residual.positions, 4)
+        assert (len(times), len(pairs)) == expected, name

@@ -118,7 +118,8 @@ class Testing(Fitted):
         """The profile likelihood of every parameter, or of those that ``parm`` names: ``frame``, ``confint()``,
         ``plot()``.
 
-        A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. See
+        A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. Parameters of
+        the errors' covariance are profiled by name, or all with ``parm="errors_"``. See
         ``inference.profile``; Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), 5.1.
 
         Raises:
