@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
@@ -79,8 +80,12 @@ class PatternRows:
             x = x * scale
             return x if Linv is None or not len(x) else jnp.swapaxes(spd.products(Linv, jnp.swapaxes(x, 0, 1)), 0, 1)
 
-        X, e, Z = white(rows.X), white(rows.y[None]), tuple(white(z) for z in rows.Z)
-        own = replace(rows, X=X, Z=Z)
+        mixed = rows.mixed
+        parts = [rows.X, rows.y[None], *rows.Z, *(() if mixed is None else (mixed.Z,))]
+        X, e, *Z = jnp.split(white(jnp.concatenate(parts)), np.cumsum([len(x) for x in parts])[:-1])
+        if mixed is not None:
+            mixed = replace(mixed, Z=Z.pop())
+        own = replace(rows, X=X, Z=tuple(Z), mixed=mixed)
         couplings = gram.structure.solver.of_rows(own, (jnp.ones_like(e[0]),), jnp.concatenate([X, e]))
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
 
