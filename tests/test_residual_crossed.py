@@ -3,6 +3,7 @@ the other solver."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ HERE = Path(__file__).parent / "reference"
 AR1 = "ar1(trial | subject)"
 
 
-def table() -> pd.DataFrame:
+def table() -> Any:
     """Subjects see some of the items in an order of their own, at sites that change; a few trials are missing."""
     rng = np.random.default_rng(5)
     S, T, items = 9, 6, 8
@@ -142,7 +143,7 @@ def test_fits_are_glmmtmbs(key):
     """Whose standard errors are of the joint Hessian."""
     said, (kind, bars) = REFERENCE[key], key.split(" ", 1)
     d = pd.read_csv(HERE / "crossed.csv")
-    fit = mm.lmm(f"y ~ x + {BARS[bars]}", d, reml=kind == "REML", residual=AR1)
+    fit: Any = mm.lmm(f"y ~ x + {BARS[bars]}", d, reml=kind == "REML", residual=AR1)
     assert fit.converged and fit.loglik == pytest.approx(said["loglik"], abs=2e-6)
     np.testing.assert_allclose(fit.fixef, said["fixef"], atol=1e-5)
     np.testing.assert_allclose(fit.bse, said["bse"], rtol=3e-3)
@@ -157,7 +158,7 @@ def fit():
     return mm.lmm("y ~ x + (1 | subject) + (1 | item)", DATA, residual=AR1)
 
 
-def parts(fit) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+def parts(fit: Any) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """V, and ZD of each factor, and R, of the estimates."""
     at = fit.varcorr().cov
     D = {name: float(at[name].iloc[0, 0]) for name in ("subject", "item")}
@@ -247,6 +248,14 @@ def test_other_verbs(fit):
     assert "item: dense, 8 effects" in str(mm.lmm("y ~ x + (1 | item)", DATA, residual=AR1).model.plan)
     with pytest.raises(ValueError, match="cluster"):
         fit.vcov("CR2", cluster="subject")
+
+
+def test_a_dear_hessian_is_learnt(fit, monkeypatch):
+    """From gradients, between an exact one at the start and one at the end."""
+    monkeypatch.setattr("jaxmm.costs.DEAR_REST", 1)
+    other = fit.model.fit()
+    assert other.converged and other.loglik == pytest.approx(fit.loglik, abs=1e-7)
+    np.testing.assert_allclose(other.fixef, fit.fixef, atol=1e-5)
 
 
 def test_many_crossed_effects_are_refused(monkeypatch):

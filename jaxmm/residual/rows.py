@@ -31,11 +31,8 @@ class PatternRows:
     V: Array
 
     how = "rows"
-
-    @property
-    def work(self) -> int:
-        """There is no other Hessian than the exact one."""
-        return 0
+    has_expected = False  # the one Hessian is the exact one
+    work = 0  # which is not too dear but for what the random effects make it
 
     def gram(self, rho: Array, gram: Gram) -> Gram:
         """As ``sums.PatternSums.gram``."""
