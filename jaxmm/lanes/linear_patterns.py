@@ -162,7 +162,7 @@ def can_have_patterns(model: Any, varies: frozenset[str]) -> bool:
     gram, d = model.arrays, model.design.residual
     if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED or not gram.structure.profiles_sigma:
         return False
-    if gram.structure.num_theta > costs.PATTERN_PARAMETERS:
+    if gram.structure.num_theta > costs.PATTERN_PARAMETERS or not gram.structure.profiles_sigma:
         return False
     if "weights" not in varies:
         return True
