@@ -60,6 +60,8 @@ DEAR_WORK = 500_000  # numbers in the largest coupling times parameters, likewis
 HESSIAN_AT_ONCE = 2_000_000  # numbers times parameters up to which a Hessian's columns are computed together
 POINTS_AT_ONCE = 32  # of profiles, evaluated together
 NODES_AT_ONCE = 2_000_000  # rows times quadrature nodes evaluated together; beyond, node after node
+MIXED_COLUMNS = 2000  # effects of factors that cross the subjects of correlated errors, at most: an evaluation takes
+# seconds
 GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
 
 # ---------------------------------------------------------------- lanes
@@ -76,6 +78,9 @@ TILE_ENTRIES, TILE_ROWS = (
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
 TABLE_FILL = 3  # times the rows, up to which levels of unequal size are filled up for it: by pieces a lane takes 4 to 6
 # times as long
+PATTERN_CELLS = 1 << 16  # numbers in the sums over patterns of a lane that misses rows of its own, at most
+PATTERN_PARAMETERS = 24  # of errors up to which lanes are searched side by side: with 54 their steps take 30 times as
+# long as a single fit
 TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
 # evaluation has at hand
