@@ -109,7 +109,7 @@ def test_a_covariance_that_is_known_is_not_stated():
     with pytest.raises(ValueError, match="the covariance of the errors is known, equalto.*: leave 'residual' out"):
         as_truth(model, {"fixef": FIXEF, "residual": K})
     subjects = pd.DataFrame(np.eye(6) + 0.2, *[[f"s{k:02d}" for k in range(6)]] * 2)
-    beside = mm.plan("y ~ arm + equalto(0 + subject | 1, S)", table(), matrices={"S": subjects})
+    beside = mm.plan("y ~ arm + equalto(0 + subject | all, S)", table().assign(all="all"), matrices={"S": subjects})
     sd, R = np.sqrt(1.2), subjects.to_numpy() / 1.2
     effects = {name: dict.fromkeys(names, sd) for name, names in _effects(beside).items()}
     truth = {"fixef": FIXEF, "sd": effects, "corr": dict.fromkeys(effects, R), "sigma": 0.5}
