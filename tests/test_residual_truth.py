@@ -106,7 +106,7 @@ def test_a_covariance_that_is_known_is_not_stated():
     K = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.5
     model = planned("equalto(visit | subject, K)", matrices={"K": K})
     np.testing.assert_allclose(covariance(model, {"fixef": FIXEF}), K, rtol=1e-12)
-    with pytest.raises(ValueError, match="the covariance of the errors is known, equalto.*: leave 'residual' out"):
+    with pytest.raises(ValueError, match=r"the covariance of the errors is known, equalto.*: leave 'residual' out"):
         as_truth(model, {"fixef": FIXEF, "residual": K})
     subjects = pd.DataFrame(np.eye(6) + 0.2, *[[f"s{k:02d}" for k in range(6)]] * 2)
     beside = mm.plan("y ~ arm + equalto(0 + subject | all, S)", table().assign(all="all"), matrices={"S": subjects})
