@@ -97,6 +97,13 @@ def _block_inverse_root(M: Array) -> Array:
     return jnp.stack([jnp.stack(row) for row in X])
 
 
+def _block_diagonal(A: Array) -> Array:
+    q = len(A)
+    if q > costs.UNROLLED_PRODUCT:
+        return jnp.moveaxis(jnp.diagonal(A, axis1=0, axis2=1), -1, 0)
+    return jnp.stack([A[k, k] for k in range(q)])
+
+
 BLOCKS = Algebra(
     name="blocks",
     mm=block_matmul,
@@ -104,7 +111,7 @@ BLOCKS = Algebra(
     tdot=_block_tdot,
     inverse_root=_block_inverse_root,
     gram=lambda Linv: block_matmul(_block_transpose(Linv), Linv),
-    diagonal=lambda A: jnp.stack([A[k, k] for k in range(A.shape[0])]),
+    diagonal=_block_diagonal,
 )
 
 
