@@ -122,7 +122,8 @@ def objective(gram: Gram) -> Objective:
         value, g, H, at = second(theta, both, dear, restricted)
         return float(value), np.asarray(g), np.asarray(H), at
 
-    return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if dear else None)
+    rough = dear and (gram.residual is None or gram.residual.has_expected)
+    return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if rough else None)
 
 
 def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
@@ -153,7 +154,7 @@ def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
     if gram.residual is not None:
-        return gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
+        return s.rest_size > costs.DEAR_REST or gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
     work = s.solver.size(gram) * s.num_theta
     return s.rest_size > costs.DEAR_REST or work > costs.DEAR_WORK
 

@@ -110,7 +110,7 @@ def _looked_at(d: ResidualDesign) -> Looked | None:
         place, whole = np.searchsorted(some, place[rows]), False
         positions, times = np.asarray(positions)[some], tuple(times[k] for k in some)
         structure = covariance.resized(structure, len(some))
-    C, dC = _moved(structure, positions)
+    C, dC = moved_by(structure, positions)
     size = len(times)
     return Looked(C[:size, :size], dC[:size, :size], times, rows, place, whole)
 
@@ -126,7 +126,7 @@ def _some_times(codes: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.array(sorted(some))
 
 
-def _moved(structure: Any, at: Any) -> tuple[np.ndarray, np.ndarray]:
+def moved_by(structure: Any, at: Any) -> tuple[np.ndarray, np.ndarray]:
     """C (T, T) at a point, and its derivatives (T, T, m) there."""
     theta = _point(structure, at)
     steps = STEP * np.maximum(np.abs(theta), 1.0)
@@ -239,7 +239,7 @@ def _of_pairs(design: Design, at: Looked, pairs: np.ndarray) -> np.ndarray:
     slots[codes[by], ranks(codes, by)[by]] = by
     count = 1 if d.sets is None else len(d.sets.levels)
     V = _spread(d)
-    moves = [_moved(t.covariance, t.inputs)[1] for t in design.terms]
+    moves = [moved_by(t.covariance, t.inputs)[1] for t in design.terms]
     k = count * at.dC.shape[-1] + V.shape[1] + sum(x.shape[-1] for x in moves)
     G, step = np.zeros((k, k)), max(1, AT_ONCE // (k * H * H))
     for start in range(0, len(pairs), step):

@@ -89,6 +89,24 @@ class ResidualDesign:
         _check_once(self.bar, replace(subject, levels=shown), place, times, labels)
         return replace(own, subject=subject, place=place, times=times, positions=positions)
 
+    def take(self, rows: np.ndarray, subject: tuple[np.ndarray, np.ndarray] | None = None) -> ResidualDesign:
+        """The errors of the ``rows`` (k,), with codes (k,) and levels of their subjects where these are others; all
+        times and sets of parameters stay."""
+
+        def of(x: Any) -> Any:
+            return None if x is None else x[rows]
+
+        def factor(x: Factor | None) -> Factor | None:
+            return None if x is None else replace(x, codes=x.codes[rows])
+
+        own = factor(self.subject)
+        if own is not None and subject is not None:
+            own = replace(own, codes=subject[0].astype(np.int32), levels=subject[1])
+        dispersion = None if self.dispersion is None else self.dispersion.take(rows)
+        return replace(
+            self, place=of(self.place), V=of(self.V), subject=own, sets=factor(self.sets), dispersion=dispersion
+        )
+
 
 def fit_residual(
     bar: ErrorBar | None,

@@ -67,22 +67,12 @@ def moving(fit: Fitted, at: Curvature, f: int) -> Moving:
     return Moving(D, slopes, boundary)
 
 
-def curvature(fit: Fitted) -> Curvature:
-    """The Hessian by the parameters of the variances; computed once for a fit."""
-    kept: dict[str, Any] = vars(fit)
-    if "_curvature" not in kept:
-        arrays = fit.model.arrays
-        with computing(fit.model.device):
-            kept["_curvature"] = fit.model.likelihood.curvature(arrays, fit.estimates)
-    return kept["_curvature"]
-
-
 def table(fit: Fitted, errors: bool = True) -> pd.DataFrame:
     """A row for each standard deviation and correlation of the effects, for σ, φ and further parameters.
 
     ``std_error`` is NaN where ``errors`` is False, and on the boundary; ``scale``: on which its interval is symmetric.
     """
-    at = curvature(fit) if errors else None
+    at = fit.curvature if errors else None
     found = information(at.hessian) if at else None
     factors = {factor.name: (f, factor.predictor) for f, factor in enumerate(fit.model.design.factors)}
     rows: list[tuple] = []

@@ -24,6 +24,7 @@ from jaxmm.structure import ResidualLayout
 MOST_TIMES = 60  # of which a matrix of moments is made; of more, some
 LEAST = 0.05  # eigenvalue of a start's C, in units of its mean variance
 LENGTHS = 5  # of a correlation that falls with the distance, that are tried
+SPREAD = 3.0  # standard deviations of a start at random, over the mean one, and the other way round
 LIKELY = 0.5  # correlation of neighbours in a start that knows nothing
 
 
@@ -74,6 +75,31 @@ def usual(p: Patterns, layout: ResidualLayout, sizes: list[float]) -> list[np.nd
         thetas = [_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes]
         out.append(layout.join(in_unit_of_first(structure, thetas), np.zeros(0)))
     return out
+
+
+def random_errors(gram: Gram, random: np.random.Generator) -> np.ndarray:
+    """rho at random: standard deviations of the times, their correlations, or how far these reach, and γ in units of
+    the columns of log φ."""
+    own, layout = gram.residual, gram.structure.residual
+    assert layout is not None
+    gamma = np.zeros(layout.columns)
+    if layout.columns:
+        V = np.asarray(own.V)[:, np.asarray(own.rows.weights) > 0]
+        gamma = random.normal(size=len(V)) / np.maximum(V.std(axis=1), 1e-300)
+    if own.patterns is None or layout.covariance is None:
+        return gamma
+    structure: Any = layout.covariance
+    at, some = _some(own.patterns, structure)
+    lengths, thetas = _lengths(structure, at), []
+    for _ in range(layout.sets):
+        L = np.tril(random.normal(size=(len(some), len(some))))
+        L /= np.linalg.norm(L, axis=1, keepdims=True)
+        R, sd = L @ L.T, np.exp(random.uniform(-np.log(SPREAD), np.log(SPREAD), len(some)))
+        if len(lengths):
+            length = np.exp(random.uniform(np.log(lengths[0]), np.log(lengths[-1])))
+            R = np.exp(-distances(np.asarray(at, float)) / length)
+        thetas.append(_nearest(structure, np.outer(sd, sd) * R, at, len(some)))
+    return np.concatenate([layout.join(in_unit_of_first(structure, thetas), np.zeros(0)), gamma])
 
 
 def _lengths(structure: Covariance, at: Any) -> np.ndarray:

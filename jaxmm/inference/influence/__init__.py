@@ -36,16 +36,13 @@ SHOWN = 8  # the most influential, in print
 def influence(fit: Fitted, by: str, refit: bool) -> Influence:
     """See ``Fit.influence``."""
     groups = groups_of(fit, by)
-    own = fit.model.design.residual
-    if own is not None and own.subject is not None and (by == CASE or not refit):
+    if fit.model.design.residual is not None and not refit:
         raise NotImplementedError(
-            f"where the rows of '{own.subject.name}' are correlated, influence is that of whole levels by fitting "
-            f"again: by={own.subject.name!r}, refit=True"
+            "derivatives by rows cannot be had yet where errors have a covariance of their own, "
+            f"{fit.model.design.residual.text!r}: refit=True fits again without each"
         )
     batch = without_each(fit, groups.codes, groups.count, groups.outermost) if refit else None
-    alike = fit.model.design.residual is None
-    own = leverage(fit) if alike else np.full(len(groups.codes), np.nan)  # of correlated rows there is none
-    return Influence(fit, groups, batch, np.bincount(groups.codes, own, groups.count))
+    return Influence(fit, groups, batch, np.bincount(groups.codes, leverage(fit), groups.count))
 
 
 def groups_of(fit: Fitted, by: str) -> Groups:
