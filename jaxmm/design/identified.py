@@ -187,7 +187,7 @@ def _of_times(d: ResidualDesign, at: Looked) -> np.ndarray:
     assert d.subject is not None
     T, m, V = len(at.times), at.dC.shape[-1], _spread(d)[at.rows]
     sets = np.zeros(len(at.rows), int) if d.sets is None else d.sets.codes[at.rows]
-    count, k = int(sets.max()) + 1, V.shape[1]
+    count, k = 1 if d.sets is None else len(d.sets.levels), V.shape[1]
     log_variance = np.einsum("ttm->tm", at.dC) / np.diag(at.C)[:, None]
     size = np.sqrt(np.outer(np.diag(at.C), np.diag(at.C)))
     half = 0.5 * (log_variance[:, None] + log_variance[None])
