@@ -61,7 +61,7 @@ def _variance(fit: Fitted, at: Given, theta: Any, uncertain: bool) -> np.ndarray
 
 def _degrees(fit: Fitted, rows: NewData, weights: np.ndarray | None, uncertain: bool) -> np.ndarray:
     theta = np.asarray(fit.theta, float)
-    W = covariance_matrix(fit.curvature.hessian, 0)
+    W = covariance_matrix(fit._curvature.hessian, 0)
 
     def variance(t: np.ndarray) -> np.ndarray:
         return _variance(fit, given_others(fit, rows, t, weights), t, uncertain)
