@@ -60,6 +60,8 @@ DEAR_WORK = 500_000  # numbers in the largest coupling times parameters, likewis
 HESSIAN_AT_ONCE = 2_000_000  # numbers times parameters up to which a Hessian's columns are computed together
 POINTS_AT_ONCE = 32  # of profiles, evaluated together
 NODES_AT_ONCE = 2_000_000  # rows times quadrature nodes evaluated together; beyond, node after node
+MIXED_COLUMNS = 2000  # effects of factors that cross the subjects of correlated errors, at most: an evaluation takes
+# seconds
 GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
 
 # ---------------------------------------------------------------- lanes

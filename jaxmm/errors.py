@@ -120,9 +120,9 @@ def check_alike(model: Any, what: str) -> None:
     nothing of what is no model."""
     own = getattr(getattr(model, "design", None), "residual", None)
     if own is not None:
-        raise NotImplementedError(
-            f"{what} cannot be had yet of a model whose errors are correlated or of unequal variances, {own.text!r}"
-        )
+        whose = "with effects of a covariance that is known" if own.searched else ""
+        whose = whose or "whose errors are correlated or of unequal variances"
+        raise NotImplementedError(f"{what} cannot be had yet of a model {whose}, {own.text!r}")
 
 
 # ---------------------------------------------------------------- row by row

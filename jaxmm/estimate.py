@@ -38,6 +38,7 @@ from jaxmm.start import (
     levels_with_rows,
     moment_start,
     on_boundary,
+    with_sigmas,
 )
 
 
@@ -121,7 +122,8 @@ def objective(gram: Gram) -> Objective:
         value, g, H, at = second(theta, both, dear, restricted)
         return float(value), np.asarray(g), np.asarray(H), at
 
-    return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if dear else None)
+    rough = dear and (gram.residual is None or gram.residual.has_expected)
+    return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if rough else None)
 
 
 def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
@@ -152,7 +154,7 @@ def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
     if gram.residual is not None:
-        return gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
+        return s.rest_size > costs.DEAR_REST or gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
     work = s.solver.size(gram) * s.num_theta
     return s.rest_size > costs.DEAR_REST or work > costs.DEAR_WORK
 
@@ -168,7 +170,8 @@ def pwrss_slope(theta: Array, gram: Gram) -> Array:
 
 
 def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
-    """That of ``objective.lmm.criterion`` by (theta_s, log σ²) at its minimum, from P, that of the profiled deviance.
+    """That of ``objective.lmm.criterion`` by (theta_s, log σ²) at its minimum, from P, that of the profiled deviance;
+    P itself where nothing was profiled.
 
     There r² = df σ², so that with h = -∂r²/∂theta / σ², the mixed derivatives,
 
@@ -178,6 +181,8 @@ def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
     P is the Schur complement, and what is new costs a gradient.
     """
     s, sigma2 = gram.structure, float(e.sigma) ** 2
+    if not s.profiles_sigma:
+        return np.asarray(e.hessian)
     df = float(gram.n_obs) - (s.p if s.reml else 0)
     h = -np.asarray(pwrss_slope(e.theta_scaled, gram)) / sigma2
     P = np.asarray(e.hessian)
@@ -212,7 +217,10 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
     found = found._replace(theta=xp.where(xp.abs(found.theta) < ZERO, 0.0, found.theta))
     T, T_X = [xp.asarray(t) for t in gram.T], xp.asarray(gram.T_X)
     M_X, beta = xp.asarray(at.M_X), xp.asarray(at.beta)
-    sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
+    if s.profiles_sigma:
+        sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
+    else:
+        sigma2 = xp.exp(xp.asarray(at.log_sigma2))
     # of a matrix that is not finite there is no inverse, and NumPy would raise
     inverse = xp.linalg.inv(xp.where(xp.all(xp.isfinite(M_X)), M_X, xp.eye(s.p, dtype=M_X.dtype))) * xp.where(
         xp.all(xp.isfinite(M_X)), 1.0, xp.nan
@@ -267,6 +275,7 @@ def _with_errors(gram: Gram, start: np.ndarray | None, control: Control) -> Esti
         starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
     else:
         random = [moment_start(gram), independent_theta(gram, NEAR_ZERO)] if s.terms else []
+        random = random if s.residual is None or s.residual.sigma != "searched" else with_sigmas(gram, random)
         tried = [(criterion.gradient(theta)[0], k, theta) for k, theta in enumerate(candidates(gram, random))]
         order = sorted((np.inf if np.isnan(value) else value, k) for value, k, _ in tried)
         starts = [tried[k][2] for _, k in order[: 2 if s.terms else 1]]

@@ -231,7 +231,8 @@ class Fitted:
     def df(self) -> int:
         """Parameters: rank of X, length of θ, and σ or what dispersion the family has."""
         formula = "phi" in self.model.design.predictors
-        constants = self.family.num_phi - formula + self.family.num_extras
+        known = not self.model.structure.profiles_sigma  # or a part of θ
+        constants = self.family.num_phi - (formula or known) + self.family.num_extras
         return len(self.model.design.coefficients) + len(self.theta) + constants
 
     @property
@@ -267,7 +268,7 @@ class Fitted:
     def residual(self) -> ResidualCovariance | None:
         """The covariance of the errors within a subject, by time; None without ``residual=`` or ``dispersion=``."""
         s, d = self.model.structure, self.model.design.residual
-        if d is None or s.residual is None:
+        if d is None or s.residual is None or (d.covariance is None and d.dispersion is None):
             return None
         return residual_covariance(d, s.residual, self.theta[s.num_random :], self.sigma)
 

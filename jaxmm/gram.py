@@ -41,6 +41,7 @@ from jaxmm.structure import Elimination, Grouping, Structure
         "inputs",
         "copies",
         "residual",
+        "log_sigma2",
     ],
     meta_fields=["structure"],
 )
@@ -54,7 +55,8 @@ class Gram:
     (J_i,) of each chain factor: how often each level counts, None for once each.  ``inputs``: what the structure of
     each term, in the order of theta, needs to know beside its parameters, mostly None.  ``residual``: where errors have
     a covariance with parameters of its own, what makes of these the statistics that ``objective.parameters.resolved``
-    asks for; the rest here is then of errors that are independent and of one variance.
+    asks for; the rest here is then of errors that are independent and of one variance.  ``log_sigma2``: of σ² that is
+    known; None where it is profiled, and where it is theta's, until theta is known.
     """
 
     couplings: Any
@@ -68,6 +70,7 @@ class Gram:
     structure: Structure = field(metadata={"static": True})
     copies: tuple[Array, ...] | None = None
     residual: Any = None
+    log_sigma2: Any = None
 
     @property
     def total(self) -> Array:

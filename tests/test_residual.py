@@ -341,7 +341,6 @@ def test_what_is_not_there_is_refused(fit):
     ({"residual": "us(arm | subject)"}, DataError, ["'subject' 's00' has two rows at 'arm' 'y'", "rows 0 and 1"]),
     ({"residual": "us(visit | subject, by=visit)"}, DataError, ["rows in several levels of 'visit'"]),
     ({"residual": "ou(visit | subject)"}, DataError, ["needs times that are numbers", "'visit' is a factor"]),
-    ({"residual": "us(visit | subject)", "formula": "y ~ 1 + (1 | visit)"}, DataError, ["lie in one", "visit"]),
     ({"dispersion": "~ 0 + time"}, DataError, ["has no intercept"]),
     ({"dispersion": "~ time + (1 | site)"}, FormulaError, ["no random effects", "glmm(formula, data, 'gaussian'"]),
     ({"matrices": {"K": np.eye(3)}}, DataError, ["the matrix 'K' of matrices= is not used"]),

@@ -286,8 +286,8 @@ def joined(pieces: list[Varying]) -> Varying:
 
 def rows_counted(model: Any) -> Callable[[Varying], np.ndarray]:
     """How many rows count in each lane: (L,), or one number for all."""
-    d = model.design
-    outer = d.factors[model.elimination.chain[-1]].codes if d.factors else None
+    d, chain = model.design, model.elimination.chain
+    outer = d.factors[chain[-1]].codes if chain else None
 
     def rows(own: Varying) -> np.ndarray:
         if own.weights is not None:

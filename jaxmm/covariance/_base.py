@@ -95,6 +95,15 @@ class Covariance(ABC):
             return self.factor(theta, at)
         return each(lambda t: self.factor(t, at), theta, 1, at)
 
+    def beside_sigma(self) -> Covariance:
+        """The structure where lam lam' is relative to a sigma that is estimated: of an ``absolute`` one that whose
+        theta has log sigma."""
+        return self
+
+    def log_sigma(self, theta: Any) -> Any:
+        """What theta (m, ..) says of sigma, where ``beside_sigma`` has it there."""
+        raise NotImplementedError(f"theta of {self.name} has no sigma")
+
     def covariance(self, theta: Any, at: Any = None) -> Any:
         """lam lam' (q, q, ..) at theta (m, ..)."""
         return product(self.lam(theta, at))

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import namespace
+from jaxmm.covariance._base import Covariance, moments, namespace
 from jaxmm.covariance._known import Known
+
+LEAST = 1e-6  # of a standard deviation relative to sigma's
 
 
 @dataclass(frozen=True)
@@ -42,5 +44,41 @@ class Equal(Known):
         """Never zero: nothing is estimated that could be."""
         return namespace(theta).ones((self.q, *theta.shape[1:]), dtype=theta.dtype)
 
+    def beside_sigma(self) -> Covariance:
+        return EqualBesideSigma(self.q)
+
     def derivative(self, theta: np.ndarray, at: Any = None) -> np.ndarray:
         return np.zeros((0, self.q, self.q))
+
+
+@dataclass(frozen=True)
+class EqualBesideSigma(Known):
+    """The same of a linear model that estimates sigma beside it: theta is log sigma, and lam lam' = K/sigma²."""
+
+    name = "equalto"
+    absolute = True
+
+    @property
+    def num_params(self) -> int:
+        return 1
+
+    def factor(self, theta: Any, at: Any = None) -> Any:
+        return namespace(theta).exp(-theta[0]) * self.root_beside(theta, at)
+
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
+        _, _, pooled = moments(lam)
+        xp, root = namespace(lam), self.root(at)
+        own = namespace(root).sqrt(namespace(root).sum(root**2) / self.q)
+        return -xp.log(xp.maximum(pooled, LEAST) / own)[None]
+
+    def pivots(self, theta: Any, at: Any = None) -> Any:
+        """(1, ..) sigma over K's own deviation: zero where nothing is left to be estimated."""
+        xp, root = namespace(theta), self.root(at)
+        return xp.exp(theta[:1]) / namespace(root).sqrt(namespace(root).sum(root**2) / self.q)
+
+    @property
+    def scale_power(self) -> np.ndarray:
+        return np.zeros(1)
+
+    def log_sigma(self, theta: Any) -> Any:
+        return theta[0]

@@ -39,7 +39,7 @@ from jaxmm.design.known import check_matrices
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Bars, Predictor, constant, fit_predictor
 from jaxmm.design.remarks import out_of_order, remarks
-from jaxmm.design.residual import ResidualDesign, fit_residual
+from jaxmm.design.residual import ResidualDesign, beside_sigma, fit_residual
 from jaxmm.design.response import Response, any_trial, check_spelling, other_rows, read_response
 from jaxmm.design.seen import Seen, see
 from jaxmm.design.syntax import Expr, FormulaError, Name
@@ -153,6 +153,9 @@ def build(
     errors = fit_residual(
         residual, None if dispersion is None else predictor("phi"), rows.frame, memory, rows.labels, matrices
     )
+    bound = tuple(random.terms)
+    if family is None:
+        bound, errors = beside_sigma(bound, random.factors, errors)
     seen = _seen(says, rows.frame, len(rows.labels), counted, mean.offset, offset)
     assert mean.matrix is not None and mean.kept_columns is not None  # it has a formula
     exprs = [*says.fixed[MEAN].variables, *(e for _, _, left, _ in says.bars for e in left.variables), *terms.offsets]
@@ -170,7 +173,7 @@ def build(
         columns=mean.columns,
         dropped=mean.dropped,
         factors=tuple(random.factors),
-        terms=tuple(random.terms),
+        terms=bound,
         weights=own,
         offset=mean.offset,
         index=rows.index,
@@ -214,6 +217,8 @@ def _written(
 def _of_times(table: Table, errors: ResidualDesign | None) -> list[str]:
     """A word about the times of errors whose covariance goes by their order."""
     if errors is None or errors.bar is None or errors.covariance is None or not errors.covariance.levels:
+        return []
+    if errors.covariance.known:  # whose levels have names
         return []
     time = errors.bar.time
     found = out_of_order(table.column(time.name)) if isinstance(time, Name) else None

@@ -108,7 +108,8 @@ def _check(design: Design, family: Family | None) -> None:
                 f"the grouping factor '{factor.name}' has the one level {str(factor.levels[0])!r}: its "
                 "variance cannot be estimated; leave the term out"
             )
-        if family is None or family.has_scale:
+        known = design.residual is not None and design.residual.sigma is not None
+        if (family is None or family.has_scale) and not known:
             _check_residuals(design, term)
 
 

@@ -42,7 +42,7 @@ def check_told_apart(design: Design) -> None:
     """Raises DataError, of the errors of a linear model, where the data do not bear their covariance, or where it, the
     formula of log φ and the random effects say the same; nothing where it cannot be known without all of many rows."""
     d = design.residual
-    if d is None or d.subject is None or d.covariance is None:
+    if d is None or d.subject is None or d.covariance is None or d.sigma is not None:
         return
     _check_enough(d)
     looked = _looked_at(d)
@@ -218,13 +218,14 @@ def _subject_pairs(design: Design, at: Looked) -> np.ndarray:
     d = design.residual
     assert d is not None and d.subject is not None
     codes = d.subject.codes[at.rows]
-    subjects, first = np.unique(codes, return_index=True)
-    of = np.array([f.codes[at.rows][first] for f in design.factors])
+    of = np.array([f.codes[at.rows] for f in design.factors])
+    subjects = np.unique(codes)
     out = [np.column_stack([subjects, subjects])]
     for f in range(len(of)):
-        order = np.lexsort((*np.delete(of, f, axis=0), of[f]))
-        same = of[f][order[1:]] == of[f][order[:-1]]
-        out.append(np.column_stack([subjects[order[:-1]], subjects[order[1:]]])[same])
+        order = np.lexsort((codes, *np.delete(of, f, axis=0), of[f]))
+        both = np.column_stack([codes[order[:-1]], codes[order[1:]]])
+        same = (of[f][order[1:]] == of[f][order[:-1]]) & (both[:, 0] != both[:, 1])
+        out.append(np.unique(both[same], axis=0))
     return np.concatenate(out)
 
 

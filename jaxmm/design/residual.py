@@ -8,7 +8,7 @@ subject's rows.  Each set of parameters of C belongs to a level of ``by``, in wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from jaxmm.design.columns import Column, DataError, Levels, row_text
 from jaxmm.design.formula import ErrorBar
 from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.known import known_root
-from jaxmm.design.predictor import Factor, Predictor
+from jaxmm.design.predictor import Factor, Predictor, RandomTerm
 from jaxmm.design.syntax import Call, Expr, Name
 from jaxmm.design.transforms import as_number, evaluate
 
@@ -40,7 +40,8 @@ class ResidualDesign:
     whose levels errors are correlated; ``sets``, the factor by which parameters differ, or None.  ``dispersion``: the
     predictor of log φ, or None; ``V`` (n, columns) is what of it moves beside σ², ``constant`` (k,) the sum of its
     columns that is one in each row, and ``left`` the column that V does without.  ``values`` (T, d): the numbers that
-    the times are, None of a factor.
+    the times are, None of a factor.  ``sigma``: what σ is where the covariance is known, the root of its mean variance;
+    ``searched``: whether σ stands in the parameters of a term, beside which it is estimated (``beside_sigma``).
     """
 
     text: str
@@ -57,6 +58,8 @@ class ResidualDesign:
     bar: ErrorBar | None = None
     groupings: tuple[SeenFactor, ...] = ()
     values: np.ndarray | None = None
+    sigma: float | None = None
+    searched: bool = False
 
     def at_rows(self, frame: Mapping, memory: dict[str, Any], labels: pd.Index) -> ResidualDesign:
         """The same of other rows, `labels`: subjects that the fit has not seen have codes from J on, and times that it
@@ -86,6 +89,24 @@ class ResidualDesign:
         _check_once(self.bar, replace(subject, levels=shown), place, times, labels)
         return replace(own, subject=subject, place=place, times=times, positions=positions)
 
+    def take(self, rows: np.ndarray, subject: tuple[np.ndarray, np.ndarray] | None = None) -> ResidualDesign:
+        """The errors of the ``rows`` (k,), with codes (k,) and levels of their subjects where these are others; all
+        times and sets of parameters stay."""
+
+        def of(x: Any) -> Any:
+            return None if x is None else x[rows]
+
+        def factor(x: Factor | None) -> Factor | None:
+            return None if x is None else replace(x, codes=x.codes[rows])
+
+        own = factor(self.subject)
+        if own is not None and subject is not None:
+            own = replace(own, codes=subject[0].astype(np.int32), levels=subject[1])
+        dispersion = None if self.dispersion is None else self.dispersion.take(rows)
+        return replace(
+            self, place=of(self.place), V=of(self.V), subject=own, sets=factor(self.sets), dispersion=dispersion
+        )
+
 
 def fit_residual(
     bar: ErrorBar | None,
@@ -104,6 +125,11 @@ def fit_residual(
     own = None if bar is None else _fit_bar(bar, frame, memory, labels, matrices or {})
     if dispersion is None:
         return own
+    if own is not None and own.sigma is not None:
+        raise DataError(
+            f"{own.text} says how large each error is, and dispersion={dispersion.formula!r} would say it again: leave "
+            "one of them out, or take propto(...)"
+        )
     V, constant, left = _beside_constant(dispersion)
     own = ResidualDesign(dispersion.formula) if own is None else own
     return replace(own, dispersion=dispersion, V=V, constant=constant, left=left)
@@ -128,6 +154,10 @@ def _fit_bar(
     else:
         positions = known_root(bar.text, bar.matrix, times, matrices[bar.matrix])
         _check_definite(bar, positions, subject, place)
+    sigma = None
+    if structure.absolute:
+        sigma = float(np.sqrt(np.sum(positions**2) / len(times)))
+        positions = positions / sigma
     if structure.levels and structure.positional:  # of all steps from the first to the last, also those not seen
         structure = covariance.resized(structure, int(positions.max()) + 1)
     sets, groupings = None, (seen,)
@@ -136,8 +166,9 @@ def _fit_bar(
         groupings = (seen, by)
         _check_whole(bar, subject, sets)
     return ResidualDesign(
-        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings, values=values
-    )
+        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings, values=values,
+        sigma=sigma,
+    )  # fmt: skip
 
 
 def _check_errors(bar: ErrorBar, structure: Covariance) -> None:
@@ -150,8 +181,43 @@ def _check_errors(bar: ErrorBar, structure: Covariance) -> None:
             f"combinations of {structure.rank}: take us(...) or ante(...), or give random effects that rank, "
             f"{bar.kind}(0 + f | {bar.name}) in the formula"
         )
-    if structure.absolute:
-        raise DataError(f"{bar.text}: errors of a covariance that is wholly known cannot be had yet: take propto(...)")
+    if bar.by and not structure.num_params:
+        raise DataError(f"{bar.text}: {bar.kind}(...) has no parameters that could differ: leave by= out")
+
+
+def beside_sigma(
+    terms: tuple[RandomTerm, ...], factors: Sequence[Factor], own: ResidualDesign | None
+) -> tuple[tuple[RandomTerm, ...], ResidualDesign | None]:
+    """Of a linear model the terms and the errors, where one of the terms has a covariance that is known itself: where
+    sigma is estimated beside it, that is among the term's parameters.
+
+    Raises:
+        DataError: several such terms, or a formula of log φ.
+    """
+    absolute = [k for k, term in enumerate(terms) if term.covariance.absolute]
+    if not absolute or (own is not None and own.sigma is not None):  # errors that are known: nothing is relative
+        return _over_sigma(terms, 1.0 if own is None or own.sigma is None else own.sigma), own
+    first = terms[absolute[0]]
+    text = f"{first.covariance.name}(... | {factors[first.factor].name})"
+    if len(absolute) > 1:
+        raise DataError(
+            f"{text}: a linear model has one term of a covariance that is known itself: add their matrices, or use "
+            "glmm(formula, data, 'gaussian', matrices=...)"
+        )
+    if own is not None and own.dispersion is not None:
+        raise DataError(
+            f"{text} together with dispersion= cannot be had yet: leave one of them out, or use propto(...)"
+        )
+    changed = tuple(replace(term, covariance=term.covariance.beside_sigma()) for term in terms)
+    return changed, replace(ResidualDesign(text) if own is None else own, searched=True)
+
+
+def _over_sigma(terms: tuple[RandomTerm, ...], sigma: float) -> tuple[RandomTerm, ...]:
+    """Roots of matrices that are known, relative to a sigma that is."""
+    return tuple(
+        replace(term, inputs=term.inputs / sigma) if term.covariance.absolute and term.inputs is not None else term
+        for term in terms
+    )
 
 
 def _seen_codes(seen: SeenFactor, frame: Mapping, n: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
+from jaxmm.errors import check_alike
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import is_large
 from jaxmm.fitted import Fitted
@@ -185,7 +186,13 @@ _generalised_program = Program(_points_generalised, (3, 4, 5), _size_generalised
 
 # ---------------------------------------------------------------- of a fit
 def surface(fit: Fitted) -> Surface:
-    """The surface of a fit by maximum likelihood."""
+    """The surface of a fit by maximum likelihood.
+
+    Raises:
+        NotImplementedError: a covariance that is known.
+    """
+    if not fit.model.structure.profiles_sigma:
+        check_alike(fit.model, "a profile of the likelihood")
     arrays = fit.model.arrays
     return _of_rows(fit, arrays) if isinstance(arrays, Rows) else _of_gram(fit, arrays)
 

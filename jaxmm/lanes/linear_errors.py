@@ -167,7 +167,12 @@ class LinearErrors:
 def can_have_errors(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched so: its errors' parameters are few, and so are the rows of a subject."""
     own = model.arrays.residual
-    if varies - ACCEPTED or model.structure.num_theta > costs.PATTERN_PARAMETERS or not isinstance(own, PatternRows):
+    if not model.structure.profiles_sigma:
+        return False
+    s = model.structure
+    if varies - ACCEPTED or s.num_theta > costs.PATTERN_PARAMETERS or not s.profiles_sigma:
+        return False
+    if not isinstance(own, PatternRows):
         return False
     longest = costs.UNROLLED_ROOT if "weights" in varies else costs.UNROLLED_BLOCKS
     return own.patterns is None or len(own.patterns.there) <= longest

@@ -159,16 +159,16 @@ def pattern_table(a: Accumulator, d: ResidualDesign, offset: np.ndarray | None, 
 
 def can_have_patterns(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched by sums over patterns."""
-    gram, d = model.arrays, model.design.residual
-    if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED:
+    gram, d, s = model.arrays, model.design.residual, model.structure
+    if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED or not gram.structure.profiles_sigma:
         return False
-    if gram.structure.num_theta > costs.PATTERN_PARAMETERS:
+    if s.num_theta > costs.PATTERN_PARAMETERS or not s.profiles_sigma:
         return False
     if "weights" not in varies:
         return True
     H, layout = len(d.times), layout_of(d)
     cells = layout.sets * (H * (H + 3) * 2 ** max(H - 3, 0)) if H < 30 else np.inf  # Σ over the pairs s <= t
-    fits = cells * (gram.structure.p + 1) ** 2 / 2 <= costs.PATTERN_CELLS
+    fits = cells * (s.p + 1) ** 2 / 2 <= costs.PATTERN_CELLS
     return bool(fits and gram.residual.patterns.place is None)
 
 

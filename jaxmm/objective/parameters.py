@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -56,8 +57,11 @@ def resolved(theta: Array, arrays: Any) -> tuple[tuple[Array, ...], Any]:
 
 def whitened(theta: Array, arrays: Any) -> Any:
     """The second of ``resolved``."""
-    own = arrays.residual
-    return arrays if own is None else own.gram(theta[arrays.structure.num_random :], arrays)
+    own, s = arrays.residual, arrays.structure
+    if own is None:
+        return arrays
+    found = own.gram(theta[s.num_random :], arrays)
+    return replace(found, log_sigma2=s.log_sigma2(theta)) if s.residual.sigma == "searched" else found
 
 
 def original_factors(theta: Array, arrays: Any) -> tuple[Array, ...]:

@@ -37,6 +37,7 @@ class PatternSums:
     counts: Array
 
     how = "sums of each"
+    has_expected = True
 
     @property
     def work(self) -> int:

@@ -49,12 +49,14 @@ def groups_of(fit: Fitted, by: str) -> Groups:
     """Rows, or the levels of a factor.
 
     Raises:
-        ValueError: neither "case" nor a factor of the model.
+        ValueError: neither "case" nor a factor of the model, or a factor of one level.
     """
     d = fit.model.design
     if by == CASE:
         return Groups(np.arange(len(d.y)), np.asarray(d.index[d.kept]), by, False)
     for f, factor in enumerate(d.correlated_within):
+        if factor.name == by and len(factor.levels) == 1:
+            raise ValueError(f"by={by!r} has one level, without which no rows are left: leave out rows, by='case'")
         if factor.name == by:
             return Groups(factor.codes, factor.levels, by, outermost(fit.model) == f)
     known = ", ".join(repr(name) for name in (CASE, *dict.fromkeys(f.name for f in d.correlated_within)))
