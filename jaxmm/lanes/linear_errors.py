@@ -170,7 +170,7 @@ def can_have_errors(model: Any, varies: frozenset[str]) -> bool:
     if not model.structure.profiles_sigma:
         return False
     s = model.structure
-    if varies - ACCEPTED or s.num_theta > costs.PATTERN_PARAMETERS or not s.profiles_sigma:
+    if varies - ACCEPTED or not 0 < s.num_theta <= costs.PATTERN_PARAMETERS or not s.profiles_sigma:
         return False
     if not isinstance(own, PatternRows):
         return False
