@@ -207,10 +207,19 @@ class Accumulator:
     def per_level(self, position: int, right) -> np.ndarray:
         """Z'W right, (q, k, J)."""
         g = self.groupings[position]
+        if g.q >= costs.WIDE_BLOCK and g.levels <= costs.FEW_BLOCKS:  # rows' products would be n q k numbers
+            return np.stack([self._of_level(position, right, g.codes == j) for j in range(g.levels)], axis=-1)
         sums = _level_sums(
             g.codes, g.levels, self.n, lambda at: _outer(self.z(position, at), self.weighted(right(at), at))
         )
         return np.ascontiguousarray(np.moveaxis(sums.reshape(g.levels, g.q, -1), 0, -1))
+
+    def _of_level(self, position: int, right, rows: np.ndarray) -> np.ndarray:
+        """Z'W right of the ``rows`` (n,) of one level, (q, k)."""
+        return np.sum(
+            [self.z(position, at)[rows[at]].T @ self.weighted(right(at), at)[rows[at]] for at in _chunks(self.n)],
+            axis=0,
+        )
 
     def cross(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z_a'WZ_b over the pairs of levels that occur: levels of a, levels of b, values (pairs, q_a, q_b)."""

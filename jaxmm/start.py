@@ -200,7 +200,7 @@ def level_start(gram: Gram) -> np.ndarray | None:
         return None
     theta, found = moment_start(gram), False
     for position, (A, B) in enumerate(level_systems(gram)):
-        if not joint[position]:
+        if not joint[position] or len(A) < 2:
             continue
         terms = [x for x in zip(s.terms, s.slices(), gram.inputs, strict=True) if x[0].position == position]
         w = np.linalg.eigvalsh(A)

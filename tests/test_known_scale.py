@@ -99,29 +99,38 @@ def test_without_random_effects_there_is_nothing_to_search(data):
     assert np.isinf(fit.coef_table(ddf="kenward-roger")["df"].iloc[0])
 
 
-def test_the_same_from_the_other_side(data):
-    """Effects whose covariance is known beside errors that are to be estimated are errors that are known beside
-    effects that are: σ is the τ of one estimate a study, also at nothing."""
+def both_sides(data, size: float):
+    """Errors that are known beside effects that are to be estimated, and the other way round: of one estimate a study,
+    whose response is so large."""
     table, V = data
-    single = table.drop_duplicates("study").assign(level=lambda d: d.obs)
-    V = V.loc[single.obs, single.obs]
-    for nothing in (False, True):
-        own = single.assign(y=single.y * (0.1 if nothing else 1.0))
-        errors = mm.lmm("y ~ x + (1 | study)", own, residual="equalto(obs | study, V)", matrices={"V": V})
-        effects = mm.lmm("y ~ x + equalto(0 + level | one, V)", own, matrices={"V": V})
-        assert errors.converged and effects.converged and errors.df == effects.df == 3
-        assert errors.is_singular == effects.is_singular == nothing
-        assert errors.deviance == pytest.approx(effects.deviance, abs=1e-6)
-        np.testing.assert_allclose(errors.fixef, effects.fixef, rtol=1e-4)
-        np.testing.assert_allclose(np.sort(np.diag(effects.varcorr().cov["one"])), np.sort(np.diag(V)), rtol=1e-9)
-        if not nothing:
-            assert effects.sigma == pytest.approx(errors.varcorr().sd["study"].iloc[0], rel=1e-4)
-            for ddf in ("satterthwaite", "kenward-roger"):
-                a, b = (f.coef_table(ddf=ddf)[["se", "df"]] for f in (errors, effects))
-                np.testing.assert_allclose(a, b, rtol=1e-3)
-            spread = (variance_table(f).query("group == 'study' or group == 'Residual'") for f in (errors, effects))
-            a, b = (t.loc[t["std_error"] > 0, "std_error"].iloc[0] for t in spread)
-            assert a == pytest.approx(b, rel=1e-3)
+    own = table.drop_duplicates("study").head(8).assign(level=lambda d: d.obs, y=lambda d: size * d.y)
+    V = V.loc[own.obs, own.obs]
+    errors = mm.lmm("y ~ x + (1 | study)", own, residual="equalto(obs | study, V)", matrices={"V": V})
+    return errors, mm.lmm("y ~ x + equalto(0 + level | one, V)", own, matrices={"V": V}), V
+
+
+@pytest.mark.parametrize("nothing", [False, True])
+def test_the_same_from_the_other_side(data, nothing):
+    """σ of the one is τ of the other, also at nothing."""
+    errors, effects, V = both_sides(data, 0.1 if nothing else 1.0)
+    assert errors.converged and effects.converged and errors.df == effects.df == 3
+    assert errors.is_singular == effects.is_singular == nothing
+    assert errors.deviance == pytest.approx(effects.deviance, abs=1e-6)
+    np.testing.assert_allclose(errors.fixef, effects.fixef, rtol=1e-4)
+    np.testing.assert_allclose(np.sort(np.diag(effects.varcorr().cov["one"])), np.sort(np.diag(V)), rtol=1e-9)
+    if not nothing:
+        assert effects.sigma == pytest.approx(errors.varcorr().sd["study"].iloc[0], rel=1e-4)
+        a, b = (f.coef_table()[["se", "df"]] for f in (errors, effects))
+        np.testing.assert_allclose(a, b, rtol=1e-3)
+        spread = (variance_table(f).query("group == 'study' or group == 'Residual'") for f in (errors, effects))
+        a, b = (t.loc[t["std_error"] > 0, "std_error"].iloc[0] for t in spread)
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_kenward_and_roger_from_the_other_side(data):
+    errors, effects, _ = both_sides(data, 1.0)
+    a, b = (f.coef_table(ddf="kenward-roger")[["se", "df"]] for f in (errors, effects))
+    np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
 @pytest.mark.parametrize("key", ["equalto", "equalto REML"])

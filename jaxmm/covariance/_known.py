@@ -36,6 +36,16 @@ class Known(Covariance):
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {}
 
+    def from_factor(self, lam: Any, at: Any = None) -> Any:
+        """Nothing but the size of lam lam' is looked at, which any factor has."""
+        return self.from_lower(lam, at)
+
+    def size(self, lam: Any, at: Any) -> Any:
+        """(..) the root of the mean variance of lam lam' (q, q, ..), over that of K."""
+        xp, root = namespace(lam), self.root(at)
+        own = namespace(root).sum(root**2)
+        return xp.sqrt(xp.sum(lam * lam, axis=(0, 1)) / own)
+
     def root(self, at: Any) -> Any:
         return np.eye(self.q) if at is None else at
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace
+from jaxmm.covariance._base import Covariance, namespace
 from jaxmm.covariance._known import Known
 
-LEAST = 1e-6  # of a standard deviation relative to sigma's
+LEAST = 1e-6  # of deviations relative to K's
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,8 @@ class EqualBesideSigma(Known):
         return namespace(theta).exp(-theta[0]) * self.root_beside(theta, at)
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
-        _, _, pooled = moments(lam)
-        xp, root = namespace(lam), self.root(at)
-        own = namespace(root).sqrt(namespace(root).sum(root**2) / self.q)
-        return -xp.log(xp.maximum(pooled, LEAST) / own)[None]
+        xp = namespace(lam)
+        return -xp.log(xp.maximum(self.size(lam, at), LEAST))[None]
 
     def pivots(self, theta: Any, at: Any = None) -> Any:
         """(1, ..) sigma over K's own deviation: zero where nothing is left to be estimated."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jaxmm.covariance._base import moments, namespace
+from jaxmm.covariance._base import namespace
 from jaxmm.covariance._known import Known
 
 
@@ -33,10 +33,7 @@ class Proportional(Known):
         return theta[0] * self.root_beside(theta, at)
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
-        _, _, pooled = moments(lam)
-        root = self.root(at)
-        own = namespace(root).sqrt(namespace(root).sum(root**2) / self.q)
-        return (pooled / own)[None]
+        return self.size(lam, at)[None]
 
     def pivots(self, theta: Any, at: Any = None) -> Any:
         """Of what is estimated: K may be singular, which says nothing of the data."""

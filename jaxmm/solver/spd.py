@@ -104,6 +104,13 @@ def _block_inverse_root(M: Array) -> Array:
     return jnp.stack([jnp.stack(row) for row in X])
 
 
+def _block_diagonal(A: Array) -> Array:
+    q = len(A)
+    if q > costs.UNROLLED_PRODUCT:
+        return jnp.moveaxis(jnp.diagonal(A, axis1=0, axis2=1), -1, 0)
+    return jnp.stack([A[k, k] for k in range(q)])
+
+
 BLOCKS = Algebra(
     name="blocks",
     mm=block_matmul,
@@ -212,8 +219,8 @@ def _(primals, tangents):
 
 
 def products(A: Array, B: Array) -> Array:
-    """A B of each block: those of small matrices written out over the blocks, of larger ones one by one."""
-    if len(A) <= costs.UNROLLED_BLOCKS:
+    """A B of each block: written out over the blocks along a short inner axis, along a longer one block by block."""
+    if A.shape[1] <= costs.UNROLLED_BLOCKS:
         return block_matmul(A, B)
     return jnp.moveaxis(jnp.moveaxis(A, -1, 0) @ jnp.moveaxis(B, -1, 0), 0, -1)
 
