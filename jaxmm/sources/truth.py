@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxmm.covariance import free
+from jaxmm.errors import check_sigma
 from jaxmm.fitted import Fitted
 from jaxmm.layout import Parameters
 from jaxmm.prepared import Prepared
@@ -127,6 +128,7 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
             )
         sigma, phi = _scale(model, truth)
     else:
+        check_sigma(model, "a truth that is stated")
         sigma, rho = stated_errors(d.residual, layout, truth)  # pyright: ignore
         phi = sigma**2
     lams = _factors(model, truth.get("sd", {}), truth.get("corr"))
