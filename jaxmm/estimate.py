@@ -11,14 +11,16 @@ in the columns Z_s, carried back by b = T b_s.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmm import costs, solver
-from jaxmm._compiled import Program
+from jaxmm._compiled import Program, quick_options
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
@@ -112,7 +114,9 @@ def objective(gram: Gram) -> Objective:
     """The criterion on the host: NumPy in, NumPy out.  REML and ML are one program, for the refits of comparisons."""
     dear, restricted = is_dear(gram), np.asarray(gram.structure.reml, gram.dtype)
     like, both = np.zeros(gram.structure.num_theta), either(gram)
-    first, second = gradient_only.bind(like, both, restricted), derivatives.bind(like, both, dear, restricted)
+    told = [_options(gram, times) for times in (0 if dear else costs.CALLED_ONCE, costs.CALLED_SELDOM)]
+    first = gradient_only.bind(like, both, restricted, options=told[0])
+    second = derivatives.bind(like, both, dear, restricted, options=told[1])
 
     def gradient(theta):
         (value, at), g = first(theta, both, restricted)
@@ -124,6 +128,14 @@ def objective(gram: Gram) -> Objective:
 
     rough = dear and (gram.residual is None or gram.residual.has_expected)
     return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if rough else None)
+
+
+def _options(gram: Gram, times: int) -> Callable[[], dict[str, Any]] | None:
+    """What the compiler is told of the criterion where errors have a covariance, whose program takes seconds: not to
+    optimise it for so few ``times`` as many numbers.  The gradient is for comparing starts alone, but where a Hessian
+    is ``dear``."""
+    small = gram.residual is not None and gram.residual.size < times * costs.SMALL_PROGRAM
+    return quick_options if small else None
 
 
 def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:

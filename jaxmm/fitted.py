@@ -163,19 +163,14 @@ class Fitted:
         """
         own = self.model.design.residual
         if component == "phi" and own is not None and own.dispersion is not None:
-            table = coefficients.log_phi_table(own, self.curvature, self.sigma)
+            table = coefficients.log_phi_table(own, self._curvature, self.sigma)
         else:
             table = coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
         return as_backend(table, backend, "term")
 
     @cached_property
-    def curvature(self) -> Curvature:
-        """The Hessian by the parameters of the variances.
-
-        Example:
-            >>> fit.curvature.hessian.shape
-            (4, 4)
-        """
+    def _curvature(self) -> Curvature:
+        """The Hessian by the parameters of the variances."""
         with computing(self.model.device):
             return self.model.likelihood.curvature(self.model.arrays, self.estimates)
 

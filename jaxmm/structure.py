@@ -73,7 +73,8 @@ class ResidualLayout:
         gamma = rho[len(rho) - self.columns :]
         if self.covariance is None:
             return [], gamma
-        whole = xp.concatenate([xp.ones_like(rho[:1]) if len(rho) else xp.ones(1), rho[: len(rho) - self.columns]])
+        one = xp.ones((1, *rho.shape[1:]), rho.dtype)
+        whole = xp.concatenate([one, rho[: len(rho) - self.columns]])
         m = self.covariance.num_params
         return [whole[k * m : (k + 1) * m] for k in range(self.sets)], gamma
 

@@ -128,6 +128,7 @@ def test_the_errors_and_log_phi(residual, dispersion, told, monkeypatch):
 
 
 @pytest.mark.parametrize(("bar", "residual", "told"), [
+    ("(1 | visit)", "us(visit | subject)", True), ("(1 | visit)", "homcs(visit | subject)", True),
     ("(1 | subject)", "us(visit | subject)", False),
     ("(1 | subject)", "homcs(visit | subject)", False),
     ("(1 | subject)", "cs(visit | subject)", True),

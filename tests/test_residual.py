@@ -327,12 +327,8 @@ def test_nested_structures_are_compared(fit):
 
 
 def test_what_is_not_there_is_refused(fit):
-    for call in (
-        lambda: fit.bootstrap(3, key=1, kind="case"),
-        lambda: mm.DirectlySimulated(fit.model, fit, 2, key=1),
-    ):  # fmt: skip
-        with pytest.raises(NotImplementedError, match="errors are correlated or of unequal variances"):
-            call()
+    with pytest.raises(NotImplementedError, match="errors are correlated or of unequal variances"):
+        mm.DirectlySimulated(fit.model, fit, 2, key=1)
 
 
 # ---------------------------------------------------------------- bad input

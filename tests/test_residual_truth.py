@@ -7,7 +7,7 @@ import pytest
 import jaxmm as mm
 from jaxmm.covariance import STRUCTURES
 from jaxmm.errors import row_errors
-from jaxmm.sources.truth import as_truth
+from jaxmm.sources.truth import _effects, as_truth
 
 VISITS = ["w2", "w4", "w8", "w12"]  # in this order, which is not that of the alphabet
 TIMES = [0.0, 1.0, 3.0, 4.0]
@@ -34,7 +34,10 @@ def covariance(model, truth, subject=0):
     return true.sigma**2 * errors.blocks(4 * subject + np.arange(4))
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+OF_ERRORS = [name for name, kind in STRUCTURES.items() if kind(4).rank == 4 and not kind.absolute]
+
+
+@pytest.mark.parametrize("name", OF_ERRORS)
 def test_a_structure_has_the_covariance_that_is_stated(name):
     kind = STRUCTURES[name]
     time = "visit" if not kind.positional or kind.levels else "time"
@@ -97,6 +100,21 @@ def test_a_formula_of_log_phi_multiplies():
     np.testing.assert_allclose(covariance(both, truth, 0), 4 * R, rtol=1e-9)
     np.testing.assert_allclose(covariance(both, truth, 1), 4 * np.exp(0.5) * R, rtol=1e-9)
     np.testing.assert_allclose(covariance(both, truth | {"dispersion": g}, 1), 4 * np.exp(1.3) * R, rtol=1e-9)
+
+
+def test_a_covariance_that_is_known_is_not_stated():
+    K = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.5
+    model = planned("equalto(visit | subject, K)", matrices={"K": K})
+    np.testing.assert_allclose(covariance(model, {"fixef": FIXEF}), K, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"the covariance of the errors is known, equalto.*: leave 'residual' out"):
+        as_truth(model, {"fixef": FIXEF, "residual": K})
+    subjects = pd.DataFrame(np.eye(6) + 0.2, *[[f"s{k:02d}" for k in range(6)]] * 2)
+    beside = mm.plan("y ~ arm + equalto(0 + subject | all, S)", table().assign(all="all"), matrices={"S": subjects})
+    sd, R = np.sqrt(1.2), subjects.to_numpy() / 1.2
+    effects = {name: dict.fromkeys(names, sd) for name, names in _effects(beside).items()}
+    truth = {"fixef": FIXEF, "sd": effects, "corr": dict.fromkeys(effects, R), "sigma": 0.5}
+    np.testing.assert_allclose(covariance(beside, truth), 0.25 * np.eye(4), rtol=1e-12)
+    assert as_truth(beside, truth).theta(beside) == pytest.approx([np.log(0.5)])
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from jaxmm.inference.of_errors import _told
 from jaxmm.inference.r2 import Account
 from jaxmm.permute.inputs import as_scheme
 from jaxmm.permute.schemes import Permutations
-from jaxmm.sources.resample import Residual
+from jaxmm.sources.resample import Case, Residual
 
 VISITS = ["a", "b", "c", "d"]
 N = 16
@@ -392,3 +392,44 @@ def test_what_there_is_to_profile():
         layout = model.structure.residual
         times, pairs = _told(layout.covariance, model.design.residual.positions, 4)
         assert (len(times), len(pairs)) == expected, name
+
+
+# ---------------------------------------------------------------- cases
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_cases_are_fits_to_repeated_subjects(ar1):
+    """A draw is the table in which each subject stands as often, each copy a subject of its own."""
+    found = mm.bootstrap(ar1, 3, key=4, kind="case", progress=False)
+    copies = np.asarray(Case(ar1, 3, 4).block(0, 3).copies)
+    levels = list(ar1.model.design.residual.subject.levels)
+    for k in range(3):
+        parts = [
+            DATA[DATA["subject"] == s].assign(subject=f"{s} {copy}")
+            for s, count in zip(levels, copies[k], strict=True)
+            for copy in range(int(count))
+        ]
+        one = mm.lmm("y ~ time * arm", pd.concat(parts, ignore_index=True), residual="ar1(visit | subject)")
+        np.testing.assert_allclose(found.fixef[k], one.fixef, rtol=1e-4, atol=1e-6)
+        assert found.loglik[k] == pytest.approx(one.loglik, abs=1e-6) and found.nobs[k] == len(one.model.design.y)
+    jackknifed = found.confint("bca", parm="time")
+    assert jackknifed.loc["time", "lower"] <= jackknifed.loc["time", "upper"]
+    with pytest.raises(ValueError, match="out= is not for cases"):
+        mm.bootstrap(ar1, 3, key=4, kind="case", out="x", progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_cases_of_sites(mixed):
+    """Levels of the factor of the random effects, with the subjects in them; a column that they lose is no error."""
+    found = mm.bootstrap(mixed, 2, key=2, kind="case", progress=False)
+    copies = np.asarray(Case(mixed, 2, 2).block(0, 2).copies)
+    sites = list(mixed.model.design.factors[0].levels)
+    for k in range(2):
+        parts = [
+            DATA[DATA["site"] == s].assign(subject=lambda d, c=c: d["subject"] + f" {c}", site=f"{s} {c}")
+            for s, count in zip(sites, copies[k], strict=True)
+            for c in range(int(count))
+        ]
+        one = mm.lmm(
+            "y ~ time + (1 | site)", pd.concat(parts, ignore_index=True), residual="ar1(visit | subject)",
+            dispersion="~ time", weights="w", reml=False,
+        )  # fmt: skip
+        assert found.loglik[k] == pytest.approx(one.loglik, abs=1e-5)

@@ -112,12 +112,12 @@ def test_a_dispersion_at_its_limit_has_no_error(recwarn):
 def test_what_is_computed_when(sleep_reml):
     """The errors are computed on request, once, and are no part of a pickle."""
     fit = pickle.loads(pickle.dumps(sleep_reml))
-    assert np.isnan(fit.tidy()["std_error"][2:]).all() and "curvature" not in vars(fit)
+    assert np.isnan(fit.tidy()["std_error"][2:]).all() and "_curvature" not in vars(fit)
     first = fit.tidy(effects="ran_pars")
-    kept = vars(fit)["curvature"]
+    kept = vars(fit)["_curvature"]
     assert first["std_error"].notna().all()
     fit.tidy(0.9)
-    assert vars(fit)["curvature"] is kept and "curvature" not in vars(pickle.loads(pickle.dumps(fit)))
+    assert vars(fit)["_curvature"] is kept and "_curvature" not in vars(pickle.loads(pickle.dumps(fit)))
     assert set(fit.tidy(effects="fixed")["effect"]) == {"fixed"} and not len(fit.tidy(effects="dispersion"))
     assert list(fit.tidy(effects="dispersion", conf_level=0.9).columns) == list(fit.tidy(0.9).columns)
 

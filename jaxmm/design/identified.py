@@ -187,7 +187,7 @@ def _of_times(d: ResidualDesign, at: Looked) -> np.ndarray:
     assert d.subject is not None
     T, m, V = len(at.times), at.dC.shape[-1], _spread(d)[at.rows]
     sets = np.zeros(len(at.rows), int) if d.sets is None else d.sets.codes[at.rows]
-    count, k = int(sets.max()) + 1, V.shape[1]
+    count, k = 1 if d.sets is None else len(d.sets.levels), V.shape[1]
     log_variance = np.einsum("ttm->tm", at.dC) / np.diag(at.C)[:, None]
     size = np.sqrt(np.outer(np.diag(at.C), np.diag(at.C)))
     half = 0.5 * (log_variance[:, None] + log_variance[None])
@@ -218,13 +218,14 @@ def _subject_pairs(design: Design, at: Looked) -> np.ndarray:
     d = design.residual
     assert d is not None and d.subject is not None
     codes = d.subject.codes[at.rows]
-    subjects, first = np.unique(codes, return_index=True)
-    of = np.array([f.codes[at.rows][first] for f in design.factors])
+    of = np.array([f.codes[at.rows] for f in design.factors])
+    subjects = np.unique(codes)
     out = [np.column_stack([subjects, subjects])]
     for f in range(len(of)):
-        order = np.lexsort((*np.delete(of, f, axis=0), of[f]))
-        same = of[f][order[1:]] == of[f][order[:-1]]
-        out.append(np.column_stack([subjects[order[:-1]], subjects[order[1:]]])[same])
+        order = np.lexsort((codes, *np.delete(of, f, axis=0), of[f]))
+        both = np.column_stack([codes[order[:-1]], codes[order[1:]]])
+        same = (of[f][order[1:]] == of[f][order[:-1]]) & (both[:, 0] != both[:, 1])
+        out.append(np.unique(both[same], axis=0))
     return np.concatenate(out)
 
 

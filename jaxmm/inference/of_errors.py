@@ -12,6 +12,7 @@ follow.  They are found by the rank of derivatives, near pairs first; of very ma
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def error_quantities(fit: Fitted) -> ErrorQuantities | None:
     if structure is not None and (structure.positional or len(d.times) ** 2 * structure.num_params <= MOST):
         if structure.positional and len(d.times) > MOST_TIMES:
             structure, positions = resized(structure, MOST_TIMES), np.asarray(positions)[:MOST_TIMES]
-        layout = ResidualLayout(structure, layout.sets, layout.columns)
+        layout = replace(layout, covariance=structure)
         found = layout.split(np.asarray(fit.theta)[s.num_random :])[0]
         C = [np.asarray(structure.covariance(theta, positions)) for theta in found]
         alone = len(C) == 1 and np.max(np.abs(np.diag(C[0]) - 1)) < SAME  # σ says it

@@ -61,14 +61,16 @@ def _variance(fit: Fitted, at: Given, theta: Any, uncertain: bool) -> np.ndarray
 
 def _degrees(fit: Fitted, rows: NewData, weights: np.ndarray | None, uncertain: bool) -> np.ndarray:
     theta = np.asarray(fit.theta, float)
-    W = covariance_matrix(fit.curvature.hessian, 0)
+    W = covariance_matrix(fit._curvature.hessian, 0)
 
     def variance(t: np.ndarray) -> np.ndarray:
         return _variance(fit, given_others(fit, rows, t, weights), t, uncertain)
 
-    v, steps = variance(theta), np.minimum(np.sqrt(np.maximum(np.diag(W)[:-1], 0.0)), 1.0) * STEP
+    v, steps = variance(theta), np.minimum(np.sqrt(np.maximum(np.diag(W)[: len(theta)], 0.0)), 1.0) * STEP
     steps = np.where(np.isfinite(steps) & (steps > 0), steps, STEP)
     slopes = [(variance(theta + h) - variance(theta - h)) / (2 * h.sum()) for h in np.diag(steps)]
-    g = np.stack([*slopes, v])  # by log σ²: v itself
+    if fit.model.structure.profiles_sigma:
+        slopes.append(v)  # by log σ²
+    g = np.array(slopes).reshape(-1, len(v))
     with np.errstate(invalid="ignore", divide="ignore"):
         return 2 * v**2 / np.einsum("km,kl,lm->m", g, W, g)

@@ -72,7 +72,7 @@ def table(fit: Fitted, errors: bool = True) -> pd.DataFrame:
 
     ``std_error`` is NaN where ``errors`` is False, and on the boundary; ``scale``: on which its interval is symmetric.
     """
-    at = fit.curvature if errors else None
+    at = fit._curvature if errors else None
     found = information(at.hessian) if at else None
     factors = {factor.name: (f, factor.predictor) for f, factor in enumerate(fit.model.design.factors)}
     rows: list[tuple] = []

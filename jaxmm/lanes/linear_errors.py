@@ -168,7 +168,7 @@ def can_have_errors(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched so: its errors' parameters are few, and so are the rows of a subject."""
     own = model.arrays.residual
     s = model.structure
-    if varies - ACCEPTED or s.num_theta > costs.PATTERN_PARAMETERS or not s.profiles_sigma:
+    if varies - ACCEPTED or not 0 < s.num_theta <= costs.PATTERN_PARAMETERS or not s.profiles_sigma:
         return False
     if not isinstance(own, PatternRows):
         return False

@@ -162,7 +162,7 @@ def can_have_patterns(model: Any, varies: frozenset[str]) -> bool:
     gram, d, s = model.arrays, model.design.residual, model.structure
     if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED:
         return False
-    if s.num_theta > costs.PATTERN_PARAMETERS or not s.profiles_sigma:
+    if not 0 < s.num_theta <= costs.PATTERN_PARAMETERS or not s.profiles_sigma:
         return False
     if "weights" not in varies:
         return True

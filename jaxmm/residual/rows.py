@@ -34,6 +34,13 @@ class PatternRows:
     has_expected = False  # the one Hessian is the exact one
     work = 0  # which is not too dear but for what the random effects make it
 
+    @property
+    def size(self) -> int:
+        """Numbers in the rows."""
+        rows = self.rows
+        parts = [rows.X, rows.y, *rows.Z, *(() if rows.mixed is None else (rows.mixed.Z,))]
+        return sum(int(np.prod(x.shape)) for x in parts)
+
     def gram(self, rho: Array, gram: Gram) -> Gram:
         """As ``sums.PatternSums.gram``."""
         thetas, log_phi = self._split(rho)

@@ -219,8 +219,8 @@ def _(primals, tangents):
 
 
 def products(A: Array, B: Array) -> Array:
-    """A B of each block: those of small matrices written out over the blocks, of larger ones one by one."""
-    if len(A) <= costs.UNROLLED_BLOCKS:
+    """A B of each block: written out over the blocks along a short inner axis, along a longer one block by block."""
+    if A.shape[1] <= costs.UNROLLED_BLOCKS:
         return block_matmul(A, B)
     return jnp.moveaxis(jnp.moveaxis(A, -1, 0) @ jnp.moveaxis(B, -1, 0), 0, -1)
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._random import as_key, as_keys, replicate_words, words
 from jaxmm._types import Array
-from jaxmm.errors import check_alike, check_sigma, row_errors
+from jaxmm.errors import check_sigma, row_errors
 from jaxmm.predict import linear_predictor, rows_used
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
@@ -147,7 +147,8 @@ def _residual(arrays: Any, for_effects: Array, for_rows: Array) -> tuple[Array, 
 
 
 class Case(Responses):
-    """The case bootstrap: as many levels of the outermost factor as there are, drawn with replacement.
+    """The case bootstrap: as many levels of the outermost factor as there are (without any, of the one within which
+    errors are correlated), drawn with replacement.
 
     The rows stay as they are, and ``Varying.copies`` (size, J) says how often each level counts; the levels of an inner
     factor go with the outer one in which they lie, and each copy has its own random effects.
@@ -162,17 +163,18 @@ class Case(Responses):
     varies = frozenset({"y", "copies"})
 
     def __init__(self, fit: Any, n: int, key: Any):
-        check_alike(fit.model, "the case bootstrap")
-        outer = outermost(fit.model)
-        if outer is None:
+        d, outer = fit.model.design, outermost(fit.model)
+        if outer is None and not d.correlated_within:
+            raise ValueError("the model has no factor whose levels could be drawn: use kind='parametric' or 'residual'")
+        if outer is None and d.factors:
             names = " and ".join(f"'{f.name}'" for f in fit.model.design.factors)
             raise ValueError(
                 f"{names} are crossed, so that there are no independent groups to draw: use kind='parametric', or "
                 "kind='residual' for a linear model"
             )
-        d = fit.model.design
+        factor = d.correlated_within[0 if outer is None else outer]
         self.n, self._key, self.y = n, words(as_key(key)), d.y
-        self.levels = len(d.factors[outer].levels)
+        self.levels, self.codes, self.name = len(factor.levels), factor.codes, factor.name
 
     def block(self, first: int, size: int) -> Varying:
         with jax.enable_x64(True):

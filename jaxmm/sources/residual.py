@@ -43,6 +43,11 @@ def stated_errors(d: ResidualDesign, layout: ResidualLayout, truth: Mapping[str,
     ):
         if truth.get(name) is not None and not there:
             raise ValueError(f"the model has {what}: leave {name!r} out of truth")
+    if d.sigma is not None:
+        for name in ("residual", "sigma"):
+            if truth.get(name) is not None:
+                raise ValueError(f"the covariance of the errors is known, {d.text}: leave {name!r} out of truth")
+        return d.sigma, np.zeros(0)
     if truth.get("residual") is None and d.covariance is not None:
         raise ValueError(
             f"truth lacks 'residual', the covariance of the errors by {d.text}, of the times {listed(d.times)}: a "

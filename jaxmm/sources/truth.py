@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from jaxmm.covariance import free
-from jaxmm.errors import check_sigma
 from jaxmm.fitted import Fitted
 from jaxmm.layout import Parameters
 from jaxmm.prepared import Prepared
@@ -119,17 +118,17 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
         if needed and name not in truth:
             raise ValueError(f"truth lacks {name!r}, of {listed(needed)}")
     beta = np.concatenate([vector(name, "column", truth.get(name, ()), columns) for name, columns in sides.items()])
-    layout, rho = model.structure.residual, None
-    if layout is None:
+    layout, own, rho = model.structure.residual, d.residual, None
+    if layout is None or own is None or (own.covariance is None and own.dispersion is None):
         if truth.get("residual") is not None:
             raise ValueError(
                 "the model's errors are independent and of one variance: leave 'residual' out of truth, or make the "
                 "model with residual="
             )
         sigma, phi = _scale(model, truth)
+        rho = None if layout is None else np.zeros(0)
     else:
-        check_sigma(model, "a truth that is stated")
-        sigma, rho = stated_errors(d.residual, layout, truth)  # pyright: ignore
+        sigma, rho = stated_errors(own, layout, truth)
         phi = sigma**2
     lams = _factors(model, truth.get("sd", {}), truth.get("corr"))
     _check_structures(model, lams)

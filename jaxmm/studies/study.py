@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmm._keywords import STUDYING, known_keywords
 from jaxmm.batch.engine import fit_many
+from jaxmm.batch.setup import has_program
 from jaxmm.design import DataError
 from jaxmm.design.columns import Levels
 from jaxmm.inference.wald import check_level
@@ -258,8 +259,8 @@ def examine(
         raise ValueError(
             "truth has sigma = 0: what is drawn has no residuals to fit; give a residual standard deviation above 0"
         )
-    # degrees of freedom of lanes with correlated errors are found one by one, by the tests
-    kept = chosen if model.structure.residual is None else ()
+    # where lanes are searched one after another nothing is kept of them, and the tests look at each again
+    kept = chosen if has_program(model, source_for(run.source, model).varies) else ()
     keep = tuple(dict.fromkeys(name for t in kept for name in getattr(t, "keep", ())))
     full = run.fit(model, true, "full", keep)
     by_ml, nulls = None, {}
