@@ -26,8 +26,8 @@ SMALL_PROGRAM = (
     4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
 )
 CALLED_ONCE = 16  # times as large may be what is computed once, as it takes 5 times as long without
-CALLED_SELDOM = 4  # the same of a Hessian of whitened rows, taken some ten times: its program is ready in a sixth of the
-# time, and runs two to three times as long, 1 to 3 ms more
+CALLED_SELDOM = 4  # the same of a Hessian of whitened rows, taken some ten times: its program is ready in a sixth of
+# the time, and runs two to three times as long, 1 to 3 ms more
 PROGRAMS_KEPT = 64  # a fit needs 1 to 5, a batch 3 to 6, and each takes up to 30 MB and 400 maps
 PROGRAMS_DROPPED = 16  # programs after which what they leave behind is collected: it takes 0.1 s
 LONG_ROWS = 1 << 16  # numbers from which padding costs more than a program

@@ -238,6 +238,12 @@ def test_lanes_are_single_fits(fit):
 def test_other_verbs(fit):
     again = fit.refit(2 * fit.model.design.y)
     np.testing.assert_allclose(again.varcorr().cov["item"], 4 * fit.varcorr().cov["item"], rtol=1e-3)
+    assert "item: dense, 8 effects" in str(mm.lmm("y ~ x + (1 | item)", DATA, residual=AR1).model.plan)
+    with pytest.raises(ValueError, match="cluster"):
+        fit.vcov("CR2", cluster="subject")
+
+
+def test_subjects_left_out_and_profiles(fit):
     moved = fit.influence("subject", refit=True).frame
     without = mm.lmm(fit.formula, DATA[DATA["subject"] != 3], residual=AR1)
     move = (fit.fixef - without.fixef).to_numpy()
@@ -245,9 +251,6 @@ def test_other_verbs(fit):
     assert moved.loc["3", "cooks_distance"] == pytest.approx(cook, rel=1e-2)
     profile = fit.confint("profile")
     assert (profile.iloc[:, 0] < fit.fixef).all() and (fit.fixef < profile.iloc[:, 1]).all()
-    assert "item: dense, 8 effects" in str(mm.lmm("y ~ x + (1 | item)", DATA, residual=AR1).model.plan)
-    with pytest.raises(ValueError, match="cluster"):
-        fit.vcov("CR2", cluster="subject")
 
 
 def test_a_dear_hessian_is_learnt(fit, monkeypatch):
