@@ -81,6 +81,9 @@ TILE_ENTRIES, TILE_ROWS = (
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
 TABLE_FILL = 3  # times the rows, up to which levels of unequal size are filled up for it: by pieces a lane takes 4 to 6
 # times as long
+PATTERN_CELLS = 1 << 16  # numbers in the sums over patterns of a lane that misses rows of its own, at most
+PATTERN_PARAMETERS = 24  # of errors up to which lanes are searched side by side: with 54 their steps take 30 times as
+# long as a single fit
 TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
 # evaluation has at hand

@@ -40,6 +40,7 @@ from jaxmm.start import (
     levels_with_rows,
     moment_start,
     on_boundary,
+    with_sigmas,
 )
 
 
@@ -148,6 +149,8 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     H = np.zeros((len(theta), len(theta)))
     diagonal_blocks = [A for A, _ in solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
+        if not term.covariance.num_params:
+            continue
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
         some = A[:: max(1, len(A) // costs.ROUGH_LEVELS)]
@@ -179,7 +182,8 @@ def pwrss_slope(theta: Array, gram: Gram) -> Array:
 
 
 def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
-    """That of ``objective.lmm.criterion`` by (theta_s, log σ²) at its minimum, from P, that of the profiled deviance.
+    """That of ``objective.lmm.criterion`` by (theta_s, log σ²) at its minimum, from P, that of the profiled deviance;
+    P itself where nothing was profiled.
 
     There r² = df σ², so that with h = -∂r²/∂theta / σ², the mixed derivatives,
 
@@ -189,6 +193,8 @@ def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
     P is the Schur complement, and what is new costs a gradient.
     """
     s, sigma2 = gram.structure, float(e.sigma) ** 2
+    if not s.profiles_sigma:
+        return np.asarray(e.hessian)
     df = float(gram.n_obs) - (s.p if s.reml else 0)
     h = -np.asarray(pwrss_slope(e.theta_scaled, gram)) / sigma2
     P = np.asarray(e.hessian)
@@ -223,7 +229,10 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
     found = found._replace(theta=xp.where(xp.abs(found.theta) < ZERO, 0.0, found.theta))
     T, T_X = [xp.asarray(t) for t in gram.T], xp.asarray(gram.T_X)
     M_X, beta = xp.asarray(at.M_X), xp.asarray(at.beta)
-    sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
+    if s.profiles_sigma:
+        sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
+    else:
+        sigma2 = xp.exp(xp.asarray(at.log_sigma2))
     # of a matrix that is not finite there is no inverse, and NumPy would raise
     inverse = xp.linalg.inv(xp.where(xp.all(xp.isfinite(M_X)), M_X, xp.eye(s.p, dtype=M_X.dtype))) * xp.where(
         xp.all(xp.isfinite(M_X)), 1.0, xp.nan
@@ -278,6 +287,7 @@ def _with_errors(gram: Gram, start: np.ndarray | None, control: Control) -> Esti
         starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
     else:
         random = [moment_start(gram), independent_theta(gram, NEAR_ZERO)] if s.terms else []
+        random = random if s.residual is None or s.residual.sigma != "searched" else with_sigmas(gram, random)
         tried = [(criterion.gradient(theta)[0], k, theta) for k, theta in enumerate(candidates(gram, random))]
         order = sorted((np.inf if np.isnan(value) else value, k) for value, k, _ in tried)
         starts = [tried[k][2] for _, k in order[: 2 if s.terms else 1]]

@@ -50,6 +50,8 @@ class ResidualLayout:
 
     ``covariance`` of the times of a level, None where errors are independent; ``sets`` of its parameters, one for each
     level of another factor that the errors differ by; ``columns`` of log φ beside its constant, which is log σ².
+    ``sigma`` says where σ² is from: "profiled", the mean square that is left; "known", from the data; "searched", in
+    theta of a term of a known covariance.
 
         rho (k,)  =  theta of the first set, without its first element, which is 1  |  theta of each further set  |  γ
     """
@@ -57,6 +59,7 @@ class ResidualLayout:
     covariance: Covariance | None
     sets: int = 1
     columns: int = 0
+    sigma: str = "profiled"
 
     @property
     def num_params(self) -> int:
@@ -70,7 +73,8 @@ class ResidualLayout:
         gamma = rho[len(rho) - self.columns :]
         if self.covariance is None:
             return [], gamma
-        whole = xp.concatenate([xp.ones_like(rho[:1]) if len(rho) else xp.ones(1), rho[: len(rho) - self.columns]])
+        one = xp.ones((1, *rho.shape[1:]), rho.dtype)
+        whole = xp.concatenate([one, rho[: len(rho) - self.columns]])
         m = self.covariance.num_params
         return [whole[k * m : (k + 1) * m] for k in range(self.sets)], gamma
 
@@ -138,6 +142,22 @@ class Structure:
     @property
     def num_theta(self) -> int:
         return self.num_random + (0 if self.residual is None else self.residual.num_params)
+
+    @property
+    def profiles_sigma(self) -> bool:
+        """Whether σ² is the mean square that is left, at any theta."""
+        return self.residual is None or self.residual.sigma == "profiled"
+
+    @property
+    def knows_sigma(self) -> bool:
+        """Whether σ² is known before anything is estimated."""
+        return self.residual is not None and self.residual.sigma == "known"
+
+    def log_sigma2(self, theta: Any) -> Any:
+        """Of theta (m, ..) that has it."""
+        found = [2 * t.covariance.log_sigma(theta[at]) for t, at in zip(self.terms, self.slices(), strict=True)
+                 if t.covariance.absolute]  # fmt: skip
+        return found[0]
 
     @property
     def rest_size(self) -> int:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._pieces import pick
 from jaxmm._types import Array
 from jaxmm.cells import Cells, cell_pairs
@@ -226,6 +227,10 @@ def _products(rows: Rows, W: tuple[Array, ...], f: int, other: int) -> Array:
 def _squares(rows: Rows, f: int, W: tuple[Array, ...]) -> Array:
     """Z'WZ (q, q, J) of each level of one factor; what is symmetric is summed once."""
     Z, q, own = rows.Z[f], len(rows.Z[f]), rows.between(W, f, f)
+    if q > costs.UNROLLED_ROOT:  # row by row: a sum for each entry takes long to compile
+        each = [rows.collect(f, Z[a] * (Z[: a + 1] * own)) for a in range(q)]
+        low = jnp.stack([jnp.pad(row, ((0, q - len(row)), (0, 0))) for row in each])
+        return low + jnp.swapaxes(low, 0, 1) * (1 - jnp.eye(q, dtype=low.dtype))[:, :, None]
     below = [[rows.collect(f, Z[a] * (Z[b] * own)) for b in range(a + 1)] for a in range(q)]
     return jnp.stack([jnp.stack([below[max(a, b)][min(a, b)] for b in range(q)]) for a in range(q)])
 
