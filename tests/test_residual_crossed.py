@@ -221,23 +221,29 @@ def test_simulated_responses_have_the_covariance(fit):
     np.testing.assert_allclose(np.cov(Y[:, rows].T), V[np.ix_(rows, rows)], atol=0.12 * V.max())
 
 
-def test_lanes_are_single_fits(fit):
+@pytest.mark.parametrize("bars", ["(1 | item)", "(1 | subject) + (1 | item)"])
+def test_lanes_are_single_fits(bars):
     """Also of a model that has no factor to eliminate by its levels, and with a missing row."""
-    bare = mm.lmm("y ~ x + (1 | item)", DATA, residual=AR1)
-    for one in (fit, bare):
-        Y = one.simulate(2, key=2)
-        Y[1, 5] = np.nan
-        batch = mm.fit_many(one.model, Y, progress=False)
-        for k in range(2):
-            there = ~np.isnan(Y[k])
-            single = mm.lmm(one.formula, DATA.assign(y=Y[k])[there], residual=AR1)
-            assert batch.loglik[k] == pytest.approx(single.loglik, abs=1e-6) and batch.converged[k]
-            np.testing.assert_allclose(batch.fixef[k], single.fixef, atol=1e-4)
+    one = mm.lmm(f"y ~ x + {bars}", DATA, residual=AR1)
+    Y = one.simulate(2, key=2)
+    Y[1, 5] = np.nan
+    batch = mm.fit_many(one.model, Y, progress=False)
+    for k in range(2):
+        there = ~np.isnan(Y[k])
+        single = mm.lmm(one.formula, DATA.assign(y=Y[k])[there], residual=AR1)
+        assert batch.loglik[k] == pytest.approx(single.loglik, abs=1e-6) and batch.converged[k]
+        np.testing.assert_allclose(batch.fixef[k], single.fixef, atol=1e-4)
 
 
 def test_other_verbs(fit):
     again = fit.refit(2 * fit.model.design.y)
     np.testing.assert_allclose(again.varcorr().cov["item"], 4 * fit.varcorr().cov["item"], rtol=1e-3)
+    assert "item: dense, 8 effects" in str(mm.lmm("y ~ x + (1 | item)", DATA, residual=AR1).model.plan)
+    with pytest.raises(ValueError, match="cluster"):
+        fit.vcov("CR2", cluster="subject")
+
+
+def test_subjects_left_out_and_profiles(fit):
     moved = fit.influence("subject", refit=True).frame
     without = mm.lmm(fit.formula, DATA[DATA["subject"] != 3], residual=AR1)
     move = (fit.fixef - without.fixef).to_numpy()
@@ -245,9 +251,6 @@ def test_other_verbs(fit):
     assert moved.loc["3", "cooks_distance"] == pytest.approx(cook, rel=1e-2)
     profile = fit.confint("profile")
     assert (profile.iloc[:, 0] < fit.fixef).all() and (fit.fixef < profile.iloc[:, 1]).all()
-    assert "item: dense, 8 effects" in str(mm.lmm("y ~ x + (1 | item)", DATA, residual=AR1).model.plan)
-    with pytest.raises(ValueError, match="cluster"):
-        fit.vcov("CR2", cluster="subject")
 
 
 def test_a_dear_hessian_is_learnt(fit, monkeypatch):

@@ -104,13 +104,6 @@ def _block_inverse_root(M: Array) -> Array:
     return jnp.stack([jnp.stack(row) for row in X])
 
 
-def _block_diagonal(A: Array) -> Array:
-    q = len(A)
-    if q > costs.UNROLLED_PRODUCT:
-        return jnp.moveaxis(jnp.diagonal(A, axis1=0, axis2=1), -1, 0)
-    return jnp.stack([A[k, k] for k in range(q)])
-
-
 BLOCKS = Algebra(
     name="blocks",
     mm=block_matmul,
