@@ -104,6 +104,15 @@ def test_unequal_variances_alone_have_leverage():
     np.testing.assert_allclose(leverage(fit), 1 - s2 * np.diag(P), rtol=1e-6)
 
 
+def test_leverage_where_subjects_cross_the_random_effects():
+    fit = mm.lmm("y ~ arm + (1 | visit)", DATA, residual="ar1(visit | subject)")
+    R, X = errors_of(fit), fit.model.design.X
+    visit = DATA["visit"].to_numpy()
+    W = np.linalg.inv(R + float(fit.varcorr().cov["visit"].iloc[0, 0]) * (visit[:, None] == visit))
+    P = W - W @ X @ np.linalg.solve(X.T @ W @ X, X.T @ W)
+    np.testing.assert_allclose(leverage(fit), 1 - np.diag(R @ P), rtol=1e-6, atol=1e-10)
+
+
 def test_influence_of_rows_is_that_of_fits_without(alone):
     found = alone.influence()
     without = mm.lmm("y ~ time * arm", DATA.drop(7), residual="us(visit | subject)")
