@@ -118,11 +118,19 @@ def log_phi(d: ResidualDesign, gamma: np.ndarray, sigma: float) -> np.ndarray:
 def check_alike(model: Any, what: str) -> None:
     """Raises NotImplementedError, of ``what`` is asked for, where the errors of a model have a covariance of their own;
     nothing of what is no model."""
+    check_sigma(model, what)
     own = getattr(getattr(model, "design", None), "residual", None)
     if own is not None:
-        whose = "with effects of a covariance that is known" if own.searched else ""
-        whose = whose or "whose errors are correlated or of unequal variances"
-        raise NotImplementedError(f"{what} cannot be had yet of a model {whose}, {own.text!r}")
+        raise NotImplementedError(
+            f"{what} cannot be had yet of a model whose errors are correlated or of unequal variances, {own.text!r}"
+        )
+
+
+def check_sigma(model: Any, what: str) -> None:
+    """The same where a covariance is known itself, so that sigma is not the mean square that is left."""
+    own = getattr(getattr(model, "design", None), "residual", None)
+    if own is not None and (own.searched or own.sigma is not None):
+        raise NotImplementedError(f"{what} cannot be had yet of a model with a covariance that is known, {own.text!r}")
 
 
 # ---------------------------------------------------------------- row by row

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.stats import multivariate_normal
 
 import jaxmm as mm
 from jaxmm.inference.variances import table as variance_table
@@ -254,9 +255,23 @@ def test_what_cannot_be_beside_a_sigma(data):
     with pytest.raises(mm.DataError, match="together with dispersion= cannot be had yet"):
         mm.lmm("y ~ x + equalto(0 + obs | one, V)", table, dispersion="~ x", matrices={"V": V})
     fit = mm.lmm("y ~ x + equalto(0 + obs | one, V)", table, matrices={"V": V})
-    with pytest.raises(
-        NotImplementedError, match="R² cannot be had yet of a model with effects of a covariance that is"
-    ):
-        fit.r2()
-    with pytest.raises(NotImplementedError, match="a profile of the likelihood cannot be had yet"):
+    said = "cannot be had yet of a model with a covariance that is known"
+    with pytest.raises(NotImplementedError, match=f"a profile of the likelihood {said}"):
         fit.profile("x")
+    with pytest.raises(NotImplementedError, match=f"a permutation test {said}"):
+        mm.permutation_test(fit, fit.simulate(2, key=1), "x", key=1, n=20, progress=False)
+    with pytest.raises(NotImplementedError, match=f"the residual bootstrap {said}"):
+        fit.bootstrap(5, key=1, kind="residual", progress=False)
+
+
+def test_density_of_studies_left_out(data, fit):
+    """Normal, of the variance between studies that the others tell and the errors that are known."""
+    table, V = data
+    found = mm.cross_validate(fit, by="study").frame
+    for study in ("s0", "s3"):
+        rest, own = table[table.study != study], table[table.study == study]
+        other = mm.lmm("y ~ x + (1 | study)", rest, residual=RESIDUAL, matrices={"V": V})
+        mean = other.fixef.iloc[0] + other.fixef.iloc[1] * own.x
+        covariance = V.loc[own.obs, own.obs].to_numpy() + other.varcorr().cov["study"].iloc[0, 0]
+        expected = multivariate_normal.logpdf(own.y, mean, covariance)
+        assert found.loc[study, "elpd"] == pytest.approx(expected, abs=1e-5)

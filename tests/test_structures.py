@@ -156,6 +156,10 @@ def test_linear_models_are_as_in_glmmtmb(data, key):
     fit = mm.lmm(LINEAR[key], data, reml="REML" in key)
     check(fit, key)
     assert fit.deviance == pytest.approx(dense_deviance(fit, data), abs=1e-7)
+    if key == "mat":  # standard deviation, range, smoothness as logarithms
+        term = fit.model.design.terms[0].covariance
+        own = [np.sqrt(fit.varcorr().cov["g"].iloc[0, 0]), *term.parameters(fit.theta, PLACES).values()]
+        np.testing.assert_allclose(np.log(own), REFERENCE[key]["theta"], atol=1e-4)
     if key == "mat REML":
         assert "smoothness" not in str(fit.varcorr()) and "mat(0 + pos(x, y) | g)" in repr(fit.model)
 

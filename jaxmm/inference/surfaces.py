@@ -25,7 +25,7 @@ from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
-from jaxmm.errors import check_alike
+from jaxmm.errors import check_sigma
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import is_large
 from jaxmm.fitted import Fitted
@@ -191,8 +191,7 @@ def surface(fit: Fitted) -> Surface:
     Raises:
         NotImplementedError: a covariance that is known.
     """
-    if not fit.model.structure.profiles_sigma:
-        check_alike(fit.model, "a profile of the likelihood")
+    check_sigma(fit.model, "a profile of the likelihood")
     arrays = fit.model.arrays
     return _of_rows(fit, arrays) if isinstance(arrays, Rows) else _of_gram(fit, arrays)
 

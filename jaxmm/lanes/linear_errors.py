@@ -167,8 +167,6 @@ class LinearErrors:
 def can_have_errors(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched so: its errors' parameters are few, and so are the rows of a subject."""
     own = model.arrays.residual
-    if not model.structure.profiles_sigma:
-        return False
     s = model.structure
     if varies - ACCEPTED or not 0 < s.num_theta <= costs.PATTERN_PARAMETERS or not s.profiles_sigma:
         return False

@@ -160,7 +160,7 @@ def pattern_table(a: Accumulator, d: ResidualDesign, offset: np.ndarray | None, 
 def can_have_patterns(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched by sums over patterns."""
     gram, d, s = model.arrays, model.design.residual, model.structure
-    if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED or not gram.structure.profiles_sigma:
+    if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED:
         return False
     if not 0 < s.num_theta <= costs.PATTERN_PARAMETERS or not s.profiles_sigma:
         return False
