@@ -15,9 +15,9 @@ The first two are the artificial trials of the R package mmrm (Apache License 2.
 MMRM" compares programs on them, and on trials of 200 subjects with the other levels of missingness. Made-up trials
 follow its description: baseline N(75, 10²), three strata of shares 0.3, 0.3, 0.4, arms by a coin; the change from
 baseline has mean 5 - [stratum 2] + [stratum 3] + ¼ (arm + visit + arm visit) and a random covariance with variances
-1, 1.5, ..., 5.5; a value is missing at random, 1 to 3 % at the first visit and 16 % (mild), 37 % (moderate) or 65 % (high)
-at the last, 6, 13 and 26 % of all. Each value is missing by itself: 1,000 subjects have about 67, 120 and 176 patterns of
-visits. Trials of four visits have the first, fourth, seventh and tenth of these ten.
+1, 1.5, ..., 5.5; a value is missing at random, 1 to 3 % at the first visit and 16 % (mild), 37 % (moderate) or 65 %
+(high) at the last, 6, 13 and 26 % of all. Each value is missing by itself: 1,000 subjects have about 67, 120 and 176
+patterns of visits. Trials of four visits have the first, fourth, seventh and tenth of these ten.
 """
 
 from __future__ import annotations
