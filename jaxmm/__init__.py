@@ -26,7 +26,8 @@ Many fits at once
                             a term in many responses, with family-wise error
     grid_adjacency, adjacency_of, Adjacency
                             which responses are neighbours
-    pool, Pooled            the fits of several imputations as one
+    pool, Pooled, impute_reference, Imputed
+                            fits of several imputations as one; visits of those who left a trial
     run_shards, RayExecutor the same call in many processes, on one machine or on a cluster
     Truth, Simulated, DirectlySimulated, Generated
                             parameters that are true, and responses drawn from them or from a function of yours
@@ -80,6 +81,8 @@ from jaxmm.distribute import run_shards as run_shards
 from jaxmm.estimate import Estimates as Estimates
 from jaxmm.estimate_glmm import GlmmEstimates as GlmmEstimates
 from jaxmm.fit import Fit as Fit
+from jaxmm.imputation.imputed import Imputed as Imputed
+from jaxmm.imputation.reference import impute_reference as impute_reference
 from jaxmm.inference.compare import anova as anova
 from jaxmm.inference.compare import compare as compare
 from jaxmm.inference.exact import exact_rlrt as exact_rlrt
@@ -145,6 +148,7 @@ __all__ = [
     "FormulaError",
     "Generated",
     "GlmmEstimates",
+    "Imputed",
     "KenwardRoger",
     "LikelihoodRatio",
     "Mechanism",
@@ -180,6 +184,7 @@ __all__ = [
     "fit_many",
     "glmm",
     "grid_adjacency",
+    "impute_reference",
     "links",
     "lmm",
     "load",

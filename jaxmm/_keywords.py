@@ -22,7 +22,15 @@ FITTING = {
     "subset": "select the rows of the table first",
     "df": "the table is data=",
     "frame": "the table is data=",
+    "correlation": "the covariance of the errors is residual='ar1(visit | subject)'",
+    "cov_struct": "the covariance of the errors is residual='ar1(visit | subject)'",
+    "repeated": "the covariance of the errors is residual='us(visit | subject)'",
+    "dispformula": "the formula for log φ is dispersion=",
 }
+_OF_LINEAR = (
+    "errors that are added to the mean are of linear mixed models, lmm(formula, data, residual=...); here the "
+    "structure stands around a random-effects term of the formula, ar1(0 + time | subject)"
+)
 _BY_ML = "generalised models are fitted by maximum likelihood; n_agq= says how well the integral is taken"
 GENERALISED = FITTING | {
     "REML": _BY_ML,
@@ -32,6 +40,10 @@ GENERALISED = FITTING | {
     "link": "the family has it: family=mm.families.get('binomial', link='probit')",
     "trials": "cbind(successes, failures) ~ ..., or a proportion with weights= the numbers of trials",
     "exposure": "offset(log(exposure)) in the formula",
+    "residual": _OF_LINEAR,
+    "correlation": _OF_LINEAR,
+    "cov_struct": _OF_LINEAR,
+    "repeated": _OF_LINEAR,
     "dispformula": "the formula for log φ is dispersion=",
     "ziformula": "the formula for extra zeros is zero_inflation=",
 }

@@ -17,3 +17,11 @@ def ranks(codes: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
     out = np.empty(len(codes), np.int64)
     out[order] = places(np.bincount(codes))
     return out
+
+
+def same_size(codes: np.ndarray) -> list[np.ndarray]:
+    """The elements of each group, (groups, k) of those that have k."""
+    order = np.argsort(codes, kind="stable")
+    _, sizes = np.unique(codes[order], return_counts=True)
+    first = np.cumsum(sizes) - sizes
+    return [order[first[sizes == k][:, None] + np.arange(k)] for k in np.unique(sizes)]

@@ -11,9 +11,13 @@ import numpy as np
 import pandas as pd
 
 from jaxmm.design import Design
+from jaxmm.design.residual import ResidualDesign
+from jaxmm.errors import log_phi
+from jaxmm.estimate_glmm import covariance_matrix
 from jaxmm.families import Family
 from jaxmm.inference import wald
 from jaxmm.inference.ddf import Reference
+from jaxmm.likelihood import Curvature
 
 ALL = "all"
 
@@ -67,3 +71,18 @@ def title(design: Design, family: Family, component: str) -> str:
     links = {p.name: p.link.name for p in family.further}
     what = {"zi": "Zero inflation", "phi": "Dispersion"}.get(component, f"Parameter {component}")
     return f"{what} ({links.get(component, 'log')}), {formula}:"
+
+
+def log_phi_table(own: ResidualDesign, at: Curvature, sigma: float) -> pd.DataFrame:
+    """The table of a linear model's log φ: by the normal distribution, errors from the Hessian of the (restricted)
+    likelihood by θ and log σ²."""
+    assert own.dispersion is not None and own.constant is not None
+    m, k = len(at.theta), len(own.constant)
+    slopes = np.zeros((k, m + 1))
+    slopes[:, m] = own.constant
+    slopes[np.delete(np.arange(k), own.left), np.arange(m - k + 1, m)] = 1.0
+    V = slopes @ covariance_matrix(at.hessian, 0) @ slopes.T
+    estimate, se = log_phi(own, at.theta[m - k + 1 :], sigma), np.sqrt(np.diag(V))
+    found = wald.each(estimate, se, np.full(k, np.inf))
+    columns = {"estimate": estimate, "se": se, "df": np.inf, "statistic": found.statistic, "p": found.p}
+    return pd.DataFrame(columns, list(own.dispersion.columns))

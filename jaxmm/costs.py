@@ -26,6 +26,8 @@ SMALL_PROGRAM = (
     4096  # numbers in a row's array below which a program runs for less time than its code takes to optimise
 )
 CALLED_ONCE = 16  # times as large may be what is computed once, as it takes 5 times as long without
+CALLED_SELDOM = 4  # the same of a Hessian of whitened rows, taken some ten times: its program is ready in a sixth of
+# the time, and runs two to three times as long, 1 to 3 ms more
 PROGRAMS_KEPT = 64  # a fit needs 1 to 5, a batch 3 to 6, and each takes up to 30 MB and 400 maps
 PROGRAMS_DROPPED = 16  # programs after which what they leave behind is collected: it takes 0.1 s
 LONG_ROWS = 1 << 16  # numbers from which padding costs more than a program
@@ -35,7 +37,8 @@ APART, APART_ROWS = 256, 1 << 20  # generalised replicates, and rows of all of t
 UNROLLED_ROOT = 6  # the largest q whose Cholesky is written out entry by entry: the graph grows with q³
 WIDE_BLOCK, FEW_BLOCKS = 12, 8  # sizes of blocks, and how many at most, that are multiplied as matrices
 UNROLLED_PRODUCT = 128  # the longest inner axis of a product of blocks that is written out
-UNROLLED_BLOCKS = 8  # the largest block of errors whose products are written out: beyond it they compile for long
+UNROLLED_BLOCKS = 8  # the longest inner axis of products with blocks of errors that is written out: beyond it they
+# compile for long
 UNROLLED_SWEEP = 5  # parameters up to which a sweep of rotations is written out
 
 # ---------------------------------------------------------------- rows and levels
@@ -60,6 +63,8 @@ DEAR_WORK = 500_000  # numbers in the largest coupling times parameters, likewis
 HESSIAN_AT_ONCE = 2_000_000  # numbers times parameters up to which a Hessian's columns are computed together
 POINTS_AT_ONCE = 32  # of profiles, evaluated together
 NODES_AT_ONCE = 2_000_000  # rows times quadrature nodes evaluated together; beyond, node after node
+MIXED_COLUMNS = 2000  # effects of factors that cross the subjects of correlated errors, at most: an evaluation takes
+# seconds
 GPU_REST = 1500  # a dense part from this order on is worth a trip to an accelerator; small fits never are
 
 # ---------------------------------------------------------------- lanes
@@ -76,6 +81,9 @@ TILE_ENTRIES, TILE_ROWS = (
 TABLE_EFFECTS = 4  # q above which the closed form of a generalised model is too long to compile
 TABLE_FILL = 3  # times the rows, up to which levels of unequal size are filled up for it: by pieces a lane takes 4 to 6
 # times as long
+PATTERN_CELLS = 1 << 16  # numbers in the sums over patterns of a lane that misses rows of its own, at most
+PATTERN_PARAMETERS = 24  # of errors up to which lanes are searched side by side: with 54 their steps take 30 times as
+# long as a single fit
 TABLE_PRODUCTS = 1 << 24  # numbers in the products of its columns, above which they take too much memory
 LANE_TEMPORARIES, DENSE_TEMPORARIES = 4, 6  # arrays as large as a lane's statistics, and as its dense part, that an
 # evaluation has at hand

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import _text
+from jaxmm._runs import same_size
 from jaxmm.design.residual import ResidualDesign
 from jaxmm.structure import ResidualLayout
 from jaxmm.tables import correlation
@@ -117,11 +118,19 @@ def log_phi(d: ResidualDesign, gamma: np.ndarray, sigma: float) -> np.ndarray:
 def check_alike(model: Any, what: str) -> None:
     """Raises NotImplementedError, of ``what`` is asked for, where the errors of a model have a covariance of their own;
     nothing of what is no model."""
+    check_sigma(model, what)
     own = getattr(getattr(model, "design", None), "residual", None)
     if own is not None:
         raise NotImplementedError(
             f"{what} cannot be had yet of a model whose errors are correlated or of unequal variances, {own.text!r}"
         )
+
+
+def check_sigma(model: Any, what: str) -> None:
+    """The same where a covariance is known itself, so that sigma is not the mean square that is left."""
+    own = getattr(getattr(model, "design", None), "residual", None)
+    if own is not None and (own.searched or own.sigma is not None):
+        raise NotImplementedError(f"{what} cannot be had yet of a model with a covariance that is known, {own.text!r}")
 
 
 # ---------------------------------------------------------------- row by row
@@ -164,6 +173,15 @@ class RowErrors:
             out[:, rows] = np.einsum("cab,mcb->mca", root, z[:, rows])
         return out
 
+    def whitened(self, e: np.ndarray) -> np.ndarray:
+        """(n,) what ``coloured`` makes e (n,) of."""
+        if self.subject is None:
+            return e / self.s
+        out = np.empty_like(e)
+        for rows in same_size(self.subject):
+            out[rows] = np.linalg.solve(np.linalg.cholesky(self.blocks(rows)), e[rows][..., None])[..., 0]
+        return out
+
     def solved(self, A: np.ndarray) -> np.ndarray:
         """R^-1 A of rows A (n, p)."""
         if self.subject is None:
@@ -174,32 +192,39 @@ class RowErrors:
         return out
 
 
-def joined(a: RowErrors, b: RowErrors) -> RowErrors:
-    """The rows of both, of which ``b`` knows more times."""
-
-    def of(x: Any, y: Any) -> Any:
-        return None if x is None or y is None else np.concatenate([x, y])
-
-    return RowErrors(b.C, of(a.subject, b.subject), of(a.place, b.place), of(a.sets, b.sets), of(a.s, b.s))
-
-
-def same_size(codes: np.ndarray) -> list[np.ndarray]:
-    """The rows of each subject, (subjects, rows) of those with equally many."""
-    order = np.argsort(codes, kind="stable")
-    _, sizes = np.unique(codes[order], return_counts=True)
-    first = np.cumsum(sizes) - sizes
-    return [order[first[sizes == k][:, None] + np.arange(k)] for k in np.unique(sizes)]
-
-
 def row_errors(model: Any, theta: np.ndarray, d: ResidualDesign | None, weights: Any, n: int) -> RowErrors:
     """Of n rows, whose ``d`` it is, at theta (m,) of a fit; ``weights`` (n,) or None.  Without ``d`` of errors that are
     independent."""
     if d is None:
         return RowErrors([], None, None, np.zeros(n, int), np.ones(n) if weights is None else 1 / np.sqrt(weights))
-    layout: ResidualLayout = model.structure.residual
-    thetas, gamma = layout.split(np.asarray(theta, float)[model.structure.num_random :])
+    return _of_rows(_matrices(model, theta, d), model, theta, (d, weights, n))
+
+
+Rows = tuple[ResidualDesign, Any, int]  # what ``row_errors`` takes of some rows
+
+
+def both_errors(model: Any, theta: np.ndarray, seen: Rows, new: Rows) -> RowErrors:
+    """Of rows of the fit, and after them new ones, which may have further times."""
+    C = _matrices(model, theta, new[0])
+    a, b = (_of_rows(C, model, theta, rows) for rows in (seen, new))
+
+    def of(x: Any, y: Any) -> Any:
+        return None if x is None or y is None else np.concatenate([x, y])
+
+    return RowErrors(C, of(a.subject, b.subject), of(a.place, b.place), of(a.sets, b.sets), of(a.s, b.s))
+
+
+def _matrices(model: Any, theta: np.ndarray, d: ResidualDesign) -> list[np.ndarray]:
+    """C (T, T) of each set of parameters."""
     structure: Any = d.covariance
-    C = [np.asarray(structure.covariance(t, d.positions)) for t in thetas]
+    thetas = model.structure.residual.split(np.asarray(theta, float)[model.structure.num_random :])[0]
+    return [np.asarray(structure.covariance(t, d.positions)) for t in thetas]
+
+
+def _of_rows(C: list[np.ndarray], model: Any, theta: np.ndarray, rows: Rows) -> RowErrors:
+    d, weights, n = rows
+    layout: ResidualLayout = model.structure.residual
+    gamma = layout.split(np.asarray(theta, float)[model.structure.num_random :])[1]
     log_s2 = np.zeros(n) if d.V is None else d.V @ gamma
     s = np.exp(0.5 * log_s2) / (1.0 if weights is None else np.sqrt(weights))
     sets = np.zeros(n, int) if d.sets is None else d.sets.codes

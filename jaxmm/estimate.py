@@ -11,14 +11,16 @@ in the columns Z_s, carried back by b = T b_s.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmm import costs, solver
-from jaxmm._compiled import Program
+from jaxmm._compiled import Program, quick_options
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.objective.lmm import Profile, profile, scaled_deviance
@@ -38,6 +40,7 @@ from jaxmm.start import (
     levels_with_rows,
     moment_start,
     on_boundary,
+    with_sigmas,
 )
 
 
@@ -111,7 +114,9 @@ def objective(gram: Gram) -> Objective:
     """The criterion on the host: NumPy in, NumPy out.  REML and ML are one program, for the refits of comparisons."""
     dear, restricted = is_dear(gram), np.asarray(gram.structure.reml, gram.dtype)
     like, both = np.zeros(gram.structure.num_theta), either(gram)
-    first, second = gradient_only.bind(like, both, restricted), derivatives.bind(like, both, dear, restricted)
+    told = [_options(gram, times) for times in (0 if dear else costs.CALLED_ONCE, costs.CALLED_SELDOM)]
+    first = gradient_only.bind(like, both, restricted, options=told[0])
+    second = derivatives.bind(like, both, dear, restricted, options=told[1])
 
     def gradient(theta):
         (value, at), g = first(theta, both, restricted)
@@ -121,7 +126,16 @@ def objective(gram: Gram) -> Objective:
         value, g, H, at = second(theta, both, dear, restricted)
         return float(value), np.asarray(g), np.asarray(H), at
 
-    return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if dear else None)
+    rough = dear and (gram.residual is None or gram.residual.has_expected)
+    return Objective(gradient, hessian, dear, partial(rough_hessian, gram=gram) if rough else None)
+
+
+def _options(gram: Gram, times: int) -> Callable[[], dict[str, Any]] | None:
+    """What the compiler is told of the criterion where errors have a covariance, whose program takes seconds: not to
+    optimise it for so few ``times`` as many numbers.  The gradient is for comparing starts alone, but where a Hessian
+    is ``dear``."""
+    small = gram.residual is not None and gram.residual.size < times * costs.SMALL_PROGRAM
+    return quick_options if small else None
 
 
 def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
@@ -135,6 +149,8 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
     H = np.zeros((len(theta), len(theta)))
     diagonal_blocks = [A for A, _ in solver.level_systems(gram)]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
+        if not term.covariance.num_params:
+            continue
         A = diagonal_blocks[term.position][:, term.at : term.at + term.covariance.q, :]
         A = A[:, :, term.at : term.at + term.covariance.q]
         some = A[:: max(1, len(A) // costs.ROUGH_LEVELS)]
@@ -150,7 +166,7 @@ def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
     if gram.residual is not None:
-        return gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
+        return s.rest_size > costs.DEAR_REST or gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
     work = s.solver.size(gram) * s.num_theta
     return s.rest_size > costs.DEAR_REST or work > costs.DEAR_WORK
 
@@ -166,7 +182,8 @@ def pwrss_slope(theta: Array, gram: Gram) -> Array:
 
 
 def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
-    """That of ``objective.lmm.criterion`` by (theta_s, log σ²) at its minimum, from P, that of the profiled deviance.
+    """That of ``objective.lmm.criterion`` by (theta_s, log σ²) at its minimum, from P, that of the profiled deviance;
+    P itself where nothing was profiled.
 
     There r² = df σ², so that with h = -∂r²/∂theta / σ², the mixed derivatives,
 
@@ -176,6 +193,8 @@ def joint_hessian(e: Estimates, gram: Gram) -> np.ndarray:
     P is the Schur complement, and what is new costs a gradient.
     """
     s, sigma2 = gram.structure, float(e.sigma) ** 2
+    if not s.profiles_sigma:
+        return np.asarray(e.hessian)
     df = float(gram.n_obs) - (s.p if s.reml else 0)
     h = -np.asarray(pwrss_slope(e.theta_scaled, gram)) / sigma2
     P = np.asarray(e.hessian)
@@ -210,7 +229,10 @@ def _finish(found: Search, at: Profile, gram: Gram, xp=np) -> Estimates:
     found = found._replace(theta=xp.where(xp.abs(found.theta) < ZERO, 0.0, found.theta))
     T, T_X = [xp.asarray(t) for t in gram.T], xp.asarray(gram.T_X)
     M_X, beta = xp.asarray(at.M_X), xp.asarray(at.beta)
-    sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
+    if s.profiles_sigma:
+        sigma2 = xp.asarray(at.pwrss) / (xp.asarray(gram.n_obs) - (s.p if s.reml else 0))
+    else:
+        sigma2 = xp.exp(xp.asarray(at.log_sigma2))
     # of a matrix that is not finite there is no inverse, and NumPy would raise
     inverse = xp.linalg.inv(xp.where(xp.all(xp.isfinite(M_X)), M_X, xp.eye(s.p, dtype=M_X.dtype))) * xp.where(
         xp.all(xp.isfinite(M_X)), 1.0, xp.nan
@@ -265,6 +287,7 @@ def _with_errors(gram: Gram, start: np.ndarray | None, control: Control) -> Esti
         starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
     else:
         random = [moment_start(gram), independent_theta(gram, NEAR_ZERO)] if s.terms else []
+        random = random if s.residual is None or s.residual.sigma != "searched" else with_sigmas(gram, random)
         tried = [(criterion.gradient(theta)[0], k, theta) for k, theta in enumerate(candidates(gram, random))]
         order = sorted((np.inf if np.isnan(value) else value, k) for value, k, _ in tried)
         starts = [tried[k][2] for _, k in order[: 2 if s.terms else 1]]

@@ -14,14 +14,13 @@ import pandas as pd
 from jaxmm import coefficients
 from jaxmm._context import computing
 from jaxmm.covariance import free
-from jaxmm.errors import ResidualCovariance, log_phi, residual_covariance
-from jaxmm.estimate_glmm import covariance_matrix
+from jaxmm.errors import ResidualCovariance, residual_covariance
 from jaxmm.families import Family
 from jaxmm.frames import as_backend
 from jaxmm.inference import ddf as ddf_methods
 from jaxmm.inference import robust, wald
 from jaxmm.inference.ddf import Reference
-from jaxmm.likelihood import Effects
+from jaxmm.likelihood import Curvature, Effects
 from jaxmm.optimize import Control, Status
 from jaxmm.prepared import Prepared
 from jaxmm.tables import Block, RandomEffects, VarCorr
@@ -164,28 +163,16 @@ class Fitted:
         """
         own = self.model.design.residual
         if component == "phi" and own is not None and own.dispersion is not None:
-            table = self._log_phi()
+            table = coefficients.log_phi_table(own, self._curvature, self.sigma)
         else:
             table = coefficients.coef_table(self.model.design, self.reference(ddf, vcov, cluster), component)
         return as_backend(table, backend, "term")
 
-    def _log_phi(self) -> pd.DataFrame:
-        """The table of a linear model's log φ: by the normal distribution, errors from the Hessian of the (restricted)
-        likelihood by θ and log σ²."""
-        model, own = self.model, self.model.design.residual
-        assert own is not None and own.dispersion is not None and own.constant is not None
-        with computing(model.device):
-            at = model.likelihood.curvature(model.arrays, self.estimates)
-        m, k = len(at.theta), len(own.constant)
-        slopes = np.zeros((k, m + 1))
-        slopes[:, m] = own.constant
-        slopes[np.delete(np.arange(k), own.left), np.arange(m - k + 1, m)] = 1.0
-        V = slopes @ covariance_matrix(at.hessian, 0) @ slopes.T
-        estimate = log_phi(own, np.asarray(self.theta)[m - k + 1 :], self.sigma)
-        se = np.sqrt(np.diag(V))
-        found = wald.each(estimate, se, np.full(k, np.inf))
-        columns = {"estimate": estimate, "se": se, "df": np.inf, "statistic": found.statistic, "p": found.p}
-        return pd.DataFrame(columns, list(own.dispersion.columns))
+    @cached_property
+    def _curvature(self) -> Curvature:
+        """The Hessian by the parameters of the variances."""
+        with computing(self.model.device):
+            return self.model.likelihood.curvature(self.model.arrays, self.estimates)
 
     @property
     def theta(self) -> np.ndarray:
@@ -244,7 +231,8 @@ class Fitted:
     def df(self) -> int:
         """Parameters: rank of X, length of θ, and σ or what dispersion the family has."""
         formula = "phi" in self.model.design.predictors
-        constants = self.family.num_phi - formula + self.family.num_extras
+        known = not self.model.structure.profiles_sigma  # or a part of θ
+        constants = self.family.num_phi - (formula or known) + self.family.num_extras
         return len(self.model.design.coefficients) + len(self.theta) + constants
 
     @property
@@ -280,7 +268,7 @@ class Fitted:
     def residual(self) -> ResidualCovariance | None:
         """The covariance of the errors within a subject, by time; None without ``residual=`` or ``dispersion=``."""
         s, d = self.model.structure, self.model.design.residual
-        if d is None or s.residual is None:
+        if d is None or s.residual is None or (d.covariance is None and d.dispersion is None):
             return None
         return residual_covariance(d, s.residual, self.theta[s.num_random :], self.sigma)
 

@@ -204,7 +204,7 @@ class Generalised:
         own, mixed = H[p:, p:], H[:p, p:]
         if p and np.all(np.isfinite(H)):
             own = own - mixed.T @ np.linalg.pinv(H[:p, :p], hermitian=True) @ mixed
-        return Curvature(np.asarray(theta), np.asarray(log_phi), own, relative=False)
+        return Curvature(np.asarray(theta), np.asarray(log_phi), own, np.zeros(len(own)))
 
     def modes(self, arrays: Rows, e: GlmmEstimates) -> list[np.ndarray]:
         """Those of ``effects``."""

@@ -41,6 +41,7 @@ from jaxmm.structure import Elimination, Grouping, Structure
         "inputs",
         "copies",
         "residual",
+        "log_sigma2",
     ],
     meta_fields=["structure"],
 )
@@ -54,7 +55,8 @@ class Gram:
     (J_i,) of each chain factor: how often each level counts, None for once each.  ``inputs``: what the structure of
     each term, in the order of theta, needs to know beside its parameters, mostly None.  ``residual``: where errors have
     a covariance with parameters of its own, what makes of these the statistics that ``objective.parameters.resolved``
-    asks for; the rest here is then of errors that are independent and of one variance.
+    asks for; the rest here is then of errors that are independent and of one variance.  ``log_sigma2``: of σ² that is
+    known; None where it is profiled, and where it is theta's, until theta is known.
     """
 
     couplings: Any
@@ -68,6 +70,7 @@ class Gram:
     structure: Structure = field(metadata={"static": True})
     copies: tuple[Array, ...] | None = None
     residual: Any = None
+    log_sigma2: Any = None
 
     @property
     def total(self) -> Array:
@@ -204,10 +207,19 @@ class Accumulator:
     def per_level(self, position: int, right) -> np.ndarray:
         """Z'W right, (q, k, J)."""
         g = self.groupings[position]
+        if g.q >= costs.WIDE_BLOCK and g.levels <= costs.FEW_BLOCKS:  # rows' products would be n q k numbers
+            return np.stack([self._of_level(position, right, g.codes == j) for j in range(g.levels)], axis=-1)
         sums = _level_sums(
             g.codes, g.levels, self.n, lambda at: _outer(self.z(position, at), self.weighted(right(at), at))
         )
         return np.ascontiguousarray(np.moveaxis(sums.reshape(g.levels, g.q, -1), 0, -1))
+
+    def _of_level(self, position: int, right, rows: np.ndarray) -> np.ndarray:
+        """Z'W right of the ``rows`` (n,) of one level, (q, k)."""
+        return np.sum(
+            [self.z(position, at)[rows[at]].T @ self.weighted(right(at), at)[rows[at]] for at in _chunks(self.n)],
+            axis=0,
+        )
 
     def cross(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z_a'WZ_b over the pairs of levels that occur: levels of a, levels of b, values (pairs, q_a, q_b)."""

@@ -35,13 +35,13 @@ class Curvature:
     """The Hessian of -2 log-likelihood by the parameters of the variances, β profiled or integrated out.
 
     ``theta`` (m,) as to Z_s and ``log_phi`` (k,), log σ² in a linear model, where the search ended; ``hessian`` (m + k,
-    m + k) by both there; ``relative``: whether D is φ λλ'.
+    m + k) by both there; ``scale_moves`` (m + k,): the derivatives of log s, where D is s λλ'.
     """
 
     theta: np.ndarray
     log_phi: np.ndarray
     hessian: np.ndarray
-    relative: bool
+    scale_moves: np.ndarray
 
 
 class Likelihood(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -26,9 +27,14 @@ from jaxmm.pure import gram_from_rows
 from jaxmm.residual import prepare
 from jaxmm.rows import Rows, make_rows
 from jaxmm.start_given import raised_theta
+from jaxmm.structure import Structure
 
 FLAT = 1e-9  # least eigenvalue of the errors' covariance, over its trace: it is singular
 EXACT = 1e-9  # a residual variance below this share of the response's: rounding shows
+
+
+def _log_sigma2_slope(theta: np.ndarray, s: Structure) -> np.ndarray:
+    return np.asarray(jax.grad(s.log_sigma2)(jnp.asarray(theta)))
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,10 @@ class Linear:
         gram = assemble(accumulator, parts, response)
         if design.residual is None:
             return gram
-        return replace(gram, residual=prepare(accumulator, gram, design.residual, response, self.family))
+        d = design.residual
+        known = np.asarray(2 * np.log(d.sigma)) if d.sigma is not None else None
+        own = prepare(accumulator, gram, d, response, self.family)
+        return replace(gram, residual=own, log_sigma2=known)
 
     def rows(self, accumulator: Accumulator, arrays: Gram, design: Design) -> Rows:
         offset = np.zeros(len(design.y)) if design.offset is None else design.offset
@@ -145,8 +154,13 @@ class Linear:
 
     def curvature(self, arrays: Gram, e: Estimates) -> Curvature:
         """Restricted by REML, else of the likelihood at its best β."""
-        log_sigma2 = np.array([2 * np.log(float(e.sigma))])
-        return Curvature(np.asarray(e.theta_scaled), log_sigma2, joint_hessian(e, arrays), relative=True)
+        log_sigma2, s, theta = np.array([2 * np.log(float(e.sigma))]), arrays.structure, np.asarray(e.theta_scaled)
+        moves = np.zeros(len(theta) + s.profiles_sigma)
+        if s.profiles_sigma:
+            moves[-1] = 1.0
+        elif arrays.log_sigma2 is None:
+            moves = np.array(_log_sigma2_slope(theta, s))
+        return Curvature(theta, log_sigma2[: s.profiles_sigma], joint_hessian(e, arrays), moves)
 
     def modes(self, arrays: Gram, e: Estimates) -> list[np.ndarray]:
         """Per factor in elimination order (J, q); a program of its own, the covariances' takes as long to compile."""
@@ -213,7 +227,7 @@ class Linear:
                 f"parameters of {own.text}; a structure with fewer, such as toep, ar1 or cs, may do"
             ]
         spread = float(np.var(d.y - (0.0 if d.offset is None else d.offset)))
-        if fit.scale > EXACT * spread:
+        if fit.scale > EXACT * spread or not fit.model.structure.profiles_sigma:
             return []
         return [
             f"the model reproduces the response almost exactly: the residual variance is {fit.scale / spread:.0e} "

@@ -264,7 +264,8 @@ def lmm(
             stands the time, a factor or a number, or 1 for the order of the rows; missing visits need no filling. With
             ``by=arm``, as in ``"us(visit | subject, by=arm)"``, each level of that factor has parameters of its own.
             The model then needs no random effects. Structures: us, diag, homdiag, cs, homcs, ar1, hetar1, toep,
-            homtoep, ante, ou, exp, gau, propto.
+            homtoep, ante, ou, exp, gau, mat, propto, equalto. With ``equalto(obs | study, V)`` the errors have the
+            covariance V itself, and sigma is the root of its mean variance, which is known.
         dispersion: a one-sided formula for log φ, the logarithm of the errors' variance: ``"~ sex"`` gives unequal
             variances, ``"~ log(time)"`` a power of time. It needs no random effects either, and may have none.
         matrices: known matrices by the names that the formula has for them, ``{"K": K}`` of ``propto(0 + f | g, K)``: a

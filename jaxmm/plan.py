@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from jaxmm import costs
+from jaxmm.design.columns import DataError
+from jaxmm.design.residual import ResidualDesign
 from jaxmm.structure import Elimination, Grouping, Structure
 
 BLOCK, DENSE = "block diagonal", "dense"
@@ -94,7 +97,7 @@ def plan_of(s: Structure, elimination: Elimination, groups: list[Grouping]) -> P
     """The plan of an analysed model."""
     how = [*((f, BLOCK) for f in elimination.chain), *((f, DENSE) for f in elimination.rest)]
     parts = tuple(Part(groups[f].name, kind, groups[f].levels, groups[f].q) for f, kind in how)
-    coupling = None if not elimination.rest else CELLS if s.sparse else BORDER
+    coupling = None if not (elimination.rest and elimination.chain) else CELLS if s.sparse else BORDER
     return Plan(parts, coupling, _numbers(s, elimination, groups))
 
 
@@ -124,3 +127,21 @@ def check_size(plan: Plan) -> None:
             f"about {need / 2**30:,.0f} GiB; this machine has {have / 2**30:,.0f} GiB. Use a coarser factor or fewer "
             "effects per level"
         )
+
+
+def check_mixed(plan: Plan, errors: ResidualDesign | None) -> None:
+    """Refuse factors that cross the subjects of the ``errors`` and have many effects.
+
+    Raises:
+        DataError: more than ``costs.MIXED_COLUMNS`` of them.
+    """
+    size = _size(plan.rest)
+    if errors is None or errors.subject is None or size <= costs.MIXED_COLUMNS:
+        return
+    rest = ", ".join(f"{part.factor!r} ({part.levels:,} levels x {part.q})" for part in plan.rest)
+    raise DataError(
+        f"{errors.text}: rows of one '{errors.subject.name}', whose errors are correlated, lie in several levels of "
+        f"{rest}: such factors are held as a dense part, here of {size:,} columns, and {costs.MIXED_COLUMNS:,} are the "
+        "most. Use a coarser factor or fewer effects per level, or correlate errors within a finer factor, each of "
+        "whose levels lies in one level of these"
+    )

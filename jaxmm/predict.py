@@ -19,8 +19,9 @@ import pandas as pd
 from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.design import DataError, NewData
-from jaxmm.errors import check_alike, joined, row_errors
+from jaxmm.errors import RowErrors, row_errors
 from jaxmm.fitted import Fitted
+from jaxmm.given import given_others
 from jaxmm.inference import wald
 from jaxmm.links import Link, Log
 
@@ -118,8 +119,6 @@ def check_scale(fit: Fitted, scale: str) -> None:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))}, not {scale!r}")
     if scale == "zero" and "zi" not in fit.model.design.predictors:
         raise ValueError("scale='zero' is the probability of an extra zero, which the model has not: zero_inflation=")
-    if scale == "dispersion":
-        check_alike(fit.model, "scale='dispersion'")
     if scale == "dispersion" and not fit.family.num_phi:
         raise ValueError(f"scale='dispersion': the {fit.family.name} family has no dispersion")
 
@@ -221,35 +220,27 @@ def predict(fit: Fitted, asked: Asked, scale: str) -> pd.Series:
         mean = point(fit, rows, factors, asked.averaged, scale)
         alone = not fit.model.design.factors and rows.errors is not None
         own = alone and isinstance(asked.re, str) and asked.re == "conditional"
-        return mean + errors_ahead(fit, rows) if own else mean
+        return mean + given_others(fit, rows).shift if own else mean
 
     if rows is None:
         return pd.Series(on_all_rows(fit, value), fit.model.design.index, name="predicted")
     return pd.Series(value(rows), rows.index, name="predicted")
 
 
-def errors_ahead(fit: Fitted, rows: NewData) -> np.ndarray:
-    """(m,) the errors of new rows, given the other rows of their subjects: R_no R_oo^-1 e, e = y - Xβ̂ - offset - Zb̂,
-    which is R_no V_oo^-1 (y - Xβ̂ - offset)."""
+def errors_at(fit: Fitted, rows: NewData, weights: np.ndarray | None) -> RowErrors:
+    """The errors of rows, of a model with a covariance of them; of the fit's own where these are not new."""
     d = fit.model.design
-    assert rows.errors is not None and d.residual is not None
-    new, n, m = rows.errors(), len(d.y), len(rows.X)
-    if new.subject is None or d.residual.subject is None:
-        return np.zeros(m)
-    theirs = row_errors(fit.model, fit.theta, d.residual, d.weights, n)
-    ours = row_errors(fit.model, fit.theta, new, None, m)
-    both = joined(theirs, ours)
-    e = d.y - linear_predictor(fit, rows_used(fit), {f.name for f in d.factors})
-    out = np.zeros(m)
-    codes = new.subject.codes
-    for code in np.unique(codes[(codes >= 0) & (codes < len(d.residual.subject.levels))]):
-        seen, ahead = np.flatnonzero(d.residual.subject.codes == code), np.flatnonzero(codes == code)
-        out[ahead] = both.blocks(n + ahead, seen) @ np.linalg.solve(both.blocks(seen), e[seen])
-    return out
+    assert d.residual is not None
+    if rows.errors is None and len(rows.X) != len(d.y):
+        raise NotImplementedError("rows of weight zero have no errors of their own here: leave them out of the data")
+    own = d.residual if rows.errors is None else rows.errors()
+    return row_errors(fit.model, fit.theta, own, weights, len(rows.X))
 
 
 def point(fit: Fitted, rows: NewData, factors: set[str], averaged: bool, scale: str) -> np.ndarray:
     """(m,) with the modes of ``factors``, or averaged over the effects of all."""
+    if scale == "dispersion" and fit.model.design.residual is not None:
+        return fit.scale * errors_at(fit, rows, None).sd ** 2
     if not averaged:
         return on_scale(fit, linear_predictors(fit, rows, factors), scale)
     mean = fit.model.likelihood.marginal_mean(fit, rows, scale)

@@ -19,7 +19,7 @@ from jaxmm.design.checks import check_response
 from jaxmm.design.predictor import MEAN
 from jaxmm.gram import Accumulator, Columns, Gram, change_columns
 from jaxmm.likelihood import Likelihood
-from jaxmm.plan import Plan, check_size
+from jaxmm.plan import Plan, check_mixed, check_size
 from jaxmm.residual import layout_of
 from jaxmm.rows import Rows
 from jaxmm.solver import BlockElimination, Solver
@@ -40,6 +40,8 @@ class Prepared(ABC):
         likelihood.check_structure(self.structure)
         self.device = choose_device(device, self.structure)
         check_size(self.plan)
+        if self.elimination.mixed:
+            check_mixed(self.plan, design.residual)
 
     @property
     def reml(self) -> bool:
@@ -218,7 +220,7 @@ def _analyse(
         Grouping(f.name, f.codes, len(f.levels), sum(design.terms[t].Z.shape[1] for t in _terms_of(design, i)))
         for i, f in enumerate(design.factors)
     ]
-    plan = analyse(groupings) if elimination is None else elimination
+    plan = analyse(groupings, _subjects(design)) if elimination is None else elimination
     layouts = []
     for t in theta_order(design):
         term = design.terms[t]
@@ -236,6 +238,12 @@ def _analyse(
         residual=None if design.residual is None else layout_of(design.residual),
     )
     return plan, structure, groupings
+
+
+def _subjects(design: Design) -> Grouping | None:
+    """Within whose levels errors are correlated."""
+    subject = None if design.residual is None else design.residual.subject
+    return None if subject is None else Grouping(subject.name, subject.codes, len(subject.levels), 0)
 
 
 def _predictors(design: Design, plan: Elimination) -> Predictors:

@@ -100,7 +100,7 @@ class Crossing:
     jax.tree_util.register_dataclass,
     data_fields=[
         "y", "trials", "weights", "offset", "X", "Z", "main", "others", "parents", "crossings", "cells", "cell_order",
-        "T", "T_X", "source", "log_constant", "n_obs", "inputs", "copies", "further_offsets",
+        "T", "T_X", "source", "log_constant", "n_obs", "inputs", "copies", "further_offsets", "mixed",
     ],
     meta_fields=["chain_levels", "structure", "family"],
 )  # fmt: skip
@@ -115,7 +115,8 @@ class Rows:
     levels for couplings to and within the rest; ``cells`` where the first of these are kept as a list, whose values
     stand in ``cell_order`` (there, back).  ``source`` (H, P): the row of the data at each place.  ``log_constant``: the
     part of the log density that depends on no parameter, weighted and summed.  ``inputs`` and ``copies`` as in
-    ``Gram``.
+    ``Gram``.  ``mixed``, a ``mixed.Mixed``: where rows of a piece have been mixed, the factors of the rest, of which
+    nothing stands elsewhere then, nor in ``structure``.
     """
 
     y: Array
@@ -141,6 +142,7 @@ class Rows:
     family: Any = field(metadata={"static": True})
     copies: tuple[Array, ...] | None = None
     further_offsets: tuple[Array, ...] = ()
+    mixed: Any = None
 
     @property
     def layout(self) -> Layout:
@@ -346,7 +348,7 @@ def make_rows(
         offset=lay(np.asarray(offsets[0], float)),
         X=lay(np.hstack([columns.rows(everything) for columns in (a.X, *a.further)])),
         Z=tuple(lay(a.z(f, everything)) for f in range(len(codes))),
-        main=Pieces(None, None, level, a.groupings[0].levels if a.groupings else shape[1], height, shape),  # pyright: ignore
+        main=Pieces(None, None, level, a.groupings[0].levels if chain else shape[1], height, shape),  # pyright: ignore
         others=others,
         parents=tuple(tuple(x) for x in parents_of(a.plan)),
         crossings=crossings,

@@ -14,9 +14,9 @@ from jaxmm import costs
 from jaxmm._context import computing
 from jaxmm._random import as_key, normals, replicate_keys
 from jaxmm.design import DataError, NewData
-from jaxmm.errors import RowErrors, row_errors
+from jaxmm.errors import RowErrors
 from jaxmm.fitted import Fitted
-from jaxmm.predict import linear_predictors, rows_used
+from jaxmm.predict import errors_at, linear_predictors, rows_used
 
 
 def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any, offset: Any) -> np.ndarray:
@@ -67,13 +67,7 @@ def simulate(fit: Fitted, n: int, key: Any, newdata: Any, re: str, weights: Any,
 
 def errors_of(fit: Fitted, rows: NewData, weights: np.ndarray | None) -> RowErrors | None:
     """Those of rows, None where they are independent and of one variance over the weights."""
-    d = fit.model.design
-    if d.residual is None:
-        return None
-    own = d.residual if rows.errors is None else rows.errors()
-    if rows.errors is None and len(rows.X) != len(d.y):
-        raise NotImplementedError("rows of weight zero have no errors of their own here: leave them out of the data")
-    return row_errors(fit.model, fit.theta, own, weights, len(rows.X))
+    return None if fit.model.design.residual is None else errors_at(fit, rows, weights)
 
 
 def new_weights(fit: Fitted, newdata: Any, weights: Any, m: int) -> tuple[np.ndarray | None, np.ndarray | None]:

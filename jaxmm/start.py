@@ -32,6 +32,7 @@ NEAR_ZERO = 0.1  # of every effect in a third start
 # Correlation and size of effects that are nearly the same: of 600 data sets of ar1 with one row a cell all came to the
 # random intercept's likelihood at least; with 0.99 and 0.5 four did not, with 0.9 and 1 fourteen.
 ALIKE, ALIKE_SD = 0.999, 0.5
+SHARES = (1.0, 0.3, 0.03)  # of a deviation, that a sigma beside a known covariance may begin with
 WIDEST = 30  # effects of a level, up to which the equations for all entries of their D are set up: q⁴ numbers
 FEW = 4  # levels for each parameter of their covariance, below which a second start may be worth while
 
@@ -129,6 +130,20 @@ def alike_theta(arrays: Any, xp: Any = np) -> Any:
     return xp.concatenate(out)
 
 
+def with_sigmas(gram: Gram, thetas: list[np.ndarray]) -> list[np.ndarray]:
+    """Each of ``thetas`` (m,) with some sigmas, where it has one: parts of the response's deviation that is left."""
+    s, out = gram.structure, []
+    left = 0.5 * np.log(np.asarray(gram.total)[-1, -1] / float(gram.n_obs))
+    for theta in thetas:
+        for share in SHARES:
+            moved = np.array(theta)
+            for term, at in zip(s.terms, s.slices(), strict=True):
+                if term.covariance.absolute:
+                    moved[at] = left + np.log(share)
+            out.append(moved)
+    return out
+
+
 def levels_with_rows(gram: Gram) -> list[int]:
     """Of each factor; on the host."""
     return [int(np.sum(np.any(square > 0, axis=0))) for square, _ in solver.diagonals(gram, np)]
@@ -185,7 +200,7 @@ def level_start(gram: Gram) -> np.ndarray | None:
         return None
     theta, found = moment_start(gram), False
     for position, (A, B) in enumerate(level_systems(gram)):
-        if not joint[position]:
+        if not joint[position] or len(A) < 2:
             continue
         terms = [x for x in zip(s.terms, s.slices(), gram.inputs, strict=True) if x[0].position == position]
         w = np.linalg.eigvalsh(A)

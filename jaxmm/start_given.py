@@ -31,7 +31,8 @@ def scaled_theta(theta: Any, arrays: Gram | Rows, xp: Any = np) -> Any:
         lam = lam if term.covariance.triangular else lower(lam)
         least = xp.maximum(xp.diagonal(lam), LEAST) - xp.diagonal(lam)
         raised = term.covariance.from_lower(lam + xp.diag(least), own)
-        parts.append(xp.where(xp.any(least > 0), raised, scaled[at]))
+        near_zero = xp.min(term.covariance.pivots(scaled[at], own)) < LEAST
+        parts.append(xp.where(near_zero, raised, scaled[at]))
     return xp.concatenate([*parts, scaled[s.num_random :]])
 
 

@@ -8,6 +8,9 @@ M = Λ'Z'WZΛ + I has one small block per level on its diagonal.  Two facts deci
 
 Every other factor goes to the dense **rest**: after the chain is gone, its Schur complement (Q_R x Q_R) is
 factored as one matrix.  One factor is a chain of one with no rest; crossed factors are a chain of one and a rest.
+
+Where errors are correlated within subjects, A = Z'R^-1Z: levels of a factor do touch each other where one subject has
+rows in both.  Then a factor of the chain must hold each subject in one of its levels, and the chain may be empty.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ class ResidualLayout:
 
     ``covariance`` of the times of a level, None where errors are independent; ``sets`` of its parameters, one for each
     level of another factor that the errors differ by; ``columns`` of log φ beside its constant, which is log σ².
+    ``sigma`` says where σ² is from: "profiled", the mean square that is left; "known", from the data; "searched", in
+    theta of a term of a known covariance.
 
         rho (k,)  =  theta of the first set, without its first element, which is 1  |  theta of each further set  |  γ
     """
@@ -54,6 +59,7 @@ class ResidualLayout:
     covariance: Covariance | None
     sets: int = 1
     columns: int = 0
+    sigma: str = "profiled"
 
     @property
     def num_params(self) -> int:
@@ -67,7 +73,8 @@ class ResidualLayout:
         gamma = rho[len(rho) - self.columns :]
         if self.covariance is None:
             return [], gamma
-        whole = xp.concatenate([xp.ones_like(rho[:1]) if len(rho) else xp.ones(1), rho[: len(rho) - self.columns]])
+        one = xp.ones((1, *rho.shape[1:]), rho.dtype)
+        whole = xp.concatenate([one, rho[: len(rho) - self.columns]])
         m = self.covariance.num_params
         return [whole[k * m : (k + 1) * m] for k in range(self.sets)], gamma
 
@@ -137,6 +144,22 @@ class Structure:
         return self.num_random + (0 if self.residual is None else self.residual.num_params)
 
     @property
+    def profiles_sigma(self) -> bool:
+        """Whether σ² is the mean square that is left, at any theta."""
+        return self.residual is None or self.residual.sigma == "profiled"
+
+    @property
+    def knows_sigma(self) -> bool:
+        """Whether σ² is known before anything is estimated."""
+        return self.residual is not None and self.residual.sigma == "known"
+
+    def log_sigma2(self, theta: Any) -> Any:
+        """Of theta (m, ..) that has it."""
+        found = [2 * t.covariance.log_sigma(theta[at]) for t, at in zip(self.terms, self.slices(), strict=True)
+                 if t.covariance.absolute]  # fmt: skip
+        return found[0]
+
+    @property
     def rest_size(self) -> int:
         """Q_R, the order of the dense part."""
         return sum(levels * q for levels, q in self.rest)
@@ -189,6 +212,7 @@ class Elimination:
     parents: dict[tuple[int, int], np.ndarray]  # (inner, outer) -> the outer level of each inner level
     sparse: bool
     pairs: int = 0  # of cells of one level: what the sparse coupling scatters
+    mixed: bool = False  # whether rows of one subject lie in several levels of a factor of the rest
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -209,30 +233,33 @@ def parents_of(plan: Elimination) -> list[list[np.ndarray]]:
     return [[plan.parents[inner, outer] for outer in plan.chain[i + 1 :]] for i, inner in enumerate(plan.chain)]
 
 
-def analyse(groupings: list[Grouping]) -> Elimination:
+def analyse(groupings: list[Grouping], subjects: Grouping | None = None) -> Elimination:
     """The chain that eliminates most effects, and the rest.
 
     All chains of nested factors are tried: there are few factors.  A tie goes to the chain whose first factor
-    has more levels, then to the earlier factor.
+    has more levels, then to the earlier factor.  ``subjects``: within whose levels errors are correlated, if any.
     """
     if not groupings:
         return Elimination((), (), {}, False)
     order = sorted(range(len(groupings)), key=lambda f: (-groupings[f].levels, f))
+    whole = [f for f in order if subjects is None or parent_levels(subjects, groupings[f]) is not None]
     parents = {}
     for a, b in combinations(order, 2):
         parent = parent_levels(groupings[a], groupings[b])
         if parent is not None:
             parents[a, b] = parent
-    best: tuple[int, ...] = (order[0],)
+    best: tuple[int, ...] = tuple(whole[:1])
 
     def size(factors: tuple[int, ...]) -> int:
         return sum(groupings[f].levels * groupings[f].q for f in factors)
 
-    for length in range(1, len(order) + 1):
-        for chain in combinations(order, length):
+    for length in range(1, len(whole) + 1):
+        for chain in combinations(whole, length):
             if all(pair in parents for pair in combinations(chain, 2)) and size(chain) > size(best):
                 best = chain
     rest = tuple(f for f in order if f not in best)
+    if len(whole) < len(order):
+        return Elimination(best, rest, parents, False, mixed=True)
     pairs, dense = _coupling_cost(groupings, best, rest)
     sparse = pairs * costs.PAIR_NS < dense * costs.DENSE_NS
     return Elimination(best, rest, parents, sparse, pairs if sparse else 0)

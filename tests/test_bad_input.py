@@ -193,8 +193,8 @@ def test_arguments_the_wrong_way_round(data):
 
 
 def test_structures_that_are_not_available(data):
-    with says(FormulaError, "mat(...) is not available", "us, diag"):
-        mm.lmm("score ~ x + mat(0 + f | school)", data)
+    with says(FormulaError, "around it may stand a structure", "us, diag"):
+        mm.lmm("score ~ x + spatial(0 + f | school)", data)
 
 
 # --- values -------------------------------------------------------------------------------------------------------

@@ -96,6 +96,14 @@ def test_a_singular_matrix_is_no_singular_fit(data):
     assert fit.deviance == pytest.approx(merged.deviance, abs=1e-7)
 
 
+def test_there_is_no_influence_of_one_level(data):
+    table, K = data
+    few = table[table.species < "s06"]
+    fit = mm.lmm("y ~ x + propto(0 + species | one, K)", few, matrices={"K": K})
+    with pytest.raises(ValueError, match="by='one' has one level, without which no rows are left"):
+        fit.influence(by="one")
+
+
 def test_generalised_models_and_batches(data):
     table, K = data
     few = table[table.species < "s06"]

@@ -14,6 +14,7 @@ import jaxmm as mm
 from jaxmm._pieces import pick
 from jaxmm.rows import pieces_of
 from jaxmm.solver import factorise, solve
+from jaxmm.solver.couplings import of_rows
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -325,3 +326,15 @@ def test_responses_without_variation_are_those_that_no_single_fit_takes(family):
     found = np.asarray(model.arrays.no_variation(jnp.asarray(Y).T))
     assert found.tolist() == [refused(y) for y in Y]
     assert found.any() and not found.all()
+
+
+def test_squares_of_many_effects():
+    """Row by row what they are entry by entry."""
+    rng = np.random.default_rng(4)
+    Z, g = rng.normal(size=(60, 8)), rng.integers(0, 5, 60)
+    model = mm.Model.from_arrays(rng.poisson(2.0, 60), np.ones((60, 1)), [mm.Term(Z, g, kind="diag")], family="poisson")
+    rows = model.arrays
+    W = jnp.asarray(rng.uniform(size=rows.weights.shape)) * (rows.weights > 0)
+    found = np.asarray(of_rows(rows, (W,)).blocks[0])
+    expected = [[np.asarray(rows.collect(0, a * b * W)) for b in rows.Z[0]] for a in rows.Z[0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)

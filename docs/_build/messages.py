@@ -56,6 +56,7 @@ AREAS = {
         "distribute",
         "command",
         "pooling",
+        "imputation",
         "crossval",
     ),
     "Files and folders": ("results.files", "results.store", "results.shards", "results.ahead", "command.spec"),

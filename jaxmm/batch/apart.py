@@ -16,7 +16,7 @@ from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.batch.progress import progress_bar
-from jaxmm.batch.setup import without_rows
+from jaxmm.batch.setup import has_program, without_rows
 from jaxmm.batch.singly import found_of, lane_arrays, side_by_side
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import are_few
@@ -41,7 +41,7 @@ def can_be_apart(fit: Fitted, count: int) -> bool:
     if isinstance(arrays, Rows):
         return are_few(arrays, count)
     s = arrays.structure
-    if s.residual is not None:
+    if not has_program(fit.model, frozenset({"y", "weights"})):
         return True
     work = s.solver.size(arrays) * s.num_theta
     return not is_dear(arrays) and count <= costs.APART and count * work <= costs.APART_ROWS
@@ -53,7 +53,7 @@ def without_each(fit: Fitted, codes: np.ndarray, count: int, outermost: bool) ->
     rows = WithoutRows(fit, codes, count)
     if can_be_apart(fit, count):
         return fits_apart(fit, rows)
-    if not outermost:
+    if not outermost or fit.model.structure.residual is not None:
         return fit_many(fit.model, rows, start=fit, progress=False)
     factor = fit.model.design.factors[outermost_of(fit.model)]  # pyright: ignore
     groups = np.empty(len(factor.levels), np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance import get
+from jaxmm.covariance import resized
 from jaxmm.results.schema import Names, schema
 
 
@@ -23,7 +23,7 @@ def without_columns(model: Any, lost: np.ndarray) -> Any:
         kept = ~lost[at : at + len(t.effects)]
         at += len(t.effects)
         effects = tuple(e for e, k in zip(t.effects, kept, strict=True) if k)
-        structure = get(t.covariance.name, len(effects)) if len(effects) < len(kept) else t.covariance
+        structure = resized(t.covariance, len(effects)) if len(effects) < len(kept) else t.covariance
         terms.append(replace(t, Z=t.Z[:, kept], effects=effects, covariance=structure))
     kept = ~lost[:p]
     columns = tuple(c for c, k in zip(d.columns, kept, strict=True) if k)

@@ -19,7 +19,7 @@ from jaxmm import costs
 from jaxmm._context import computing
 from jaxmm.batch.aliased import Kept, estimable, expanded, kept_columns
 from jaxmm.batch.pool import Clock, PartSearch, block_of
-from jaxmm.batch.setup import example, make_problem
+from jaxmm.batch.setup import example, has_program, make_problem
 from jaxmm.batch.singly import ACCEPTED, SingleSearch, are_better_singly
 from jaxmm.batch.width import lanes_at_once
 from jaxmm.lanes.kept import Keep
@@ -83,12 +83,11 @@ class Ways:
         theirs = source.varies | inputs.of_own
         possible = theirs <= ACCEPTED and not keep and batch is None and source.n is not None and not source.of_many
         at_hand = devices[0].platform == "cpu" == model.device.platform
-        if model.structure.residual is not None:
-            self.singly = _only_singly(model, theirs, keep)
-        else:
-            self.singly = possible and at_hand and are_better_singly(model, int(source.n))  # pyright: ignore
+        self.singly = possible and at_hand and are_better_singly(model, int(source.n))  # pyright: ignore
         # lanes that share a pattern share nothing else where they are searched one by one
-        self.inputs = replace(inputs, patterns=None) if self.singly else inputs
+        shared = not self.singly and has_program(model, source.varies)
+        self.inputs = inputs if shared else replace(inputs, patterns=None)
+        _check_errors(model, theirs if inputs.may_lack else self.varies(self.common), keep)
         self.keep = keep
         self._made: dict[int, Way] = {}
         self._reduced: dict[Kept, Ways] = {}
@@ -134,7 +133,7 @@ class Ways:
         with computing(self.model.device):
             problem = make_problem(self.model, self.theta, self.collapse, varies, counts)
         own = example(self.model, varies)
-        if self.singly:
+        if self.singly or not has_program(self.model, varies):
             return SingleWay(problem, self.theta, costs.SINGLY_AT_ONCE, self._check(problem), own)
         width = self.batch or lanes_at_once(self.model, problem, own, self.source.n, self.workers, self.devices[0])
         return Way(problem, self.theta, int(width), self._check(problem), own)
@@ -156,19 +155,20 @@ class Ways:
         return invalid
 
 
-def _only_singly(model: Any, theirs: frozenset[str], keep: Keep) -> bool:
-    """Lanes of a model whose errors are correlated or of unequal variances are searched one after another.
+def _check_errors(model: Any, varies: frozenset[str], keep: Keep) -> None:
+    """Lanes of a model whose errors are correlated or of unequal variances may have to be searched one after another.
 
     Raises:
         NotImplementedError: something of their own that cannot be had so.
     """
-    wrong = [*sorted(theirs - ACCEPTED), *(f"keep={name!r}" for name in keep)]
+    if has_program(model, varies):
+        return
+    wrong = [*sorted(varies - ACCEPTED), *(f"keep={name!r}" for name in keep)]
     if wrong:
         raise NotImplementedError(
             f"lanes of a model with {model.design.residual.text!r} of the errors cannot have {wrong[0]} yet: they may "
             "differ in the response, weights, offset and missing rows"
         )
-    return True
 
 
 class Held(Responses):
@@ -286,8 +286,8 @@ def joined(pieces: list[Varying]) -> Varying:
 
 def rows_counted(model: Any) -> Callable[[Varying], np.ndarray]:
     """How many rows count in each lane: (L,), or one number for all."""
-    d = model.design
-    outer = d.factors[model.elimination.chain[-1]].codes if d.factors else None
+    d, chain = model.design, model.elimination.chain
+    outer = d.factors[chain[-1]].codes if chain else None
 
     def rows(own: Varying) -> np.ndarray:
         if own.weights is not None:

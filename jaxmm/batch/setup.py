@@ -21,8 +21,10 @@ from jaxmm.lanes.generalised_blocks import GeneralisedBlocks
 from jaxmm.lanes.generalised_lanes import GeneralisedLanes
 from jaxmm.lanes.laplace_table import can_have_table, make_table
 from jaxmm.lanes.linear_blocks import LinearBlocks
+from jaxmm.lanes.linear_errors import LinearErrors, can_have_errors, linear_errors
 from jaxmm.lanes.linear_lanes import LinearLanes
 from jaxmm.lanes.linear_own import LinearOwn, table_rows
+from jaxmm.lanes.linear_patterns import LinearPatterns, can_have_patterns, linear_patterns
 from jaxmm.lanes.linear_rows import LinearRows
 from jaxmm.lanes.linear_weighted import LinearWeighted
 from jaxmm.lanes.own_rows import effects_of_terms
@@ -30,6 +32,7 @@ from jaxmm.lanes.problem import Problem
 from jaxmm.lanes.products import make_products
 from jaxmm.lanes.statistics import response_map
 from jaxmm.objective.mode import zero_effects
+from jaxmm.optimize import Control
 from jaxmm.pure import gram_from_rows
 from jaxmm.rows import Rows
 from jaxmm.sources.responses import Varying
@@ -61,7 +64,7 @@ def make_problem(
     with computing(model.device):
         linear = not isinstance(model.arrays, Rows)
         collapse = collapse and "copies" not in varies
-        candidates = _linear(model, start, collapse, counts) if linear else _generalised(model, start)
+        candidates = _linear(model, start, collapse, counts, varies) if linear else _generalised(model, start)
         for problem, make in candidates:
             if varies - OF_POOL <= problem.accepts:
                 return make()
@@ -72,16 +75,23 @@ def make_problem(
     )
 
 
-def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None) -> Candidates:
+def has_program(model: Any, varies: frozenset[str]) -> bool:
+    """Whether lanes can be searched side by side, with what they have of their own."""
+    own = varies - OF_POOL
+    return model.structure.residual is None or can_have_patterns(model, own) or can_have_errors(model, own)
+
+
+def _linear(
+    model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None, varies: frozenset[str]
+) -> Candidates:
     gram, harmless, columns = model.arrays, np.array(model.design.y, float), model.accumulator
-    if gram.residual is not None:  # which lanes are refused; the others are searched one by one (``singly``)
-        alike, effects = replace(gram, residual=None), effects_of_terms(model.design, model.elimination.order)
-        hessian = np.eye(gram.structure.num_theta)
-        return [(LinearRows, lambda: LinearRows(alike, model.rows, harmless, hessian, effects))]  # pyright: ignore
     if counts is not None:
-        gram = without_rows(gram, model.rows, 1.0 * counts)
         weights = np.ones(columns.n) if columns.weights is None else columns.weights
         columns = replace(columns, weights=weights * counts)
+    if gram.residual is not None:
+        return _with_errors(model, columns, counts, varies)
+    if counts is not None:
+        gram = without_rows(gram, model.rows, 1.0 * counts)
     by = response_map(columns, model.design.offset)
 
     def lanes() -> Any:
@@ -106,6 +116,28 @@ def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.nda
 
     closed += [(LinearWeighted, weighted), (LinearOwn, own)]
     return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearRows, any_rows)]
+
+
+def _with_errors(model: Any, columns: Any, counts: np.ndarray | None, varies: frozenset[str]) -> Candidates:
+    """Errors with a covariance.  The second says no more than which lanes are refused: those of other models are
+    searched one by one (``singly``)."""
+    gram, harmless = model.arrays, np.array(model.design.y, float)
+    rows = model.rows if counts is None else model.rows.with_data(weights=columns.weights)
+    alike, none = replace(gram, residual=None), np.eye(gram.structure.num_theta)
+    effects = effects_of_terms(model.design, model.elimination.order)
+    checks = LinearRows(alike, rows, harmless, none, effects)  # pyright: ignore
+    own = "weights" in varies
+
+    def patterns() -> Any:
+        return linear_patterns(columns, gram, model.design, checks, harmless, own)
+
+    def rows_of_subjects() -> Any:
+        e = model.likelihood.search(gram, None, Control())
+        return linear_errors(gram, model.design, np.asarray(e.theta_scaled), np.asarray(e.hessian), checks, harmless)
+
+    closed: Candidates = [(LinearPatterns, patterns)] if can_have_patterns(model, varies) else []
+    by_rows: Candidates = [(LinearErrors, rows_of_subjects)] if can_have_errors(model, varies) else []
+    return [*closed, *by_rows, (LinearRows, lambda: checks)]
 
 
 def _generalised(model: Any, start: np.ndarray | None) -> Candidates:

@@ -13,7 +13,10 @@ homtoep   one standard deviation, an angle for each lag                       lo
 ante      roots of q standard deviations, an angle for each pair of neighbours  lower triangular
 ou        one standard deviation, log rate; times                             lower triangular
 exp, gau  one standard deviation, log range; positions                        lower triangular
+mat       one standard deviation, log of a range, root of smoothness          lower triangular
+rr        column-major lower trapezoid of d columns                           lower triangular
 propto    one standard deviation; a known matrix                              lower triangular
+equalto   nothing; a known matrix                                             lower triangular
 
 A structure of one's own is given to ``Term`` as an instance, or put into ``STRUCTURES``, where formulas find it.
 """
@@ -31,14 +34,17 @@ from jaxmm.covariance.ante import AnteDependent
 from jaxmm.covariance.ar1 import Autoregressive
 from jaxmm.covariance.cs import CompoundSymmetric
 from jaxmm.covariance.diag import Diagonal
+from jaxmm.covariance.equalto import Equal
 from jaxmm.covariance.exp import Exponential
 from jaxmm.covariance.gau import Gaussian
 from jaxmm.covariance.hetar1 import HeterogeneousAutoregressive
 from jaxmm.covariance.homcs import HomogeneousCompoundSymmetric
 from jaxmm.covariance.homdiag import HomogeneousDiagonal
 from jaxmm.covariance.homtoep import HomogeneousToeplitz
+from jaxmm.covariance.mat import Matern
 from jaxmm.covariance.ou import OrnsteinUhlenbeck
 from jaxmm.covariance.propto import Proportional
+from jaxmm.covariance.rr import ReducedRank
 from jaxmm.covariance.toep import Toeplitz
 from jaxmm.covariance.us import Unstructured
 
@@ -47,7 +53,7 @@ __all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower", "resize
 STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (
     Unstructured, Diagonal, HomogeneousDiagonal, CompoundSymmetric, HomogeneousCompoundSymmetric, Autoregressive,
     HeterogeneousAutoregressive, Toeplitz, HomogeneousToeplitz, AnteDependent, OrnsteinUhlenbeck, Exponential, Gaussian,
-    Proportional,
+    Matern, ReducedRank, Proportional, Equal,
 )}  # fmt: skip
 
 

@@ -42,6 +42,8 @@ class Covariance(ABC):
             Where ``levels`` hold these are whole numbers, the places in the order.
         ordered: the positions are one number each, and increase.
         known: ``at`` is a root of a known matrix (q, q), which a formula names after the bar.
+        options: further fields of the class, whole numbers that a formula may give, ``rr(0 + f | g, d = 2)``.
+        absolute: D is lam lam' itself, also in a linear model, where it is relative to sigma² otherwise.
         lanes: ``factor`` and ``from_lower`` take NumPy arrays as well as JAX's, and any axes after those named.
 
     Where it needs to know more than theta (times, positions, a known matrix) it gets that as ``at``: an array of the
@@ -59,6 +61,8 @@ class Covariance(ABC):
     positional: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
     known: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
+    absolute: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -70,6 +74,16 @@ class Covariance(ABC):
         """Whether its variances and covariances depend on each other."""
         return self.q > 1 and not self.free_form
 
+    @property
+    def rank(self) -> int:
+        """That of D, where no variance is zero and no correlation one."""
+        return self.q
+
+    @property
+    def amiss(self) -> str | None:
+        """What its options say that ``q`` effects cannot have, with the remedy; None where there is nothing."""
+        return None
+
     @abstractmethod
     def factor(self, theta: Any, at: Any = None) -> Any:
         """lam (q, q) at theta (m,), by JAX's functions; see ``lanes``."""
@@ -79,7 +93,16 @@ class Covariance(ABC):
         """lam (q, q, ..) at theta (m, ..), an array of NumPy or of JAX as theta is."""
         if self.lanes:
             return self.factor(theta, at)
-        return _each(lambda t: self.factor(t, at), theta, 1, at)
+        return each(lambda t: self.factor(t, at), theta, 1, at)
+
+    def beside_sigma(self) -> Covariance:
+        """The structure where lam lam' is relative to a sigma that is estimated: of an ``absolute`` one that whose
+        theta has log sigma."""
+        return self
+
+    def log_sigma(self, theta: Any) -> Any:
+        """What theta (m, ..) says of sigma, where ``beside_sigma`` has it there."""
+        raise NotImplementedError(f"theta of {self.name} has no sigma")
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         """lam lam' (q, q, ..) at theta (m, ..)."""
@@ -91,14 +114,19 @@ class Covariance(ABC):
 
         By Gauss-Newton steps, damped while they do not lead lower, from a few starts.
         """
-        return _each(lambda L: _nearest(L, self, at), lam, 2, at)
+        return each(lambda L: _nearest(L, self, at), lam, 2, at)
 
     def from_factor(self, lam: Any, at: Any = None) -> Any:
         """theta (m,) of any square factor lam (q, q), as ``from_lower``."""
         return self.from_lower(lower(lam), at)
 
+    def changed(self, theta: Any, T: Any, at: Any = None) -> Any:
+        """theta (m,) of T lam, where T (q, q) is a change that the structure survives."""
+        return self.from_factor(T @ self.lam(theta, at), at)
+
     def pivots(self, theta: Any, at: Any = None) -> Any:
-        """(q, ..) the diagonal of the lower triangular factor, not negative: D is singular where one is zero."""
+        """(k, ..) not negative, one of which is zero where D is singular and the structure has others that are not: the
+        diagonal of the lower triangular factor, for one."""
         lam = self.lam(theta, at)
         xp = namespace(lam)
         L = lam if self.triangular else lower(lam)
@@ -106,7 +134,7 @@ class Covariance(ABC):
 
     def derivative(self, theta: np.ndarray, at: Any = None) -> np.ndarray:
         """(m, q, q) of lam by each element of theta (m,); on the host."""
-        return np.moveaxis(_each(jax.jacfwd(lambda t: self.factor(t, at)), np.asarray(theta, float), 1, at), -1, 0)
+        return np.moveaxis(each(jax.jacfwd(lambda t: self.factor(t, at)), np.asarray(theta, float), 1, at), -1, 0)
 
     @property
     def scale_power(self) -> np.ndarray:
@@ -206,12 +234,12 @@ def gram_schmidt(lam: Any) -> Any:
     return xp.stack(rows)
 
 
-def _each(f: Callable[[Any], Any], x: Any, axes: int, at: Any) -> Any:
+def each(f: Callable[[Any], Any], x: Any, axes: int, at: Any) -> Any:
     """f of x for each place on the axes after the first ``axes``, which stay last.  Of a NumPy array it is one again,
     in float64, unless ``at`` is being traced."""
     if isinstance(x, np.ndarray) and not isinstance(at, Tracer):
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            return np.array(_each(f, jnp.asarray(x, float), axes, at))
+            return np.array(each(f, jnp.asarray(x, float), axes, at))
     x = jnp.asarray(x)
     if x.ndim == axes:
         return f(x)

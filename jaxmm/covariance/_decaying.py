@@ -74,6 +74,20 @@ class Decaying(Covariance):
         found = xp.where(known, slope, -np.log(DISTINCT) / xp.min(x, axis=0))
         return xp.stack([pooled, -self.sign * xp.log(found) / self.power])
 
+    def pivots(self, theta: Any, at: Any = None) -> Any:
+        """(2, ..) zero where the variance is, and where all correlations are 1 but for what is an effect's own: the
+        factor may have smaller elements where many effects are alike without that."""
+        if len(theta) == 1:
+            return abs(theta)
+        xp = namespace(theta)
+        least = xp.min(self.correlation(theta, at), axis=(0, 1)) / (1 - self.nugget)
+        return abs(theta[0]) * xp.stack([xp.ones_like(least), xp.sqrt(xp.maximum(1 - least**2, 0.0))])
+
+    def changed(self, theta: Any, T: Any, at: Any = None) -> Any:
+        """One unit for all effects."""
+        xp = namespace(theta)
+        return xp.concatenate([xp.abs(theta[:1] * T[0, 0]), theta[1:]])
+
     def free(self, at: Any = None) -> np.ndarray:
         return np.ones((self.q, self.q), bool)
 

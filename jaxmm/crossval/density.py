@@ -1,7 +1,8 @@
 """The predictive density of the rows of each group, at the parameters that were estimated without its fold.
 
-Linear, groups that share no random effect: N(X_gβ, V_g), V_g = Σ ZDZ' + σ²/w, its effects averaged over.  Groups that
-share some (a subject left out of subjects × items) are predicted from the rows that stay, h of those left out:
+Linear, groups that share no random effect: N(X_gβ, V_g), V_g = Σ ZDZ' + σ²R, its effects averaged over; R is diag(1/w)
+where errors have no covariance of their own.  Groups that share some (a subject left out of subjects × items), or whose
+errors are correlated with others', are predicted from the rows that stay, h of those left out:
 
     y_h | y  ~  N(y_h - K_hh⁻¹(K e)_h, K_hh⁻¹),      K = V⁻¹ of all rows, e = y - Xβ
 
@@ -24,6 +25,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.crossval.folds import Folds
+from jaxmm.errors import row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.inference.marginal import GRID, MASS
 from jaxmm.layout import Parameters
@@ -41,13 +43,14 @@ LARGEST = 3000  # rows of a linear model whose groups share effects: K is a full
 @dataclass(frozen=True, eq=False)
 class Estimated:
     """Parameters without each of K folds: ``beta`` (K, p) of all coefficients, ``lams`` (K, q, q) of each factor of the
-    design, absolute, ``sigma`` (K,), ``phi`` (K,) and ``extras`` (K, k)."""
+    design, absolute, ``sigma`` (K,), ``phi`` (K,) and ``extras`` (K, k); ``theta`` (K, m) as of a fit."""
 
     beta: np.ndarray
     lams: tuple[np.ndarray, ...]
     sigma: np.ndarray
     phi: np.ndarray
     extras: np.ndarray
+    theta: np.ndarray
 
     def truth(self, k: int, family: Any) -> Truth:
         """Of one fold."""
@@ -71,7 +74,7 @@ def estimated(fit: Fitted, batch: FitBatch) -> Estimated:
         lams[term.factor][:, inside, inside] = np.moveaxis(own, -1, 0) * scale[:, None, None]
     phi = np.where(np.isnan(batch.dispersion), 1.0, batch.dispersion)
     beta = np.hstack([batch.fixef, batch.further])
-    return Estimated(beta, tuple(lams), sigma, phi, batch.family_params.reshape(len(batch), -1))
+    return Estimated(beta, tuple(lams), sigma, phi, batch.family_params.reshape(len(batch), -1), batch.theta)
 
 
 def of_fit(fit: Fitted, count: int) -> Estimated:
@@ -81,9 +84,9 @@ def of_fit(fit: Fitted, count: int) -> Estimated:
     sigma = 1.0 if np.isnan(fit.sigma) else fit.sigma
     phi = 1.0 if fit.dispersion is None else fit.dispersion
     extras = np.array(list(fit.family_params.values()), float)
-    each = [np.asarray(fit.estimates.beta, float), *lams, np.asarray(sigma), np.asarray(phi), extras]
-    beta, *lams, sigma, phi, extras = (np.broadcast_to(x, (count, *x.shape)) for x in each)
-    return Estimated(beta, tuple(lams), sigma, phi, extras)
+    each = [np.asarray(fit.estimates.beta, float), *lams, np.asarray(sigma), np.asarray(phi), extras, fit.theta]
+    beta, *lams, sigma, phi, extras, theta = (np.broadcast_to(x, (count, *x.shape)) for x in each)
+    return Estimated(beta, tuple(lams), sigma, phi, extras, theta)
 
 
 def _effects(design: Any) -> list[int]:
@@ -124,8 +127,7 @@ def _columns(fit: Fitted) -> tuple[Any, list[np.ndarray]]:
 def _covariance(fit: Fitted, Z: list[np.ndarray], at: Estimated, k: int, rows: np.ndarray) -> np.ndarray:
     """V of some rows at the parameters of fold k."""
     d = fit.model.design
-    weights = np.ones(len(rows)) if d.weights is None else d.weights[rows]
-    V = np.diag(at.sigma[k] ** 2 / weights)
+    V = at.sigma[k] ** 2 * row_errors(fit.model, at.theta[k], d.residual, d.weights, len(d.y)).blocks(rows)
     for factor, z, lam in zip(d.factors, Z, at.lams, strict=True):
         half, codes = z[rows] @ lam[k], factor.codes[rows]
         V += (codes[:, None] == codes[None, :]) * (half @ half.T)

@@ -20,7 +20,7 @@ from jaxmm.design import DataError, Design
 @dataclass(frozen=True, eq=False)
 class Folds:
     """``codes`` (n,) the group of each row that counts, of those called ``labels``, ``name`` them all; ``fold`` of each
-    group, 0 .. ``count`` - 1; ``apart``: whether no random effect is shared between groups."""
+    group, 0 .. ``count`` - 1; ``apart``: whether no random effect is shared between groups, nor an error correlated."""
 
     codes: np.ndarray
     labels: np.ndarray
@@ -61,12 +61,19 @@ def make_folds(design: Design, by: Any, folds: int | None, key: Any, outermost: 
         fold = np.arange(len(labels))
     else:
         fold = _at_random(len(labels), folds, key)
-    apart = all(_lies_in(f.codes, len(f.levels), codes) for f in design.factors)
+    apart = all(_lies_in(f.codes, len(f.levels), codes) for f in design.correlated_within)
     return Folds(codes, labels, name, fold, apart)
 
 
 def _groups(design: Design, by: Any, outermost: int | None) -> tuple[np.ndarray, np.ndarray, str]:
-    names = [f.name for f in design.factors]
+    factors = design.correlated_within
+    names = list(dict.fromkeys(f.name for f in factors))
+    if by is None and not factors:
+        raise ValueError(
+            "the model has no grouping factor: say what is left out, a label for each row, by=data['group']"
+        )
+    if by is None and not design.factors:
+        by = names[0]
     if by is None:
         if outermost is None:
             shown = ", ".join(map(repr, names))
@@ -78,7 +85,7 @@ def _groups(design: Design, by: Any, outermost: int | None) -> tuple[np.ndarray,
                 f"by must be a grouping factor of the model ({', '.join(map(repr, names))}) or a label for each row "
                 f"used, not {by!r}: the fit keeps no other columns, so give by=data[{by!r}]"
             )
-        factor = design.factors[names.index(by)]
+        factor = next(f for f in factors if f.name == by)
         return factor.codes.astype(np.int64), np.asarray(factor.levels), by
     index = design.index
     if isinstance(by, pd.Series) and by.index.is_unique and index.isin(by.index).all():

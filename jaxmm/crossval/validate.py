@@ -21,7 +21,6 @@ from jaxmm._text import Grid, Printed, frame_parts, number_text, some
 from jaxmm.batch.apart import without_each
 from jaxmm.crossval.density import estimated, of_fit, predictive
 from jaxmm.crossval.folds import Folds, make_folds
-from jaxmm.errors import check_alike
 from jaxmm.fit import Fit
 from jaxmm.frames import as_backend
 from jaxmm.inference.influence import told_without
@@ -45,13 +44,14 @@ def cross_validate(model: Any, *, by: Any = None, folds: int | None = None, key:
 
     Args:
         model: a ``Fit``, or a ``Model``, which is fitted first.
-        by: what is left out: a grouping factor's name, or a label for each row used. By default the factor in whose
-            levels those of all others lie.
+        by: what is left out: a grouping factor's name, the factor within which errors are correlated, or a label for
+            each row used. By default the factor in whose levels those of all others lie.
         folds: how many groups of groups to leave out, put together at random; each group by itself where None.
         key: of the folds, a seed, such as 1, or a key, such as ``jax.random.key(1)``.
 
     A group is predicted as a new one, its random effects averaged over. Where it shares some with rows that stay (a
-    subject left out of subjects × items) it is predicted given these, in a linear model of 3,000 rows at most.
+    subject left out of subjects × items), or its errors are correlated with theirs, it is predicted given these, in a
+    linear model of 3,000 rows at most.
 
     Returns:
         ``CrossValidation``: ``elpd`` and ``se``, ``rmse``, ``frame``, ``compare(other)``; print it.
@@ -69,7 +69,6 @@ def cross_validate(model: Any, *, by: Any = None, folds: int | None = None, key:
         >>> round(found.elpd, 1), found.frame.shape[0]
         (-891.6, 18)
     """
-    check_alike(getattr(model, "model", model), "cross-validation")
     design = unfitted(model).design
     plan = make_folds(design, by, folds, key, outermost(unfitted(model)))
     fit: Fit = model if isinstance(model, Fit) else model.fit()

@@ -38,8 +38,8 @@ from jaxmm.design.inputs import (
 from jaxmm.design.known import check_matrices
 from jaxmm.design.modelmatrix import ModelMatrix
 from jaxmm.design.predictor import MEAN, Bars, Predictor, constant, fit_predictor
-from jaxmm.design.remarks import remarks
-from jaxmm.design.residual import fit_residual
+from jaxmm.design.remarks import out_of_order, remarks
+from jaxmm.design.residual import ResidualDesign, beside_sigma, fit_residual
 from jaxmm.design.response import Response, any_trial, check_spelling, other_rows, read_response
 from jaxmm.design.seen import Seen, see
 from jaxmm.design.syntax import Expr, FormulaError, Name
@@ -128,7 +128,7 @@ def build(
     if len(table) == 0:
         raise DataError("the table has no rows")
     says = _written(formulas, table, weights, offset, contrasts)
-    rows = _choose(says, table, weights, offset, missing, _error_groups(residual))
+    rows = _choose(says, table, weights, offset, missing, _of_errors(residual))
     memory: dict[str, Any] = {}
     own = None if rows.weights is None else rows.weights[rows.kept]
     response = read_response(terms.response, rows.frame, memory, family, own, rows.labels)
@@ -153,6 +153,9 @@ def build(
     errors = fit_residual(
         residual, None if dispersion is None else predictor("phi"), rows.frame, memory, rows.labels, matrices
     )
+    bound = tuple(random.terms)
+    if family is None:
+        bound, errors = beside_sigma(bound, random.factors, errors)
     seen = _seen(says, rows.frame, len(rows.labels), counted, mean.offset, offset)
     assert mean.matrix is not None and mean.kept_columns is not None  # it has a formula
     exprs = [*says.fixed[MEAN].variables, *(e for _, _, left, _ in says.bars for e in left.variables), *terms.offsets]
@@ -170,7 +173,7 @@ def build(
         columns=mean.columns,
         dropped=mean.dropped,
         factors=tuple(random.factors),
-        terms=tuple(random.terms),
+        terms=bound,
         weights=own,
         offset=mean.offset,
         index=rows.index,
@@ -185,7 +188,7 @@ def build(
         trials_all=response.trials,
         success=None if response.levels is None else response.levels[1],
         weights_are_trials=response.weights_are_trials,
-        remarks=remarks(table, says.parts, says.groups, says.coding),
+        remarks=(*remarks(table, says.parts, says.groups, says.coding), *_of_times(table, errors)),
         further=others,
         residual=errors,
     )
@@ -211,19 +214,33 @@ def _written(
     return says._replace(coding=check_contrasts(contrasts, says.parts, table))
 
 
-def _error_groups(bar: ErrorBar | None) -> list[tuple[Expr, ...]]:
-    """The expressions of the errors' covariance, whose columns the model needs."""
+def _of_times(table: Table, errors: ResidualDesign | None) -> list[str]:
+    """A word about the times of errors whose covariance goes by their order."""
+    if errors is None or errors.bar is None or errors.covariance is None or not errors.covariance.levels:
+        return []
+    if errors.covariance.known:  # whose levels have names
+        return []
+    time = errors.bar.time
+    found = out_of_order(table.column(time.name)) if isinstance(time, Name) else None
+    return [] if found is None else [found]
+
+
+def _of_errors(bar: ErrorBar | None) -> list[tuple[Expr, str]]:
+    """The expressions of the errors' covariance, whose columns the model needs, and what each is."""
     if bar is None:
         return []
-    return [(*bar.group, *bar.by, *(() if bar.time is None else (bar.time,)))]
+    where = f"residual={bar.text!r}"
+    time = [] if bar.time is None else [(bar.time, f"the time of {where}")]
+    group = [(expr, f"behind the bar of {where}") for expr in bar.group]
+    return [*time, *group, *((expr, f"by= of {where}") for expr in bar.by)]
 
 
 def _choose(
-    says: Written, table: Table, weights: Any, offset: Any, missing: str, groups: list[tuple[Expr, ...]]
+    says: Written, table: Table, weights: Any, offset: Any, missing: str, of_errors: list[tuple[Expr, str]]
 ) -> Chosen:
     response = says.terms[MEAN].response
     offsets = [expr for part in says.terms.values() for expr in part.offsets]
-    sources = model_columns(response, table, says.parts, offsets, [*says.groups, *groups], weights, offset)
+    sources = model_columns(response, table, says.parts, offsets, says.groups, weights, offset, of_errors)
     used = complete_rows(sources, len(table), missing)
     values = row_weights(weights, table, used)
     index = table.index if used is None else table.index[used]

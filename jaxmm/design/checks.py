@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxmm.design import Design, RandomTerm
 from jaxmm.design.columns import DataError
+from jaxmm.design.identified import check_told_apart
 from jaxmm.design.response import by_position, check_counts, check_support, check_varies
 from jaxmm.families import Family
 
@@ -26,9 +27,10 @@ def check_lmm(design: Design) -> None:
 
     Each grouping factor has two levels or more, or more effects than its structure has parameters, and
     fewer levels than there are rows; an unstructured term has fewer random effects (levels × effects) than rows; no
-    effect is given twice or is zero; the response varies.
+    effect is given twice or is zero; the response varies; the data tell the parameters of the errors apart.
     """
     _check(design, None)
+    check_told_apart(design)
 
 
 def check_glmm(design: Design, family: Family) -> None:
@@ -106,7 +108,8 @@ def _check(design: Design, family: Family | None) -> None:
                 f"the grouping factor '{factor.name}' has the one level {str(factor.levels[0])!r}: its "
                 "variance cannot be estimated; leave the term out"
             )
-        if family is None or family.has_scale:
+        known = design.residual is not None and design.residual.sigma is not None
+        if (family is None or family.has_scale) and not known:
             _check_residuals(design, term)
 
 
@@ -143,7 +146,7 @@ def _check_residuals(design: Design, term: RandomTerm) -> None:
             "of levels must be below the number of observations, or the random effects cannot be "
             "told from the residuals; group by something coarser"
         )
-    if term.covariance.closed_under == "linear" and J * q >= n:
+    if term.covariance.closed_under == "linear" and J * term.covariance.rank >= n:
         some = [*term.effects[:4], "..."] if q > 5 else term.effects
         shown = f"({' + '.join(some)} | {factor.name})"
         raise DataError(

@@ -85,7 +85,7 @@ class Design:
     `trials`. `remarks`: what the columns' user may not know of them, a sentence each. `further`: predictors of
     parameters after the mean; X, columns and offset are the mean's. `stand_in`: y is there for its length alone, and
     nothing can be fitted to it. `residual`: the covariance of the errors, where they are not independent of one
-    variance.
+    variance. `held`: of rows copied from another design, without `spec`, the columns of its formulas.
     """
 
     formula: str
@@ -114,6 +114,7 @@ class Design:
     weights_are_trials: bool = False
     stand_in: bool = False
     residual: ResidualDesign | None = None
+    held: Mapping[str, np.ndarray | Levels] = field(default_factory=dict)
 
     @property
     def correlated_within(self) -> tuple[Factor, ...]:

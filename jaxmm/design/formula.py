@@ -23,7 +23,6 @@ from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, 
 
 __all__ = ["Bar", "ErrorBar", "FormulaError", "Terms", "parse", "parse_part", "parse_residual"]
 
-_ELSEWHERE = tuple("mat rr equalto".split())  # structures of other programs
 _PLAIN = {"us": "|", "diag": "||"}  # structures of bars without a call
 _BARS = tuple(_PLAIN.values())
 
@@ -61,7 +60,7 @@ class Bar:
     group: the factor's columns (or calls such as "factor(x)") in the order of its name, ("b", "a") for "b:a".
     kind: "us" for a plain bar, "diag" for `||`, else the name of the call around the bar.
     name: the grouping factor's name, as lme4 shows it.
-    matrix: the name of the known matrix of a structure that has one.
+    matrix: the name of the known matrix of a structure that has one; options: further numbers, such as d of ``rr``.
     """
 
     left: str
@@ -69,6 +68,7 @@ class Bar:
     kind: str = "us"
     name: str = ""
     matrix: str | None = None
+    options: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -76,14 +76,16 @@ class Bar:
 
     def __str__(self) -> str:
         call, bar = ("", _PLAIN[self.kind]) if self.kind in _PLAIN else (self.kind, "|")
-        return f"{call}({self.left} {bar} {self.name}{'' if self.matrix is None else f', {self.matrix}'})"
+        beside = [] if self.matrix is None else [self.matrix]
+        beside += [f"{name} = {value}" for name, value in self.options]
+        return f"{call}({', '.join([f'{self.left} {bar} {self.name}', *beside])})"
 
 
 @dataclass(frozen=True)
 class ErrorBar:
     """The covariance of the errors, ``us(visit | subject, by=arm)``: the structure `kind`, the `time`, None for the
     order of the rows, the columns of the `group`, () for all rows together, with its `name`, and those of `by`; the
-    name of a known `matrix`."""
+    name of a known `matrix`, and `options` as of a ``Bar``."""
 
     kind: str
     time: Expr | None
@@ -92,6 +94,7 @@ class ErrorBar:
     by: tuple[Expr, ...]
     text: str
     matrix: str | None = None
+    options: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ def parse_residual(text: str) -> ErrorBar:
         raise parts.error(f"{kind}(...) takes the time and the subject first: {kind}(visit | subject)", tree)
     by: tuple[Expr, ...] = ()
     matrix, others = parts.matrix(kind, others, tree)
+    options, others = parts.options(kind, others)
     for name, value in others:
         if name != "by":
             shown = str(value) if name is None else f"{name} = {value}"
@@ -188,9 +192,9 @@ def parse_residual(text: str) -> ErrorBar:
         by = tuple(_syntax.read(g) for g in parts.crossed(value)[1])
     time = _time(bar.left, parts)
     if isinstance(bar.right, Number) and bar.right.value == 1:
-        return ErrorBar(kind, time, (), "1", by, text, matrix)
+        return ErrorBar(kind, time, (), "1", by, text, matrix, options)
     name, group = parts.nested(bar.right)[0]
-    return ErrorBar(kind, time, tuple(_syntax.read(g) for g in group), name, by, text, matrix)
+    return ErrorBar(kind, time, tuple(_syntax.read(g) for g in group), name, by, text, matrix, options)
 
 
 def _time(left: Expr, parts: "_Parts") -> Expr | None:
@@ -253,7 +257,7 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
     name = node.func.split("::")[-1]
     bar = _has_bar(node)
     if bar is not None:
-        if _is_structure(name):
+        if name in STRUCTURES:
             return
         raise FormulaError(
             f"a bar inside a call: a random-effects term stands by itself in the sum, as in "
@@ -271,14 +275,9 @@ def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
         return
     if name in _functions.FUNCTIONS and name not in _HINTS:
         return
-    if _is_structure(name):
+    if name in STRUCTURES:
         raise FormulaError(f"'{name}' goes around a random-effects term: {name}(0 + x | g)", text, node.pos)
     raise FormulaError(_unknown_call(node, name), text, node.pos)
-
-
-def _is_structure(name: str) -> bool:
-    """Whether one may stand around a bar, also one that is not there."""
-    return name in STRUCTURES or name in _ELSEWHERE
 
 
 def _unknown_call(node: Call, name: str) -> str:
@@ -359,17 +358,16 @@ class _Parts:
             if _has_bar(other):
                 raise self.error(f"{node.func}(...) takes one random-effects term", other)
         kind = node.func.split("::")[-1]
-        if kind not in STRUCTURES:
-            raise self.error(
-                f"the covariance structure {kind}(...) is not available; those that are: {', '.join(STRUCTURES)}", node
-            )
         matrix, others = self.matrix(kind, others, node)
+        options, others = self.options(kind, others)
         if others:
             shown = ", ".join(str(a) if k is None else f"{k} = {a}" for k, a in others)
-            raise self.error(f"{kind}(...) takes a random-effects term and no option: leave out {shown}", others[0][1])
+            takes = " or ".join(f"{name} = 2" for name in STRUCTURES[kind].options)
+            takes = f"the option {takes} alone" if takes else "no option"
+            raise self.error(f"{kind}(...) takes a random-effects term and {takes}: leave out {shown}", others[0][1])
         if inner.op != "|" and _PLAIN.get(kind) != inner.op:
             raise self.error(f"'||' is the structure diag, which {kind}(...) contradicts: write '|'", inner)
-        self.bars.extend(self.expand(inner, kind, matrix))
+        self.bars.extend(self.expand(inner, kind, matrix, options))
 
     def matrix(self, kind: str, others: list, node: Call) -> tuple[str | None, list]:
         """The name of the known matrix that follows the bar of a structure that has one, and what else follows."""
@@ -381,7 +379,20 @@ class _Parts:
                 "as an argument of the fit", node)  # fmt: skip
         return others[0][1].name, others[1:]
 
-    def expand(self, bar: Binary, kind: str | None, matrix: str | None = None) -> Iterator[Bar]:
+    def options(self, kind: str, others: list) -> tuple[tuple[tuple[str, int], ...], list]:
+        """The options of a structure that has some, by name or in their order, and what else follows the bar."""
+        left, found = list(STRUCTURES[kind].options), []
+        while left and others and (others[0][0] is None or others[0][0] in left):
+            (keyword, value), *others = others
+            name = left.pop(0) if keyword is None else left.pop(left.index(keyword))
+            if not isinstance(value, Number) or value.value != int(value.value):
+                raise self.error(f"{name} of {kind}(...) is a whole number, {name} = 2, not '{value}'", value)
+            found.append((name, int(value.value)))
+        return tuple(found), others
+
+    def expand(
+        self, bar: Binary, kind: str | None, matrix: str | None = None, options: tuple[tuple[str, int], ...] = ()
+    ) -> Iterator[Bar]:
         for side in (bar.left, bar.right):
             nested = _has_bar(side)
             if nested is not None:
@@ -392,7 +403,7 @@ class _Parts:
         self.check_left(bar)
         kind = kind or next(name for name, op in _PLAIN.items() if op == bar.op)
         for name, group in self.nested(bar.right):
-            yield Bar(str(bar.left), group, kind, name, matrix)
+            yield Bar(str(bar.left), group, kind, name, matrix, options)
 
     def check_left(self, bar: Binary) -> None:
         for node in _syntax.walk(bar.left):

@@ -17,6 +17,7 @@ from jaxmm.covariance import Covariance
 from jaxmm.design import DataError, Design
 from jaxmm.design.known import known_root
 from jaxmm.design.predictor import Factor, RandomTerm, constant, is_one_of_levels
+from jaxmm.design.residual import beside_sigma
 from jaxmm.design.response import by_position, check_counts, check_support
 from jaxmm.families import Family
 
@@ -91,9 +92,12 @@ def design_from_arrays(
         raise DataError("weights must be n positive numbers; leave rows of weight zero out of the arrays")
     if X.shape[1] >= n or (X.shape[1] and np.linalg.matrix_rank(X) < X.shape[1]):
         raise DataError("X must have fewer columns than rows and full column rank")
+    bound, errors = tuple(random), None
+    if family is None:
+        bound, errors = beside_sigma(bound, factors, None)
     return Design(
         formula=" + ".join(["y ~ X", *(f"({' + '.join(t.effects)} | {factors[t.factor].name})" for t in random)]),
-        response="y", y=y, X=X, columns=columns, dropped=(), factors=tuple(factors), terms=tuple(random),
+        response="y", y=y, X=X, columns=columns, dropped=(), factors=tuple(factors), terms=bound, residual=errors,
         weights=None if weights is None else np.asarray(weights, float),
         offset=None if offset is None else np.broadcast_to(np.asarray(offset, float), (n,)),
         index=pd.RangeIndex(n), kept=np.ones(n, bool), held_out=None, n_missing=0, y_all=y,
@@ -161,6 +165,8 @@ def _positions(k: int, structure: Covariance, at: np.ndarray | None) -> np.ndarr
 def _check_structure(k: int, structure: Covariance, Z: np.ndarray, at: np.ndarray | None) -> None:
     """Whether the structure of term k can have these columns and inputs."""
     q, name = structure.q, structure.name
+    if structure.amiss is not None:
+        raise DataError(f"term {k}: {structure.amiss}")
     if at is not None and not structure.takes_inputs:
         raise DataError(f"term {k}: the structure {name!r} has no use of at=: leave it out, or give one of your own")
     if structure.levels and not is_one_of_levels(Z):

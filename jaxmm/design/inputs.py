@@ -114,8 +114,10 @@ def model_columns(
     groups: list[tuple[Expr, ...]],
     weights: Any,
     offset: Any,
+    others: Iterable[tuple[Expr, str]] = (),
 ) -> list[Column]:
-    """The columns of the model. Raises DataError for one that the table does not have."""
+    """The columns of the model, of whose ``others`` it is said what they are. Raises DataError for one that the table
+    does not have."""
     wanted: dict[str, str] = {}
     for name in _names(response, table):
         wanted.setdefault(name, ", the response")
@@ -126,6 +128,9 @@ def model_columns(
         for expr in group:
             for name in _names(expr, table):
                 wanted.setdefault(name, ", a grouping factor")
+    for expr, what in others:
+        for name in _names(expr, table):
+            wanted.setdefault(name, f", {what}")
     for argument, name in (("weights", weights), ("offset", offset)):
         if isinstance(name, str):
             wanted.setdefault(name, f" for {argument}=")

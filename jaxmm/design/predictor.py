@@ -157,7 +157,10 @@ class Bars:
             _check_levels(bar, Z)
         if bar.matrix is not None:
             inputs = known_root(str(bar), bar.matrix, _level_names(bar, matrix), matrices[bar.matrix])
-        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, kind(Z.shape[1]), inputs))
+        structure = kind(Z.shape[1], **dict(bar.options))
+        if structure.amiss is not None:
+            raise DataError(f"{bar}: {structure.amiss}")
+        self.terms.append(RandomTerm(self.places[key], matrix.columns, Z, structure, inputs))
 
 
 def factor_name(predictor: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 a text or two among numbers     the column is a factor of as many levels as it has numbers
 numbers or dates, all as texts  the same
+times as texts                  they are in the order of the alphabet, and not in their own
 blanks and capitals             what was one level may be several
 large whole numbers as floats   neighbours were the same number before they came here
 """
@@ -22,6 +23,7 @@ FEW, MANY = 0.1, 1 / 3  # shares of the rows: texts that are strays; at most, wh
 CODES = 10  # distinct numbers below which they may be codes, of which some are texts
 LOOKED_AT = 10_000  # levels of one factor, beyond which looking takes longer than it is worth
 WORD = 4  # letters from which capitals are how a word is written, and no label of their own: AA and Aa are genotypes
+NUMBERED = re.compile(r"[^\d]*(\d+(?:\.\d+)?)[^\d]*")
 COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 DATE = re.compile(r"\s*(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d\d|\d{4}))([ T].*)?")
 
@@ -39,6 +41,25 @@ def remarks(
     every = dict.fromkeys([n for v in variables for n in names(v)] + levels)
     found += [alike(table.column(n)) for n in every if n in table]
     return tuple(dict.fromkeys(text for text in found if text))
+
+
+def out_of_order(column: Column) -> str | None:
+    """A word about times that are texts with a number in each, week 2 and week 10, whose order is another one."""
+    if column.kind != "text":
+        return None
+    found = [NUMBERED.fullmatch(str(label)) for label in column.levels.labels]
+    if not all(found):
+        return None
+    numbers = [float(m.group(1)) for m in found if m]
+    if numbers == sorted(numbers):
+        return None
+    labels = column.levels.labels
+    shown = ", ".join(repr(str(label)) for label in labels[:4]) + ", .." * (len(labels) > 4)
+    return (
+        f"the times of '{column.name}' are texts, which are taken in the order of the alphabet ({shown}), and the "
+        "structure of the errors goes by their order: make the column a pandas.Categorical with its categories in "
+        "order, or numbers"
+    )
 
 
 def stray_texts(column: Column) -> str | None:

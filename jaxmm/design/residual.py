@@ -8,7 +8,7 @@ subject's rows.  Each set of parameters of C belongs to a level of ``by``, in wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,18 +16,19 @@ import numpy as np
 import pandas as pd
 
 from jaxmm import covariance
-from jaxmm._runs import ranks
+from jaxmm._runs import ranks, same_size
 from jaxmm.covariance import Covariance
 from jaxmm.design import syntax as _syntax
 from jaxmm.design.columns import Column, DataError, Levels, row_text
 from jaxmm.design.formula import ErrorBar
 from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.known import known_root
-from jaxmm.design.predictor import Factor, Predictor
+from jaxmm.design.predictor import Factor, Predictor, RandomTerm
 from jaxmm.design.syntax import Call, Expr, Name
 from jaxmm.design.transforms import as_number, evaluate
 
 STEP = 1e-6  # of the least distance of times: what may be amiss with a multiple of it
+SINGULAR = 1e-6  # of the largest element of a known matrix's root: a pivot below it is rounding
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class ResidualDesign:
     whose levels errors are correlated; ``sets``, the factor by which parameters differ, or None.  ``dispersion``: the
     predictor of log φ, or None; ``V`` (n, columns) is what of it moves beside σ², ``constant`` (k,) the sum of its
     columns that is one in each row, and ``left`` the column that V does without.  ``values`` (T, d): the numbers that
-    the times are, None of a factor.
+    the times are, None of a factor.  ``sigma``: what σ is where the covariance is known, the root of its mean variance;
+    ``searched``: whether σ stands in the parameters of a term, beside which it is estimated (``beside_sigma``).
     """
 
     text: str
@@ -56,6 +58,8 @@ class ResidualDesign:
     bar: ErrorBar | None = None
     groupings: tuple[SeenFactor, ...] = ()
     values: np.ndarray | None = None
+    sigma: float | None = None
+    searched: bool = False
 
     def at_rows(self, frame: Mapping, memory: dict[str, Any], labels: pd.Index) -> ResidualDesign:
         """The same of other rows, `labels`: subjects that the fit has not seen have codes from J on, and times that it
@@ -72,7 +76,7 @@ class ResidualDesign:
             return own
         codes = _seen_codes(self.groupings[0], frame, n)
         subject = replace(self.subject, codes=codes)
-        place, times, positions = _new_places(self, frame, memory, codes, n)
+        place, times, positions = _new_places(self, frame, memory, codes, labels)
         if self.sets is not None:
             found, unknown, _ = self.groupings[1].rows(frame)
             if unknown:
@@ -84,6 +88,24 @@ class ResidualDesign:
         shown = np.append(subject.levels, [f"new {k + 1}" for k in range(int(codes.max(initial=0)) + 1)])
         _check_once(self.bar, replace(subject, levels=shown), place, times, labels)
         return replace(own, subject=subject, place=place, times=times, positions=positions)
+
+    def take(self, rows: np.ndarray, subject: tuple[np.ndarray, np.ndarray] | None = None) -> ResidualDesign:
+        """The errors of the ``rows`` (k,), with codes (k,) and levels of their subjects where these are others; all
+        times and sets of parameters stay."""
+
+        def of(x: Any) -> Any:
+            return None if x is None else x[rows]
+
+        def factor(x: Factor | None) -> Factor | None:
+            return None if x is None else replace(x, codes=x.codes[rows])
+
+        own = factor(self.subject)
+        if own is not None and subject is not None:
+            own = replace(own, codes=subject[0].astype(np.int32), levels=subject[1])
+        dispersion = None if self.dispersion is None else self.dispersion.take(rows)
+        return replace(
+            self, place=of(self.place), V=of(self.V), subject=own, sets=factor(self.sets), dispersion=dispersion
+        )
 
 
 def fit_residual(
@@ -103,6 +125,11 @@ def fit_residual(
     own = None if bar is None else _fit_bar(bar, frame, memory, labels, matrices or {})
     if dispersion is None:
         return own
+    if own is not None and own.sigma is not None:
+        raise DataError(
+            f"{own.text} says how large each error is, and dispersion={dispersion.formula!r} would say it again: leave "
+            "one of them out, or take propto(...)"
+        )
     V, constant, left = _beside_constant(dispersion)
     own = ResidualDesign(dispersion.formula) if own is None else own
     return replace(own, dispersion=dispersion, V=V, constant=constant, left=left)
@@ -118,22 +145,78 @@ def _fit_bar(
         place = ranks(subject.codes)
         times, values = tuple(str(k + 1) for k in range(int(place.max()) + 1)), None
     else:
-        place, times, values = _times(bar.time, frame, memory, n)
+        place, times, values = _times(bar.time, frame, memory, labels)
     _check_once(bar, subject, place, times, labels)
-    structure = covariance.get(bar.kind, len(times))
+    structure = covariance.STRUCTURES[bar.kind](len(times), **dict(bar.options))
+    _check_errors(bar, structure)
     if bar.matrix is None:
         positions = _positions(bar, structure, times, values)
     else:
         positions = known_root(bar.text, bar.matrix, times, matrices[bar.matrix])
+        _check_definite(bar, positions, subject, place)
+    sigma = None
+    if structure.absolute:
+        sigma = float(np.sqrt(np.sum(positions**2) / len(times)))
+        positions = positions / sigma
     if structure.levels and structure.positional:  # of all steps from the first to the last, also those not seen
-        structure = covariance.get(bar.kind, int(positions.max()) + 1)
+        structure = covariance.resized(structure, int(positions.max()) + 1)
     sets, groupings = None, (seen,)
     if bar.by:
         sets, by = _factor(":".join(map(str, bar.by)), bar.by, frame, n)
         groupings = (seen, by)
         _check_whole(bar, subject, sets)
     return ResidualDesign(
-        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings, values=values
+        bar.text, structure, times, place, positions, subject, sets, bar=bar, groupings=groupings, values=values,
+        sigma=sigma,
+    )  # fmt: skip
+
+
+def _check_errors(bar: ErrorBar, structure: Covariance) -> None:
+    """Whether errors may have the structure."""
+    if structure.amiss is not None:
+        raise DataError(f"{bar.text}: {structure.amiss}")
+    if structure.rank < structure.q:
+        raise DataError(
+            f"{bar.text}: {bar.kind}(...) has rank {structure.rank}, and errors at {structure.q} times are no "
+            f"combinations of {structure.rank}: take us(...) or ante(...), or give random effects that rank, "
+            f"{bar.kind}(0 + f | {bar.name}) in the formula"
+        )
+    if bar.by and not structure.num_params:
+        raise DataError(f"{bar.text}: {bar.kind}(...) has no parameters that could differ: leave by= out")
+
+
+def beside_sigma(
+    terms: tuple[RandomTerm, ...], factors: Sequence[Factor], own: ResidualDesign | None
+) -> tuple[tuple[RandomTerm, ...], ResidualDesign | None]:
+    """Of a linear model the terms and the errors, where one of the terms has a covariance that is known itself: where
+    sigma is estimated beside it, that is among the term's parameters.
+
+    Raises:
+        DataError: several such terms, or a formula of log φ.
+    """
+    absolute = [k for k, term in enumerate(terms) if term.covariance.absolute]
+    if not absolute or (own is not None and own.sigma is not None):  # errors that are known: nothing is relative
+        return _over_sigma(terms, 1.0 if own is None or own.sigma is None else own.sigma), own
+    first = terms[absolute[0]]
+    text = f"{first.covariance.name}(... | {factors[first.factor].name})"
+    if len(absolute) > 1:
+        raise DataError(
+            f"{text}: a linear model has one term of a covariance that is known itself: add their matrices, or use "
+            "glmm(formula, data, 'gaussian', matrices=...)"
+        )
+    if own is not None and own.dispersion is not None:
+        raise DataError(
+            f"{text} together with dispersion= cannot be had yet: leave one of them out, or use propto(...)"
+        )
+    changed = tuple(replace(term, covariance=term.covariance.beside_sigma()) for term in terms)
+    return changed, replace(ResidualDesign(text) if own is None else own, searched=True)
+
+
+def _over_sigma(terms: tuple[RandomTerm, ...], sigma: float) -> tuple[RandomTerm, ...]:
+    """Roots of matrices that are known, relative to a sigma that is."""
+    return tuple(
+        replace(term, inputs=term.inputs / sigma) if term.covariance.absolute and term.inputs is not None else term
+        for term in terms
     )
 
 
@@ -142,7 +225,7 @@ def _seen_codes(seen: SeenFactor, frame: Mapping, n: int) -> np.ndarray:
 
 
 def _new_places(
-    d: ResidualDesign, frame: Mapping, memory: dict[str, Any], codes: np.ndarray, n: int
+    d: ResidualDesign, frame: Mapping, memory: dict[str, Any], codes: np.ndarray, labels: pd.Index
 ) -> tuple[np.ndarray, tuple[str, ...], Any]:
     """The place (n,) of other rows, the times with new ones behind those of the fit, and what the structure knows of
     them."""
@@ -152,7 +235,7 @@ def _new_places(
         place, names, values = ranks(codes), (), None
         names = tuple(str(k + 1) for k in range(int(place.max(initial=-1)) + 1))
     else:
-        place, names, values = _times(bar.time, frame, memory, n)
+        place, names, values = _times(bar.time, frame, memory, labels)
     known = {name: k for k, name in enumerate(d.times)}
     new = [name for name in names if name not in known]
     times = (*d.times, *new)
@@ -186,30 +269,42 @@ def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple
 
 
 def _times(
-    time: Expr, frame: Mapping, memory: dict[str, Any], n: int
+    time: Expr, frame: Mapping, memory: dict[str, Any], rows: pd.Index
 ) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
     """The place (n,) of each row among the times, the names of these, and their numbers (T, d), None of a factor."""
     if isinstance(time, Call) and time.func == "pos":
-        found, place = np.unique(_coordinates(time, frame, memory, n), axis=0, return_inverse=True)
+        found, place = np.unique(_coordinates(time, frame, memory, rows), axis=0, return_inverse=True)
         return place.ravel(), _labels(found, str(time)), found
     value = frame[time.name] if isinstance(time, Name) else evaluate(time, frame, memory, fitting=True)
     if isinstance(value, Levels):
         used = value.used()
+        _check_there(time, used.codes >= 0, rows)
         return used.codes.astype(np.int64), tuple(map(str, used.labels)), None
-    numbers = np.broadcast_to(np.asarray(as_number(value, str(time)), float), (n,))
+    numbers = np.broadcast_to(np.asarray(as_number(value, str(time)), float), (len(rows),))
+    _check_there(time, np.isfinite(numbers), rows)
     found, place = np.unique(numbers, return_inverse=True)
     return place, _labels(found[:, None], str(time)), found[:, None]
 
 
-def _coordinates(expr: Call, frame: Mapping, memory: dict[str, Any], n: int) -> np.ndarray:
+def _coordinates(expr: Call, frame: Mapping, memory: dict[str, Any], rows: pd.Index) -> np.ndarray:
     """(n, d) of pos(x, y)."""
     parts = []
     for _, arg in expr.args:
         value = frame[arg.name] if isinstance(arg, Name) else evaluate(arg, frame, memory, fitting=True)
         if isinstance(value, Levels):
             raise DataError(f"{expr} takes coordinates that are numbers, and '{arg}' is a factor{value.example}")
-        parts.append(np.broadcast_to(np.asarray(as_number(value, str(arg)), float), (n,)))
+        parts.append(np.broadcast_to(np.asarray(as_number(value, str(arg)), float), (len(rows),)))
+        _check_there(arg, np.isfinite(parts[-1]), rows)
     return np.column_stack(parts)
+
+
+def _check_there(time: Expr, there: np.ndarray, rows: pd.Index) -> None:
+    """Raises DataError where one of the ``rows`` has no time."""
+    if not there.all():
+        raise DataError(
+            f"the time '{time}' is missing or not finite in row {row_text(rows[int(np.argmin(there))])}: correct the "
+            "value, or leave the row out"
+        )
 
 
 def _labels(at: np.ndarray, name: str) -> tuple[str, ...]:
@@ -242,14 +337,40 @@ def _places(bar: ErrorBar, structure: Covariance, values: np.ndarray) -> np.ndar
         return np.arange(len(values))[:, None]
     steps = (values - values[0]) / np.min(np.diff(values[:, 0]))
     places = np.round(steps)
-    uneven = np.max(np.abs(steps - places)) > STEP or (not structure.positional and places[-1, 0] != len(values) - 1)
-    if uneven:
+    if np.max(np.abs(steps - places)) > STEP:
+        shown = ", ".join(_syntax.number_text(float(v)) for v in values[:4, 0]) + ", .." * (len(values) > 4)
         raise DataError(
-            f"{bar.text}: {bar.kind}(...) is for times in equal steps, and those of '{bar.time}' are not "
-            f"({', '.join(_syntax.number_text(float(v)) for v in values[:4, 0])}, ..): write factor({bar.time}) to go "
-            f"by their order, or ou({bar.time} | {bar.name}), whose correlation falls with the distance"
+            f"{bar.text}: {bar.kind}(...) is for times in equal steps, and those of '{bar.time}' are not ({shown}): "
+            f"write factor({bar.time}) to go by their order, or ou({bar.time} | {bar.name}), whose correlation falls "
+            "with the distance"
+        )
+    skipped = np.flatnonzero(np.diff(places[:, 0]) > 1)
+    if not structure.positional and len(skipped):
+        before, after = (_syntax.number_text(float(v)) for v in values[skipped[0] : skipped[0] + 2, 0])
+        raise DataError(
+            f"{bar.text}: {bar.kind}(...) has parameters of each step from the first time to the last, and there is "
+            f"none of '{bar.time}' between {before} and {after}: write factor({bar.time}) to take these for "
+            f"neighbours, or ar1({bar.time} | {bar.name}) or ou({bar.time} | {bar.name}), which count how far they are "
+            "apart"
         )
     return places.astype(int)
+
+
+def _check_definite(bar: ErrorBar, root: np.ndarray, subject: Factor, place: np.ndarray) -> None:
+    """Raises DataError where the known matrix of some subject's times is singular: errors have an inverse."""
+    if np.min(np.abs(np.diag(root))) > SINGULAR * np.max(np.abs(root)):
+        return
+    for rows in same_size(subject.codes):
+        L = root[place[rows]]
+        w = np.linalg.eigvalsh(L @ np.swapaxes(L, 1, 2))
+        bad = np.flatnonzero(w[:, 0] <= SINGULAR**2 * w[:, -1])
+        if len(bad):
+            level = str(subject.levels[subject.codes[rows[bad[0], 0]]])
+            raise DataError(
+                f"{bar.text}: {bar.matrix} is singular at the times of '{subject.name}' {level!r}, and errors need a "
+                "positive definite matrix: add a little to its diagonal, or let it be the covariance of random "
+                f"effects, {bar.kind}(0 + {bar.time} | {bar.name}, {bar.matrix}) in the formula"
+            )
 
 
 def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[str, ...], labels: pd.Index) -> None:
@@ -258,8 +379,11 @@ def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[
     again = np.flatnonzero(np.diff(keys[order]) == 0)
     if len(again):
         first, second = order[again[0]], order[again[0] + 1]
+        one = (
+            f"'{subject.name}' {str(subject.levels[subject.codes[first]])!r}" if bar.group else "1, all rows together,"
+        )
         raise DataError(
-            f"{bar.text}: '{subject.name}' {str(subject.levels[subject.codes[first]])!r} has two rows at "
+            f"{bar.text}: {one} has two rows at "
             f"'{bar.time}' {times[place[first]]!r} (rows {row_text(labels[first])} and {row_text(labels[second])}), "
             f"one of {len(again)} such pairs: keep one of them, or let a finer factor stand behind the bar"
         )

@@ -15,7 +15,8 @@ working weights W of the rows and the blocks C_j of Var(b_j - b^_j) they are as
     W_i [z_i'C_j z_i + x_i'(X'WX)⁻¹x_i],        scaled to sum to edf
 
 since a count of large mean has much to say of its level.  With one factor they are nearly exact (to 1e-3 of
-themselves for sleepstudy); the covariances between crossed factors are left out.
+themselves for sleepstudy); the covariances between crossed factors are left out.  Where errors have a covariance both
+are of ŷ's derivative itself, ``inference.influence.leverage``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmm.design.predictor import MEAN
-from jaxmm.errors import check_alike, row_errors
 from jaxmm.fitted import Fitted
+from jaxmm.inference.influence.leverage import leverage
 from jaxmm.residuals import residuals
 
 NULL = 1e-10  # of the largest variance of a factor: a direction without any
@@ -32,9 +33,8 @@ NULL = 1e-10  # of the largest variance of a factor: a direction without any
 
 def effective_df(fit: Fitted) -> float:
     """Coefficients and effects of the mean's predictor."""
-    if fit.model.design.residual is not None and not fit.model.design.factors:
-        return float(len(fit.fixef))
-    check_alike(fit.model, "the effective degrees of freedom")
+    if fit.model.design.residual is not None:
+        return float(np.sum(leverage(fit)))
     d, scale = fit.model.design, fit.model.likelihood.effects_scale(fit.estimates)
     total = float(len(d.columns))
     for f, factor in enumerate(d.factors):
@@ -50,9 +50,8 @@ def effective_df(fit: Fitted) -> float:
 
 def leverages(fit: Fitted) -> np.ndarray:
     """(n,) of the rows that count, between 0 and 1: each row's part of ``effective_df``."""
-    if fit.model.design.residual is not None and not fit.model.design.factors:
-        return _generalised_least_squares(fit)
-    check_alike(fit.model, "leverage")
+    if fit.model.design.residual is not None:
+        return np.clip(leverage(fit), 0.0, 1.0)
     d, X = fit.model.design, fit.model.design.X
     W = working_weights(fit)
     with np.errstate(all="ignore"):
@@ -64,14 +63,6 @@ def leverages(fit: Fitted) -> np.ndarray:
     h, edf = W * own, effective_df(fit)
     total = float(np.sum(h))
     return np.clip(h * (edf / total) if np.isfinite(total) and total > 0 else np.full(len(h), edf / len(h)), 0.0, 1.0)
-
-
-def _generalised_least_squares(fit: Fitted) -> np.ndarray:
-    """The diagonal of X(X'V⁻¹X)⁻¹X'V⁻¹, where there are no random effects."""
-    d = fit.model.design
-    errors = row_errors(fit.model, fit.theta, d.residual, d.weights, len(d.y))
-    left = d.X @ np.asarray(fit.estimates.vcov) / fit.scale
-    return np.einsum("np,np->n", left, errors.solved(d.X))
 
 
 def working_weights(fit: Fitted) -> np.ndarray:

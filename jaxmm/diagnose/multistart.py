@@ -8,6 +8,9 @@ the error, or as one unit of η:
     β, log φ     of a generalised model, which searches for them too: those of the fit and AWAY standard errors times
                  N(0, 1); log φ by FAR at most
 
+    errors       of a model with a covariance of them: standard deviations likewise, correlations at random or falling
+                 with the distance, and coefficients of log φ that are N(0, 1) in units of their columns
+
 The criterion of a linear model has θ alone: β and σ follow.
 """
 
@@ -26,11 +29,11 @@ from jaxmm._text import Printed
 from jaxmm.batch.apart import can_be_apart, fits_apart
 from jaxmm.batch.engine import fit_many
 from jaxmm.covariance import lower
-from jaxmm.errors import check_alike
 from jaxmm.fitted import Fitted
 from jaxmm.frames import as_backend
 from jaxmm.layout import Parameters
 from jaxmm.optimize import Status
+from jaxmm.residual.starts import random_errors
 from jaxmm.results.result import FitBatch
 from jaxmm.rows import Rows
 from jaxmm.sources.responses import Responses, Varying, fingerprint
@@ -91,18 +94,25 @@ def _theta(arrays: Any, random: np.random.Generator) -> np.ndarray:
         L /= np.linalg.norm(L, axis=1, keepdims=True)
         sd = np.exp(random.uniform(np.log(LEAST_SD), np.log(LARGEST_SD), q))
         parts.append(term.covariance.from_factor(sd[:, None] * L, at))
+    if arrays.structure.residual is not None:
+        parts.append(random_errors(arrays, random))
     return np.concatenate(parts)
 
 
 # ---------------------------------------------------------------- the result
 def multistart(fit: Fitted, n: int, key: Any, batch: int | None = None, progress: bool = False) -> Multistart:
     """See ``Fit.multistart``."""
-    check_alike(fit.model, "multistart()")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n must be a positive number of starts, not {n!r}")
+    own = fit.model.design.residual
+    if own is not None and batch is not None:
+        raise ValueError(
+            f"batch= is for searches side by side, and those of a model with {own.text!r} of the errors go one after "
+            "another from their starts: leave it out"
+        )
     with computing(fit.model.device):
         source = Starts(fit, int(n), key)
-    if batch is None and can_be_apart(fit, source.n):
+    if own is not None or (batch is None and can_be_apart(fit, source.n)):
         return Multistart(fit, fits_apart(fit, source, progress))
     return Multistart(fit, fit_many(fit.model, source, batch=batch, progress=progress, control=fit._control))
 
@@ -224,4 +234,5 @@ def _truth(fit: Any, one: Any) -> Truth:
         one.sigma if np.isfinite(one.sigma) else 1.0,
         1.0 if phi is None else phi,
         tuple(x[0] if len(x) == 1 else x for x in extras),
+        None if fit.model.structure.residual is None else np.asarray(one.theta)[fit.model.structure.num_random :],
     )

@@ -203,7 +203,7 @@ def _errors(fit: Fit) -> str:
         return ""
     parts = [f"residual {own.text}"] if own.subject is not None else []
     parts += [f"dispersion {own.dispersion.formula}"] if own.dispersion is not None else []
-    return "; " + "; ".join(parts)
+    return "".join(f"; {part}" for part in parts)
 
 
 def _formulas(fits: Sequence[Fit], called: Sequence[str]) -> dict[str, str]:

@@ -63,7 +63,7 @@ def _moved(theta: Array, gram: Gram) -> Any:
             -jnp.einsum("ab,jbr,rp->jap", T, x[:, :, :p], jnp.linalg.inv(T_X)) if p else x[:, :, :0]
             for T, x in zip(gram.T, solver.explained(lams, alike), strict=True)
         ]
-        return jnp.log(found.pwrss), inverse, G, list(covariance_of_effects(t, gram)), [r @ r.T for r in roots]
+        return found.log_sigma2, inverse, G, list(covariance_of_effects(t, gram)), [r @ r.T for r in roots]
 
     return _along(at, theta)
 
@@ -141,6 +141,7 @@ def satterthwaite(fit: Fitted, at: Moving, noise: Any = 0.0) -> np.ndarray:
     """Degrees of freedom (m,) of v + ``noise``, the latter a multiple of σ²; ∞ of a variance of zero."""
     e, total = fit.estimates, at.v + noise
     left = float(np.asarray(fit.model.arrays.n_obs)) - (fit.model.structure.p if fit.model.reml else 0)
+    left = left if fit.model.structure.profiles_sigma else np.inf  # then σ² is known, or a part of θ
     with np.errstate(invalid="ignore", divide="ignore"):
         d = at.shared + at.own / total[:, None]
         spread = 0.5 * np.einsum("nk,kl,nl->n", d, covariance_matrix(np.asarray(e.hessian), 0), d)

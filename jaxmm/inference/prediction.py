@@ -31,6 +31,7 @@ from jaxmm.fitted import Fitted
 from jaxmm.inference import joint_df, wald
 from jaxmm.inference.interval import DRAWS, Interval, Of, check_interval, checked, described, is_constant
 from jaxmm.inference.joint import covariances, touched
+from jaxmm.inference.others import values_given_others
 from jaxmm.inference.predictive import Ahead
 from jaxmm.predict import (
     Asked,
@@ -66,18 +67,18 @@ def predictions(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> pd
     check_interval(asked, interval, scale)
     if interval.kind is None:
         return predict(fit, asked, scale)
-    own = fit.model.design.residual
-    alone = own is not None and own.subject is not None and not fit.model.design.factors
-    if alone and asked.newdata is not None and asked.re == "conditional":
-        raise NotImplementedError(
-            "an interval of new rows given the other rows of their subject cannot be had yet: re='population' is for a "
-            "row of a subject of which nothing is known"
-        )
     of = checked(fit, asked, scale, interval)
     levels, everyone = of.levels, {f.name for f in fit.model.design.factors}
     rows = new_rows(fit, asked, everyone if asked.averaged else levels.factors, not (asked.averaged or levels.all_new))
     rows = every_row(fit) if rows is None else rows
-    values = (_responses if interval.kind == "prediction" else _means)(of, rows)
+    given = are_given_others(of)
+    if given:
+        weights = (
+            None if interval.kind != "prediction" else new_weights(fit, asked.newdata, interval.weights, len(rows.X))[0]
+        )
+        values = values_given_others(of, rows, weights)
+    else:
+        values = (_responses if interval.kind == "prediction" else _means)(of, rows)
     out = Predictions(values[:, :3], rows.index, ["predicted", "lower", "upper"])
     simulated = values.shape[1] == 3
     out.attrs = {
@@ -85,9 +86,17 @@ def predictions(fit: Fitted, asked: Asked, scale: str, interval: Interval) -> pd
         "level": float(interval.level),
         "ddf": None if simulated else of.ddf,
         "uncertain": of.uncertain,
-        "note": described(of, None if simulated else values[:, 3]),
+        "note": described(of, None if simulated else values[:, 3]) + " Given the other rows of the subject." * given,
     }
     return out
+
+
+def are_given_others(of: Of) -> bool:
+    """Whether new rows are predicted given those of their subject by the errors alone, as ``predict`` does."""
+    d = of.fit.model.design
+    alone = d.residual is not None and d.residual.subject is not None and not d.factors
+    conditional = isinstance(of.asked.re, str) and of.asked.re == "conditional"
+    return alone and conditional and of.asked.newdata is not None and of.scale != "dispersion"
 
 
 def every_row(fit: Fitted) -> NewData:

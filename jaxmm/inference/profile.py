@@ -22,6 +22,7 @@ import pandas as pd
 from jaxmm import _text
 from jaxmm._warn import warn
 from jaxmm.fitted import Fitted
+from jaxmm.inference.of_errors import error_quantities
 from jaxmm.inference.paths import LOWER, MINIMISED, Asked, Point, Side, follow, local, run, settle
 from jaxmm.inference.profile_plot import plot_profile
 from jaxmm.inference.quantities import CORRELATION, EDGE, SD, Quantities, chosen
@@ -102,7 +103,7 @@ class Profile(_text.Printed):
         normal. With the ends of the interval of ``level`` (0.95, or how far the profile goes). ``axes``: as many as
         there are parameters, to draw into.
         """
-        names = chosen(self.fit, parm, list(self.curves))
+        names = chosen(self.fit, parm, list(self.curves), _of_errors(self.fit))
         lacking = [name for name in names if name not in self.curves]
         if lacking:
             raise ValueError(f"{lacking[0]!r} is not among what was profiled: {', '.join(map(repr, self.curves))}")
@@ -134,7 +135,8 @@ def profile(fit: Fitted, parm: Any = None, level: float = 0.99) -> Profile:
     Args:
         parm: a parameter or several, of "Days", "sd_Days|Subject", "cor_(Intercept).Days|Subject", "sigma",
             "dispersion", "zi~x" (the names of a bootstrap); "beta_" for all coefficients, "theta_" for all others; by
-            default all.
+            default all. Of a covariance of the errors also "sd_week 2|errors", "cor_week 2.week 4|errors", "phi~x",
+            or "errors_" for all of them.
         level: how far: to the ends of the intervals of this level.
 
     Returns:
@@ -153,16 +155,23 @@ def profile(fit: Fitted, parm: Any = None, level: float = 0.99) -> Profile:
         pieces = int(np.ceil((z - before) / GAP))
         targets += [before + (z - before) * (i + 1) / pieces for i in range(pieces - 1)] + [z]
         before = z
-    return _solve(fit, None if parm is None else chosen(fit, parm, ()), tuple(targets), level)
+    names = None if parm is None else chosen(fit, parm, (), _of_errors(fit))
+    return _solve(fit, names, tuple(targets), level)
 
 
 def intervals(fit: Fitted, parm: Any, level: float) -> pd.DataFrame:
     """``Profile.confint`` of one level alone, of the coefficients of the mean unless ``parm`` says more; a warning
     where some could not be had."""
-    found = _solve(fit, chosen(fit, parm, list(fit.fixef.index)), (quantile(level),), level)
+    found = _solve(fit, chosen(fit, parm, list(fit.fixef.index), _of_errors(fit)), (quantile(level),), level)
     for failure in found.failures:
         warn(failure)
     return found.confint(level)
+
+
+def _of_errors(fit: Fitted) -> list[str]:
+    """The names of the parameters of the errors' covariance."""
+    found = error_quantities(fit)
+    return [] if found is None else found.names
 
 
 # ---------------------------------------------------------------- the paths
@@ -176,7 +185,7 @@ def _solve(fit: Fitted, names: list[str] | None, targets: tuple[float, ...], lev
         failures.append(f"the fit did not converge ({why}): profiles may be wrong")
     on = surface(fit)
     of = on.of
-    which = list(range(len(of.names))) if names is None else [of.names.index(name) for name in names]
+    which = list(range(of.usual)) if names is None else [of.names.index(name) for name in names]
     beside = [k for k in _spreads(of, which) if k not in which]
     followed = _follow(on, which + beside, targets)
     _cap(of, followed)

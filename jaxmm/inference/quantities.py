@@ -27,18 +27,20 @@ import numpy as np
 from jaxmm._types import Array
 from jaxmm.covariance import free
 from jaxmm.fitted import Fitted
+from jaxmm.inference.of_errors import ErrorShape, error_quantities
 from jaxmm.studies.bootstrap import parameters
 from jaxmm.tables import pairs
 
 EDGE = 1e-4  # of an angle, or of a standard deviation's estimate: nearer to the end of its range than a profile goes
 FAR = 25.0  # from log φ or 2 log σ: further than that from its estimate no profile goes
-COEFFICIENT, SD, CORRELATION, SCALE, CONSTANT = range(5)  # what a quantity is
+COEFFICIENT, SD, CORRELATION, SCALE, CONSTANT, ANGLE = range(6)  # what a quantity is; an angle is one of the errors'
+ERRORS = "errors_"  # stands for all of the errors' covariance
 
 
 class Shape(NamedTuple):
     """Which quantities there are, in the order of h: static.  How many coefficients of the mean; (factor in elimination
     order, effect) of each sd; (factor, effect, effect) of each correlation; whether there is σ or φ; how many constants
-    of the family after it; how many coefficients of further predictors."""
+    of the family after it; how many coefficients of further predictors; those of the errors' covariance."""
 
     columns: int
     sds: tuple[tuple[int, int], ...]
@@ -46,11 +48,16 @@ class Shape(NamedTuple):
     scale: bool
     constants: int
     further: int
+    errors: ErrorShape | None = None
 
     def kinds(self) -> list[int]:
         numbers = {COEFFICIENT: self.columns, SD: len(self.sds), CORRELATION: len(self.correlations)}
         numbers |= {SCALE: int(self.scale), CONSTANT: self.constants}
-        return [kind for kind, n in numbers.items() for _ in range(n)] + [COEFFICIENT] * self.further
+        usual = [kind for kind, n in numbers.items() for _ in range(n)] + [COEFFICIENT] * self.further
+        if self.errors is None:
+            return usual
+        own = {SCALE: self.errors.sds, ANGLE: self.errors.correlations, CONSTANT: self.errors.constant}
+        return usual + [kind for kind, several in own.items() for _ in several]
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,13 @@ class Quantities:
 
     Attributes:
         names: what tables call them.
-        kinds: COEFFICIENT, SD, CORRELATION, SCALE or CONSTANT.
+        kinds: COEFFICIENT, SD, CORRELATION, SCALE, CONSTANT or ANGLE.
         estimates: (K,) in the units of the data.
         units: (K,) of an h of one; what φ and σ are powers of: value = exp(h units).
         rows: per factor T (q, q) with rows of length one.
         T_X: (p, p) likewise.
+        usual: how many there are before those of the errors' covariance.
+        positions: of the errors' times.
     """
 
     shape: Shape
@@ -73,20 +82,22 @@ class Quantities:
     units: np.ndarray
     rows: list[np.ndarray]
     T_X: np.ndarray
+    usual: int
+    positions: Any = None
 
     def value(self, k: int, h: Any) -> Any:
         """Of quantity k in the units of the data, from h; increasing."""
         kind, unit = self.kinds[k], self.units[k]
         if kind == COEFFICIENT:
             return self.estimates[k] + unit * np.asarray(h)
-        if kind == CORRELATION:
+        if kind in (CORRELATION, ANGLE):
             return np.sin(h)
         return np.exp(unit * np.asarray(h)) if kind == SCALE else unit * np.asarray(h)
 
     def slope(self, k: int, h: Any) -> Any:
         """dvalue/dh."""
         kind, unit = self.kinds[k], self.units[k]
-        if kind == CORRELATION:
+        if kind in (CORRELATION, ANGLE):
             return np.cos(h)
         return unit * np.exp(unit * np.asarray(h)) if kind == SCALE else unit * np.ones_like(h)
 
@@ -96,7 +107,7 @@ class Quantities:
         kind = self.kinds[k]
         if kind == SD:
             return (EDGE * h, 0.0), (np.inf, np.inf)
-        if kind == CORRELATION:
+        if kind in (CORRELATION, ANGLE):
             return (EDGE - np.pi / 2, -1.0), (np.pi / 2 - EDGE, 1.0)
         if kind == SCALE:
             return (h - FAR, 0.0), (h + FAR, np.inf)
@@ -120,14 +131,19 @@ def quantities(fit: Fitted, relative: bool) -> Quantities:
         correlations += [(place, a, b) for a, b in pairs(len(related)) if related[a, b]]
     columns, scale = len(d.columns), bool(family.num_phi) and "phi" not in d.predictors
     further, constants = len(T_X) - columns, len(fit.family_params)
-    shape = Shape(columns, tuple(sds), tuple(correlations), scale, constants, further)
+    errors = error_quantities(fit)
+    own = None if errors is None else errors.shape
+    shape = Shape(columns, tuple(sds), tuple(correlations), scale, constants, further, own)
     found = parameters(fit)
     power = 0.5 if family.has_scale and not relative else 1.0  # of what the search moves: φ, or σ
     units = [*sigma * length[:columns], *(sigma * lengths[f][a] for f, a in sds), *np.ones(len(correlations))]
     units += [*[power] * scale, *np.ones(constants), *length[columns:]]
     rows = [t / size[:, None] for t, size in zip(T, lengths, strict=True)]
-    estimates = found.to_numpy(float)
-    return Quantities(shape, list(found.index), shape.kinds(), estimates, np.array(units), rows, T_X / length[:, None])
+    estimates, names, at, usual = found.to_numpy(float), list(found.index), None, len(found)
+    if errors is not None:
+        names, at = names + errors.names, errors.positions
+        estimates, units = np.append(estimates, errors.estimates), [*units, *np.ones(len(errors.names))]
+    return Quantities(shape, names, shape.kinds(), estimates, np.array(units), rows, T_X / length[:, None], usual, at)
 
 
 def spreads(lams: Sequence[Array], shape: Shape, rows: Sequence[Any]) -> tuple[list[Array], list[Array]]:
@@ -147,9 +163,10 @@ def spreads(lams: Sequence[Array], shape: Shape, rows: Sequence[Any]) -> tuple[l
     return sds, [angle(spread[f][a], spread[f][b]) for f, a, b in shape.correlations]
 
 
-def chosen(fit: Fitted, parm: Any, default: Sequence[str]) -> list[str]:
+def chosen(fit: Fitted, parm: Any, default: Sequence[str], errors: Sequence[str] = ()) -> list[str]:
     """The names that ``parm`` stands for: None for ``default``, a name or several of ``parameters(fit)``, "all", or
-    lme4's "beta_" (all coefficients) and "theta_" (all others).
+    lme4's "beta_" (all coefficients) and "theta_" (all others); of a profile also those of the ``errors``' covariance,
+    or "errors_".
 
     Raises:
         ValueError: a parameter that there is not.
@@ -158,10 +175,13 @@ def chosen(fit: Fitted, parm: Any, default: Sequence[str]) -> list[str]:
         return list(default)
     names, beta = list(parameters(fit).index), fit.model.design.coefficients
     meant = {name: [name] for name in names}
+    meant |= {name: [name] for name in errors} | ({ERRORS: list(errors)} if errors else {})
     meant |= {"all": names, "beta_": list(beta), "theta_": [name for name in names if name not in beta]}
     out = []
     for name in [parm] if isinstance(parm, str) or not isinstance(parm, Iterable) else parm:
         if not isinstance(name, str) or name not in meant:
-            raise ValueError(f"there is no parameter {name!r}; parm takes {', '.join(map(repr, names))}, or 'all'")
+            also = f", {ERRORS!r}" if errors else ""
+            known = ", ".join(map(repr, [*names, *errors]))
+            raise ValueError(f"there is no parameter {name!r}; parm takes {known}{also}, or 'all'")
         out += meant[name]
     return list(dict.fromkeys(out))

@@ -8,11 +8,12 @@
     ICC   adjusted random / (random + residual)                unadjusted random / total
 
 (Nakagawa & Schielzeth 2013, Methods Ecol. Evol. 4; Johnson 2014, ibid. 5; Nakagawa, Johnson & Schielzeth 2017, J. R.
-Soc. Interface 14.)  The residual part is σ² in a linear model (of a row of weight 1), the variance of the latent
-variable where a link has one and the response counts successes of trials (π²/3 of the logit), and else one of
-``Link.spreads`` of the mean and the variance of y.  Where it depends on the mean, that is g⁻¹(β₀ + offset) of the same
-model without covariates, which is fitted once for a fit.  A dispersion with a formula, and zero inflation, count row by
-row.
+Soc. Interface 14.)  The residual part is σ² in a linear model (of a row of weight 1; where errors have a covariance of
+their own, the mean of their variances over the rows: correlations within a subject are no part of it, nor of what is
+random), the variance of the latent variable where a link has one and the response counts successes of trials (π²/3 of
+the logit), and else one of ``Link.spreads`` of the mean and the variance of y.  Where it depends on the mean, that is
+g⁻¹(β₀ + offset) of the same model without covariates, which is fitted once for a fit.  A dispersion with a formula, and
+zero inflation, count row by row.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import pandas as pd
 from jaxmm._context import computing
 from jaxmm.batch.engine import fit_many
 from jaxmm.design.predictor import MEAN
-from jaxmm.errors import check_alike
+from jaxmm.errors import row_errors
 from jaxmm.estimate_glmm import estimate_within
 from jaxmm.fitted import Fitted
 from jaxmm.inference.wald import check_level, check_no_level
@@ -196,9 +197,19 @@ class Account:
         }
         each = sum(variances.pop(name) for name in self.moments.each)
         replicate = None if isinstance(f, Fitted) else int(f.replicate)
-        residual = float(np.mean(_spread(self.fit, self._parameters(f, beta, replicate), self.spread)))
+        residual = self._of_errors(f)
+        if residual is None:
+            residual = float(np.mean(_spread(self.fit, self._parameters(f, beta, replicate), self.spread)))
         mean = beta[: len(self.moments.X)]
         return Parts(float(mean @ self.moments.X @ mean), variances, residual + each)
+
+    def _of_errors(self, f: Any) -> float | None:
+        """The mean variance of errors that have a covariance, those of one subject together or not."""
+        model = self.fit.model
+        if model.design.residual is None:
+            return None
+        sd = row_errors(model, np.asarray(f.theta), model.design.residual, None, len(model.design.y)).sd
+        return float(f.sigma) ** 2 * float(np.mean(sd**2))
 
     def _parameters(self, f: Any, beta: np.ndarray, replicate: int | None) -> Parameters:
         null = None
@@ -231,13 +242,11 @@ class How(NamedTuple):
 
 def r2(fit: Fitted, how: How) -> pd.Series | pd.DataFrame:
     """See ``Fit.r2``."""
-    check_alike(fit.model, "R²")
     return _table(fit, Parts.r2, how)
 
 
 def icc(fit: Fitted, by_group: bool, how: How) -> pd.Series | pd.DataFrame:
     """See ``Fit.icc``."""
-    check_alike(fit.model, "the intraclass correlation")
     return _table(fit, lambda parts: parts.icc(by_group), how)
 
 

@@ -25,6 +25,7 @@ from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
+from jaxmm.errors import check_sigma
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import is_large
 from jaxmm.fitted import Fitted
@@ -85,6 +86,8 @@ def _of_linear(x: Array, shape: Shape, h: dict[str, Any], gram: Gram) -> Array:
     moved = x[m]
     sds = [jnp.exp(0.5 * moved) * sd for sd in sds]
     parts = [x[m + 1]] * shape.columns + sds + angles + [0.5 * (h["log_sigma2"] + moved)]
+    if shape.errors is not None:
+        parts += shape.errors.values(x[gram.structure.num_random : m], h["log_sigma2"] + moved, h["positions"])
     return jnp.stack(parts)
 
 
@@ -183,7 +186,12 @@ _generalised_program = Program(_points_generalised, (3, 4, 5), _size_generalised
 
 # ---------------------------------------------------------------- of a fit
 def surface(fit: Fitted) -> Surface:
-    """The surface of a fit by maximum likelihood."""
+    """The surface of a fit by maximum likelihood.
+
+    Raises:
+        NotImplementedError: a covariance that is known.
+    """
+    check_sigma(fit.model, "a profile of the likelihood")
     arrays = fit.model.arrays
     return _of_rows(fit, arrays) if isinstance(arrays, Rows) else _of_gram(fit, arrays)
 
@@ -195,12 +203,13 @@ def _of_gram(fit: Fitted, gram: Gram) -> Surface:
     A = np.zeros((len(of.names), p))
     A[:p], A[p:] = of.T_X, of.T_X[0] if p else 0.0
     h = {"log_sigma2": 2 * np.log(fit.sigma), "beta": np.asarray(e.beta_scaled), "rows": of.rows}
+    h["positions"] = of.positions
     work = gram.structure.solver.size(gram) * len(x)
 
     def call(asked):
         return _linear_program(asked, h, gram, of.shape, is_dear(gram))
 
-    return Surface(of, x, np.zeros(0), _thetas(fit, 0), _in_blocks(call, work, A, fit))
+    return Surface(of, x, np.zeros(0), _thetas(fit, 0), _in_blocks(call, work, A, of.usual, fit))
 
 
 def _of_rows(fit: Fitted, rows: Rows) -> Surface:
@@ -219,7 +228,11 @@ def _of_rows(fit: Fitted, rows: Rows) -> Surface:
         return _generalised_program(asked, h, rows, of.shape, is_large(rows), e.n_agq)
 
     return Surface(
-        of, psi, kept, _thetas(fit, layout.at("theta").start), _in_blocks(call, work, np.zeros((len(of.names), 0)), fit)
+        of,
+        psi,
+        kept,
+        _thetas(fit, layout.at("theta").start),
+        _in_blocks(call, work, np.zeros((len(of.names), 0)), of.usual, fit),
     )
 
 
@@ -230,13 +243,13 @@ def _thetas(fit: Fitted, start: int) -> list[np.ndarray]:
     return [np.array(own, int) for own in found]
 
 
-def _in_blocks(call: Callable, work: int, A: np.ndarray, fit: Fitted) -> Callable:
+def _in_blocks(call: Callable, work: int, A: np.ndarray, usual: int, fit: Fitted) -> Callable:
     """``Surface.evaluate``; a block has as many points as may be computed together, the last filled with copies."""
     most = int(np.clip(costs.HESSIAN_AT_ONCE // max(work, 1), 1, costs.POINTS_AT_ONCE))
 
     def evaluate(waiting: Sequence[tuple[int, Asked]]) -> list[Point]:
         found: list[Point] = []
-        width = min(most, 2 * len(A))
+        width = min(most, 2 * usual)
         for start in range(0, len(waiting), width):
             block = waiting[start : start + width]
             k = [number for number, _ in block]

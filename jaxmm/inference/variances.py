@@ -3,7 +3,7 @@
 With D = s λλ' the covariance of a factor's effects, s = σ² in a linear model and else 1, and ∂ by a parameter of theta
 or log φ,
 
-    ∂D    = s (∂λ λ' + λ ∂λ')  or  D (log σ²)          σ:   ∂σ = σ/2 by log σ²
+    ∂D    = s (∂λ λ' + λ ∂λ') + D ∂log s               σ:   ∂σ = σ/2 by log σ²
     ∂sd_a = ∂D_aa / 2 sd_a                             φ:   ∂φ = φ by log φ
     ∂r    = ∂D_ab / (sd_a sd_b) - r (∂D_aa / D_aa + ∂D_bb / D_bb) / 2
 
@@ -50,7 +50,7 @@ def moving(fit: Fitted, at: Curvature, f: int) -> Moving:
     model, arrays = fit.model, fit.model.arrays
     position = model.elimination.order.index(f)
     T = np.asarray(arrays.T[position])
-    q, m, k = len(T), len(at.theta), len(at.theta) + len(at.log_phi)
+    q, k = len(T), len(at.theta) + len(at.log_phi)
     scale = model.likelihood.effects_scale(fit.estimates)
     lam, moves, boundary = np.zeros((q, q)), np.zeros((k, q, q)), np.zeros(q, bool)
     for (t, layout), own in zip(model.theta_terms(), model.structure.slices(), strict=True):
@@ -63,19 +63,8 @@ def moving(fit: Fitted, at: Curvature, f: int) -> Moving:
     lam, moves = T @ lam, T @ moves
     half = scale * np.einsum("kab,cb->kac", moves, lam)
     D, slopes = scale * lam @ lam.T, half + np.swapaxes(half, 1, 2)
-    if at.relative:
-        slopes[m] = D
+    slopes += at.scale_moves[:, None, None] * D
     return Moving(D, slopes, boundary)
-
-
-def curvature(fit: Fitted) -> Curvature:
-    """The Hessian by the parameters of the variances; computed once for a fit."""
-    kept: dict[str, Any] = vars(fit)
-    if "_curvature" not in kept:
-        arrays = fit.model.arrays
-        with computing(fit.model.device):
-            kept["_curvature"] = fit.model.likelihood.curvature(arrays, fit.estimates)
-    return kept["_curvature"]
 
 
 def table(fit: Fitted, errors: bool = True) -> pd.DataFrame:
@@ -83,7 +72,7 @@ def table(fit: Fitted, errors: bool = True) -> pd.DataFrame:
 
     ``std_error`` is NaN where ``errors`` is False, and on the boundary; ``scale``: on which its interval is symmetric.
     """
-    at = curvature(fit) if errors else None
+    at = fit._curvature if errors else None
     found = information(at.hessian) if at else None
     factors = {factor.name: (f, factor.predictor) for f, factor in enumerate(fit.model.design.factors)}
     rows: list[tuple] = []
@@ -140,8 +129,9 @@ def _of_constants(fit: Fitted, at: Curvature | None, found: Information | None) 
 def _constants(fit: Fitted, at: Curvature) -> tuple[np.ndarray, np.ndarray]:
     """φ and the family's further parameters in a row, and their derivatives by x."""
     family, m = fit.family, len(at.theta)
-    if not len(at.log_phi):
-        return np.zeros(0), np.zeros((0, m))
+    if not len(at.log_phi):  # σ² that is known, or theta's
+        scale = np.full(int(np.any(at.scale_moves)), fit.dispersion)
+        return scale, scale[:, None] * at.scale_moves
 
     def values(raw: Any) -> Any:
         phi, extras = family.constants(raw)

@@ -93,7 +93,7 @@ def solve_semidefinite(A: Any, y: list[Any]) -> list[Any]:
 
 def cells_of_factor(arrays: Any) -> tuple[tuple[int, int], ...] | None:
     """Of one factor: the entry (row, column) of λ that each element of theta is; None where it is another function of
-    theta.  On the host."""
+    theta, or has a column of zeros.  On the host."""
     out, m = [], arrays.structure.num_theta
     for k in range(m):
         lam = scaled_factors(np.eye(m)[k], arrays)[0]  # pyright: ignore
@@ -102,4 +102,5 @@ def cells_of_factor(arrays: Any) -> tuple[tuple[int, int], ...] | None:
             return None
         out.append((int(at[0][0]), int(at[0][1])))
     total = np.asarray(scaled_factors(2.0 * np.ones(m), arrays)[0])  # pyright: ignore
-    return tuple(out) if total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) else None
+    plain = total.sum() == 2.0 * len(out) == 2.0 * len(set(out)) and total.any(axis=0).all()
+    return tuple(out) if plain else None

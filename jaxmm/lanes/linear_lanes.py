@@ -25,7 +25,7 @@ from jaxmm.lanes.problem import Found, original_theta
 from jaxmm.lanes.statistics import ResponseMap, Statistics, counted, gram_of, resampled, statistics, without_offset
 from jaxmm.lanes.systems import is_aliased
 from jaxmm.objective.lmm import profile
-from jaxmm.objective.parameters import scaled_factors
+from jaxmm.objective.parameters import resolved
 from jaxmm.optimize import Status
 from jaxmm.solver import level_counts
 from jaxmm.sources.responses import Varying
@@ -76,14 +76,16 @@ def too_few(count: Array, levels: list[Array], s: Structure, aliased: Any, p: in
     """(L,) which lanes with ``count`` rows, in so many ``levels`` of each factor, leave effects and error that cannot
     be told apart, as ``checks`` has it.
 
-    Of ``p`` columns, where these are ``aliased`` (L,), some will be left out.  Without an error, or another scale, a
-    factor may have a level for each row.
+    Of ``p`` columns, where these are ``aliased`` (L,), some will be left out.  Without an error, or another scale, or
+    where errors are known, a factor may have a level for each row.
     """
     bad = (count <= p) & ~jnp.asarray(aliased)
     for f, J in enumerate(levels):
-        bad = bad | (J < 2)
-        effects = [t.covariance.q for t in s.terms if t.covariance.closed_under == "linear" and t.position == f]
-        if has_error:
+        own = [t.covariance for t in s.terms if t.position == f]
+        if any(c.num_params >= c.q for c in own):
+            bad = bad | (J < 2)
+        effects = [c.rank for c in own if c.closed_under == "linear"]
+        if has_error and not s.knows_sigma:
             bad = bad | (J * max(effects, default=1) >= count)
     return bad
 
@@ -155,7 +157,7 @@ def evaluate_lanes(theta: Array, data: Any, lane: Callable[[Any], Gram]) -> Valu
         gram = lane(own)
 
         def criterion(x):
-            at = profile(scaled_factors(x, gram), gram)
+            at = profile(*resolved(x, gram))
             return at.deviance, at
 
         (value, at), g = jax.value_and_grad(criterion, has_aux=True)(t)

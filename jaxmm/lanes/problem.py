@@ -1,10 +1,11 @@
 """What a batch asks of the model whose lanes it searches, and what is common to all of them.
 
 A problem is a pytree of what the lanes share.  It turns responses into the data of lanes, evaluates the criterion for
-all lanes at once, and says at the end what was found, in the columns of the data.  There are seven: one factor, or any
+all lanes at once, and says at the end what was found, in the columns of the data.  There are nine: one factor, or any
 structure, of a linear or a generalised model (``linear_blocks``, ``linear_lanes``, ``generalised_blocks``,
 ``generalised_lanes``), and of a linear one whose lanes differ in more than y (``linear_weighted``, ``linear_own``,
-``linear_rows``).
+``linear_rows``), and a linear one whose errors have a covariance, without random effects (``linear_patterns``) or of
+any structure (``linear_errors``).
 """
 
 from __future__ import annotations
@@ -128,4 +129,4 @@ def original_theta(theta: Array, arrays: Any, T: Any = None) -> tuple[Array, tup
         survives = term.covariance.closed_under != "none"
         out.append(term.covariance.from_lower(moved, own) if survives else theta[at])
         lams[term.position] = lams[term.position].at[inside, inside].set(moved)
-    return jnp.concatenate(out), tuple(lams)
+    return jnp.concatenate([*out, theta[s.num_random :]]), tuple(lams)

@@ -7,7 +7,8 @@ out by ML and integrated out by REML (Bates et al. 2015, eqs. 34 and 42):
     REML  criterion(theta, log σ²) = log|M| + (n - p) log 2πσ² + r²/σ² + log|M_X| - Σ log w         df = n - p
 
 r² is the penalised weighted residual sum of squares.  The minimum by σ² lies at r²/df, where the middle terms are
-df (1 + log(2π r²/df)): the profiled ``deviance``, which the search minimises.  ``vcov(theta, log σ²)`` = σ² M_X^-1 is
+df (1 + log(2π r²/df)): the profiled ``deviance``, which the search minimises.  Where σ² is known, or a part of theta,
+it is the criterion there.  ``vcov(theta, log σ²)`` = σ² M_X^-1 is
 the covariance of beta at given variances.
 """
 
@@ -33,13 +34,14 @@ from jaxmm.solver.spd import DENSE
 
 
 class Profile(NamedTuple):
-    """What profiling leaves behind, in the columns X_s: beta_s and M_X = X_s'V^-1 X_s."""
+    """What profiling leaves behind, in the columns X_s: beta_s and M_X = X_s'V^-1 X_s; log σ², also where known."""
 
     deviance: Array
     pwrss: Array
     beta: Array
     M_X: Array
     logdet: Array
+    log_sigma2: Array
 
 
 class Unprofiled(NamedTuple):
@@ -74,9 +76,18 @@ def eliminate(lams: tuple[Array, ...], gram: Gram, restricted: Array | None = No
 def profile(lams: tuple[Array, ...], gram: Gram, restricted: Array | None = None) -> Profile:
     """The criterion and the profiled parameters at the factors ``lams``; ``restricted`` as ``eliminate`` takes it."""
     at = eliminate(lams, gram, restricted)
-    spread = at.df * (1 + jnp.log(2 * jnp.pi * at.pwrss / at.df))
+    if gram.log_sigma2 is None:
+        log_sigma2 = jnp.log(at.pwrss / at.df)
+        spread = at.df * (1 + jnp.log(2 * jnp.pi * at.pwrss / at.df))
+    else:
+        log_sigma2 = gram.log_sigma2
+        spread = _spread(at, log_sigma2)
     deviance = at.logdet + spread + at.logdet_X - gram.sum_log_weights
-    return Profile(deviance, at.pwrss, at.beta, at.M_X, at.logdet)
+    return Profile(deviance, at.pwrss, at.beta, at.M_X, at.logdet, log_sigma2)
+
+
+def _spread(at: Unprofiled, log_sigma2: Array) -> Array:
+    return at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
 
 
 def scaled_deviance(theta: Array, gram: Gram) -> Array:
@@ -124,8 +135,7 @@ def criterion(theta: Array, log_sigma2: Array, arrays: Gram) -> Array:
     """
     factors, arrays = resolved_of_data(theta, arrays)
     at = eliminate(factors, arrays)
-    log_sigma2 = jnp.asarray(log_sigma2, arrays.dtype)
-    spread = at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
+    spread = _spread(at, jnp.asarray(log_sigma2, arrays.dtype))
     return at.logdet + spread + at.logdet_X - arrays.sum_log_weights
 
 

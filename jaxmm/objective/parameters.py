@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -56,8 +57,11 @@ def resolved(theta: Array, arrays: Any) -> tuple[tuple[Array, ...], Any]:
 
 def whitened(theta: Array, arrays: Any) -> Any:
     """The second of ``resolved``."""
-    own = arrays.residual
-    return arrays if own is None else own.gram(theta[arrays.structure.num_random :], arrays)
+    own, s = arrays.residual, arrays.structure
+    if own is None:
+        return arrays
+    found = own.gram(theta[s.num_random :], arrays)
+    return replace(found, log_sigma2=s.log_sigma2(theta)) if s.residual.sigma == "searched" else found
 
 
 def original_factors(theta: Array, arrays: Any) -> tuple[Array, ...]:
@@ -74,7 +78,6 @@ def change_theta(theta: Any, T: Sequence[Any], arrays: Any, xp: Any = np) -> Any
         inside = slice(term.at, term.at + term.covariance.q)
         moved = theta[at]
         if term.covariance.closed_under != "none":
-            lam = term.covariance.lam(moved, own)
-            moved = term.covariance.from_factor(T[term.position][inside, inside] @ lam, own)
+            moved = term.covariance.changed(moved, T[term.position][inside, inside], own)
         out.append(moved)
     return xp.concatenate([*out, theta[s.num_random :]])

@@ -1,6 +1,7 @@
 """A design -> which of its rows, and which of its groups of rows, have the same distribution but for the fixed effects.
 
-groups    the levels of the outermost factor: their residuals Zb + ε are independent of each other
+groups    the levels of the outermost factor, or without any those within which errors are correlated: their residuals
+          Zb + ε are independent of each other
 cells     rows with the same levels of all factors and the same rows of Z: given b they differ by ε alone
 layout    what a group's covariance depends on: its rows of Z, and which of them share levels of inner factors
 """
@@ -25,11 +26,11 @@ class Groups:
 
 
 def groups_of(model: Any) -> Groups | None:
-    """The independent groups of a model; None where its factors are crossed."""
-    outer = outermost(model)
-    if outer is None:
+    """The independent groups of a model; None where its factors are crossed, or there is none."""
+    d, outer = model.design, outermost(model)
+    if outer is None and (d.factors or not d.correlated_within):
         return None
-    factor = model.design.factors[outer]
+    factor = d.correlated_within[0 if outer is None else outer]
     return Groups(factor.name, np.asarray(factor.codes), len(factor.levels))
 
 

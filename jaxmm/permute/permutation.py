@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxmm._keywords import known_keywords
 from jaxmm._random import as_key, words
-from jaxmm.errors import check_alike
+from jaxmm.errors import check_sigma
 from jaxmm.permute.inputs import as_lanes, as_scheme, as_score, check_number, read_rows, tested_columns
 from jaxmm.permute.result import PermutationResult
 from jaxmm.permute.run import Run, remarks
@@ -132,8 +132,8 @@ def permutation_test(
         >>> mm.permutation_test(fit, Y, "Days", key=1, n=20, progress=False).frame["p_fwe"].tolist()
         [0.05, 0.05, 0.1, 0.05, 0.05]
     """
-    check_alike(getattr(model, "model", model), "a permutation test")
     model = unfitted(model)
+    check_sigma(model, "a permutation test")
     columns = tested_columns(model, term)
     moves = Permutations(as_scheme(model, columns, scheme), check_number(n), words(as_key(key)))
     Y, labels, moved = labelled.read(Y, model.design, dim, layer)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
+from jaxmm.errors import check_alike
 from jaxmm.permute.exchange import Exchange
 from jaxmm.permute.layout import Groups, blocks_of, cells_of, groups_of, kinds, layouts_of, rows_of_groups
 
@@ -121,6 +122,8 @@ def _independent(model: Any, name: str) -> Groups:
         ValueError: crossed factors, or one group.
     """
     groups = groups_of(model)
+    if groups is None and not model.design.factors:
+        raise ValueError(f"scheme={name!r} takes whole independent groups, and the model has no factor of them")
     if groups is None:
         raise ValueError(
             f"scheme={name!r} takes whole independent groups, and {_crossed(model)} are crossed, so that there are "
@@ -179,6 +182,7 @@ class Exchanged:
 
 def within_cells(model: Any, columns: tuple[str, ...]) -> Exchanged:
     """Rows change places with others of their cell."""
+    check_alike(model, "a permutation test with scheme='within'")
     d = model.design
     cells, tested = cells_of(model), kinds(_tested(model, columns))
     if not Exchange.of(cells, tested).classes:
@@ -189,6 +193,7 @@ def within_cells(model: Any, columns: tuple[str, ...]) -> Exchanged:
 
 def whole_groups(model: Any, columns: tuple[str, ...]) -> Exchanged:
     """Groups of one layout change places."""
+    check_alike(model, "a permutation test with scheme='groups'")
     d, groups = model.design, _independent(model, "groups")
     others = d.X[:, [j for j, name in enumerate(d.columns) if name not in columns]]
     rows = rows_of_groups(model, groups, others)

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from jaxmm import costs
-from jaxmm.design.columns import DataError
 from jaxmm.design.residual import ResidualDesign
 from jaxmm.gram import Accumulator, Gram
+from jaxmm.mixed import make_mixed
 from jaxmm.residual.patterns import Patterns as Patterns
 from jaxmm.residual.patterns import patterns, subjects
 from jaxmm.residual.rows import PatternRows as PatternRows
@@ -30,16 +30,13 @@ from jaxmm.structure import ResidualLayout
 def layout_of(d: ResidualDesign) -> ResidualLayout:
     """What of it is static."""
     sets = 1 if d.sets is None else len(d.sets.levels)
-    return ResidualLayout(d.covariance, sets, 0 if d.V is None else d.V.shape[1])
+    sigma = "searched" if d.searched else "profiled" if d.sigma is None else "known"
+    return ResidualLayout(d.covariance, sets, 0 if d.V is None else d.V.shape[1], sigma)
 
 
 def prepare(a: Accumulator, gram: Gram, d: ResidualDesign, y: np.ndarray, family: Any) -> PatternSums | PatternRows:
     """Of the columns of a model, the ``gram`` that errors alike would have, its errors, and a response (n,) less the
-    offset; rows without weight are not there.  With x64 enabled.
-
-    Raises:
-        DataError: subjects that do not lie within the levels of the random effects' factors.
-    """
+    offset; rows without weight are not there.  With x64 enabled."""
     layout = a.structure.residual
     assert layout is not None
     there = None if a.weights is None else a.weights > 0
@@ -58,8 +55,16 @@ def prepare(a: Accumulator, gram: Gram, d: ResidualDesign, y: np.ndarray, family
         return jax.device_put(pattern_sums(laid, found, columns * root))
     source = np.where(laid.rows >= 0, laid.rows, laid.first)
     main = Laid(laid.rows, source.ravel(), level)
-    rows = make_rows(a, family, e, np.ones(a.n), [np.zeros(a.n), *V.T], room=False, laid=main)
-    return _put(rows, jax.device_put(found))
+    own = _chain_of(a) if a.plan.mixed else a
+    rows = make_rows(own, family, e, np.ones(a.n), [np.zeros(a.n), *V.T], room=False, laid=main)
+    return _put(replace(rows, mixed=make_mixed(a, main) if a.plan.mixed else None), jax.device_put(found))
+
+
+def _chain_of(a: Accumulator) -> Accumulator:
+    """Without the factors that are not of the chain."""
+    k = len(a.structure.chain)
+    structure, plan = replace(a.structure, rest=()), replace(a.plan, rest=())
+    return replace(a, structure=structure, plan=plan, groupings=a.groupings[:k], Z=a.Z[:k])
 
 
 def _put(rows: Any, found: Patterns | None) -> PatternRows:
@@ -69,19 +74,11 @@ def _put(rows: Any, found: Patterns | None) -> PatternRows:
 
 
 def _order(a: Accumulator, d: ResidualDesign) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """In which order the subjects come, and the level of the first factor of each in that order: None and None where
-    these are the same, or there is no factor."""
+    """In which order the subjects come, and the level of the chain's first factor of each in that order: None and None
+    where these are the same, or there is no such factor."""
     assert d.subject is not None
     count = len(d.subject.levels)
-    for g in a.groupings:
-        of = np.zeros(count, np.int64)
-        of[d.subject.codes] = g.codes
-        if not np.array_equal(of[d.subject.codes], g.codes):
-            raise DataError(
-                f"{d.text}: the levels of '{d.subject.name}', within which errors are correlated, must each lie in one "
-                f"level of the grouping factor '{g.name}' of the random effects, and some lie in several"
-            )
-    if not a.groupings:
+    if not a.plan.chain:
         return None, None
     level = np.zeros(count, np.int64)
     level[d.subject.codes] = a.groupings[0].codes

@@ -46,18 +46,28 @@ class Patterns:
     layout: ResidualLayout = field(metadata={"static": True})
 
     def covariances(self, thetas: list[Array]) -> Array:
-        """C (H, H, K), from theta of each set."""
-        C = sum(own * self._of_set(theta) for own, theta in zip(self.sets, thetas, strict=True))
-        both = self.there[:, None] * self.there[None]
-        gaps = jnp.eye(len(self.there), dtype=both.dtype)[:, :, None] * (1 - self.there)[None]
-        return jnp.asarray(C) * both + gaps
+        """C (H, H, K, ..), from theta (m, ..) of each set."""
+        axes = tuple(range(-(thetas[0].ndim - 1), 0))
+        there, sets = (jnp.expand_dims(x, axes) for x in (self.there, self.sets))
+        C = sum(own * self._of_set(theta) for own, theta in zip(sets, thetas, strict=True))
+        gaps = jnp.eye(len(there), dtype=there.dtype).reshape(*2 * [len(there)], *(there.ndim - 1) * [1]) * (1 - there)
+        return jnp.asarray(C) * there[:, None] * there[None] + gaps
 
     def _of_set(self, theta: Array) -> Array:
         structure: Any = self.layout.covariance
-        C = structure.covariance(theta, self.positions)
         if self.place is None:
-            return C[:, :, None]
-        return C if structure.positional else C[self.place[:, None], self.place[None]]
+            return structure.covariance(theta, self.positions)[:, :, None]
+        if structure.positional:
+            return structure.covariance(theta if theta.ndim == 1 else theta[:, None], self.positions)
+        return structure.covariance(theta, self.positions)[self.place[:, None], self.place[None]]
+
+    def of_each(self, there: Array) -> Patterns:
+        """A pattern for each subject, which has rows in the slots ``there`` (H, P)."""
+        at, place, positions = self.pattern, self.place, self.positions
+        if place is not None and getattr(self.layout.covariance, "positional", False):
+            positions = positions[..., at]
+        place = None if place is None else place[:, at]
+        return Patterns(1.0 * there, place, self.sets[:, at], positions, jnp.arange(len(at)), self.layout)
 
 
 # ---------------------------------------------------------------- on the host
@@ -96,6 +106,24 @@ def subjects(
     if order is not None:
         rows, first = rows[:, order], first[order]
     return Subjects(rows, first, aligned)
+
+
+def every_pattern(laid: Subjects, positions: np.ndarray | None, sets: np.ndarray | None, layout: ResidualLayout):
+    """All patterns that subjects can have whose slots are times, whichever of these are missing: the times that are
+    seen in pattern k of a set are the bits of k + 1."""
+    H = len(laid.rows)
+    which, seen = np.divmod(np.arange(layout.sets * (2**H - 1)), 2**H - 1)
+    there = (seen + 1) >> np.arange(H)[:, None] & 1
+    own = np.zeros(laid.rows.shape[1], np.int64) if sets is None else sets[laid.first]
+    number = own * (2**H - 1) + np.sum((laid.rows >= 0) << np.arange(H)[:, None], axis=0) - 1
+    return Patterns(
+        there=np.asarray(there, float),  # pyright: ignore
+        place=None,
+        sets=np.asarray(which == np.arange(layout.sets)[:, None], float),  # pyright: ignore
+        positions=positions,
+        pattern=number.astype(np.int32),  # pyright: ignore
+        layout=layout,
+    )
 
 
 def patterns(

@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.gram import Gram
@@ -30,11 +31,15 @@ class PatternRows:
     V: Array
 
     how = "rows"
+    has_expected = False  # the one Hessian is the exact one
+    work = 0  # which is not too dear but for what the random effects make it
 
     @property
-    def work(self) -> int:
-        """There is no other Hessian than the exact one."""
-        return 0
+    def size(self) -> int:
+        """Numbers in the rows."""
+        rows = self.rows
+        parts = [rows.X, rows.y, *rows.Z, *(() if rows.mixed is None else (rows.mixed.Z,))]
+        return sum(int(np.prod(x.shape)) for x in parts)
 
     def gram(self, rho: Array, gram: Gram) -> Gram:
         """As ``sums.PatternSums.gram``."""
@@ -79,8 +84,12 @@ class PatternRows:
             x = x * scale
             return x if Linv is None or not len(x) else jnp.swapaxes(spd.products(Linv, jnp.swapaxes(x, 0, 1)), 0, 1)
 
-        X, e, Z = white(rows.X), white(rows.y[None]), tuple(white(z) for z in rows.Z)
-        own = replace(rows, X=X, Z=Z)
+        mixed = rows.mixed
+        parts = [rows.X, rows.y[None], *rows.Z, *(() if mixed is None else (mixed.Z,))]
+        X, e, *Z = jnp.split(white(jnp.concatenate(parts)), np.cumsum([len(x) for x in parts])[:-1])
+        if mixed is not None:
+            mixed = replace(mixed, Z=Z.pop())
+        own = replace(rows, X=X, Z=tuple(Z), mixed=mixed)
         couplings = gram.structure.solver.of_rows(own, (jnp.ones_like(e[0]),), jnp.concatenate([X, e]))
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
 

@@ -13,15 +13,18 @@ import numpy as np
 
 from jaxmm import covariance
 from jaxmm.covariance import Covariance
+from jaxmm.covariance._base import namespace
 from jaxmm.covariance._decaying import distances
 from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns
 from jaxmm.residual.rows import PatternRows
 from jaxmm.residual.sums import PatternSums
+from jaxmm.structure import ResidualLayout
 
 MOST_TIMES = 60  # of which a matrix of moments is made; of more, some
 LEAST = 0.05  # eigenvalue of a start's C, in units of its mean variance
 LENGTHS = 5  # of a correlation that falls with the distance, that are tried
+SPREAD = 3.0  # standard deviations of a start at random, over the mean one, and the other way round
 LIKELY = 0.5  # correlation of neighbours in a start that knows nothing
 
 
@@ -42,20 +45,61 @@ def _rhos(own: PatternSums | PatternRows, gram: Gram) -> list[np.ndarray]:
         gammas.append(_log_regression(own))
     if own.patterns is None or layout.covariance is None:
         return gammas
-    structure, p = layout.covariance, own.patterns
-    out = []
     found = _moments(own, layout.sets)
-    sizes = [np.mean(np.diag(S)) for S in found] if found else [1.0] * layout.sets
-    at, some = _some(p, structure)
-    for C in (np.eye(len(some)), _likely(len(some))):
-        out.append([_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes])
-    for length in _lengths(structure, at):
-        C = np.exp(-distances(np.asarray(at, float)) / length)
-        out.append([_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes])
+    sizes = [float(np.mean(np.diag(S))) for S in found] if found else [1.0] * layout.sets
+    rhos = usual(own.patterns, layout, sizes)
     if found:
-        out.append([_nearest(structure, S[np.ix_(some, some)] / sizes[0], at, len(some)) for S in found])
-    rhos = [layout.join(_unit(structure, thetas), np.zeros(0)) for thetas in out]
+        at, some = _some(own.patterns, layout.covariance)
+        thetas = [_nearest(layout.covariance, S[np.ix_(some, some)] / sizes[0], at, len(some)) for S in found]
+        rhos.append(layout.join(in_unit_of_first(layout.covariance, thetas), np.zeros(0)))
     return [np.concatenate([rho, gamma]) for rho in rhos for gamma in gammas]
+
+
+def usual_errors(own: PatternRows, layout: ResidualLayout) -> list[np.ndarray]:
+    """As ``usual``, also of errors that are independent, where the variance does not move."""
+    if own.patterns is None or layout.covariance is None:
+        return [np.zeros(layout.columns)]
+    gamma = np.zeros(layout.columns)
+    return [np.concatenate([rho, gamma]) for rho in usual(own.patterns, layout, [1.0] * layout.sets)]
+
+
+def usual(p: Patterns, layout: ResidualLayout, sizes: list[float]) -> list[np.ndarray]:
+    """rho of errors that are independent, and of some whose correlation falls, whatever the data; ``sizes`` of the
+    variances of each set of parameters."""
+    structure: Any = layout.covariance
+    at, some = _some(p, structure)
+    matrices = [np.eye(len(some)), _likely(len(some))]
+    matrices += [np.exp(-distances(np.asarray(at, float)) / length) for length in _lengths(structure, at)]
+    out = []
+    for C in matrices:
+        thetas = [_nearest(structure, s / sizes[0] * C, at, len(some)) for s in sizes]
+        out.append(layout.join(in_unit_of_first(structure, thetas), np.zeros(0)))
+    return out
+
+
+def random_errors(gram: Gram, random: np.random.Generator) -> np.ndarray:
+    """rho at random: standard deviations of the times, their correlations, or how far these reach, and γ in units of
+    the columns of log φ."""
+    own, layout = gram.residual, gram.structure.residual
+    assert layout is not None
+    gamma = np.zeros(layout.columns)
+    if layout.columns:
+        V = np.asarray(own.V)[:, np.asarray(own.rows.weights) > 0]
+        gamma = random.normal(size=len(V)) / np.maximum(V.std(axis=1), 1e-300)
+    if own.patterns is None or layout.covariance is None:
+        return gamma
+    structure: Any = layout.covariance
+    at, some = _some(own.patterns, structure)
+    lengths, thetas = _lengths(structure, at), []
+    for _ in range(layout.sets):
+        L = np.tril(random.normal(size=(len(some), len(some))))
+        L /= np.linalg.norm(L, axis=1, keepdims=True)
+        R, sd = L @ L.T, np.exp(random.uniform(-np.log(SPREAD), np.log(SPREAD), len(some)))
+        if len(lengths):
+            length = np.exp(random.uniform(np.log(lengths[0]), np.log(lengths[-1])))
+            R = np.exp(-distances(np.asarray(at, float)) / length)
+        thetas.append(_nearest(structure, np.outer(sd, sd) * R, at, len(some)))
+    return np.concatenate([layout.join(in_unit_of_first(structure, thetas), np.zeros(0)), gamma])
 
 
 def _lengths(structure: Covariance, at: Any) -> np.ndarray:
@@ -94,13 +138,14 @@ def _nearest(structure: Covariance, D: np.ndarray, at: Any, q: int) -> np.ndarra
     return np.asarray(of.from_factor(np.linalg.cholesky(D), at))
 
 
-def _unit(structure: Covariance, thetas: list[np.ndarray]) -> list[np.ndarray]:
-    """The same with one unit for all, in which the first element of the first is 1."""
+def in_unit_of_first(structure: Covariance, thetas: list[Any]) -> list[Any]:
+    """theta (m, ..) of each set, with one unit for all, in which the first element of the first is 1."""
     if not len(thetas[0]):
         return thetas
-    power = structure.scale_power
-    unit = 1 / max(abs(thetas[0][0]), 1e-3)  # of theta's first element
-    by = np.where(power > 0, unit ** (power[0] / np.maximum(power, 1)), 1.0)
+    xp, power = namespace(thetas[0]), structure.scale_power
+    unit = 1 / xp.maximum(abs(thetas[0][0]), 1e-3)  # of theta's first element
+    exponent = np.where(power > 0, power[0] / np.maximum(power, 1), 0.0)
+    by = unit ** exponent.reshape(-1, *[1] * (thetas[0].ndim - 1))
     return [theta * by for theta in thetas]
 
 

@@ -37,6 +37,8 @@ class PatternSums:
     counts: Array
 
     how = "sums of each"
+    has_expected = True
+    size = np.inf  # for the compiler: a fit takes milliseconds, and few programs are as small
 
     @property
     def work(self) -> int:
@@ -58,7 +60,7 @@ class PatternSums:
         P, logdet = spd.inverse(BLOCKS, C, Linv), jnp.sum(self.counts * spd.logdets(C, Linv))
         a, b = np.triu_indices(len(C))
         flat = P[a, b].ravel() @ self.sums
-        square = flat[_places(s.p + 1)]
+        square = flat[places_of_packed(s.p + 1)]
         couplings = s.solver.with_response(gram, (), square[:-1, -1], square[-1, -1], square[:-1, :-1]).couplings
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
 
@@ -80,7 +82,7 @@ class PatternSums:
 expected_hessian = Program(lambda rho, sums: sums.expected(rho))
 
 
-def _places(c: int) -> np.ndarray:
+def places_of_packed(c: int) -> np.ndarray:
     """(c, c): where each element of a symmetric matrix stands in its upper triangle, row by row."""
     out = np.zeros((c, c), int)
     out[np.triu_indices(c)] = np.arange(c * (c + 1) // 2)

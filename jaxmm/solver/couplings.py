@@ -6,7 +6,7 @@ rows of a generalised one, W  ->  ``of_rows``  ->  ``Couplings`` of Z'WZ        
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._pieces import pick
 from jaxmm._types import Array
 from jaxmm.cells import Cells, cell_pairs
 from jaxmm.gram import Accumulator
 from jaxmm.rows import Rows
+from jaxmm.solver import spd
 from jaxmm.structure import parents_of
 
 
@@ -196,7 +198,25 @@ def of_rows(rows: Rows, W: tuple[Array, ...], columns: Array | None = None) -> C
     if columns is not None:
         square = jnp.tensordot(columns * W[0], columns, ((1, 2), (1, 2)))
         corner = jax.lax.dynamic_update_slice(corner, square, (size, size))
-    return Couplings(blocks, links, rows.parents, tuple(borders), _cell_values(rows, W), corner)
+    found = Couplings(blocks, links, rows.parents, tuple(borders), _cell_values(rows, W), corner)
+    return found if rows.mixed is None else _with_mixed(found, rows, W[0], columns)
+
+
+def _with_mixed(c: Couplings, rows: Rows, W: Array, columns: Array | None) -> Couplings:
+    """``c`` of the chain, and the rest of rows that were mixed."""
+    m, C = rows.mixed, len(rows.mixed.Z)
+    others = [*rows.Z, *([] if columns is None else [columns])]
+    right = jnp.concatenate([m.Z, *others]) * W
+    each = spd.products(m.Z, jnp.swapaxes(right, 0, 1))  # (C, C + .., P): sums over the rows of each piece
+    corner = m.square.table(each[:, :C].reshape(C * C, -1))
+    corner = corner.reshape(len(m.side.there), -1)
+    borders, at = [], C
+    for own, Z, border in zip(m.borders, rows.Z, c.borders, strict=True):
+        wide = own.table(jnp.swapaxes(each[:, at : at + len(Z)], 0, 1)).reshape(len(Z), len(corner), -1)
+        borders.append(jnp.concatenate([wide, border], axis=1))
+        at += len(Z)
+    side = m.side.table(jnp.swapaxes(each[:, at:], 0, 1))  # (k, Q)
+    return replace(c, borders=tuple(borders), corner=jnp.block([[corner, side.T], [side, c.corner]]))
 
 
 def _products(rows: Rows, W: tuple[Array, ...], f: int, other: int) -> Array:
@@ -207,6 +227,10 @@ def _products(rows: Rows, W: tuple[Array, ...], f: int, other: int) -> Array:
 def _squares(rows: Rows, f: int, W: tuple[Array, ...]) -> Array:
     """Z'WZ (q, q, J) of each level of one factor; what is symmetric is summed once."""
     Z, q, own = rows.Z[f], len(rows.Z[f]), rows.between(W, f, f)
+    if q > costs.UNROLLED_ROOT:  # row by row: a sum for each entry takes long to compile
+        each = [rows.collect(f, Z[a] * (Z[: a + 1] * own)) for a in range(q)]
+        low = jnp.stack([jnp.pad(row, ((0, q - len(row)), (0, 0))) for row in each])
+        return low + jnp.swapaxes(low, 0, 1) * (1 - jnp.eye(q, dtype=low.dtype))[:, :, None]
     below = [[rows.collect(f, Z[a] * (Z[b] * own)) for b in range(a + 1)] for a in range(q)]
     return jnp.stack([jnp.stack([below[max(a, b)][min(a, b)] for b in range(q)]) for a in range(q)])
 

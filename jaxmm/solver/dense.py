@@ -51,9 +51,13 @@ class Dense:
 
     def of_rows(self, rows: Rows, W: tuple[Array, ...], columns: Array | None = None) -> Array:
         sides = []
-        for f, J in enumerate(self.counts):
+        for f, J in enumerate(self.counts[: len(rows.Z)]):
             indicators = rows.spread(f, jnp.eye(J, dtype=W[0].dtype))  # (J, H, P)
             sides.append((indicators[:, None] * rows.Z[f][None]).reshape(-1, rows.y.size))
+        if rows.mixed is not None:
+            m = rows.mixed
+            at = jnp.arange(len(m.side.there))[:, None, None, None] == m.column[:, None]  # (Q, C, 1, P)
+            sides.append(jnp.sum(at * m.Z, axis=1).reshape(len(at), -1))
         weights = [[rows.between(W, f, o).ravel() for o in range(len(sides))] for f in range(len(sides))]
         if columns is not None:
             sides.append(columns.reshape(len(columns), -1))

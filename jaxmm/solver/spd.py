@@ -63,6 +63,13 @@ def _block_tdot(A: Array, B: Array) -> Array:
     return jnp.einsum("aij,akj->ik", A, B)  # many columns: one large product instead
 
 
+def _block_diagonal(A: Array) -> Array:
+    """(q, ..); element by element where there are few, as a gather compiles in less time where there are many."""
+    if len(A) > costs.UNROLLED_ROOT:
+        return jnp.moveaxis(jnp.diagonal(A), -1, 0)
+    return jnp.stack([A[k, k] for k in range(len(A))])
+
+
 def _block_inverse_root(M: Array) -> Array:
     """Cholesky and inversion of its factor entry by entry, each entry a vector over the levels."""
     q = M.shape[0]
@@ -104,7 +111,7 @@ BLOCKS = Algebra(
     tdot=_block_tdot,
     inverse_root=_block_inverse_root,
     gram=lambda Linv: block_matmul(_block_transpose(Linv), Linv),
-    diagonal=lambda A: jnp.stack([A[k, k] for k in range(A.shape[0])]),
+    diagonal=_block_diagonal,
 )
 
 
@@ -205,8 +212,8 @@ def _(primals, tangents):
 
 
 def products(A: Array, B: Array) -> Array:
-    """A B of each block: those of small matrices written out over the blocks, of larger ones one by one."""
-    if len(A) <= costs.UNROLLED_BLOCKS:
+    """A B of each block: written out over the blocks along a short inner axis, along a longer one block by block."""
+    if A.shape[1] <= costs.UNROLLED_BLOCKS:
         return block_matmul(A, B)
     return jnp.moveaxis(jnp.moveaxis(A, -1, 0) @ jnp.moveaxis(B, -1, 0), 0, -1)
 

@@ -1,7 +1,7 @@
 """A column that a user names, or gives -> its values on the rows of a design, or its levels.
 
-A name is that of a grouping factor or of a column in the formula; a design keeps no other column, and then its values
-are given, one for each row that counts.
+A name is that of a grouping factor, of a column in the formula, or of the times, the subject and the levels that errors
+differ by; a design keeps no other column, and then its values are given, one for each row that counts.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import numpy as np
 
 from jaxmm.design import DataError, Design
 from jaxmm.design.columns import Levels
+from jaxmm.design.syntax import Name
 
 
 class Columns(Mapping[str, np.ndarray]):
-    """The columns of a design by name: numbers, or the labels of a factor."""
+    """The columns of a design by name: numbers, or the labels of a factor.  ``order``: those of factors in order."""
 
     def __init__(self, design: Design):
-        held = {} if design.spec is None else design.spec.held
-        factors = {f.name: np.asarray(f.levels)[f.codes] for f in design.factors}
-        self._values = factors | {name: _plain(x) for name, x in held.items()}
+        held = design.held if design.spec is None else design.spec.held
+        factors = _of_errors(design) | {f.name: Levels(f.codes, np.asarray(f.levels)) for f in design.factors}
+        both = factors | dict(held)
+        self._values = {name: _plain(x) for name, x in both.items()}
+        self.order = {name: list(x.labels) for name, x in both.items() if isinstance(x, Levels)}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._values:
@@ -36,6 +39,18 @@ class Columns(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def _of_errors(design: Design) -> dict[str, np.ndarray | Levels]:
+    """What the covariance of the errors goes by."""
+    own = design.residual
+    if own is None:
+        return {}
+    found: dict[str, Any] = {f.name: Levels(f.codes, np.asarray(f.levels)) for f in (own.subject, own.sets) if f}
+    if own.bar is not None and isinstance(own.bar.time, Name) and own.place is not None:
+        labels = np.asarray(own.times, object)
+        found[own.bar.time.name] = Levels(own.place, labels) if own.values is None else own.values[own.place, 0]
+    return found
 
 
 def _plain(x: np.ndarray | Levels) -> np.ndarray:
@@ -61,12 +76,18 @@ def values_of(what: str, given: Any, design: Design) -> np.ndarray:
 
 
 def levels_of(what: str, given: Any, design: Design) -> tuple[np.ndarray, list[Any]]:
-    """(n,) codes of the values of a column, and these, sorted.
+    """(n,) codes of the values of a column, and these: in the order of a factor's levels, else sorted.
 
     Raises:
         DataError: as ``values_of``.
     """
-    labels, codes = np.unique(values_of(what, given, design), return_inverse=True)
+    values = values_of(what, given, design)
+    labels, codes = np.unique(values, return_inverse=True)
+    order = Columns(design).order.get(given) if isinstance(given, str) else None
+    if order is not None:
+        place = {label: k for k, label in enumerate(order)}
+        by = np.argsort([place[label] for label in labels.tolist()])
+        labels, codes = labels[by], np.argsort(by)[codes]
     return np.ravel(codes), [x.item() if isinstance(x, np.generic) else x for x in labels]
 
 

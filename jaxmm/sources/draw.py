@@ -108,8 +108,6 @@ class Simulated(Responses):
         self.mechanised = None if mechanism is None else self._mechanised(model, mechanism)
 
     def _mechanised(self, model: Prepared, mechanism: Any) -> Mechanised:
-        if model.design.residual is not None:
-            raise NotImplementedError("a mechanism draws errors that are independent, and this model's are not")
         if not isinstance(mechanism, Mechanism):
             raise TypeError(f"mechanism must be a Mechanism, such as mm.Mechanism(errors='t'), not {mechanism!r}")
         if self.re != "new":

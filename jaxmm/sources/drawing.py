@@ -1,7 +1,8 @@
 """y of lanes from parameters, shared or of each lane: Xβ + Zb + offset, b = λu, and an error or the family's response.
 
-u and the errors are standard normal numbers, or of another shape with mean 0 and variance 1; X and Z are the model's
-or those of each lane.  All lanes are drawn by one program; what a lane has depends on its key and its own arrays alone.
+u and the errors are standard normal numbers, or of another shape with mean 0 and variance 1; errors that are correlated
+are made of such numbers by the root of their covariance.  X and Z are the model's or those of each lane.  All
+lanes are drawn by one program; what a lane has depends on its key and its own arrays alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxmm._random import as_keys, normals_of
 from jaxmm._types import Array
 from jaxmm.inference.predictive import one_response
 from jaxmm.prepared import Prepared
+from jaxmm.sources.coloured import Coloured
 
 Shape = Callable[[jax.Array, tuple[int, ...]], Array]
 
@@ -30,6 +32,7 @@ class Constants(NamedTuple):
     sigma: Any
     phi: Any
     extras: tuple[Any, ...] = ()
+    rho: Any = ()
 
 
 class Words(NamedTuple):
@@ -64,6 +67,8 @@ class Drawing:
         spread = np.ones(len(d.y)) if spread is None else spread
         self.spread = spread if d.weights is None else spread / np.sqrt(d.weights)
         self.trials = np.ones(len(d.y)) if d.trials is None else d.trials
+        layout = model.structure.residual
+        self.coloured = None if layout is None else Coloured(d.residual, layout, len(d.y))  # pyright: ignore
         self.sizes = [
             (len(f.levels), sum(t.Z.shape[1] for t in d.terms if t.factor == k)) for k, f in enumerate(d.factors)
         ]
@@ -105,6 +110,8 @@ class Drawing:
             )
         if self.errors is not None:
             noise = jnp.asarray(self.errors(jax.random.fold_in(as_keys(more), 0), (len(d.y),)), jnp.float64)
+        if self.coloured is not None:
+            noise = self.coloured(noise, at.rho)
         return etas["mu"] + at.sigma * self.spread * noise
 
     def _etas(self, at: Constants, X: Any, offset: Any) -> dict[str, Array]:

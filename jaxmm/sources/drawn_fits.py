@@ -60,12 +60,13 @@ class DrawnFromFits(Responses):
             self.at.sigma[k],
             self.at.phi[k],
             tuple(x[k] for x in self.at.extras),
+            self.at.rho[k],
         )
         drawn = Words(*replicate_words(self._key, first, size, 3))
         return self.drawing.y(drawn, at, own.X, own.Z, own.offset), own
 
     def identity(self) -> dict[str, Any]:
-        known = fingerprint(self.at.beta, *self.at.lams, self.at.sigma, self.at.phi, *self.at.extras)
+        known = fingerprint(self.at.beta, *self.at.lams, self.at.sigma, self.at.phi, *self.at.extras, self.at.rho)
         return {"responses": "drawn from fits", "n": self.n, "key": [int(x) for x in self._key], "fits": known}
 
 
@@ -112,4 +113,4 @@ def _constants(model: Prepared, batch: FitBatch) -> Constants:
         values = known(batch.columns["family_params"])[:, first : first + len(e.labels)]
         extras.append(values[:, 0] if len(e.labels) == 1 else values)
         first += len(e.labels)
-    return Constants(beta, tuple(lams), sigma, phi, tuple(extras))
+    return Constants(beta, tuple(lams), sigma, phi, tuple(extras), theta[:, model.structure.num_random :])

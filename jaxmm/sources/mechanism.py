@@ -54,7 +54,8 @@ class Mechanism:
     one.
 
     The variances of the truth remain those of what is drawn: shapes have mean 0 and variance 1, and the mean square of
-    the spread is 1.  Independent numbers of the shape are multiplied by the factor of the truth's covariance.
+    the spread is 1.  Independent numbers of the shape are multiplied by the factor of the truth's covariance, of errors
+    that are correlated too.
 
     Args:
         effects: the shape of the random effects: a distribution of ``mm.draws``, its name, or a function of a key and a
@@ -112,7 +113,8 @@ class Mechanised:
         self.patterns = [pattern.on(d) for pattern in as_patterns(mechanism.missing)]
         errors = None if mechanism.errors is None else standardised("errors", mechanism.errors)
         self.drawing = Drawing(model, _shapes(mechanism.effects, d), errors, _spread(mechanism.spread, d))
-        self.at = Constants(truth.beta, truth.lams, truth.sigma, truth.phi, truth.extras)
+        rho = () if truth.rho is None else truth.rho
+        self.at = Constants(truth.beta, truth.lams, truth.sigma, truth.phi, truth.extras, rho)
         self._draw_columns, self._draw_missing = jax.jit(jax.vmap(self._columns)), jax.jit(jax.vmap(self._there))
         self._kept: OrderedDict[int, tuple[Varying, dict[str, np.ndarray]]] = OrderedDict()
         self._lock = threading.Lock()

@@ -1,6 +1,7 @@
 """Responses of a fit's own data, resampled: its residuals and modes, or its groups.
 
-    Residual      y* = Xβ̂ + offset + Zu* + r*/√w      u* of the reflated modes, r* of the reflated residuals
+    Residual      y* = Xβ̂ + offset + Zu* + L r*       u* of the reflated modes, r* of the reflated residuals L⁻¹e,
+                                                      LL' = R, which is diag(1/w) where errors are independent
     Case          the response itself; level j of the outermost factor counts as often as it was drawn
     LeaveOneOut   the response itself; replicate j is without level j
     WithoutRows   the response itself; replicate j is without some rows
@@ -20,7 +21,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._random import as_key, as_keys, replicate_words, words
 from jaxmm._types import Array
-from jaxmm.errors import check_alike
+from jaxmm.errors import check_sigma, row_errors
 from jaxmm.predict import linear_predictor, rows_used
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
@@ -70,9 +71,9 @@ def singular_lower(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Residual(Responses):
     """The residual bootstrap of a linear model (Carpenter, Goldstein & Rasbash 2003, Applied Statistics 52, 431-443).
 
-    The modes of each factor are centred and reflated to the covariance D̂, the residuals √w(y - Xβ̂ - Zû) to the
-    variance σ̂².  The levels of each factor draw from its modes with replacement, all effects of a level together; the
-    rows draw from the residuals.
+    The modes of each factor are centred and reflated to the covariance D̂, the residuals L⁻¹(y - Xβ̂ - Zû) to the
+    variance σ̂², where LL' is the errors' covariance over σ².  The levels of each factor draw from its modes with
+    replacement, all effects of a level together; the rows draw from the residuals.
 
     Args:
         fit: of a linear model.
@@ -87,16 +88,16 @@ class Residual(Responses):
     endless = True  # a block may go beyond n
 
     def __init__(self, fit: Any, n: int, key: Any):
-        check_alike(fit.model, "the residual bootstrap")
         model = fit.model
         if not model.likelihood.exact:
             raise ValueError(
                 f"a residual bootstrap is for models of lmm, and this is a {model.likelihood.family.name} model of "
                 "glmm, whose residuals have distributions of their own: use kind='parametric' or kind='case'"
             )
+        check_sigma(model, "the residual bootstrap")
         d, rows = model.design, rows_used(fit)
-        root = np.ones(len(d.y)) if d.weights is None else np.sqrt(d.weights)
-        residuals = root * (d.y - linear_predictor(fit, rows, {f.name for f in d.factors}))
+        self.errors = row_errors(model, fit.theta, d.residual, d.weights, len(d.y))
+        residuals = self.errors.whitened(d.y - linear_predictor(fit, rows, {f.name for f in d.factors}))
         residuals = residuals - residuals.mean()
         size = np.sqrt(np.mean(residuals**2))
         cov = fit.varcorr().cov
@@ -113,13 +114,13 @@ class Residual(Responses):
             linear_predictor(fit, rows, set()),
             tuple((np.ascontiguousarray(z.T), f.codes, u) for z, f, u in zip(Z, d.factors, effects, strict=True)),
             self.residuals,
-            1 / root,
         )
 
     def block(self, first: int, size: int) -> Varying:
         with jax.enable_x64(True):
             for_effects, for_rows = replicate_words(self._key, first, size)
-            return Varying(_residual(self._arrays, for_effects, for_rows))
+            total, drawn = (np.asarray(x) for x in _residual(self._arrays, for_effects, for_rows))
+            return Varying(total + self.errors.coloured(drawn))
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -131,22 +132,23 @@ class Residual(Responses):
 
 
 @Program
-def _residual(arrays: Any, for_effects: Array, for_rows: Array) -> Array:
-    """(size, nobs), from two keys for each replicate."""
-    eta, factors, residuals, unit = arrays
+def _residual(arrays: Any, for_effects: Array, for_rows: Array) -> tuple[Array, Array]:
+    """What the effects make of it and the residuals drawn, (size, nobs) each, from two keys for each replicate."""
+    eta, factors, residuals = arrays
 
-    def one(by_level: Array, by_row: Array) -> Array:
+    def one(by_level: Array, by_row: Array) -> tuple[Array, Array]:
         total = jnp.asarray(eta)
         for own, (Z, codes, effects) in zip(jax.random.split(by_level, len(factors)), factors, strict=True):
             drawn = jnp.asarray(effects)[_with_replacement(own, len(effects))]
             total = total + sum(z * drawn[:, a][codes] for a, z in enumerate(Z))
-        return total + jnp.asarray(residuals)[_with_replacement(by_row, len(eta))] * unit
+        return total, jnp.asarray(residuals)[_with_replacement(by_row, len(eta))]
 
     return jax.vmap(one)(as_keys(for_effects), as_keys(for_rows))
 
 
 class Case(Responses):
-    """The case bootstrap: as many levels of the outermost factor as there are, drawn with replacement.
+    """The case bootstrap: as many levels of the outermost factor as there are (without any, of the one within which
+    errors are correlated), drawn with replacement.
 
     The rows stay as they are, and ``Varying.copies`` (size, J) says how often each level counts; the levels of an inner
     factor go with the outer one in which they lie, and each copy has its own random effects.
@@ -161,17 +163,18 @@ class Case(Responses):
     varies = frozenset({"y", "copies"})
 
     def __init__(self, fit: Any, n: int, key: Any):
-        check_alike(fit.model, "the case bootstrap")
-        outer = outermost(fit.model)
-        if outer is None:
+        d, outer = fit.model.design, outermost(fit.model)
+        if outer is None and not d.correlated_within:
+            raise ValueError("the model has no factor whose levels could be drawn: use kind='parametric' or 'residual'")
+        if outer is None and d.factors:
             names = " and ".join(f"'{f.name}'" for f in fit.model.design.factors)
             raise ValueError(
                 f"{names} are crossed, so that there are no independent groups to draw: use kind='parametric', or "
                 "kind='residual' for a linear model"
             )
-        d = fit.model.design
+        factor = d.correlated_within[0 if outer is None else outer]
         self.n, self._key, self.y = n, words(as_key(key)), d.y
-        self.levels = len(d.factors[outer].levels)
+        self.levels, self.codes, self.name = len(factor.levels), factor.codes, factor.name
 
     def block(self, first: int, size: int) -> Varying:
         with jax.enable_x64(True):

@@ -1,7 +1,7 @@
 """The parameters that responses are drawn from: a fit's, or stated ones.
 
-    {"fixef", "sd", "corr", "sigma" | "dispersion", "zero_inflation", "family_params"}
-        ->  β (p,) of every predictor;  per grouping factor λ (q, q), D = λλ';  σ, φ
+    {"fixef", "sd", "corr", "sigma" | "dispersion", "residual", "zero_inflation", "family_params"}
+        ->  β (p,) of every predictor;  per grouping factor λ (q, q), D = λλ';  σ, φ;  rho of correlated errors
 
 D_f = diag(sd) R diag(sd) is the covariance of the q effects of a level, in the units of η whatever the likelihood; a
 standard deviation of zero, or a correlation of one, is as good as any other.
@@ -20,12 +20,11 @@ from jaxmm.fitted import Fitted
 from jaxmm.layout import Parameters
 from jaxmm.prepared import Prepared
 from jaxmm.sources.given import check_names, listed, matrix, number, vector
+from jaxmm.sources.residual import OTHER, ROUNDING, stated_errors
 from jaxmm.tables import correlation
 
-ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion", "zero_inflation", "family_params")
+ACCEPTED = ("fixef", "sd", "corr", "sigma", "dispersion", "residual", "zero_inflation", "family_params")
 GIVEN_AS = {"zi": "zero_inflation", "phi": "dispersion"}  # the coefficients of a predictor after the mean's
-OTHER = 1e-4  # a share of the largest variance: another covariance, not the same one given in decimals
-ROUNDING = 1e-8  # how far below zero an eigenvalue of a correlation matrix given in decimals may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +86,12 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
             - ``"sigma"``, the residual standard deviation, or ``"dispersion"``, φ = σ², where the family has a scale;
               ``"dispersion"`` where it has another φ; neither where it has none. Where φ has a formula, the
               coefficients of log φ, as ``"fixef"``;
+            - ``"residual"``: of a model with ``residual=`` the covariance of the errors within a subject, in the place
+              of ``"sigma"``: a matrix (T, T), with the times as the names of its rows and columns or in their order; or
+              ``{"sd": .., "corr": ..}``, a number or one for each time, and a matrix, or one number where the structure
+              has one correlation: of any two times, or of two that are a step or a unit of time apart. Where
+              parameters differ ``by`` a factor, level -> one of these, or one for all levels. A formula of log φ
+              multiplies it: ``"dispersion"`` then has the coefficients beside the intercept;
             - ``"zero_inflation"``: the coefficients of the logit of an extra zero, as ``"fixef"``;
             - ``"family_params"``: further parameters of the family, as ``Fit.family_params``.
 
@@ -113,15 +118,21 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
         if needed and name not in truth:
             raise ValueError(f"truth lacks {name!r}, of {listed(needed)}")
     beta = np.concatenate([vector(name, "column", truth.get(name, ()), columns) for name, columns in sides.items()])
-    sigma, phi = _scale(model, truth)
-    lams = _factors(model, truth["sd"], truth.get("corr"))
+    layout, own, rho = model.structure.residual, d.residual, None
+    if layout is None or own is None or (own.covariance is None and own.dispersion is None):
+        if truth.get("residual") is not None:
+            raise ValueError(
+                "the model's errors are independent and of one variance: leave 'residual' out of truth, or make the "
+                "model with residual="
+            )
+        sigma, phi = _scale(model, truth)
+        rho = None if layout is None else np.zeros(0)
+    else:
+        sigma, rho = stated_errors(own, layout, truth)
+        phi = sigma**2
+    lams = _factors(model, truth.get("sd", {}), truth.get("corr"))
     _check_structures(model, lams)
-    if model.structure.residual is not None:
-        raise NotImplementedError(
-            f"the errors of this model have a covariance of their own, {model.design.residual.text!r}, which a mapping "  # pyright: ignore
-            "cannot state yet: give a Fit, or its Truth"
-        )
-    return Truth(beta, lams, sigma, phi, _extras(model.likelihood.family, truth.get("family_params")))
+    return Truth(beta, lams, sigma, phi, _extras(model.likelihood.family, truth.get("family_params")), rho)
 
 
 def _extras(family: Any, given: Any) -> tuple[np.ndarray, ...]:

@@ -31,6 +31,7 @@ from jaxmm.results.schema import cor_label, sd_label
 from jaxmm.sources.draw import Simulated
 from jaxmm.sources.resample import Case, Residual
 from jaxmm.studies import draws, intervals
+from jaxmm.studies.cases import fits_to_cases
 from jaxmm.studies.jackknife import leave_out
 from jaxmm.tables import pairs
 
@@ -74,7 +75,8 @@ def bootstrap(
         key: a seed, such as 1, or a key, such as ``jax.random.key(1)``; replicate k depends on it and on k alone.
         kind: "parametric" (responses drawn from the fitted model), "residual" (from its modes and residuals, reflated
             to the fitted variances; Carpenter, Goldstein & Rasbash 2003; linear models), or "case" (the levels of the
-            only factor, or of the outermost of nested ones, drawn with replacement).
+            only factor, or of the outermost of nested ones, drawn with replacement; of a model with ``residual=`` and
+            no random effects its subjects, one fit after another).
         re: of a parametric bootstrap: "new" random effects in each replicate, or "conditional", at the modes of the fit
             (for statements about these levels; it makes variance components look surer than they are).
         statistic: a function of a fit that returns a number, an array (k,) or a Series. It is called with ``fit`` and
@@ -115,7 +117,15 @@ def bootstrap(
             f"a case bootstrap of {source.levels} levels: resamples of so few are too much alike, and intervals too "
             "short (with 10 levels those of level 0.95 covered in 78 % of data sets); use kind='parametric'"
         )
-    found = fit_many(fit.model, source, start=fit, batch=batch, out=out, progress=progress, control=control)
+    if isinstance(source, Case) and fit.model.structure.residual is not None:
+        for name, value in (("batch", batch), ("out", out)):
+            if value is not None:
+                raise ValueError(
+                    f"{name}= is not for cases of a model with errors of its own, fitted one after another"
+                )
+        found = fits_to_cases(fit, source, progress, control)
+    else:
+        found = fit_many(fit.model, source, start=fit, batch=batch, out=out, progress=progress, control=control)
     boot = Bootstrap(found.names, found.columns, fit, kind, statistic)
     if boot.failed > _MANY * len(boot):
         warn(

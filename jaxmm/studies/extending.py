@@ -165,23 +165,30 @@ def _clash(labels: list[str], mark: str, copies: int) -> bool:
 def extend_model(model: Model, along: Mapping[str, int]) -> Model:
     """The model of ``extend``: its rows copied as they stand, so that every coefficient keeps its meaning.
 
-    Knots, centres and contrasts are those of the model given. The factors of ``along`` are its grouping factors; what
-    is nested in one of them is copied with its levels; "repeats" is as in ``extend``. The response is copied too: this
-    is a model to simulate from, not to fit.
+    Knots, centres and contrasts are those of the model given. The factors of ``along`` are its grouping factors, and
+    that within which errors are correlated; what is nested in one of them is copied with its levels; "repeats" is as in
+    ``extend``. The response is copied too: this is a model to simulate from, not to fit.
 
     Raises:
-        DataError: an unknown factor, fewer than two levels, or too few for the columns of X.
+        DataError: an unknown factor, fewer than two levels, or too few for the columns of X; "repeats" of rows whose
+            errors are correlated by time.
     """
     design = model.design
     for name, size in along.items():
-        factor = next((f for f, x in enumerate(design.factors) if x.name == name), None)
+        factor = next((f for f, x in enumerate(design.correlated_within) if x.name == name), None)
         if factor is None and name != REPEATS:
-            known = ", ".join(repr(f.name) for f in design.factors)
+            known = ", ".join(repr(name) for name in dict.fromkeys(f.name for f in design.correlated_within))
             raise DataError(f"along names {name!r}, which is no grouping factor; there are {known}, and {REPEATS!r}")
         check_size(name, size, 1 if factor is None else 2)
         if factor is None:
+            own = design.residual
+            if own is not None and own.subject is not None and size > 1:
+                raise DataError(
+                    f"along repeats rows, and {own.text} has one row of '{own.subject.name}' at each time: plan the "
+                    "table with more times, or more levels"
+                )
             rows = np.repeat(np.arange(len(design.y)), int(size))
-            design = _of_rows(design, rows, [(f.codes[rows], f.levels) for f in design.factors])
+            design = _of_rows(design, rows, [(f.codes[rows], f.levels) for f in design.correlated_within])
         else:
             design = _extended(design, factor, int(size))
     return _model_of(design, model, along)
@@ -198,11 +205,13 @@ def first_levels(model: Model, along: Mapping[str, int], repeats: int = 1) -> tu
     design = model.design
     keep = np.ones(len(design.y), bool)
     for name, size in along.items():
-        factor = next((f for f in design.factors if f.name == name), None)
+        factor = next((f for f in design.correlated_within if f.name == name), None)
         check_size(name, size, 1 if factor is None else 2)
         keep &= (np.arange(len(keep)) % repeats if factor is None else factor.codes) < size
     rows = np.flatnonzero(keep)
-    coded = [_compact(f.codes[rows].astype(np.int64), lambda k, f=f: str(f.levels[k])) for f in design.factors]
+    coded = [
+        _compact(f.codes[rows].astype(np.int64), lambda k, f=f: str(f.levels[k])) for f in design.correlated_within
+    ]
     return _model_of(_of_rows(design, rows, coded), model, along), rows
 
 
@@ -217,12 +226,13 @@ def _model_of(design: Design, model: Model, along: Mapping[str, int]) -> Model:
 
 
 def _extended(design: Design, f: int, size: int) -> Design:
-    factor = design.factors[f]
-    groups = constant_within(factor.codes, list(design.X.T), len(factor.levels))
+    factor, own = design.correlated_within[f], design.residual
+    sets = [] if own is None or own.sets is None else [own.sets.codes]
+    groups = constant_within(factor.codes, [*design.X.T, *sets], len(factor.levels))
     rows, level, _ = recycled(factor.codes, groups, size)
     copies = level // len(factor.levels)
     coded = []
-    for g, other in enumerate(design.factors):
+    for g, other in enumerate(design.correlated_within):
         own = other.codes[rows].astype(np.int64)
         if g == f:
             names = [str(factor.levels[k]) for k in order_of_levels(groups)]
@@ -251,12 +261,15 @@ def _of_rows(design: Design, rows: np.ndarray, coded: list[tuple[np.ndarray, np.
 
     weights, trials = take(design.weights), take(design.trials)
     y = _varying(design.y, rows, trials)
-    factors = zip(design.factors, coded, strict=True)
+    held = design.held if design.spec is None else design.spec.held
+    factors = zip(design.factors, coded, strict=False)  # and last the factor within which errors are correlated
     return replace(
         design, y=y, X=design.X[rows], weights=weights, offset=take(design.offset), trials=trials,
         factors=tuple(replace(f, levels=names, codes=codes.astype(np.int32)) for f, (codes, names) in factors),
         terms=tuple(replace(t, Z=t.Z[rows]) for t in design.terms),
         further=tuple(p.take(rows) for p in design.further),
+        held={name: x.take(rows) for name, x in held.items()},
+        residual=None if design.residual is None else design.residual.take(rows, *coded[len(design.factors) :]),
         index=pd.RangeIndex(len(rows)), kept=np.ones(len(rows), bool), held_out=None, n_missing=0,
         y_all=y, weights_all=weights, trials_all=trials, spec=None,  # pyright: ignore
     )  # fmt: skip

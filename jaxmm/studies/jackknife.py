@@ -18,13 +18,19 @@ from jaxmm.sources.resample import outermost
 
 
 def leave_out(fit: Fitted) -> FitBatch | Iterator[Fitted | None]:
-    """The levels of the only factor, or of the outermost of nested ones, as one batch; of crossed factors the levels of
+    """The levels of the only factor, or of the outermost of nested ones (without any, of that within which errors are
+    correlated), as one batch; of crossed factors the levels of
     that with the fewest, fit by fit, None where what is left cannot be fitted."""
-    outer = outermost(fit.model)
+    outer, factors = outermost(fit.model), fit.model.design.factors
+    if not factors:
+        subjects = fit.model.design.correlated_within
+        if not subjects:
+            raise ValueError(
+                "BCa intervals leave out the levels of a factor, and the model has none: method='percentile'"
+            )
+        return without_each(fit, subjects[0].codes, len(subjects[0].levels), False)
     if outer is not None:
-        own = fit.model.design.factors[outer]
-        return without_each(fit, own.codes, len(own.levels), True)
-    factors = fit.model.design.factors
+        return without_each(fit, factors[outer].codes, len(factors[outer].levels), True)
     fewest = min(range(len(factors)), key=lambda f: len(factors[f].levels))
     return (_without(fit.model, fewest, j) for j in range(len(factors[fewest].levels)))
 

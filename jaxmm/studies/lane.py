@@ -54,9 +54,11 @@ def lane_model(model: Any, own: Varying) -> Any:
     offset = np.zeros(n) if model.design.offset is None else model.design.offset
     there = weights > 0
     with computing(model.device):
-        gram = _gram(
-            model.arrays, model.rows, np.asarray(own.y), np.where(there, weights, 1.0), 1.0 * there, np.asarray(offset)
-        )
+        if model.structure.residual is not None:  # patterns of missing rows are found on the host
+            gram = model.likelihood.arrays_of_lane(model.accumulator, model.design, own.y, own.weights, own.offset)
+        else:
+            each = np.asarray(own.y), np.where(there, weights, 1.0), 1.0 * there, np.asarray(offset)
+            gram = _gram(model.arrays, model.rows, *each)
     # rows that are not there are zero in X, as far as a method reads it
     return model.with_arrays(gram, replace(model.design, X=model.design.X * there[:, None]))
 

@@ -19,6 +19,9 @@ NAMED: dict[str, Callable[[Sequence[Columns]], list[Test]]] = {
     "z": _each,
     "satterthwaite": lambda hypotheses: [Satterthwaite(columns) for columns in hypotheses],
     "kenward-roger": lambda hypotheses: [KenwardRoger(columns) for columns in hypotheses],
+    "kenward-roger-linear": lambda hypotheses: [
+        KenwardRoger(columns, "Kenward-Roger, linear", ddf="kenward-roger-linear") for columns in hypotheses
+    ],
     "lrt": lambda hypotheses: [LikelihoodRatio(columns) for columns in hypotheses],
     "bootstrap": lambda hypotheses: [BootstrapLRT(columns) for columns in hypotheses],
     "permutation": lambda hypotheses: [SignFlip(columns) for columns in hypotheses],

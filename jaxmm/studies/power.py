@@ -102,8 +102,8 @@ def power(
         n: simulated responses.
         test: a coefficient, a term of the formula, or a list of these; every coefficient but the intercept where None.
         method: "wald" (z; a term's coefficients one by one), "lrt" (likelihood ratio; a term's coefficients together;
-            the model is then fitted by ML), "satterthwaite", "kenward-roger", "bootstrap", "permutation" (as in
-            ``study``), or an object with the members of ``hypotheses.Test``.
+            the model is then fitted by ML), "satterthwaite", "kenward-roger", "kenward-roger-linear", "bootstrap",
+            "permutation" (as in ``study``), or an object with the members of ``hypotheses.Test``.
         effects: coefficients that differ from those of the truth: the effect that one would not want to miss is a
             better question than the one that was estimated.
         alpha: a test rejects where p <= alpha.

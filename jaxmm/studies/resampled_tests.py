@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxmm._random import apart_key, as_key
 from jaxmm.batch.engine import fit_many
+from jaxmm.errors import RowErrors, row_errors
 from jaxmm.model import Model
 from jaxmm.results.result import FitBatch
 from jaxmm.sources.drawn_fits import DrawnFromFits
@@ -127,10 +128,11 @@ class SignFlip:
         r = np.asarray(own.y) - d.X[:, ~tested] @ null.fixef[k] - (0.0 if d.offset is None else d.offset)
         pieces = []  # of each group V⁻¹[x X₀ r] and [x X₀ r] themselves
         lams = _lams(model, null, k)
+        errors = row_errors(model, null.theta[k], d.residual, np.where(there, weights, 1.0), len(d.y))
         for g in left:
             rows = np.flatnonzero(there & (codes == g))
             A = np.column_stack([d.X[rows][:, tested], d.X[rows][:, ~tested], r[rows]])
-            pieces.append((A, np.linalg.solve(_covariance(d, lams, null.sigma[k], weights, rows), A)))
+            pieces.append((A, np.linalg.solve(_covariance(d, lams, null.sigma[k], errors, rows), A)))
         each = np.stack([A.T @ B for A, B in pieces])  # (G, c, c): all that is needed
         c = int(tested.sum())
         x, rest = slice(0, c), slice(c, each.shape[1] - 1)
@@ -172,9 +174,9 @@ def _lams(model: Model, batch: FitBatch, k: int) -> list[np.ndarray]:
     return out
 
 
-def _covariance(d: Any, lams: list[np.ndarray], sigma: float, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _covariance(d: Any, lams: list[np.ndarray], sigma: float, errors: RowErrors, rows: np.ndarray) -> np.ndarray:
     """V of some rows, with σ²."""
-    V = np.diag(1 / weights[rows])
+    V = errors.blocks(rows)
     for term, lam in zip(d.terms, lams, strict=True):
         half = term.Z[rows] @ lam
         codes = d.factors[term.factor].codes[rows]
@@ -183,12 +185,15 @@ def _covariance(d: Any, lams: list[np.ndarray], sigma: float, weights: np.ndarra
 
 
 def _outermost(model: Model) -> np.ndarray:
-    """Codes (n,) of the factor with the fewest levels, in which all others are nested.
+    """Codes (n,) of the factor with the fewest levels, in which all others are nested, that of correlated errors too;
+    of each row by itself where rows are independent.
 
     Raises:
         ValueError: crossed factors.
     """
-    factors = sorted(model.design.factors, key=lambda f: len(f.levels))
+    factors = sorted(model.design.correlated_within, key=lambda f: len(f.levels))
+    if not factors:
+        return np.arange(len(model.design.y))
     outer = factors[0]
     for inner in factors[1:]:
         pairs = np.unique(np.stack([inner.codes, outer.codes]), axis=1)

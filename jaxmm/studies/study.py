@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmm._keywords import STUDYING, known_keywords
 from jaxmm.batch.engine import fit_many
+from jaxmm.batch.setup import has_program
 from jaxmm.design import DataError
 from jaxmm.design.columns import Levels
 from jaxmm.inference.wald import check_level
@@ -63,9 +64,10 @@ def study(
         truth: a ``Fit``, or ``{"fixef", "sd", "corr", "sigma" | "dispersion"}``; None for a ``Fit`` means itself.
         n: responses, whose random effects are drawn anew each time; the k-th depends on ``key`` and k alone.
         key: a seed, such as 1, or a key, such as ``jax.random.key(1)``.
-        tests: names, "z", "satterthwaite", "kenward-roger", "lrt", "bootstrap", "permutation", or objects with the
-            three members of ``hypotheses.Test``, such as ``mm.BootstrapLRT(("x",), n=199)``; Wald's z of every
-            coefficient where None. What each costs: z and Satterthwaite nothing; Kenward-Roger and permutation some
+        tests: names, "z", "satterthwaite", "kenward-roger", "kenward-roger-linear" (of correlated errors whose
+            covariance is not linear, such as ar1), "lrt", "bootstrap", "permutation", or objects with the three members
+            of ``hypotheses.Test``, such as ``mm.BootstrapLRT(("x",), n=199)``; Wald's z of every coefficient where
+            None. What each costs: z and Satterthwaite nothing; Kenward-Roger and permutation some
             milliseconds a replicate; lrt a fit by ML and one of each null model; bootstrap 198 fits a replicate.
         of: what named tests are of: a coefficient, a term of the formula (its columns together, but by z), or a list of
             these; every coefficient but the intercept where None.
@@ -257,7 +259,9 @@ def examine(
         raise ValueError(
             "truth has sigma = 0: what is drawn has no residuals to fit; give a residual standard deviation above 0"
         )
-    keep = tuple(dict.fromkeys(name for t in chosen for name in getattr(t, "keep", ())))
+    # where lanes are searched one after another nothing is kept of them, and the tests look at each again
+    kept = chosen if has_program(model, source_for(run.source, model).varies) else ()
+    keep = tuple(dict.fromkeys(name for t in kept for name in getattr(t, "keep", ())))
     full = run.fit(model, true, "full", keep)
     by_ml, nulls = None, {}
     if any(t.without for t in chosen):

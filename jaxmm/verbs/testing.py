@@ -118,7 +118,8 @@ class Testing(Fitted):
         """The profile likelihood of every parameter, or of those that ``parm`` names: ``frame``, ``confint()``,
         ``plot()``.
 
-        A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. See
+        A fit by REML is profiled by maximum likelihood. ``level``: how far, to the ends of its intervals. Parameters of
+        the errors' covariance are profiled by name, or all with ``parm="errors_"``. See
         ``inference.profile``; Bates, Mächler, Bolker & Walker (2015), J. Stat. Softw. 67(1), 5.1.
 
         Raises:
@@ -141,7 +142,8 @@ class Testing(Fitted):
         approximation: str | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Nakagawa's R², a Series: the shares of the variance on the scale of the linear predictor that fixed effects
-        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``.
+        explain (``marginal``), and these with the random ones (``conditional``); see ``inference.r2``. Where errors
+        have a covariance (``lmm(residual=)``), the residual part is the mean of their variances over the rows.
 
         Args:
             interval: "bootstrap", with a ``key``, for a frame ``estimate``, ``lower``, ``upper``, of percentiles.

@@ -154,6 +154,8 @@ def _directions(theta: np.ndarray, gram: Gram) -> tuple[list[np.ndarray], str | 
     found: list[list[np.ndarray]] = [[] for _ in widths]
     for term, own, at in zip(s.terms, s.slices(), gram.inputs, strict=True):
         structure = term.covariance
+        if structure.absolute:  # a part of V that is known
+            continue
         basis = _span(structure, at)
         if len(basis) > structure.num_params:
             curved = structure.name
@@ -163,7 +165,7 @@ def _directions(theta: np.ndarray, gram: Gram) -> tuple[list[np.ndarray], str | 
         whole = np.zeros((len(basis), widths[term.position], widths[term.position]))
         whole[:, inside, inside] = basis
         found[term.position].append(whole)
-    return [np.concatenate(f) for f in found], curved
+    return [np.concatenate([np.zeros((0, q, q)), *f]) for f, q in zip(found, widths, strict=True)], curved
 
 
 # ---------------------------------------------------------------- the parts put together
@@ -213,6 +215,8 @@ def _made(model: Any, e: Any, name: str) -> KenwardRoger:
             D, share = _shared(D, directions, gram)
         value, first, second = _derivatives(directions, D, gram, errors)
         observed = None if errors is None or directions else 0.5 * joint_hessian(e, gram)
+    if gram.log_sigma2 is not None:  # σ² is known: none of the variances that are estimated
+        first, second = first[:-1], second[:-1, :-1]
     sigma2 *= share
     M, P, Q = (
         value[1:].reshape(p, p),
@@ -238,6 +242,8 @@ def _inverse(information: np.ndarray, moves: np.ndarray) -> np.ndarray | None:
     """The inverse without the directions that the data do not tell; None if Φ changes (k, p, p) along one of these."""
     if not np.all(np.isfinite(information)):
         return None
+    if not len(information):
+        return information
     w, Q = np.linalg.eigh(information)
     told = w > UNTOLD * w[-1]
     lost = np.abs(np.tensordot(Q[:, ~told].T, moves, 1)).max(initial=0.0)

@@ -7,7 +7,8 @@ profiled deviance has the Hessian H at θ̂; the information of (θ, log σ²) i
 
 (Giesbrecht & Burns 1985, Biometrics 41; Fai & Cornelius 1996, J. Stat. Comput. Simul. 54: k rows at once, each of k
 independent directions having its own ν, so that F has 2E / (E − k) with E = Σ ν / (ν − 2), all ν > 2).  H is the
-search's own and ∂V/∂θ exact; it does not matter in what coordinates θ is.
+search's own and ∂V/∂θ exact; it does not matter in what coordinates θ is.  Where σ² is known, or a part of θ, its own
+term is not there.
 
 The directions are those in which L V L' and L (X'X)⁻¹ L' are diagonal both.  Those of L V L' alone, which lmerTest
 takes, depend on the rows that a hypothesis is written with, and so on the coding of factors: in the third digit of ν.
@@ -48,11 +49,11 @@ CURVED = (
 
 @partial(Program, size=lambda theta, gram: gram.structure.solver.size(gram))
 def _slopes(theta: Array, gram: Gram) -> tuple[Array, Array, Array]:
-    """M_X, and by each element of theta its derivative (m, p, p) and that of log r² (m,)."""
+    """M_X, and by each element of theta its derivative (m, p, p) and that of log σ² (m,)."""
 
     def at(t):
         found = profile(*resolved(t, gram))
-        return found.M_X, jnp.log(found.pwrss)
+        return found.M_X, found.log_sigma2
 
     (M_X, _), push = jax.linearize(at, theta)
     return M_X, *jax.lax.map(push, jnp.eye(len(theta), dtype=theta.dtype))
@@ -107,15 +108,16 @@ def satterthwaite(model: Any, estimates: Any) -> Satterthwaite:
     e, gram = estimates, model.arrays
     beta, vcov, m = np.asarray(e.beta), np.asarray(e.vcov), len(e.theta_scaled)
     residual = float(np.asarray(gram.n_obs)) - (len(beta) if model.reml else 0)
+    residual = residual if gram.structure.profiles_sigma else np.inf
     X = model.design.X
     if not len(beta):
         return Satterthwaite(beta, vcov, np.zeros((m, 0, 0)), np.zeros((m, m)), residual, X)
     with computing(model.device):
-        M_X, moved, log_r2 = (np.asarray(x) for x in _slopes(e.theta_scaled, gram))
+        M_X, moved, log_sigma2 = (np.asarray(x) for x in _slopes(e.theta_scaled, gram))
     if not (np.all(np.isfinite(moved)) and np.all(np.isfinite(e.hessian))):
         return Satterthwaite(beta, vcov, np.full((m, *vcov.shape), np.nan), np.eye(m), residual, X, (NAN,))
     half = np.linalg.solve(M_X, np.asarray(gram.T_X).T)  # σ² T M_X⁻¹ T' is vcov
-    moves = log_r2[:, None, None] * vcov - float(e.sigma) ** 2 * half.T @ moved @ half
+    moves = log_sigma2[:, None, None] * vcov - float(e.sigma) ** 2 * half.T @ moved @ half
     w, Q = np.linalg.eigh(np.asarray(e.hessian))
     least = FLAT * max(np.max(np.abs(w), initial=0.0), np.finfo(float).tiny)
     told = w > least

@@ -36,28 +36,27 @@ SHOWN = 8  # the most influential, in print
 def influence(fit: Fitted, by: str, refit: bool) -> Influence:
     """See ``Fit.influence``."""
     groups = groups_of(fit, by)
-    own = fit.model.design.residual
-    if own is not None and own.subject is not None and (by == CASE or not refit):
+    if fit.model.design.residual is not None and not refit:
         raise NotImplementedError(
-            f"where the rows of '{own.subject.name}' are correlated, influence is that of whole levels by fitting "
-            f"again: by={own.subject.name!r}, refit=True"
+            "derivatives by rows cannot be had yet where errors have a covariance of their own, "
+            f"{fit.model.design.residual.text!r}: refit=True fits again without each"
         )
     batch = without_each(fit, groups.codes, groups.count, groups.outermost) if refit else None
-    alike = fit.model.design.residual is None
-    own = leverage(fit) if alike else np.full(len(groups.codes), np.nan)  # of correlated rows there is none
-    return Influence(fit, groups, batch, np.bincount(groups.codes, own, groups.count))
+    return Influence(fit, groups, batch, np.bincount(groups.codes, leverage(fit), groups.count))
 
 
 def groups_of(fit: Fitted, by: str) -> Groups:
     """Rows, or the levels of a factor.
 
     Raises:
-        ValueError: neither "case" nor a factor of the model.
+        ValueError: neither "case" nor a factor of the model, or a factor of one level.
     """
     d = fit.model.design
     if by == CASE:
         return Groups(np.arange(len(d.y)), np.asarray(d.index[d.kept]), by, False)
     for f, factor in enumerate(d.correlated_within):
+        if factor.name == by and len(factor.levels) == 1:
+            raise ValueError(f"by={by!r} has one level, without which no rows are left: leave out rows, by='case'")
         if factor.name == by:
             return Groups(factor.codes, factor.levels, by, outermost(fit.model) == f)
     known = ", ".join(repr(name) for name in (CASE, *dict.fromkeys(f.name for f in d.correlated_within)))

@@ -9,8 +9,11 @@ With the working weights W (the precisions of a linear model) and H the hat matr
 as log|M| + log|X'V⁻¹X| is log|Ṽ| but for what W does not change: one backward pass, whatever the factors.  The sum of h
 is the effective number of parameters of the fitted values, between p and p + Q.
 
+Where errors have a covariance R, H = I - RP with P = V⁻¹ - V⁻¹X(X'V⁻¹X)⁻¹X'V⁻¹, which is the derivative of
+log|V| + log|X'V⁻¹X| by R: h_i = ∂ŷ_i/∂y_i = 1 - Σ_j R_ij P_ij over the rows j of the subject, again of one pass.
+
 The marginal leverage is that of X alone, the diagonal of X(X'V⁻¹X)⁻¹X'V⁻¹ (Nobre & Singer 2011, J. Appl. Stat. 38,
-1063-1072); its sum is p.
+1063-1072); its sum is p.  Without random effects both are the same.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
-from jaxmm.errors import check_alike
+from jaxmm.errors import row_errors
 from jaxmm.estimate import explained
 from jaxmm.fitted import Fitted
 from jaxmm.gram import Gram
@@ -38,8 +41,9 @@ from jaxmm.rows import Rows
 
 def leverage(fit: Fitted) -> np.ndarray:
     """h (n,) of the rows that count; NaN where several predictors have effects or columns."""
-    check_alike(fit.model, "leverage")
     model, e = fit.model, fit.estimates
+    if model.design.residual is not None:
+        return _of_errors(fit) if model.design.factors else marginal_leverage(fit)
     arrays: Any = model.arrays
     ones = np.ones(len(model.design.y))
     with computing(model.device):
@@ -51,8 +55,7 @@ def leverage(fit: Fitted) -> np.ndarray:
 
 
 def marginal_leverage(fit: Fitted) -> np.ndarray:
-    """The diagonal of X(X'V⁻¹X)⁻¹X'V⁻¹ (n,) of a linear model: V⁻¹X = W(X − Z NB)."""
-    check_alike(fit.model, "leverage")
+    """The diagonal of X(X'V⁻¹X)⁻¹X'V⁻¹ (n,) of a linear model: V⁻¹X = R⁻¹(X − Z NB)."""
     model, e, d = fit.model, fit.estimates, fit.model.design
     arrays: Any = model.arrays
     with computing(model.device):
@@ -62,9 +65,20 @@ def marginal_leverage(fit: Fitted) -> np.ndarray:
     for f, x in zip(model.elimination.order, NB, strict=True):
         Z = np.hstack([t.Z for t in d.terms if t.factor == f])
         left -= np.einsum("nq,nqp->np", Z, x[d.factors[f].codes][:, :, :-1])
-    left = left if d.weights is None else left * d.weights[:, None]
+    left = row_errors(model, fit.theta, d.residual, d.weights, len(d.y)).solved(left)
     M = np.linalg.solve(T, np.linalg.solve(T, np.asarray(e.vcov)).T) / fit.scale
     return np.einsum("np,pk,nk->n", X, M, left)
+
+
+def _of_errors(fit: Fitted) -> np.ndarray:
+    """h of a model with random effects and a covariance of the errors."""
+    model, theta = fit.model, fit.estimates.theta_scaled
+    gram: Any = model.arrays
+    with computing(model.device):
+        own = np.asarray(_by_subject(theta, gram)).ravel()
+    out, real = np.empty(len(model.design.y)), np.asarray(gram.residual.rows.weights).ravel() > 0
+    out[np.asarray(gram.residual.rows.source).ravel()[real]] = own[real]
+    return out
 
 
 def _log_determinant(lams: tuple[Array, ...], gram: Gram) -> Array:
@@ -76,6 +90,20 @@ def _log_determinant(lams: tuple[Array, ...], gram: Gram) -> Array:
 def _linear(theta: Array, gram: Gram, rows: Rows, ones: Array) -> Array:
     lams = scaled_factors(theta, gram)
     return jax.grad(lambda c: _log_determinant(lams, gram_from_rows(gram, rows, counts=c)))(ones)
+
+
+@Program
+def _by_subject(theta: Array, gram: Gram) -> Array:
+    """h in the slots of each subject (H, P)."""
+    lams, own = scaled_factors(theta, gram), gram.residual
+    R = own.covariances(theta[gram.structure.num_random :])
+
+    def value(R: Array) -> Array:
+        alike = own.whitened(0.5 * (R + jnp.swapaxes(R, 0, 1)) if R.ndim == 3 else R, gram)
+        return _log_determinant(lams, alike) - alike.sum_log_weights
+
+    P = jax.grad(value)(R)
+    return 1 - (jnp.sum(R * P, axis=1) if R.ndim == 3 else R * P)
 
 
 @Program
