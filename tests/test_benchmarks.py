@@ -136,3 +136,19 @@ def test_how_times_grow(modules):
     call = scaling.single("rows", 1000, "jaxmm")
     assert np.isfinite(call()) and call() == call()
     assert scaling.AXES.keys() == scaling.ABOUT.keys()
+
+
+def test_trials_of_repeated_measures(modules):
+    """Values go missing as it is said, variances grow as it is said, and what was recorded has converged."""
+    mmrm = modules("mmrm")
+    C = mmrm.covariance(np.random.default_rng(1))
+    np.testing.assert_allclose(np.diag(C), 1 + 0.5 * np.arange(10))
+    for level, last in (("none", 0.0), ("mild", 0.163), ("moderate", 0.369), ("high", 0.655)):
+        table = mmrm.trial(4000, 10, level, 1)
+        seen = table.groupby("AVISIT", observed=True).size() / 4000
+        assert seen.iloc[-1] == pytest.approx(1 - last, abs=0.03) and seen.iloc[0] >= 0.96
+    table, formula = mmrm.task("bcva", 0)
+    assert len(table) == 8605 and table.USUBJID.nunique() == 1000 and set(formula.split()) & set(table) >= {"BCVA_CHG"}
+    assert len(mmrm.task("fev", 0)[0]) == 537
+    own = mmrm.found().query("peer == 'jaxmm'")
+    assert (own["converged"] == "True").all() and own["gap"].max() < 1e-4
