@@ -192,7 +192,7 @@ class LinearPatterns:
     library = frozenset({"data"})
     polished = False
     steady = 0.0
-    temporaries = 3
+    temporaries = 1
 
     @property
     def rows_of_theta(self) -> list:
