@@ -136,8 +136,10 @@ def pattern_table(a: Accumulator, d: ResidualDesign, offset: np.ndarray | None, 
     pattern = np.asarray(found.pattern)
     XX = None
     if not own:
-        sums = pattern_sums(laid, found, X * np.sqrt(weights)[:, None]).sums
-        XX = np.asarray(sums).reshape(*both.shape, -1)[both]
+        sums, (n, k) = pattern_sums(laid, found, X * np.sqrt(weights)[:, None]), np.nonzero(both)
+        which = np.full((H, H, K), len(sums.sums))
+        np.minimum.at(which, tuple(np.asarray(sums.cells)), np.arange(len(sums.sums)))
+        XX = np.asarray(sums.sums)[which[first[n], second[n], k]]
     parts: Any = (
         source.astype(np.int32),
         np.where(real, np.sqrt(weights)[source], 0.0),

@@ -159,10 +159,10 @@ def _moments(own: PatternSums | PatternRows, sets: int) -> list[np.ndarray]:
     which = np.argmax(np.asarray(p.sets), axis=0)
     there = np.asarray(p.there)
     if isinstance(own, PatternSums):
-        a, b = np.triu_indices(H)
-        squares = np.zeros((H, H, there.shape[1]))
-        flat = np.asarray(own.sums)[:, -1].reshape(len(a), -1) / np.where(a == b, 1.0, 2.0)[:, None]
-        squares[a, b], squares[b, a] = flat, flat
+        squares, (a, b, k) = np.zeros((H, H, there.shape[1])), np.asarray(own.cells)
+        flat = 0.5 * np.asarray(own.sums)[:, -1]
+        np.add.at(squares, (a, b, k), flat)
+        np.add.at(squares, (b, a, k), flat)
         counts = there[:, None] * there[None] * np.asarray(own.counts)
     else:
         e = np.asarray(own.rows.y) * np.sqrt(np.asarray(own.rows.weights))

@@ -20,20 +20,21 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
-from jaxmm.residual.patterns import Patterns, Subjects
+from jaxmm.residual.patterns import Patterns, Subjects, rounded
 from jaxmm.solver import spd
 from jaxmm.solver.block_matmul import block_matmul
 from jaxmm.solver.spd import BLOCKS
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["patterns", "sums", "counts"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["patterns", "sums", "cells", "counts"], meta_fields=[])
 @dataclass(frozen=True)
 class PatternSums:
-    """``sums`` (H(H + 1)/2 K, c(c + 1)/2), c = p + 1: of the pairs of slots of each pattern, those of the pairs of
-    columns; ``counts`` (K,) of subjects."""
+    """``sums`` (C, c(c + 1)/2), c = p + 1, of the pairs of columns, in each of the ``cells`` (3, C): slots s <= t and a
+    pattern that has rows in both; ``counts`` (K,) of subjects."""
 
     patterns: Patterns
     sums: Array
+    cells: Array
     counts: Array
 
     how = "sums of each"
@@ -58,8 +59,7 @@ class PatternSums:
         s = gram.structure
         Linv = BLOCKS.factor(C)
         P, logdet = spd.inverse(BLOCKS, C, Linv), jnp.sum(self.counts * spd.logdets(C, Linv))
-        a, b = np.triu_indices(len(C))
-        flat = P[a, b].ravel() @ self.sums
+        flat = P[self.cells[0], self.cells[1], self.cells[2]] @ self.sums
         square = flat[places_of_packed(s.p + 1)]
         couplings = s.solver.with_response(gram, (), square[:-1, -1], square[-1, -1], square[:-1, :-1]).couplings
         return replace(gram, couplings=couplings, sum_log_weights=gram.sum_log_weights - logdet, residual=None)
@@ -91,26 +91,27 @@ def places_of_packed(c: int) -> np.ndarray:
 
 def work(laid: Subjects, patterns: Patterns, c: int) -> tuple[int, int]:
     """Numbers that ``pattern_sums`` keeps of c columns, and those that the rows would be."""
-    H, K = np.shape(patterns.there)
-    return H * (H + 1) // 2 * K * (c * (c + 1) // 2), laid.rows.size * c
+    sizes = np.sum(np.asarray(patterns.there), axis=0)
+    return int(np.sum(sizes * (sizes + 1) / 2)) * (c * (c + 1) // 2), laid.rows.size * c
 
 
 def pattern_sums(laid: Subjects, patterns: Patterns, columns: np.ndarray) -> PatternSums:
     """Of the ``columns`` [X y] (n, c), which weights have multiplied; on the host."""
-    K, c = np.shape(patterns.there)[1], columns.shape[1]
-    pattern = np.asarray(patterns.pattern)
-    by = np.argsort(pattern, kind="stable")
+    there, pattern, c = np.asarray(patterns.there) > 0, np.asarray(patterns.pattern), columns.shape[1]
+    K = there.shape[1]
+    rows = laid.rows[:, np.argsort(pattern, kind="stable")]
     ends = np.cumsum(np.bincount(pattern, minlength=K))
-    rows = laid.rows[:, by]
-    Y = np.where(rows[:, :, None] >= 0, columns[rows], 0.0)  # (H, P, c)
-    a, b = np.triu_indices(len(rows))
+    sizes = there.sum(axis=0)
+    starts = np.concatenate([[0], np.cumsum(sizes * (sizes + 1) // 2)])
+    C = rounded(int(starts[-1]))  # as of patterns: what fills up adds nothing
+    out, cells = np.zeros((C, c * (c + 1) // 2)), np.zeros((3, C), np.int32)
     s, t = np.triu_indices(c)
-    out = np.empty((len(a), K, len(s)))
-    for k, end in enumerate(ends):
-        own = Y[:, (ends[k - 1] if k else 0) : end]  # (H, P_k, c)
-        square = np.tensordot(own, own, (1, 1)).transpose(0, 2, 1, 3)  # (H, H, c, c)
-        square = square[a, b]
+    for k in np.flatnonzero(sizes):
+        slots, (a, b) = np.flatnonzero(there[:, k]), np.triu_indices(sizes[k])
+        own = columns[rows[slots, (ends[k - 1] if k else 0) : ends[k]]]  # (h, P_k, c)
+        flat = own.transpose(0, 2, 1).reshape(len(slots) * c, -1)
+        square = (flat @ flat.T).reshape(len(slots), c, len(slots), c).transpose(0, 2, 1, 3)[a, b]
         square = square + np.where(a == b, 0.0, 1.0)[:, None, None] * np.swapaxes(square, 1, 2)
-        out[:, k] = square[:, s, t]
-    counts = np.bincount(pattern, minlength=K).astype(float)
-    return PatternSums(patterns, out.reshape(-1, len(s)), counts)  # pyright: ignore
+        at = slice(starts[k], starts[k + 1])
+        out[at], cells[:, at] = square[:, s, t], [slots[a], slots[b], np.full(len(a), k)]
+    return PatternSums(patterns, out, cells, np.bincount(pattern, minlength=K).astype(float))  # pyright: ignore
