@@ -3,6 +3,7 @@ cases that can be computed by hand, and where nothing is missing the fit itself.
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -165,6 +166,7 @@ def test_a_fit_of_another_order_of_rows(fit):
 def test_parameters_are_refits_and_a_data_set_depends_on_its_number_alone(fit):
     few, more = imputed(fit, n=2), imputed(fit, n=5)
     assert np.array_equal(few.Y, more.Y[:2]) and not np.array_equal(imputed(fit, n=2, key=2).Y, few.Y)
+    assert np.array_equal(imputed(fit, n=2, key=jax.random.key(1)).Y, few.Y)
     assert few.parameters.converged.all() and len({*more.parameters.sigma}) == 5
     again = few[1]
     assert list(again) == list(DATA) and np.array_equal(again["y"], few.Y[1]) and len(list(few)) == 2

@@ -36,6 +36,7 @@ DRAWS = {
     "cross_validate": None,  # deals groups out to folds: tests/test_crossval.py
     "permutation_test": None,  # tests/test_permutation.py
     "exact_rlrt": None,
+    "impute_reference": None,  # tests/test_imputation.py
     "power": None,  # these three make Simulated or DirectlySimulated of theirs
     "power_curve": None,
     "study": None,
