@@ -16,7 +16,7 @@ from jaxmm.lanes.linear_patterns import LinearPatterns
 from jaxmm.lanes.sweeps import inverse
 from jaxmm.objective.lmm import scaled_deviance
 from jaxmm.optimize import Status
-from jaxmm.sources.responses import Varying
+from jaxmm.sources.responses import Responses, Varying
 
 N, T = 24, 4
 MEAN = "y ~ time * arm"
@@ -137,6 +137,31 @@ def test_offsets_and_starts_of_their_own(together):
     plain, moved = mm.fit_many(fit, Y, progress=False), mm.fit_many(fit, Y + own, offset=own, start=fit, progress=False)
     np.testing.assert_allclose(plain.loglik, moved.loglik, atol=1e-8)
     np.testing.assert_allclose(plain.fixef, moved.fixef, atol=1e-6)
+
+
+class FromStarts(Responses):
+    """Each lane begins at its own theta."""
+
+    varies = frozenset({"y", "start"})
+
+    def __init__(self, Y: np.ndarray, starts: np.ndarray):
+        self.Y, self.starts, self.n = Y, starts, len(Y)
+
+    def block(self, first: int, size: int) -> Varying:
+        some = slice(first, first + size)
+        return Varying(self.Y[some], start=self.starts[some])
+
+    def identity(self) -> dict:
+        return {}
+
+
+def test_a_start_of_each_lane(together):
+    fit = mm.lmm(MEAN, DATA, residual="hetar1(visit | subject)")
+    Y = responses(fit)[:2]
+    starts = np.asarray(fit.theta) * np.array([[1.0], [1.2]])
+    found, plain = (mm.fit_many(fit, each, progress=False) for each in (FromStarts(Y, starts), Y))
+    np.testing.assert_allclose(found.loglik, plain.loglik, atol=1e-8)
+    np.testing.assert_allclose(found.fixef, plain.fixef, atol=1e-6)
 
 
 def test_a_bootstrap_side_by_side(together):

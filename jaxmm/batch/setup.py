@@ -64,11 +64,12 @@ def make_problem(
     with computing(model.device):
         linear = not isinstance(model.arrays, Rows)
         collapse = collapse and "copies" not in varies
+        varies = varies - OF_POOL
         candidates = _linear(model, start, collapse, counts, varies) if linear else _generalised(model, start)
         for problem, make in candidates:
-            if varies - OF_POOL <= problem.accepts:
+            if varies <= problem.accepts:
                 return make()
-    accepted, varies = frozenset().union(*(problem.accepts for problem, _ in candidates)), varies - OF_POOL
+    accepted = frozenset().union(*(problem.accepts for problem, _ in candidates))
     raise ValueError(
         f"lanes of this model may have {_listed(accepted)} of their own, not {_listed(varies - accepted or varies)}: "
         "fit such replicates one by one"
