@@ -37,7 +37,7 @@ def describe(model: Prepared) -> str:
             f"    ({spell(term.effects)} | {factor.name})  {len(factor.levels):,} levels x {len(term.effects)}, "
             f"{term.covariance.name}"
         )
-    if d.residual is not None and (d.residual.bar or d.residual.dispersion):
+    if d.residual is not None and not d.residual.plain:
         lines.append(f"  errors    {d.residual.text}{_about_errors(model)}")
     lines += [f"  {line}" for line in str(plan).splitlines()]
     parameters = f"{s.num_theta} covariance parameter{'s' if s.num_theta > 1 else ''}"

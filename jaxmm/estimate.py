@@ -287,7 +287,7 @@ def _with_errors(gram: Gram, start: np.ndarray | None, control: Control) -> Esti
         starts = [change_theta(start, [np.linalg.inv(np.asarray(t)) for t in gram.T], gram)]
     else:
         random = [moment_start(gram), independent_theta(gram, NEAR_ZERO)] if s.terms else []
-        random = random if s.residual is None or s.residual.sigma != "searched" else with_sigmas(gram, random)
+        random = with_sigmas(gram, random) if s.residual.sigma == "searched" else random  # pyright: ignore
         tried = [(criterion.gradient(theta)[0], k, theta) for k, theta in enumerate(candidates(gram, random))]
         order = sorted((np.inf if np.isnan(value) else value, k) for value, k, _ in tried)
         starts = [tried[k][2] for _, k in order[: 2 if s.terms else 1]]

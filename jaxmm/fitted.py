@@ -268,7 +268,7 @@ class Fitted:
     def residual(self) -> ResidualCovariance | None:
         """The covariance of the errors within a subject, by time; None without ``residual=`` or ``dispersion=``."""
         s, d = self.model.structure, self.model.design.residual
-        if d is None or s.residual is None or (d.covariance is None and d.dispersion is None):
+        if d is None or s.residual is None or d.plain:
             return None
         return residual_covariance(d, s.residual, self.theta[s.num_random :], self.sigma)
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jaxmm._pieces import pick
+from jaxmm._runs import ranks
 from jaxmm._types import Array
 from jaxmm.gram import Accumulator
 from jaxmm.rows import Laid, Pieces, pieces
@@ -88,7 +89,7 @@ def _levels_within(codes: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np
     piece = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)
     found, at = np.unique(piece[there] * J + codes[there], return_inverse=True)
     of, level = found // J, found % J
-    rank = np.arange(len(found)) - np.searchsorted(of, of)
+    rank = ranks(of)
     own = np.zeros(codes.shape, int)
     own[there] = rank[at]
     levels = np.full((int(rank.max()) + 1, codes.shape[1]), -1)

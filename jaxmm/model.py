@@ -17,7 +17,8 @@ from jaxmm._text import some
 from jaxmm._warn import warn
 from jaxmm.describe import describe, described_html
 from jaxmm.design import DataError, build
-from jaxmm.design.formula import FormulaError, Terms, parse, parse_part, parse_residual
+from jaxmm.design.errorbar import parse_residual
+from jaxmm.design.formula import FormulaError, Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.families import FAMILIES, Family, ZeroInflated
 from jaxmm.fit import Fit

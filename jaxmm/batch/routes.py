@@ -130,10 +130,11 @@ class Ways:
     def _make(self, kind: int) -> Way:
         patterns, varies = self.inputs.patterns, self.varies(kind)
         counts = patterns[kind - 1] if patterns is not None and kind > SHARED else None
+        together = not self.singly and has_program(self.model, varies)
         with computing(self.model.device):
-            problem = make_problem(self.model, self.theta, self.collapse, varies, counts)
+            problem = make_problem(self.model, self.theta, self.collapse, varies, counts, together)
         own = example(self.model, varies)
-        if self.singly or not has_program(self.model, varies):
+        if not together:
             return SingleWay(problem, self.theta, costs.SINGLY_AT_ONCE, self._check(problem), own)
         width = self.batch or lanes_at_once(self.model, problem, own, self.source.n, self.workers, self.devices[0])
         return Way(problem, self.theta, int(width), self._check(problem), own)

@@ -14,7 +14,7 @@ from jaxmm._context import computing
 from jaxmm.estimate import rough_hessian
 from jaxmm.estimate_glmm import derivatives, guess_on_host
 from jaxmm.generalised import can_have_nodes
-from jaxmm.gram import Gram
+from jaxmm.gram import Accumulator, Gram
 from jaxmm.lanes.closed_form import can_have_blocks, make_blocks
 from jaxmm.lanes.collapse import find_alike
 from jaxmm.lanes.generalised_blocks import GeneralisedBlocks
@@ -48,7 +48,12 @@ Candidates = list[tuple[type, Callable[[], Any]]]
 
 
 def make_problem(
-    model: Any, start: np.ndarray | None, collapse: bool, varies: frozenset[str], counts: np.ndarray | None = None
+    model: Any,
+    start: np.ndarray | None,
+    collapse: bool,
+    varies: frozenset[str],
+    counts: np.ndarray | None = None,
+    together: bool = True,
 ) -> Problem:
     """The first of the problems that suit the model which accepts all that ``varies`` between lanes.
 
@@ -57,15 +62,19 @@ def make_problem(
         collapse: whether levels that are alike may share their factor.
         varies: names of ``Varying``.
         counts: (n,) the rows that count in all of these lanes, of a linear model; None for all rows.
+        together: whether lanes are searched side by side; else all that is asked is which are refused.
 
     Raises:
         ValueError: none accepts it, with what lanes of this model may have of their own.
     """
     with computing(model.device):
-        linear = not isinstance(model.arrays, Rows)
-        collapse = collapse and "copies" not in varies
-        varies = varies - OF_POOL
-        candidates = _linear(model, start, collapse, counts, varies) if linear else _generalised(model, start)
+        varies, collapse = varies - OF_POOL, collapse and "copies" not in varies
+        if isinstance(model.arrays, Rows):
+            candidates = _generalised(model, start)
+        elif model.arrays.residual is not None:
+            candidates = _with_errors(model, counts, varies, together)
+        else:
+            candidates = _linear(model, start, collapse, counts)
         for problem, make in candidates:
             if varies <= problem.accepts:
                 return make()
@@ -82,15 +91,17 @@ def has_program(model: Any, varies: frozenset[str]) -> bool:
     return model.structure.residual is None or can_have_patterns(model, own) or can_have_errors(model, own)
 
 
-def _linear(
-    model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None, varies: frozenset[str]
-) -> Candidates:
-    gram, harmless, columns = model.arrays, np.array(model.design.y, float), model.accumulator
-    if counts is not None:
-        weights = np.ones(columns.n) if columns.weights is None else columns.weights
-        columns = replace(columns, weights=weights * counts)
-    if gram.residual is not None:
-        return _with_errors(model, columns, counts, varies)
+def _columns(model: Any, counts: np.ndarray | None) -> Accumulator:
+    """Of the rows that count."""
+    columns = model.accumulator
+    if counts is None:
+        return columns
+    weights = np.ones(columns.n) if columns.weights is None else columns.weights
+    return replace(columns, weights=weights * counts)
+
+
+def _linear(model: Any, start: np.ndarray | None, collapse: bool, counts: np.ndarray | None) -> Candidates:
+    gram, harmless, columns = model.arrays, np.array(model.design.y, float), _columns(model, counts)
     if counts is not None:
         gram = without_rows(gram, model.rows, 1.0 * counts)
     by = response_map(columns, model.design.offset)
@@ -119,10 +130,10 @@ def _linear(
     return [*(closed if can_have_blocks(gram.structure) else []), (LinearLanes, lanes), (LinearRows, any_rows)]
 
 
-def _with_errors(model: Any, columns: Any, counts: np.ndarray | None, varies: frozenset[str]) -> Candidates:
-    """Errors with a covariance.  The second says no more than which lanes are refused: those of other models are
-    searched one by one (``singly``)."""
-    gram, harmless = model.arrays, np.array(model.design.y, float)
+def _with_errors(model: Any, counts: np.ndarray | None, varies: frozenset[str], together: bool) -> Candidates:
+    """Errors with a covariance.  The last says no more than which lanes are refused: those of other models are searched
+    one by one (``singly``)."""
+    gram, harmless, columns = model.arrays, np.array(model.design.y, float), _columns(model, counts)
     rows = model.rows if counts is None else model.rows.with_data(weights=columns.weights)
     alike, none = replace(gram, residual=None), np.eye(gram.structure.num_theta)
     effects = effects_of_terms(model.design, model.elimination.order)
@@ -134,10 +145,10 @@ def _with_errors(model: Any, columns: Any, counts: np.ndarray | None, varies: fr
 
     def rows_of_subjects() -> Any:
         e = model.likelihood.search(gram, None, Control())
-        return linear_errors(gram, model.design, np.asarray(e.theta_scaled), np.asarray(e.hessian), checks, harmless)
+        return linear_errors(gram, model.design, np.asarray(e.theta_scaled), _positive(e.hessian), checks, harmless)
 
     closed: Candidates = [(LinearPatterns, patterns)] if can_have_patterns(model, varies) else []
-    by_rows: Candidates = [(LinearErrors, rows_of_subjects)] if can_have_errors(model, varies) else []
+    by_rows: Candidates = [(LinearErrors, rows_of_subjects)] if together and can_have_errors(model, varies) else []
     return [*closed, *by_rows, (LinearRows, lambda: checks)]
 
 
@@ -161,10 +172,8 @@ def _generalised(model: Any, start: np.ndarray | None) -> Candidates:
 
     def lanes() -> Any:
         psi = np.asarray(guess_on_host(model.arrays)) if start is None else start
-        H = np.asarray(derivatives(psi, model.arrays, zero_effects(rows, np), nodes, False)[2])
-        w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
-        w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
-        return GeneralisedLanes(rows, harmless, (Q * w) @ Q.T, unit, nodes, effects)  # pyright: ignore
+        H = _positive(derivatives(psi, model.arrays, zero_effects(rows, np), nodes, False)[2])
+        return GeneralisedLanes(rows, harmless, H, unit, nodes, effects)  # pyright: ignore
 
     def blocks() -> Any:
         return GeneralisedBlocks(rows, make_table(rows), harmless, unit, effects)  # pyright: ignore
@@ -194,6 +203,14 @@ def example(model: Any, varies: frozenset[str]) -> Varying:
 
 def _listed(names: frozenset[str]) -> str:
     return ", ".join(sorted(names))
+
+
+def _positive(H: Any) -> np.ndarray:
+    """A Hessian with its eigenvalues made positive, none of them small."""
+    H = np.asarray(H)
+    w, Q = np.linalg.eigh(np.where(np.isfinite(H), H, 0.0))
+    w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
+    return (Q * w) @ Q.T
 
 
 def _first_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:

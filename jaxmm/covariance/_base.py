@@ -249,7 +249,7 @@ def each(f: Callable[[Any], Any], x: Any, axes: int, at: Any) -> Any:
 
 @partial(jax.jit, static_argnums=1)
 def _nearest(L: Any, structure: Covariance, at: Any) -> Any:
-    """theta (m,) whose D is nearest to LL', by Levenberg and Marquardt's method."""
+    """theta (m,) whose D is nearest to LL'."""
     D = L @ L.T
     size = jnp.sqrt(jnp.mean(jnp.diagonal(D)) + 1e-300)
     unit = jnp.max(jnp.diagonal(D)) + 1e-300
@@ -258,20 +258,27 @@ def _nearest(L: Any, structure: Covariance, at: Any) -> Any:
         lam = structure.factor(theta, at)
         return ((lam @ lam.T - D) / unit).ravel()
 
-    def step(_, state):
-        theta, damping = state
-        r, J = residual(theta), jax.jacfwd(residual)(theta)
-        A = J.T @ J
-        shift = (damping + 1e-30) * (jnp.diagonal(A) + 1e-12 * jnp.trace(A) + 1e-200)
-        new = theta - jnp.linalg.solve(A + jnp.diag(shift), J.T @ r)
-        better = jnp.sum(residual(new) ** 2) < jnp.sum(r**2)
-        return jnp.where(better, new, theta), jnp.where(better, 0.1, 10.0) * damping
-
-    def search(theta):
-        theta, _ = jax.lax.fori_loop(0, FITTING, step, (theta, jnp.asarray(1e-3, L.dtype)))
-        return theta, jnp.sum(residual(theta) ** 2)
-
     m = structure.num_params
     first = jnp.stack([jnp.full(m, 1.0, L.dtype) * (size if k == 0 else x) for k, x in enumerate(STARTS)])
+    return least_squares(residual, first, FITTING)
+
+
+def least_squares(residual: Callable[[Any], Any], first: Any, steps: int) -> Any:
+    """x (m,) of the least sum of squares of ``residual``, by so many ``steps`` of Levenberg and Marquardt's method from
+    each of the ``first`` (S, m)."""
+
+    def step(_, state):
+        x, damping = state
+        r, J = residual(x), jax.jacfwd(residual)(x)
+        A = J.T @ J
+        shift = (damping + 1e-30) * (jnp.diagonal(A) + 1e-12 * jnp.trace(A) + 1e-200)
+        new = x - jnp.linalg.solve(A + jnp.diag(shift), J.T @ r)
+        better = jnp.sum(residual(new) ** 2) < jnp.sum(r**2)
+        return jnp.where(better, new, x), jnp.where(better, 0.1, 10.0) * damping
+
+    def search(x):
+        x, _ = jax.lax.fori_loop(0, steps, step, (x, jnp.asarray(1e-3, x.dtype)))
+        return x, jnp.sum(residual(x) ** 2)
+
     found, left = jax.vmap(search)(first)
     return found[jnp.argmin(jnp.where(jnp.isfinite(left), left, jnp.inf))]

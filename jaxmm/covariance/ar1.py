@@ -15,23 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm.covariance._base import moments, namespace
-from jaxmm.covariance._scaled import OneScale
+from jaxmm.covariance._scaled import OneScale, Scaled
 
 
-@dataclass(frozen=True)
-class Autoregressive(OneScale):
-    """theta is the standard deviation and, where q > 1, α.
+class Falling(Scaled):
+    """Correlations that fall by the same factor from each effect to the next."""
 
-    Example:
-        >>> lam = mm.covariance.Autoregressive(2).lam(np.array([2.0, 0.5]), None)
-        >>> (lam @ lam.T).round(2).tolist()
-        [[4.0, 1.92], [1.92, 4.0]]
-    """
-
-    name = "ar1"
     triangular = True
     levels = True
-    positional = True
 
     @property
     def num_angles(self) -> int:
@@ -42,6 +33,20 @@ class Autoregressive(OneScale):
 
     def angles(self, lam: Any) -> Any:
         return angle(lam)[None]
+
+
+@dataclass(frozen=True)
+class Autoregressive(Falling, OneScale):
+    """theta is the standard deviation and, where q > 1, α.
+
+    Example:
+        >>> lam = mm.covariance.Autoregressive(2).lam(np.array([2.0, 0.5]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        [[4.0, 1.92], [1.92, 4.0]]
+    """
+
+    name = "ar1"
+    positional = True
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         if self.q == 1 and at is None:

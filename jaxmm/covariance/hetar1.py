@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from jaxmm.covariance._scaled import OwnScales
-from jaxmm.covariance.ar1 import angle, decaying
+from jaxmm.covariance.ar1 import Falling
 
 
 @dataclass(frozen=True)
-class HeterogeneousAutoregressive(OwnScales):
+class HeterogeneousAutoregressive(Falling, OwnScales):
     """theta is the roots t of the q standard deviations, then α; where q = 1 the standard deviation itself.
 
     Example:
@@ -20,15 +19,3 @@ class HeterogeneousAutoregressive(OwnScales):
     """
 
     name = "hetar1"
-    triangular = True
-    levels = True
-
-    @property
-    def num_angles(self) -> int:
-        return 1
-
-    def root(self, alpha: Any) -> Any:
-        return decaying(alpha[0], self.q)
-
-    def angles(self, lam: Any) -> Any:
-        return angle(lam)[None]

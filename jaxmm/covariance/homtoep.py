@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from jaxmm.covariance._scaled import OneScale
-from jaxmm.covariance.toep import angles, by_lag, correlations, of_lags, root
+from jaxmm.covariance.toep import ByLag, by_lag, correlations, of_lags
 
 
 @dataclass(frozen=True)
-class HomogeneousToeplitz(OneScale):
+class HomogeneousToeplitz(ByLag, OneScale):
     """theta is the standard deviation, then the angles α_1 .. α_{q-1} of partial autocorrelations.
 
     Example:
@@ -23,18 +23,6 @@ class HomogeneousToeplitz(OneScale):
     """
 
     name = "homtoep"
-    triangular = True
-    levels = True
-
-    @property
-    def num_angles(self) -> int:
-        return self.q - 1
-
-    def root(self, alpha: Any) -> Any:
-        return root(alpha)
-
-    def angles(self, lam: Any) -> Any:
-        return angles(lam)
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         return theta[None] ** 2 if self.q == 1 else theta[0] ** 2 * of_lags(correlations(theta[1:]), self.q)

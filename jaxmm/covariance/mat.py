@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._special import log_gamma
-from jaxmm.covariance._base import each, moments, namespace
+from jaxmm.covariance._base import each, least_squares, moments, namespace
 from jaxmm.covariance._decaying import APART, Decaying
 
 SMOOTHEST = 50.0  # N
@@ -122,7 +122,7 @@ def matern(xp: Any, x: Any, nu: Any) -> Any:
 
 @partial(jax.jit, static_argnames="structure")
 def _from_lower(lam: Any, *, structure: Matern, at: Any) -> Any:
-    """theta (3,) by Levenberg and Marquardt's method, from exponential correlations and from smooth ones."""
+    """theta (3,) by least squares, from exponential correlations and from smooth ones."""
     sd, D, pooled = moments(lam)
     _, apart = structure.apart(lam, at, 0)
     i, j = np.triu_indices(structure.q, 1)
@@ -134,23 +134,10 @@ def _from_lower(lam: Any, *, structure: Matern, at: Any) -> Any:
     def residual(p):
         return structure._falling(jnp, apart[i, j], jnp.concatenate([pooled[None], p])) - R
 
-    def step(_, state):
-        p, damping = state
-        r, J = residual(p), jax.jacfwd(residual)(p)
-        A = J.T @ J
-        new = p - jnp.linalg.solve(A + jnp.diag((damping + 1e-30) * jnp.diagonal(A) + 1e-200), J.T @ r)
-        better = jnp.sum(residual(new) ** 2) < jnp.sum(r**2)
-        return jnp.where(better, new, p), jnp.where(better, 0.1, 10.0) * damping
-
-    def search(p):
-        p, _ = jax.lax.fori_loop(0, STEPS, step, (p, jnp.asarray(1e-3, p.dtype)))
-        return p, jnp.sum(residual(p) ** 2)
-
     exponential = Decaying.from_lower(structure, lam, at)[1]
     shapes = [Matern.gamma(0.5), Matern.gamma(2.5)]
     first = jnp.stack([jnp.stack([exponential, jnp.asarray(g, lam.dtype)]) for g in shapes])
-    found, left = jax.vmap(search)(first)
-    best = found[jnp.argmin(jnp.where(jnp.isfinite(left), left, jnp.inf))]
+    best = least_squares(residual, first, STEPS)
     says = (jnp.max(R) > APART) & (jnp.min(R) < 1 - ALIKE)
     log_l, gamma = jnp.where(says, best, first[0])
     root = math.sqrt(SMOOTHEST)

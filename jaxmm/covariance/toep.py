@@ -18,20 +18,12 @@ from typing import Any
 import numpy as np
 
 from jaxmm.covariance._base import moments, namespace, sd_ratios
-from jaxmm.covariance._scaled import OwnScales
+from jaxmm.covariance._scaled import OwnScales, Scaled
 
 
-@dataclass(frozen=True)
-class Toeplitz(OwnScales):
-    """theta is the roots t of the q standard deviations, then α_1 .. α_{q-1}; of one effect its standard deviation.
+class ByLag(Scaled):
+    """A correlation for each lag, by the angles of partial autocorrelations."""
 
-    Example:
-        >>> lam = mm.covariance.Toeplitz(3).lam(np.array([1.0, 1.0, 1.0, 0.5, 0.1]), None)
-        >>> (lam @ lam.T).round(2).tolist()
-        [[1.0, 0.48, 0.31], [0.48, 1.0, 0.48], [0.31, 0.48, 1.0]]
-    """
-
-    name = "toep"
     triangular = True
     levels = True
 
@@ -44,6 +36,19 @@ class Toeplitz(OwnScales):
 
     def angles(self, lam: Any) -> Any:
         return angles(lam)
+
+
+@dataclass(frozen=True)
+class Toeplitz(ByLag, OwnScales):
+    """theta is the roots t of the q standard deviations, then α_1 .. α_{q-1}; of one effect its standard deviation.
+
+    Example:
+        >>> lam = mm.covariance.Toeplitz(3).lam(np.array([1.0, 1.0, 1.0, 0.5, 0.1]), None)
+        >>> (lam @ lam.T).round(2).tolist()
+        [[1.0, 0.48, 0.31], [0.48, 1.0, 0.48], [0.31, 0.48, 1.0]]
+    """
+
+    name = "toep"
 
     def covariance(self, theta: Any, at: Any = None) -> Any:
         q = self.q

@@ -25,7 +25,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm.crossval.folds import Folds
-from jaxmm.errors import row_errors
+from jaxmm.errors import RowErrors, row_errors
 from jaxmm.fitted import Fitted
 from jaxmm.inference.marginal import GRID, MASS
 from jaxmm.layout import Parameters
@@ -124,11 +124,18 @@ def _columns(fit: Fitted) -> tuple[Any, list[np.ndarray]]:
     return rows, [np.hstack([t.Z for t in d.terms if t.factor == f]) for f in range(len(d.factors))]
 
 
-def _covariance(fit: Fitted, Z: list[np.ndarray], at: Estimated, k: int, rows: np.ndarray) -> np.ndarray:
-    """V of some rows at the parameters of fold k."""
+def _errors(fit: Fitted, at: Estimated, k: int) -> RowErrors:
+    """At the parameters of fold k."""
     d = fit.model.design
-    V = at.sigma[k] ** 2 * row_errors(fit.model, at.theta[k], d.residual, d.weights, len(d.y)).blocks(rows)
-    for factor, z, lam in zip(d.factors, Z, at.lams, strict=True):
+    return row_errors(fit.model, at.theta[k], d.residual, d.weights, len(d.y))
+
+
+def _covariance(
+    fit: Fitted, Z: list[np.ndarray], at: Estimated, k: int, errors: RowErrors, rows: np.ndarray
+) -> np.ndarray:
+    """V of some rows at the parameters of fold k, whose ``errors`` these are."""
+    V = at.sigma[k] ** 2 * errors.blocks(rows)
+    for factor, z, lam in zip(fit.model.design.factors, Z, at.lams, strict=True):
         half, codes = z[rows] @ lam[k], factor.codes[rows]
         V += (codes[:, None] == codes[None, :]) * (half @ half.T)
     return V
@@ -138,10 +145,12 @@ def _linear(fit: Fitted, folds: Folds, at: Estimated, good: np.ndarray) -> tuple
     d, (used, Z) = fit.model.design, _columns(fit)
     of_rows = folds.of_rows
     mean = np.einsum("np,np->n", used.X, at.beta[of_rows]) + used.offset
-    value = np.full(len(folds.fold), np.nan)
-    for g, rows in enumerate(rows_of(folds.codes, len(folds.fold))):
-        if good[folds.fold[g]]:
-            value[g] = _normal(d.y[rows] - mean[rows], _covariance(fit, Z, at, int(folds.fold[g]), rows))
+    value, of_groups = np.full(len(folds.fold), np.nan), rows_of(folds.codes, len(folds.fold))
+    for k in np.flatnonzero(good):
+        errors = _errors(fit, at, int(k))
+        for g in np.flatnonzero(folds.fold == k):
+            rows = of_groups[g]
+            value[g] = _normal(d.y[rows] - mean[rows], _covariance(fit, Z, at, int(k), errors, rows))
     return value, mean
 
 
@@ -163,7 +172,7 @@ def _linear_given(fit: Fitted, folds: Folds, at: Estimated, good: np.ndarray) ->
     for k in np.flatnonzero(good):
         groups = np.flatnonzero(folds.fold == k)
         left = np.concatenate([of_groups[g] for g in groups])
-        K = np.linalg.inv(_covariance(fit, Z, at, int(k), every))
+        K = np.linalg.inv(_covariance(fit, Z, at, int(k), _errors(fit, at, int(k)), every))
         e = d.y - used.X @ at.beta[k] - used.offset
         V = np.linalg.inv(K[np.ix_(left, left)])
         wrong = V @ (K[left] @ e)  # y_h less its prediction

@@ -23,7 +23,8 @@ from jaxmm.design import syntax as _syntax
 from jaxmm.design import terms as _terms
 from jaxmm.design.columns import DataError, Table
 from jaxmm.design.design import Design, Spec, new_data
-from jaxmm.design.formula import Bar, ErrorBar, Terms
+from jaxmm.design.errorbar import ErrorBar
+from jaxmm.design.formula import Bar, Terms
 from jaxmm.design.inputs import (
     Frame,
     argument_offset,

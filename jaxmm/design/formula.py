@@ -21,7 +21,7 @@ from jaxmm.design import syntax as _syntax
 from jaxmm.design import terms as _terms
 from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren, Unary
 
-__all__ = ["Bar", "ErrorBar", "FormulaError", "Terms", "parse", "parse_part", "parse_residual"]
+__all__ = ["Bar", "FormulaError", "Parts", "Terms", "has_bar", "parse", "parse_part"]
 
 _PLAIN = {"us": "|", "diag": "||"}  # structures of bars without a call
 _BARS = tuple(_PLAIN.values())
@@ -82,22 +82,6 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class ErrorBar:
-    """The covariance of the errors, ``us(visit | subject, by=arm)``: the structure `kind`, the `time`, None for the
-    order of the rows, the columns of the `group`, () for all rows together, with its `name`, and those of `by`; the
-    name of a known `matrix`, and `options` as of a ``Bar``."""
-
-    kind: str
-    time: Expr | None
-    group: tuple[Expr, ...]
-    name: str
-    by: tuple[Expr, ...]
-    text: str
-    matrix: str | None = None
-    options: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
 class Terms:
     """What a formula says, before any data: expressions print as R writes them."""
 
@@ -131,7 +115,7 @@ def parse(formula: str) -> Terms:
         raise FormulaError("a bar belongs to the right of '~'", text, tree.left.pos)
     if isinstance(tree.left, Number | _syntax.Text) or not _syntax.names(tree.left):
         raise FormulaError("the left of '~' names no response", text, 0)
-    parts = _Parts(text)
+    parts = Parts(text)
     fixed = parts.split(tree.right) or Number(1.0)
     dot = () if any(n == "." for n in _syntax.names(fixed)) else None
     _terms.expand(fixed, dot=dot, text=text)  # the algebra's own complaints, before any data
@@ -153,64 +137,9 @@ def parse_part(formula: str, argument: str) -> Terms:
     right = _syntax.read(text)
     assert isinstance(right, Unary)
     _check_calls(right.arg, text, left=False)
-    parts = _Parts(text)
+    parts = Parts(text)
     fixed = parts.split(right.arg) or Number(1.0)
     return Terms(Number(1.0), fixed, tuple(parts.offsets), tuple(parts.bars), text)
-
-
-def parse_residual(text: str) -> ErrorBar:
-    """Read the argument ``residual``, such as ``"us(visit | subject)"``.
-
-    Raises:
-        FormulaError: no text, no structure around a bar, an option that there is not.
-    """
-    example = "such as residual='us(visit | subject)'"
-    if not isinstance(text, str):
-        raise FormulaError(f"residual is a text, {example}, not {type(text).__name__}")
-    text = " ".join(text.split())
-    tree = _syntax.read(text.removeprefix("~").strip()) if text else None
-    if not isinstance(tree, Call) or _has_bar(tree) is None:
-        raise FormulaError(f"residual is a structure around a bar, {example}", text)
-    kind = tree.func.split("::")[-1]
-    parts = _Parts(text)
-    if kind not in STRUCTURES:
-        raise parts.error(
-            f"the covariance structure {kind}(...) is not available; those that are: {', '.join(STRUCTURES)}", tree
-        )
-    (keyword, first), *others = tree.args
-    bar = first.arg if isinstance(first, Paren) else first
-    if keyword is not None or not (isinstance(bar, Binary) and bar.op == "|"):
-        raise parts.error(f"{kind}(...) takes the time and the subject first: {kind}(visit | subject)", tree)
-    by: tuple[Expr, ...] = ()
-    matrix, others = parts.matrix(kind, others, tree)
-    options, others = parts.options(kind, others)
-    for name, value in others:
-        if name != "by":
-            shown = str(value) if name is None else f"{name} = {value}"
-            raise parts.error(f"{kind}(...) takes by=, a factor whose levels have parameters of their own: leave out "
-                              f"{shown}", value)  # fmt: skip
-        by = tuple(_syntax.read(g) for g in parts.crossed(value)[1])
-    time = _time(bar.left, parts)
-    if isinstance(bar.right, Number) and bar.right.value == 1:
-        return ErrorBar(kind, time, (), "1", by, text, matrix, options)
-    name, group = parts.nested(bar.right)[0]
-    return ErrorBar(kind, time, tuple(_syntax.read(g) for g in group), name, by, text, matrix, options)
-
-
-def _time(left: Expr, parts: "_Parts") -> Expr | None:
-    """The time of ``residual``: what stands there, without the "0 +" of a random-effects term; None for 1."""
-    if isinstance(left, Binary) and left.op == "+":
-        sides = (left.left, left.right)
-        rest = [side for side in sides if not (isinstance(side, Number) and side.value == 0)]
-        if len(rest) == 1:
-            return _time(rest[0], parts)
-    if isinstance(left, Number) and left.value == 1:
-        return None
-    if isinstance(left, Name | Call | Paren):
-        return left.arg if isinstance(left, Paren) else left
-    raise parts.error(
-        f"on the left of the bar of residual stands the time alone, a factor or a number, or 1 for the order of the "
-        f"rows, not '{left}'", left)  # fmt: skip
 
 
 def _sides(text: str) -> Binary:
@@ -233,7 +162,7 @@ def _sides(text: str) -> Binary:
     return tree
 
 
-def _has_bar(node: Expr) -> Binary | None:
+def has_bar(node: Expr) -> Binary | None:
     for n in _syntax.walk(node):
         if isinstance(n, Binary) and n.op in _BARS:
             return n
@@ -255,7 +184,7 @@ def _check_calls(side: Expr, text: str, *, left: bool) -> None:
 
 def _check_call(node: Call, side: Expr, text: str, left: bool) -> None:
     name = node.func.split("::")[-1]
-    bar = _has_bar(node)
+    bar = has_bar(node)
     if bar is not None:
         if name in STRUCTURES:
             return
@@ -294,7 +223,7 @@ def _unknown_call(node: Call, name: str) -> str:
     return f"'{name}(...)' is not known to a formula: {hint}\n    known: {', '.join(known)}"
 
 
-class _Parts:
+class Parts:
     """Takes the bars and offsets out of the sum on the right-hand side."""
 
     def __init__(self, text: str):
@@ -307,7 +236,7 @@ class _Parts:
 
     def split(self, node: Expr) -> Expr | None:
         """What is left of the node; None when it was all bars and offsets."""
-        bar = _has_bar(node)
+        bar = has_bar(node)
         if bar is None and not any(_is_offset(n) for n in _syntax.walk(node)):
             return node
         if _is_offset(node):
@@ -337,7 +266,7 @@ class _Parts:
 
     def whole(self, node: Expr) -> Expr | None:
         """The node itself where it holds neither bar nor offset."""
-        return None if _has_bar(node) or any(_is_offset(n) for n in _syntax.walk(node)) else node
+        return None if has_bar(node) or any(_is_offset(n) for n in _syntax.walk(node)) else node
 
     def misplaced(self, node: Expr, bar: Binary | None) -> FormulaError:
         if bar is None:
@@ -355,7 +284,7 @@ class _Parts:
         if keyword is not None or not (isinstance(inner, Binary) and inner.op in _BARS):
             raise self.error(f"{node.func}(...) takes a random-effects term first: {node.func}(0 + x | g)", node)
         for _, other in others:
-            if _has_bar(other):
+            if has_bar(other):
                 raise self.error(f"{node.func}(...) takes one random-effects term", other)
         kind = node.func.split("::")[-1]
         matrix, others = self.matrix(kind, others, node)
@@ -394,7 +323,7 @@ class _Parts:
         self, bar: Binary, kind: str | None, matrix: str | None = None, options: tuple[tuple[str, int], ...] = ()
     ) -> Iterator[Bar]:
         for side in (bar.left, bar.right):
-            nested = _has_bar(side)
+            nested = has_bar(side)
             if nested is not None:
                 raise self.error(
                     "a bar inside a bar: write one term for each grouping factor, (1 | a) + (1 | b), or (1 | a:b)",

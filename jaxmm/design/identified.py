@@ -136,6 +136,15 @@ def moved_by(structure: Any, at: Any) -> tuple[np.ndarray, np.ndarray]:
     return found[..., -1], (found[..., :m] - found[..., m : 2 * m]) / (2 * steps)
 
 
+def as_correlations(C: np.ndarray, dC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From C (T, T) and its derivatives (T, T, m) those of the logarithms of its variances (T, m), and of its
+    correlations (T, T, m)."""
+    variance = np.diag(C)
+    log_variance = np.einsum("ttm->tm", dC) / variance[:, None]
+    half = 0.5 * (log_variance[:, None] + log_variance[None])
+    return log_variance, (dC - C[..., None] * half) / np.sqrt(np.outer(variance, variance))[..., None]
+
+
 def _point(structure: Any, at: Any) -> np.ndarray:
     """theta (m,) at which correlations fall with the distance, a little off."""
     q = structure.q
@@ -186,12 +195,8 @@ def _of_times(d: ResidualDesign, at: Looked) -> np.ndarray:
     """J'J by (θ of each set, γ)."""
     assert d.subject is not None
     T, m, V = len(at.times), at.dC.shape[-1], _spread(d)[at.rows]
-    sets = np.zeros(len(at.rows), int) if d.sets is None else d.sets.codes[at.rows]
-    count, k = 1 if d.sets is None else len(d.sets.levels), V.shape[1]
-    log_variance = np.einsum("ttm->tm", at.dC) / np.diag(at.C)[:, None]
-    size = np.sqrt(np.outer(np.diag(at.C), np.diag(at.C)))
-    half = 0.5 * (log_variance[:, None] + log_variance[None])
-    correlation = (at.dC - at.C[..., None] * half) / size[..., None]
+    sets, count, k = d.set_codes[at.rows], d.num_sets, V.shape[1]
+    log_variance, correlation = as_correlations(at.C, at.dC)
     s, t = np.triu_indices(T, 1)
     G = np.zeros((count * m + k, count * m + k))
     for g in range(count):
@@ -238,8 +243,7 @@ def _of_pairs(design: Design, at: Looked, pairs: np.ndarray) -> np.ndarray:
     H = int(np.bincount(codes).max())
     slots = np.full((int(codes.max()) + 1, H), -1)
     slots[codes[by], ranks(codes, by)[by]] = by
-    count = 1 if d.sets is None else len(d.sets.levels)
-    V = _spread(d)
+    count, V = d.num_sets, _spread(d)
     moves = [moved_by(t.covariance, t.inputs)[1] for t in design.terms]
     k = count * at.dC.shape[-1] + V.shape[1] + sum(x.shape[-1] for x in moves)
     G, step = np.zeros((k, k)), max(1, AT_ONCE // (k * H * H))
@@ -263,7 +267,7 @@ def _rows_of(
     gamma = 0.1 * np.cos(1.0 + np.arange(V.shape[1]))
     s = np.exp(0.5 * (V[one] + V[two]) @ gamma) * same
     own, columns = at.dC[at.place[i], at.place[j]] * s[:, None], np.zeros((len(i), count * m))
-    sets = np.zeros(len(i), int) if d.sets is None else d.sets.codes[one]
+    sets = d.set_codes[one]
     for g in range(count):
         columns[:, g * m : (g + 1) * m] = own * (sets == g)[:, None]
     by_gamma = (at.C[at.place[i], at.place[j]] * s)[:, None] * 0.5 * (V[one] + V[two])
@@ -279,7 +283,7 @@ def _rows_of(
 def _error(design: Design, at: Looked, null: Null) -> DataError:
     d = design.residual
     assert d is not None and d.subject is not None
-    count, m = 1 if d.sets is None else len(d.sets.levels), at.dC.shape[-1]
+    count, m = d.num_sets, at.dC.shape[-1]
     k = 0 if d.V is None else d.V.shape[1]
     moves = np.linalg.norm(null.share, axis=1) > MOVES
     gamma, effects = moves[count * m : count * m + k], moves[count * m + k :]

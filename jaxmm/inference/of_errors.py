@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxmm._types import Array
 from jaxmm.covariance import resized
-from jaxmm.design.identified import MOST, MOST_TIMES, moved_by
+from jaxmm.design.identified import MOST, MOST_TIMES, as_correlations, moved_by
 from jaxmm.errors import log_phi
 from jaxmm.fitted import Fitted
 from jaxmm.structure import ResidualLayout
@@ -100,10 +100,7 @@ def error_quantities(fit: Fitted) -> ErrorQuantities | None:
 def _told(structure: Any, positions: Any, T: int) -> tuple[list[int], list[tuple[int, int]]]:
     """The times whose variances, and the pairs whose correlations, the parameters tell apart."""
     C, dC = moved_by(structure, positions)
-    C, dC = C[:T, :T], dC[:T, :T]
-    slopes = np.einsum("ttm->tm", dC) / np.diag(C)[:, None]
-    half = 0.5 * (slopes[:, None] + slopes[None])
-    turned = (dC - C[..., None] * half) / np.sqrt(np.outer(np.diag(C), np.diag(C)))[..., None]
+    slopes, turned = as_correlations(C[:T, :T], dC[:T, :T])
     pairs = [(t, t + lag) for lag in range(1, T) for t in range(T - lag)]
     own = _basis(np.array([turned[pair] for pair in pairs]).reshape(len(pairs), -1))
     return _basis(slopes), [pairs[k] for k in own]

@@ -22,28 +22,24 @@ from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.lanes import linear_lanes as common
 from jaxmm.lanes.advance import LAST, Lanes, Value
-from jaxmm.lanes.linear_rows import LinearRows
-from jaxmm.lanes.own_rows import Effects, lay_out
+from jaxmm.lanes.linear_patterns import ACCEPTED, suits
+from jaxmm.lanes.linear_rows import Centred, LinearRows, centred, laid_out
+from jaxmm.lanes.own_rows import Effects, Laid
 from jaxmm.lanes.problem import Found
 from jaxmm.objective.lmm import scaled_deviance
-from jaxmm.pure import least_squares
 from jaxmm.residual import PatternRows
 from jaxmm.residual.starts import usual_errors
 from jaxmm.sources.responses import Varying
 from jaxmm.start import NEAR_ZERO, independent_theta, moment_start
 
-ACCEPTED = frozenset({"y", "offset", "weights"})
-
 
 class ErrorRows(NamedTuple):
-    """``e`` (H, P, L), what least squares leave of the response; ``W`` (H, P, L) its weights, None where all lanes have
-    the model's; ``beta0`` (p, L), ``log_weights`` (L,) their sum over the ``n_obs`` (L,) rows that weigh something."""
+    """``at``, what least squares leave of the response (H, P, L) and more; ``W`` (H, P, L) the weights, None where all
+    lanes have the model's; ``starts`` (2, m, L), the best and the second best."""
 
-    e: Array
+    at: Centred
     W: Any
-    beta0: Array
-    log_weights: Array
-    n_obs: Array
+    starts: Any = None
 
 
 @partial(
@@ -86,16 +82,14 @@ class LinearErrors:
 
     def data(self, own: Varying) -> ErrorRows:
         rows = self._rows.rows
-        laid = lay_out(own, rows.source, rows.weights, self.offset, None, self.gram.structure, self.effects)
+        laid = laid_out(rows, self.offset, own, self.gram.structure, self.effects)
 
-        def one(e: Array, W: Array, there: Array) -> ErrorRows:
-            beta0, left = least_squares(rows, W, e)
-            logs = jnp.sum(jnp.where(there, jnp.log(jnp.where(there, W, 1.0)), 0.0))
-            return ErrorRows(jnp.where(there, left, 0.0), W, beta0, logs, jnp.sum(there).astype(e.dtype))
+        def one(own: Laid) -> Centred:
+            at = centred(rows, own)
+            return at._replace(e=jnp.where(own.there, at.e, 0.0))
 
-        W, there = (jnp.broadcast_to(x, laid.e.shape) for x in (laid.W, laid.there))
-        found = jax.vmap(one, -1, -1)(laid.e, W, there)
-        return found if own.weights is not None else found._replace(W=None)
+        found = ErrorRows(jax.vmap(one, -1, -1)(laid), None if own.weights is None else laid.W)
+        return found._replace(starts=self._starts(found))
 
     @property
     def _rows(self) -> PatternRows:
@@ -105,41 +99,39 @@ class LinearErrors:
         """Of one lane."""
         model = self._rows
         W = model.rows.weights if own.W is None else own.W
-        rows = replace(model.rows, y=own.e, weights=W)
+        rows = replace(model.rows, y=own.at.e, weights=W)
         patterns = model.patterns
         if own.W is not None and patterns is not None:
             patterns = patterns.of_each(W > 0)
-        couplings = self.gram.structure.solver.of_rows(rows, (W,), jnp.concatenate([rows.X, own.e[None]]))
+        couplings = self.gram.structure.solver.of_rows(rows, (W,), jnp.concatenate([rows.X, rows.y[None]]))
         return replace(
             self.gram,
             couplings=couplings,
-            beta0=own.beta0,
-            sum_log_weights=own.log_weights,
-            n_obs=own.n_obs,
+            beta0=own.at.beta0,
+            sum_log_weights=own.at.log_weights,
+            n_obs=own.at.n_obs,
             residual=replace(model, rows=rows, patterns=patterns),
         )
 
     # ------------------------------------------------------------ the search
-    def _starts(self, data: ErrorRows) -> tuple[Array, Array]:
-        """The best start of each lane, and the second best (m, L)."""
+    def _starts(self, data: ErrorRows) -> Array:
         s = self.gram.structure
 
-        def one(own: ErrorRows) -> tuple[Array, Array]:
+        def one(own: ErrorRows) -> Array:
             gram = self._gram(own)
             random = [moment_start(gram, jnp), independent_theta(gram, NEAR_ZERO, jnp)] if s.terms else [jnp.zeros(0)]
             both = [jnp.concatenate([theta, rho]) for theta in random for rho in self.starts]
             given = jnp.stack([*both, self.near])
             values = jax.lax.map(lambda theta: scaled_deviance(theta, gram), given)
-            order = jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))
-            return given[order[0]], given[order[1]]
+            return given[jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))[:2]]
 
         return jax.vmap(one, -1, -1)(data)
 
     def start(self, data: ErrorRows) -> Array:
-        return self._starts(data)[0]
+        return data.starts[0]
 
     def prepare(self, theta: Array, data: ErrorRows) -> Any:
-        return *common.nothing_linear(self.gram.structure, data.log_weights), self._starts(data)[1]
+        return *common.nothing_linear(self.gram.structure, data.at.log_weights), data.starts[1]
 
     def guess(self, theta: Array) -> Array:
         return jnp.broadcast_to(self.hessian[:, :, None], (*self.hessian.shape, theta.shape[-1]))
@@ -161,16 +153,13 @@ class LinearErrors:
         return common.linear_found(outcome, self.gram)
 
     def residual(self, data: ErrorRows) -> Any:
-        return common.residual_linear(self.gram.structure, data.n_obs)
+        return common.residual_linear(self.gram.structure, data.at.n_obs)
 
 
 def can_have_errors(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched so: its errors' parameters are few, and so are the rows of a subject."""
     own = model.arrays.residual
-    s = model.structure
-    if varies - ACCEPTED or not 0 < s.num_theta <= costs.PATTERN_PARAMETERS or not s.profiles_sigma:
-        return False
-    if not isinstance(own, PatternRows):
+    if not isinstance(own, PatternRows) or not suits(model, varies):
         return False
     longest = costs.UNROLLED_ROOT if "weights" in varies else costs.UNROLLED_BLOCKS
     return own.patterns is None or len(own.patterns.there) <= longest
@@ -179,10 +168,8 @@ def can_have_errors(model: Any, varies: frozenset[str]) -> bool:
 def linear_errors(
     gram: Gram, d: Any, near: np.ndarray, hessian: np.ndarray, checks: LinearRows, harmless: np.ndarray
 ) -> LinearErrors:
-    """Of a model's arrays and design ``d``; ``near`` (m,) a start of which the ``hessian`` is known."""
+    """Of a model's arrays and design ``d``; ``near`` (m,) a start, ``hessian`` a positive definite one there."""
     starts = usual_errors(gram.residual, gram.structure.residual)  # pyright: ignore
     source = np.asarray(gram.residual.rows.source)
     offset = np.zeros(source.shape) if d.offset is None else d.offset[source]
-    w, Q = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, 0.0))
-    w = np.maximum(np.abs(w), 1e-3 * np.abs(w).max(initial=1e-3))
-    return LinearErrors(gram, offset, np.stack(starts), near, (Q * w) @ Q.T, harmless, checks, checks.effects)  # pyright: ignore
+    return LinearErrors(gram, offset, np.stack(starts), near, hessian, harmless, checks, checks.effects)  # pyright: ignore

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm import costs
+from jaxmm._runs import ranks
 from jaxmm._types import Array
 from jaxmm.design.residual import ResidualDesign
 from jaxmm.gram import Accumulator, Gram
@@ -37,32 +38,28 @@ from jaxmm.lanes.problem import Found
 from jaxmm.lanes.sweeps import inverse
 from jaxmm.optimize import Status
 from jaxmm.residual import PatternSums, layout_of
-from jaxmm.residual.patterns import Patterns, every_pattern, patterns, subjects
-from jaxmm.residual.starts import LEAST, MOST_TIMES, in_unit_of_first, usual
-from jaxmm.residual.sums import pattern_sums, places_of_packed
+from jaxmm.residual.patterns import Patterns, every_pattern, number_of, patterns, subjects
+from jaxmm.residual.starts import LEAST, MOST_TIMES, in_unit_of_first, moments_of_sums, usual
+from jaxmm.residual.sums import cells_of, pattern_sums, places_of_packed
+from jaxmm.solver.block_matmul import block_matmul
 from jaxmm.sources.responses import Varying
 
-ACCEPTED = frozenset({"y", "offset", "weights"})
+ACCEPTED = frozenset({"y", "offset", "weights"})  # what lanes may have of their own
+
+
+class Counted(NamedTuple):
+    """What the rows that count make, of all lanes or of each: ``XX`` (C, p(p + 1)/2) or (C, .., L) of the columns;
+    ``counts`` (K, 1 or L) of subjects; ``n_obs`` and ``log_weights``, the sum of their logarithms, () or (L,)."""
+
+    XX: Any
+    counts: Array
+    n_obs: Array
+    log_weights: Array
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=[
-        "source",
-        "root",
-        "offset",
-        "X",
-        "patterns",
-        "counts",
-        "n_obs",
-        "log_weights",
-        "XX",
-        "pairs",
-        "members",
-        "cells",
-        "at",
-        "sets",
-    ],
+    data_fields=["source", "root", "offset", "X", "patterns", "sets", "rows", "cells", "at", "members", "chosen"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -70,10 +67,10 @@ class PatternTable:
     """The rows of P subjects in H slots and the cells of their K patterns; shared by all lanes.
 
     ``source`` (H, P) the row of the data in each slot; ``root`` (H, P) of its weight, 0 for a gap; ``offset`` (H, P);
-    ``X`` (p, H, P) as to X_s.  Of the model's own rows ``counts`` (K,) of subjects, ``n_obs``, ``log_weights`` their
-    sum and ``XX`` (C, p(p + 1)/2), which is None where lanes have rows of their own.  ``pairs`` (N, 2) of slots;
-    ``members`` (N, M) the patterns that have rows in both, and -1; ``cells`` (C,) which of those there are; ``at``
-    (H, H, K) the cell that each element of P is in, C for none; ``sets`` (P,) of parameters.
+    ``X`` (p, H, P) as to X_s; ``sets`` (P,) of parameters; ``rows``, what the model's own make, without XX where lanes
+    have rows of their own.  ``cells`` (3, C) as of ``PatternSums``, ``at`` (H, H, K) the one that each element of P is
+    in, C for none.  ``members`` (N, M) the patterns that have rows in both slots of each pair, and -1; ``chosen`` (C,)
+    where among them each cell is.
     """
 
     source: Array
@@ -81,97 +78,81 @@ class PatternTable:
     offset: Array
     X: Array
     patterns: Patterns
-    counts: Array
-    n_obs: Array
-    log_weights: Array
-    XX: Array | None
-    pairs: Array
-    members: Array
+    sets: Array
+    rows: Counted
     cells: Array
     at: Array
-    sets: Array
-
-
-class OwnRows(NamedTuple):
-    """Of lanes with rows of their own, as of ``PatternTable``: ``XX`` (C, p(p + 1)/2, L), ``counts`` (K, L), ``n_obs``
-    and ``log_weights`` (L,)."""
-
-    XX: Array
-    counts: Array
-    n_obs: Array
-    log_weights: Array
+    members: Array
+    chosen: Array
 
 
 class PatternData(NamedTuple):
-    """``Y`` (C, p + 1, L) of the response with the columns and itself; ``beta0`` (p, L); ``own`` or None."""
+    """``Y`` (C, p + 1, L) of the response with the columns and itself; ``beta0`` (p, L); ``own``, what the lanes' own
+    rows make, or None."""
 
     Y: Array
     beta0: Array
-    own: OwnRows | None
+    own: Counted | None
 
 
 def pattern_table(a: Accumulator, d: ResidualDesign, offset: np.ndarray | None, own: bool) -> PatternTable:
     """Of the columns of a model and its errors; ``own``: lanes may miss rows of their own.  With x64 enabled."""
     assert d.subject is not None and d.place is not None and a.structure.residual is not None
-    weights = np.ones(a.n) if a.weights is None else a.weights
+    weights, X = np.ones(a.n) if a.weights is None else a.weights, a.X.rows(slice(0, a.n))
     laid = subjects(d.subject.codes, d.place, len(d.times), None, weights > 0)
     sets = None if d.sets is None else d.sets.codes
     if own:
         found = every_pattern(laid, d.positions, sets, a.structure.residual)
     else:
         found = patterns(laid, d.place, d.positions, sets, a.structure.residual)
-    X = a.X.rows(slice(0, a.n))
-    there = np.asarray(found.there) > 0
-    H, K = there.shape
-    first, second = np.triu_indices(H)
-    both = there[first] & there[second]  # (N, K)
-    members = np.full((len(first), max(int(both.sum(axis=1).max()), 1)), -1)
-    at = np.full((H, H, K), int(both.sum()))
-    for n, has in enumerate(both):
-        k = np.flatnonzero(has)
-        members[n, : len(k)] = k
-        at[first[n], second[n], k] = at[second[n], first[n], k] = both[:n].sum() + np.arange(len(k))
+    there, pattern = np.asarray(found.there) > 0, np.asarray(found.pattern)
+    (H, K), cells = there.shape, cells_of(there)
+    s, t, k = cells
+    pair, C = places_of_packed(H)[s, t], cells.shape[1]
+    rank = ranks(pair)  # of a cell among those of its pair
+    members = np.full((H * (H + 1) // 2, int(rank.max(initial=0)) + 1), -1)
+    members[pair, rank] = k
+    at = np.full((H, H, K), C)
+    at[s, t, k] = at[t, s, k] = np.arange(C)
+    XX: Any = None if own else np.asarray(pattern_sums(laid, found, X * np.sqrt(weights)[:, None]).sums)[:C]
+    counts = np.bincount(pattern[pattern >= 0], minlength=K).astype(float)
+    logs = np.log(weights[weights > 0])
     real = laid.rows >= 0
     source = np.where(real, laid.rows, laid.first)
-    pattern = np.asarray(found.pattern)
-    XX = None
-    if not own:
-        sums, (n, k) = pattern_sums(laid, found, X * np.sqrt(weights)[:, None]), np.nonzero(both)
-        which = np.full((H, H, K), len(sums.sums))
-        np.minimum.at(which, tuple(np.asarray(sums.cells)), np.arange(len(sums.sums)))
-        XX = np.asarray(sums.sums)[which[first[n], second[n], k]]
     parts: Any = (
         source.astype(np.int32),
         np.where(real, np.sqrt(weights)[source], 0.0),
         np.zeros(source.shape) if offset is None else offset[source],
         np.ascontiguousarray(np.moveaxis(np.where(real[:, :, None], X[source], 0.0), -1, 0)),
         found,
-        np.bincount(pattern[pattern >= 0], minlength=K).astype(float),
-        float(np.sum(weights > 0)),
-        float(np.sum(np.log(weights[weights > 0]))),
-        XX,
-        np.stack([first, second], axis=1).astype(np.int32),
-        members.astype(np.int32),
-        np.flatnonzero(members.ravel() >= 0).astype(np.int32),
-        at.astype(np.int32),
         np.zeros(len(laid.first), np.int32) if sets is None else sets[laid.first].astype(np.int32),
+        Counted(XX, counts[:, None], np.asarray(float(len(logs))), np.asarray(np.sum(logs))),  # pyright: ignore
+        cells,
+        at.astype(np.int32),
+        members.astype(np.int32),
+        (pair * members.shape[1] + rank).astype(np.int32),
     )
     return jax.device_put(PatternTable(*parts))
 
 
+def suits(model: Any, varies: frozenset[str]) -> bool:
+    """Whether lanes of a model with a covariance of the errors can be searched side by side at all: what they have of
+    their own can be had, there are parameters and not too many, and σ is none of them."""
+    s = model.structure
+    return varies <= ACCEPTED and 0 < s.num_theta <= costs.PATTERN_PARAMETERS and s.profiles_sigma
+
+
 def can_have_patterns(model: Any, varies: frozenset[str]) -> bool:
     """Whether lanes of a model can be searched by sums over patterns."""
-    gram, d, s = model.arrays, model.design.residual, model.structure
-    if not isinstance(gram.residual, PatternSums) or varies - ACCEPTED:
-        return False
-    if not 0 < s.num_theta <= costs.PATTERN_PARAMETERS or not s.profiles_sigma:
+    own, d = model.arrays.residual, model.design.residual
+    if not isinstance(own, PatternSums) or not suits(model, varies):
         return False
     if "weights" not in varies:
         return True
-    H, layout = len(d.times), layout_of(d)
-    cells = layout.sets * (H * (H + 3) * 2 ** max(H - 3, 0)) if H < 30 else np.inf  # Σ over the pairs s <= t
-    fits = cells * (s.p + 1) ** 2 / 2 <= costs.PATTERN_CELLS
-    return bool(fits and gram.residual.patterns.place is None)
+    H = len(d.times)
+    cells = d.num_sets * (H * (H + 3) * 2 ** max(H - 3, 0)) if H < 30 else np.inf  # Σ over the pairs s <= t
+    fits = cells * (model.structure.p + 1) ** 2 / 2 <= costs.PATTERN_CELLS
+    return bool(fits and own.patterns.place is None)
 
 
 @partial(
@@ -220,13 +201,11 @@ class LinearPatterns:
         beta0, e = self._centred(e, there, root)
         if own.weights is None:
             return PatternData(self._sums(e, root, number)[1], beta0, None)
-        H, K = len(there), t.patterns.there.shape[1]
-        seen = jnp.sum(there * (1 << np.arange(H))[:, None, None], axis=0)
-        number = jnp.where(seen > 0, t.sets[:, None] * (2**H - 1) + seen - 1, -1)
+        number, K = number_of(there, t.sets[:, None]), t.patterns.there.shape[1]
         counts = jnp.sum(number[None] == jnp.arange(K)[:, None, None], axis=1).astype(e.dtype)
         logs = 2 * jnp.sum(jnp.log(jnp.where(there, root, 1.0)), axis=(0, 1))
         XX, Y = self._sums(e, root, number)
-        return PatternData(Y, beta0, OwnRows(XX, counts, jnp.sum(there, axis=(0, 1)).astype(e.dtype), logs))
+        return PatternData(Y, beta0, Counted(XX, counts, jnp.sum(there, axis=(0, 1)).astype(e.dtype), logs))
 
     def _centred(self, e: Array, there: Array, root: Array) -> tuple[Array, Array]:
         """beta0 (p, L) of least squares and e less X beta0, where there are rows; twice, so that a large mean leaves no
@@ -265,9 +244,9 @@ class LinearPatterns:
                 yy = 2 * jnp.sum(w * (e_a * e_b)[None], axis=1)
             return XX, jnp.concatenate([both[0] + both[1], yy[:, None]], axis=1)
 
-        XX, Y = jax.lax.map(of_pair, (t.pairs, t.members))
-        XX, Y = (x.reshape(-1, *x.shape[2:])[t.cells] for x in (XX, Y))
-        return XX, Y
+        pairs = np.stack(np.triu_indices(len(t.root)), axis=1)
+        XX, Y = jax.lax.map(of_pair, (pairs, t.members))
+        return tuple(x.reshape(-1, *x.shape[2:])[t.chosen] for x in (XX, Y))  # pyright: ignore
 
     # ------------------------------------------------------------ the search
     def covariances(self, theta: Array) -> Array:
@@ -294,19 +273,12 @@ class LinearPatterns:
         squares = jnp.concatenate([data.Y[:, -1], jnp.zeros((1, data.Y.shape[-1]))])[t.at]  # (H, H, K, L)
         squares = squares * (0.5 + 0.5 * np.eye(H))[:, :, None, None]
         there = t.patterns.there
-        counts = (there[:, None] * there[None])[..., None] * self._counts(data)
+        counts = (there[:, None] * there[None])[..., None] * (data.own or t.rows).counts
         thetas = []
         for own in t.patterns.sets:
-            n, S = (jnp.sum(own[:, None] * x, axis=2) for x in (counts, squares))
-            S = S / jnp.maximum(n, 1.0)
-            variance = jnp.stack([S[k, k] for k in range(H)])
-            seen = jnp.stack([n[k, k] for k in range(H)]) > 0
-            mean = jnp.sum(jnp.where(seen, variance, 0.0), axis=0) / jnp.maximum(jnp.sum(seen, axis=0), 1)
-            variance = jnp.maximum(jnp.where(seen, variance, mean), 1e-8 * mean)
-            S = jnp.where((n > 1) & ~np.eye(H, dtype=bool)[:, :, None], S, 0.0)
-            S = S + np.eye(H)[:, :, None] * variance[None]
+            S = moments_of_sums(*(jnp.sum(own[:, None] * x, axis=2) for x in (counts, squares)))
             w, Q = eigh(S)
-            w = jnp.maximum(w, LEAST * mean)
+            w = jnp.maximum(w, LEAST * jnp.trace(S) / H)
             root = cholesky(jnp.sum(Q[:, None] * (w[None] * Q)[None], axis=2))
             thetas.append(structure.from_lower(root, t.patterns.positions))
         thetas = in_unit_of_first(structure, thetas)
@@ -322,21 +294,17 @@ class LinearPatterns:
         dC = jax.vmap(lambda u: jax.jvp(self.covariances, (theta,), (u,))[1])(units)  # (m, H, H, K, L)
         P = inverse(self.covariances(theta))[0]
         own = jnp.sum(P[None, :, :, None] * dC[:, None], axis=2)
-        counted = own * t.counts[:, None]
+        counted = own * t.rows.counts
         both = jax.lax.map(lambda x: jnp.sum(x[None] * jnp.swapaxes(counted, 1, 2), axis=(1, 2, 3)), own)
         trace = jnp.sum(jnp.trace(counted, axis1=1, axis2=2), axis=1)
         return both - trace[:, None] * trace[None] / self.gram.n_obs
 
-    def _counts(self, data: PatternData) -> Array:
-        """(K, 1 or L)"""
-        return self.table.counts[:, None] if data.own is None else data.own.counts
-
     def evaluate(self, theta: Array, data: PatternData, kept: Any) -> Value:
-        t, s, counts = self.table, self.gram.structure, self._counts(data)
-        p, share, rows = s.p, float(s.reml), data.own or t
+        t, s, rows = self.table, self.gram.structure, data.own or self.table.rows
+        p, share = s.p, float(s.reml)
         C, pull = jax.vjp(self.covariances, theta)
         P, logs = inverse(C)
-        a, b, k = _cells(t)
+        a, b, k = t.cells
         flat = P[a, b, k]  # (C, L)
         Y = jnp.sum(flat[:, None] * data.Y, axis=0)
         right, r2 = Y[:p], Y[p]
@@ -348,7 +316,7 @@ class LinearPatterns:
             beta = jnp.sum(M_inverse * right[None], axis=1)
             r2 = r2 - jnp.sum(right * beta, axis=0)
             df, logdet_X = df - share * p, share * (logdet_M - 2 * self.gram.logdet_T)
-        logdet = jnp.sum(counts * logs, axis=0)
+        logdet = jnp.sum(rows.counts * logs, axis=0)
         value = logdet + df * (1 + jnp.log(2 * jnp.pi * r2 / df)) + logdet_X - rows.log_weights
 
         kappa = df / r2
@@ -359,7 +327,7 @@ class LinearPatterns:
             slope = slope + _wide(rows.XX, by_M * np.where(i == j, 1.0, 2.0)[:, None])
         slope = slope * jnp.where(a == b, 1.0, 0.5)[:, None]
         G = jnp.concatenate([slope, jnp.zeros((1, slope.shape[-1]), slope.dtype)])[t.at]
-        (gradient,) = pull(counts * P - _times(_times(P, G), P))
+        (gradient,) = pull(rows.counts * P - block_matmul(block_matmul(P, G), P))
         return Value(value, gradient, None, (beta + data.beta0, r2 / df, M_inverse))
 
     def doubtful(self, s: Lanes) -> Array:
@@ -376,7 +344,7 @@ class LinearPatterns:
         return linear_found(outcome, self.gram)
 
     def residual(self, data: PatternData) -> Any:
-        return residual_linear(self.gram.structure, (data.own or self.table).n_obs)
+        return residual_linear(self.gram.structure, (data.own or self.table.rows).n_obs)
 
 
 def linear_patterns(
@@ -386,13 +354,6 @@ def linear_patterns(
     table, layout = pattern_table(a, d.residual, d.offset, own), layout_of(d.residual)
     starts = np.stack(usual(table.patterns, layout, [1.0] * layout.sets))
     return LinearPatterns(gram, table, starts, harmless, checks)  # pyright: ignore
-
-
-def _cells(t: PatternTable) -> tuple[Array, Array, Array]:
-    """(C,) each: the slots and the pattern of each cell."""
-    M = t.members.shape[1]
-    pair = t.pairs[t.cells // M]
-    return pair[:, 0], pair[:, 1], t.members.ravel()[t.cells]
 
 
 def _dot(w: Array, x: Array) -> Array:
@@ -408,7 +369,3 @@ def _tall(XX: Any, flat: Array) -> Array:
 def _wide(XX: Any, by: Array) -> Array:
     """Σ over the columns: (C, L)."""
     return XX @ by if XX.ndim == 2 else jnp.sum(XX * by[None], axis=1)
-
-
-def _times(A: Array, B: Array) -> Array:
-    return jnp.sum(A[:, :, None] * B[None], axis=1)

@@ -26,6 +26,7 @@ from jaxmm.pure import least_squares
 from jaxmm.rows import Rows
 from jaxmm.sources.responses import Varying
 from jaxmm.start import FEW, moment_start
+from jaxmm.structure import Structure
 
 
 class Crossed(NamedTuple):
@@ -69,9 +70,7 @@ class LinearRows:
 
     # ------------------------------------------------------------ what lanes have
     def _laid(self, own: Varying) -> Laid:
-        rows = self.rows
-        laid = lay_out(own, rows.source, rows.weights, rows.offset, None, self.gram.structure, self.effects)
-        return laid._replace(**{k: jnp.broadcast_to(getattr(laid, k), laid.e.shape) for k in ("W", "there")})
+        return laid_out(self.rows, self.rows.offset, own, self.gram.structure, self.effects)
 
     def _of_lane(self, own: Laid) -> Rows:
         rows = self.rows if own.X is None else replace(self.rows, X=own.X)
@@ -80,11 +79,11 @@ class LinearRows:
     def data(self, own: Varying) -> Crossed:
         def one(own: Laid) -> Crossed:
             rows, s = self._of_lane(own), self.gram.structure
-            beta0, e = least_squares(rows, own.W, own.e)
-            logs = jnp.sum(jnp.where(own.there, jnp.log(jnp.where(own.there, own.W, 1.0)), 0.0))
-            couplings = s.solver.of_rows(rows, (own.W,), jnp.concatenate([rows.X, e[None]]))
-            count = jnp.sum(own.there).astype(e.dtype)
-            return Crossed(_numbers(couplings), beta0, logs, count, self._few(own.there), own.T_X, own.T)
+            at = centred(rows, own)
+            couplings = s.solver.of_rows(rows, (own.W,), jnp.concatenate([rows.X, at.e[None]]))
+            return Crossed(
+                _numbers(couplings), at.beta0, at.log_weights, at.n_obs, self._few(own.there), own.T_X, own.T
+            )
 
         return jax.vmap(one, -1, -1)(self._laid(own))
 
@@ -163,6 +162,29 @@ class LinearRows:
     def found(self, outcome: Any) -> Found:
         *ends, T_X, T = outcome
         return common.linear_found(tuple(ends), self.gram, T_X, T)
+
+
+class Centred(NamedTuple):
+    """Of one lane ``e`` (H, P), what least squares leave of the response, and ``beta0`` (p,); ``log_weights`` (), the
+    sum over the ``n_obs`` () rows that are there."""
+
+    e: Array
+    beta0: Array
+    log_weights: Array
+    n_obs: Array
+
+
+def centred(rows: Rows, own: Laid) -> Centred:
+    """Of a lane's rows as they are laid out, whose X these ``rows`` have."""
+    beta0, e = least_squares(rows, own.W, own.e)
+    logs = jnp.sum(jnp.where(own.there, jnp.log(jnp.where(own.there, own.W, 1.0)), 0.0))
+    return Centred(e, beta0, logs, jnp.sum(own.there).astype(e.dtype))
+
+
+def laid_out(rows: Rows, offset: Array, own: Varying, s: Structure, effects: Effects) -> Laid:
+    """The rows of lanes in the pieces of the model's ``rows``, whose ``offset`` (H, P) is the model's."""
+    laid = lay_out(own, rows.source, rows.weights, offset, None, s, effects)
+    return laid._replace(**{k: jnp.broadcast_to(getattr(laid, k), laid.e.shape) for k in ("W", "there")})
 
 
 def _numbers(couplings: Any) -> tuple[Array, ...]:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmm._types import Array
+from jaxmm.solver.block_matmul import block_matmul
 
 
 @jax.custom_jvp
@@ -37,9 +38,5 @@ def inverse(A: Array) -> tuple[Array, Array]:
 @inverse.defjvp
 def _(primals, tangents):
     own, logdet = inverse(*primals)
-    half = _times(own, tangents[0])
-    return (own, logdet), (-_times(half, own), jnp.sum(jnp.stack([half[i, i] for i in range(len(own))]), axis=0))
-
-
-def _times(A: Array, B: Array) -> Array:
-    return jnp.sum(A[:, :, None] * B[None], axis=1)
+    half = block_matmul(own, tangents[0])
+    return (own, logdet), (-block_matmul(half, own), jnp.trace(half))

@@ -29,9 +29,8 @@ from jaxmm.structure import ResidualLayout
 
 def layout_of(d: ResidualDesign) -> ResidualLayout:
     """What of it is static."""
-    sets = 1 if d.sets is None else len(d.sets.levels)
     sigma = "searched" if d.searched else "profiled" if d.sigma is None else "known"
-    return ResidualLayout(d.covariance, sets, 0 if d.V is None else d.V.shape[1], sigma)
+    return ResidualLayout(d.covariance, d.num_sets, 0 if d.V is None else d.V.shape[1], sigma)
 
 
 def prepare(a: Accumulator, gram: Gram, d: ResidualDesign, y: np.ndarray, family: Any) -> PatternSums | PatternRows:

@@ -108,20 +108,28 @@ def subjects(
     return Subjects(rows, first, aligned)
 
 
-def every_pattern(laid: Subjects, positions: np.ndarray | None, sets: np.ndarray | None, layout: ResidualLayout):
-    """All patterns that subjects can have whose slots are times, whichever of these are missing: the times that are
-    seen in pattern k of a set are the bits of k + 1."""
+def number_of(there: Any, sets: Any) -> Any:
+    """Which of ``every_pattern`` subjects have, (P, ..), whose rows are ``there`` (H, P, ..) and whose ``sets`` these
+    are (P, ..): the times that are seen in pattern k of a set are the bits of k + 1.  -1 without any."""
+    xp, H = np if isinstance(there, np.ndarray) else jnp, len(there)
+    seen = xp.sum(there * (1 << np.arange(H)).reshape(H, *[1] * (there.ndim - 1)), axis=0)
+    return xp.where(seen > 0, sets * (2**H - 1) + seen - 1, -1)
+
+
+def every_pattern(
+    laid: Subjects, positions: np.ndarray | None, sets: np.ndarray | None, layout: ResidualLayout
+) -> Patterns:
+    """All patterns that subjects can have whose slots are times, whichever of these are missing."""
     H = len(laid.rows)
     which, seen = np.divmod(np.arange(layout.sets * (2**H - 1)), 2**H - 1)
     there = (seen + 1) >> np.arange(H)[:, None] & 1
     own = np.zeros(laid.rows.shape[1], np.int64) if sets is None else sets[laid.first]
-    number = own * (2**H - 1) + np.sum((laid.rows >= 0) << np.arange(H)[:, None], axis=0) - 1
     return Patterns(
         there=np.asarray(there, float),  # pyright: ignore
         place=None,
         sets=np.asarray(which == np.arange(layout.sets)[:, None], float),  # pyright: ignore
         positions=positions,
-        pattern=number.astype(np.int32),  # pyright: ignore
+        pattern=number_of(laid.rows >= 0, own).astype(np.int32),  # pyright: ignore
         layout=layout,
     )
 

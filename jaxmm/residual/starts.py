@@ -171,15 +171,20 @@ def _moments(own: PatternSums | PatternRows, sets: int) -> list[np.ndarray]:
         which = which[at]
     out = []
     for k in range(sets):
-        n = np.sum(counts[:, :, which == k], axis=-1)
-        S = np.sum(squares[:, :, which == k], axis=-1) / np.maximum(n, 1.0)
-        variance = np.where(np.diag(n) > 0, np.diag(S), np.mean(np.diag(S)[np.diag(n) > 0]))
-        variance = np.maximum(variance, 1e-8 * variance.mean())
-        sd = np.sqrt(variance)
-        R = np.where(n > 1, S / np.outer(sd, sd), 0.0)
-        np.fill_diagonal(R, 1.0)
-        out.append(R * np.outer(sd, sd))
+        out.append(moments_of_sums(*(np.sum(x[:, :, which == k], axis=-1) for x in (counts, squares))))
     return out
+
+
+def moments_of_sums(n: Any, squares: Any) -> Any:
+    """The mean of e_s e_t (T, T, ..) from how many there are and their sums: zero where there is one at most, and the
+    mean variance of a time that no subject has."""
+    xp, T = namespace(squares), len(squares)
+    S = squares / xp.maximum(n, 1.0)
+    variance, seen = (xp.stack([x[k, k] for k in range(T)]) for x in (S, n > 0))
+    mean = xp.sum(xp.where(seen, variance, 0.0), axis=0) / xp.maximum(xp.sum(seen, axis=0), 1)
+    variance = xp.maximum(xp.where(seen, variance, mean), 1e-8 * mean)
+    diagonal = np.eye(T, dtype=bool).reshape(T, T, *[1] * (S.ndim - 2))
+    return xp.where(diagonal, variance[None], xp.where(n > 1, S, 0.0))
 
 
 def _log_regression(own: PatternRows) -> np.ndarray:

@@ -89,6 +89,13 @@ def places_of_packed(c: int) -> np.ndarray:
     return np.maximum(out, out.T)
 
 
+def cells_of(there: np.ndarray) -> np.ndarray:
+    """(3, C) the slots s <= t in which each pattern has rows, ``there`` (H, K), and the pattern, one after another."""
+    s, t = np.triu_indices(len(there))
+    k, pair = np.nonzero((there[s] & there[t]).T)
+    return np.stack([s[pair], t[pair], k]).astype(np.int32)
+
+
 def work(laid: Subjects, patterns: Patterns, c: int) -> tuple[int, int]:
     """Numbers that ``pattern_sums`` keeps of c columns, and those that the rows would be."""
     sizes = np.sum(np.asarray(patterns.there), axis=0)
@@ -98,20 +105,17 @@ def work(laid: Subjects, patterns: Patterns, c: int) -> tuple[int, int]:
 def pattern_sums(laid: Subjects, patterns: Patterns, columns: np.ndarray) -> PatternSums:
     """Of the ``columns`` [X y] (n, c), which weights have multiplied; on the host."""
     there, pattern, c = np.asarray(patterns.there) > 0, np.asarray(patterns.pattern), columns.shape[1]
-    K = there.shape[1]
     rows = laid.rows[:, np.argsort(pattern, kind="stable")]
-    ends = np.cumsum(np.bincount(pattern, minlength=K))
-    sizes = there.sum(axis=0)
-    starts = np.concatenate([[0], np.cumsum(sizes * (sizes + 1) // 2)])
-    C = rounded(int(starts[-1]))  # as of patterns: what fills up adds nothing
-    out, cells = np.zeros((C, c * (c + 1) // 2)), np.zeros((3, C), np.int32)
-    s, t = np.triu_indices(c)
+    counts = np.bincount(pattern, minlength=there.shape[1])
+    ends, sizes, cells = np.cumsum(counts), there.sum(axis=0), cells_of(there)
+    starts = np.cumsum(sizes * (sizes + 1) // 2) - sizes * (sizes + 1) // 2
+    more = rounded(cells.shape[1]) - cells.shape[1]  # as of patterns: what fills up adds nothing
+    out, (s, t) = np.zeros((cells.shape[1] + more, c * (c + 1) // 2)), np.triu_indices(c)
     for k in np.flatnonzero(sizes):
-        slots, (a, b) = np.flatnonzero(there[:, k]), np.triu_indices(sizes[k])
-        own = columns[rows[slots, (ends[k - 1] if k else 0) : ends[k]]]  # (h, P_k, c)
-        flat = own.transpose(0, 2, 1).reshape(len(slots) * c, -1)
-        square = (flat @ flat.T).reshape(len(slots), c, len(slots), c).transpose(0, 2, 1, 3)[a, b]
+        a, b = np.triu_indices(sizes[k])
+        own = columns[rows[np.flatnonzero(there[:, k]), ends[k] - counts[k] : ends[k]]]  # (h, P_k, c)
+        flat = own.transpose(0, 2, 1).reshape(len(own) * c, -1)
+        square = (flat @ flat.T).reshape(len(own), c, len(own), c).transpose(0, 2, 1, 3)[a, b]
         square = square + np.where(a == b, 0.0, 1.0)[:, None, None] * np.swapaxes(square, 1, 2)
-        at = slice(starts[k], starts[k + 1])
-        out[at], cells[:, at] = square[:, s, t], [slots[a], slots[b], np.full(len(a), k)]
-    return PatternSums(patterns, out, cells, np.bincount(pattern, minlength=K).astype(float))  # pyright: ignore
+        out[starts[k] : starts[k] + len(a)] = square[:, s, t]
+    return PatternSums(patterns, out, np.pad(cells, ((0, 0), (0, more))), counts.astype(float))  # pyright: ignore

@@ -11,9 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm._runs import same_size
 from jaxmm._types import Array
 from jaxmm.design.residual import ResidualDesign
-from jaxmm.errors import same_size
 from jaxmm.structure import ResidualLayout
 
 NOTHING = 1e-12  # of a variance: what is left of it given the errors before is rounding
@@ -27,9 +27,10 @@ class Coloured:
         self.groups: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         if d.subject is None or d.place is None:
             return
-        sets = np.zeros(n, int) if d.sets is None else d.sets.codes
         for rows in same_size(d.subject.codes):  # (m, k)
-            found, pattern = np.unique(np.column_stack([sets[rows[:, 0]], d.place[rows]]), axis=0, return_inverse=True)
+            found, pattern = np.unique(
+                np.column_stack([d.set_codes[rows[:, 0]], d.place[rows]]), axis=0, return_inverse=True
+            )
             self.groups.append((rows, np.ravel(pattern), found[:, 0], found[:, 1:]))
         order = np.concatenate([rows.ravel() for rows, *_ in self.groups])
         self.back = np.argsort(order)

@@ -119,7 +119,7 @@ def as_truth(model: Prepared, truth: Fitted | Mapping[str, Any] | Truth) -> Trut
             raise ValueError(f"truth lacks {name!r}, of {listed(needed)}")
     beta = np.concatenate([vector(name, "column", truth.get(name, ()), columns) for name, columns in sides.items()])
     layout, own, rho = model.structure.residual, d.residual, None
-    if layout is None or own is None or (own.covariance is None and own.dispersion is None):
+    if layout is None or own is None or own.plain:
         if truth.get("residual") is not None:
             raise ValueError(
                 "the model's errors are independent and of one variance: leave 'residual' out of truth, or make the "

@@ -73,16 +73,8 @@ def repeated(d: Design, codes: np.ndarray, copies: np.ndarray) -> Design:
     def some(x: Any) -> Any:
         return None if x is None else x[rows]
 
-    own = d.residual
-    assert own is not None
-    residual = replace(
-        own,
-        place=some(own.place),
-        subject=None if own.subject is None else factor(own.subject),
-        sets=None if own.sets is None else replace(own.sets, codes=own.sets.codes[rows]),
-        V=some(own.V),
-    )
-    index = d.index[d.kept][rows]
+    assert d.residual is not None
+    subject = None if d.residual.subject is None else factor(d.residual.subject)
     return replace(
         d,
         y=d.y[rows],
@@ -91,10 +83,10 @@ def repeated(d: Design, codes: np.ndarray, copies: np.ndarray) -> Design:
         terms=tuple(replace(t, Z=t.Z[rows]) for t in d.terms),
         weights=some(d.weights),
         offset=some(d.offset),
-        index=index,
+        index=d.index[d.kept][rows],
         kept=np.ones(len(rows), bool),
         held_out=None,
         y_all=d.y[rows],
         weights_all=some(d.weights),
-        residual=residual,
+        residual=d.residual.take(rows, None if subject is None else (subject.codes, subject.levels)),
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxmm._compiled import Program
 from jaxmm._context import computing
+from jaxmm.batch.singly import lane_arrays
 from jaxmm.design import Design
 from jaxmm.estimate import estimate_on_host
 from jaxmm.objective.parameters import change_theta
@@ -54,8 +55,8 @@ def lane_model(model: Any, own: Varying) -> Any:
     offset = np.zeros(n) if model.design.offset is None else model.design.offset
     there = weights > 0
     with computing(model.device):
-        if model.structure.residual is not None:  # patterns of missing rows are found on the host
-            gram = model.likelihood.arrays_of_lane(model.accumulator, model.design, own.y, own.weights, own.offset)
+        if model.structure.residual is not None:
+            gram = lane_arrays(model, own)
         else:
             each = np.asarray(own.y), np.where(there, weights, 1.0), 1.0 * there, np.asarray(offset)
             gram = _gram(model.arrays, model.rows, *each)
