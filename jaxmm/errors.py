@@ -31,8 +31,10 @@ class ResidualCovariance:
     Attributes:
         text: the argument ``residual``, or the formula of log φ.
         times: what stands on the left of the bar, T values.
-        params: what the structure itself is made of, σ first: standard deviations relative to σ, correlations, rates,
-            and the coefficients γ of log φ.
+        params: what the structure itself is made of, first σ, the standard deviation at the first time: those of other
+            times relative to it, correlations, rates, and the coefficients γ of log φ.  Where they differ ``by`` a
+            factor, σ is of its first level, and ``sd ratio`` of another is its standard deviation at the first time
+            over σ.
 
     Example:
         >>> mmrm = mm.lmm("Reaction ~ Days", mm.datasets.load("sleepstudy"), residual="ar1(Days | Subject)")
@@ -103,6 +105,8 @@ def residual_covariance(d: ResidualDesign, layout: ResidualLayout, rho: np.ndarr
     for k, theta in enumerate(thetas):
         matrices.append(sigma**2 * np.asarray(structure.covariance(theta, d.positions)))
         own: Mapping[str, float] = structure.parameters(theta, d.times)
+        if k:
+            own = {"sd ratio": float(np.sqrt(matrices[k][0, 0] / matrices[0][0, 0])), **own}
         params |= {f"{name} ({names[k]})" if names else name: value for name, value in own.items()}
     if d.dispersion is not None and d.constant is not None:
         params |= dict(zip([f"log phi~{c}" for c in d.dispersion.columns], log_phi(d, gamma, sigma), strict=True))

@@ -178,6 +178,17 @@ def test_one_correlation_is_a_random_intercept():
     np.testing.assert_allclose(fit.coef_table("kenward-roger"), other.coef_table("kenward-roger"), rtol=0.03)
 
 
+@pytest.mark.parametrize("structure", ["us", "diag", "homdiag", "cs", "homcs", "ar1", "hetar1", "toep", "homtoep", "ante"])
+def test_sigma_is_the_standard_deviation_at_the_first_time(structure):
+    one = mm.lmm(MEAN, DATA, residual=f"{structure}(visit | subject)")
+    assert one.sigma == pytest.approx(one.residual.sd.iloc[0], rel=1e-12) == one.residual.params["sigma"]
+    two = mm.lmm(MEAN, DATA, residual=f"{structure}(visit | subject, by=arm)").residual
+    first, second = two.sd.values()
+    assert two.params["sigma"] == pytest.approx(first.iloc[0], rel=1e-12)
+    of_second = [name for name in two.params.index if name.startswith("sd ratio (")]
+    assert [two.params[name] for name in of_second] == pytest.approx([second.iloc[0] / first.iloc[0]], rel=1e-12)
+
+
 def test_two_visits_are_a_paired_t_test():
     d = table(0.0)
     d = d[d["visit"].isin(["a", "d"])]

@@ -5,7 +5,7 @@ us        column-major lower triangle, q (q + 1) / 2                          lo
 diag      q standard deviations                                               diagonal
 homdiag   one standard deviation                                              diagonal
 cs        roots of q standard deviations, an angle for their one correlation  symmetric root, rows scaled
-homcs     two roots of eigenvalues                                            symmetric root
+homcs     one standard deviation, the same angle                              symmetric root
 ar1       one standard deviation, an angle for ρ of neighbours                lower triangular
 hetar1    roots of q standard deviations, the same angle                      lower triangular
 toep      roots of q standard deviations, an angle for each lag               lower triangular
