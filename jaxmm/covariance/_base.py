@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -188,6 +188,13 @@ def moments(lam: Any) -> tuple[Any, Any, Any]:
     D = product(lam)
     variances = xp.sum(lam * lam, axis=1)
     return xp.sqrt(variances), D, xp.sqrt(xp.mean(variances, axis=0))
+
+
+@lru_cache(maxsize=64)
+def lower_cells(q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of a lower triangle (q, q), column by column."""
+    columns, rows = np.triu_indices(q)  # of the upper one row by row, which is that transposed
+    return rows, columns
 
 
 def fill(q: int, cells: tuple[np.ndarray, ...], theta: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, each, fill, lower, namespace
+from jaxmm.covariance._base import Covariance, each, fill, lower, lower_cells, namespace
 
 NOTHING = 1e-20  # of the sum of squares, beside the first d columns
 
@@ -59,7 +59,7 @@ class ReducedRank(Covariance):
         return self.rank < self.q
 
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        columns, rows = np.triu_indices(self.q)
+        rows, columns = lower_cells(self.q)
         return rows[columns < self.rank], columns[columns < self.rank]
 
     def factor(self, theta: Any, at: Any = None) -> Any:

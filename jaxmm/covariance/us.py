@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, fill
+from jaxmm.covariance._base import Covariance, fill, lower_cells
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,12 @@ class Unstructured(Covariance):
     def num_params(self) -> int:
         return self.q * (self.q + 1) // 2
 
-    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        columns, rows = np.triu_indices(self.q)  # column-major lower triangle = row-major upper one, transposed
-        return rows, columns
-
     def variance_rows(self) -> list[np.ndarray]:
-        rows, _ = self._cells()
+        rows, _ = lower_cells(self.q)
         return [np.flatnonzero(rows == i) for i in range(1, self.q)]
 
     def factor(self, theta: Any, at: Any = None) -> Any:
-        return fill(self.q, self._cells(), theta)
+        return fill(self.q, lower_cells(self.q), theta)
 
     def from_lower(self, lam: Any, at: Any = None) -> Any:
-        return lam[self._cells()]
+        return lam[lower_cells(self.q)]

@@ -15,6 +15,7 @@ are differences at one point that is in no way special.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,6 +129,19 @@ def _some_times(codes: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 def moved_by(structure: Any, at: Any) -> tuple[np.ndarray, np.ndarray]:
     """C (T, T) at a point, and its derivatives (T, T, m) there."""
+    return _moved_in_order(structure) if at is None else _moved(structure, at)
+
+
+@lru_cache(maxsize=8)
+def _moved_in_order(structure: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Without positions it is the same for all data."""
+    found = _moved(structure, None)
+    for x in found:
+        x.flags.writeable = False
+    return found
+
+
+def _moved(structure: Any, at: Any) -> tuple[np.ndarray, np.ndarray]:
     theta = _point(structure, at)
     steps = STEP * np.maximum(np.abs(theta), 1.0)
     lanes = np.concatenate([theta[:, None] + np.diag(steps), theta[:, None] - np.diag(steps), theta[:, None]], axis=1)

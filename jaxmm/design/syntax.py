@@ -8,6 +8,7 @@ writes it as R's `deparse` does, which is how the columns of a model matrix get 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isfinite
 
 
@@ -178,6 +179,7 @@ def number_text(value: float) -> str:
     return fixed if len(fixed) <= len(scientific) else scientific
 
 
+@lru_cache(maxsize=256)
 def read(text: str) -> Expr:
     """The tree of a formula or of a part of one.
 

@@ -11,7 +11,7 @@ are, and its derivatives are products of the same matrix.  P_k is symmetric: the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +96,16 @@ def cells_of(there: np.ndarray) -> np.ndarray:
     return np.stack([s[pair], t[pair], k]).astype(np.int32)
 
 
+@lru_cache(maxsize=16)
+def _places(h: int, c: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of an array (h, c, h, c) of products, flat: where those of the columns i <= j are, the first in slot s and the
+    second in slot t, for s <= t; where those with the slots exchanged; and which have s = t."""
+    (s, t), (i, j) = np.triu_indices(h), np.triu_indices(c)
+    one = (s * c)[:, None] + i, (t * c)[:, None] + j
+    other = (t * c)[:, None] + i, (s * c)[:, None] + j
+    return one[0] * (h * c) + one[1], other[0] * (h * c) + other[1], s == t
+
+
 def work(laid: Subjects, patterns: Patterns, c: int) -> tuple[int, int]:
     """Numbers that ``pattern_sums`` keeps of c columns, and those that the rows would be."""
     sizes = np.sum(np.asarray(patterns.there), axis=0)
@@ -110,12 +120,13 @@ def pattern_sums(laid: Subjects, patterns: Patterns, columns: np.ndarray) -> Pat
     ends, sizes, cells = np.cumsum(counts), there.sum(axis=0), cells_of(there)
     starts = np.cumsum(sizes * (sizes + 1) // 2) - sizes * (sizes + 1) // 2
     more = rounded(cells.shape[1]) - cells.shape[1]  # as of patterns: what fills up adds nothing
-    out, (s, t) = np.zeros((cells.shape[1] + more, c * (c + 1) // 2)), np.triu_indices(c)
+    out = np.zeros((cells.shape[1] + more, c * (c + 1) // 2))
     for k in np.flatnonzero(sizes):
-        a, b = np.triu_indices(sizes[k])
         own = columns[rows[np.flatnonzero(there[:, k]), ends[k] - counts[k] : ends[k]]]  # (h, P_k, c)
-        flat = own.transpose(0, 2, 1).reshape(len(own) * c, -1)
-        square = (flat @ flat.T).reshape(len(own), c, len(own), c).transpose(0, 2, 1, 3)[a, b]
-        square = square + np.where(a == b, 0.0, 1.0)[:, None, None] * np.swapaxes(square, 1, 2)
-        out[starts[k] : starts[k] + len(a)] = square[:, s, t]
+        h = len(own)
+        flat = own.transpose(0, 2, 1).reshape(h * c, -1)
+        square, (one, other, same) = (flat @ flat.T).ravel(), _places(h, c)
+        kept = out[starts[k] : starts[k] + len(one)]
+        np.add(square.take(one), square.take(other), out=kept)
+        kept[same] *= 0.5
     return PatternSums(patterns, out, np.pad(cells, ((0, 0), (0, more))), counts.astype(float))  # pyright: ignore
