@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import multivariate_normal
+from scipy.stats import chi2, multivariate_normal
 
 import jaxmm as mm
 from jaxmm.inference.variances import table as variance_table
+from jaxmm.sources.resample import Residual
 
 HERE = Path(__file__).parent / "reference"
 REFERENCE = json.loads((HERE / "structures.json").read_text())
@@ -256,12 +257,8 @@ def test_what_cannot_be_beside_a_sigma(data):
         mm.lmm("y ~ x + equalto(0 + obs | one, V)", table, dispersion="~ x", matrices={"V": V})
     fit = mm.lmm("y ~ x + equalto(0 + obs | one, V)", table, matrices={"V": V})
     said = "cannot be had yet of a model with a covariance that is known"
-    with pytest.raises(NotImplementedError, match=f"a profile of the likelihood {said}"):
-        fit.profile("x")
     with pytest.raises(NotImplementedError, match=f"a permutation test {said}"):
         mm.permutation_test(fit, fit.simulate(2, key=1), "x", key=1, n=20, progress=False)
-    with pytest.raises(NotImplementedError, match=f"the residual bootstrap {said}"):
-        fit.bootstrap(5, key=1, kind="residual", progress=False)
 
 
 def test_density_of_studies_left_out(data, fit):
@@ -275,3 +272,40 @@ def test_density_of_studies_left_out(data, fit):
         covariance = V.loc[own.obs, own.obs].to_numpy() + other.varcorr().cov["study"].iloc[0, 0]
         expected = multivariate_normal.logpdf(own.y, mean, covariance)
         assert found.loc[study, "elpd"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_profiles_are_of_the_dense_likelihood(data, fit):
+    """τ beside errors that are known, and a coefficient: where the least deviance has risen by the quantile."""
+    table, V = data
+    dense, profile = Dense(table, V, reml=False), fit.profile(level=0.95)
+    least = dense.best()[1]
+    ends = profile.confint()
+    assert list(ends.index) == ["(Intercept)", "x", "sd_(Intercept)|study"]  # σ is known
+    for end in ends.loc["sd_(Intercept)|study", ["lower", "upper"]]:
+        assert dense.at(end**2)[0] - least == pytest.approx(chi2.ppf(0.95, 1), abs=1e-5)
+    for end in ends.loc["x", ["lower", "upper"]]:
+        offset = table.assign(y=table.y - end * table.x)
+        held = Dense(offset, V, reml=False)
+        held.X = held.X[:, :1]
+        assert held.best()[1] - least == pytest.approx(chi2.ppf(0.95, 1), abs=1e-5)
+    known = fit.confint(method="profile", parm="sigma")
+    assert known[["lower", "upper"]].isna().all(axis=None) and "it is known" in known.attrs["notes"][-1]
+
+
+def test_a_profile_from_the_other_side(data):
+    """σ of the one is τ of the other."""
+    errors, effects, _ = both_sides(data, 1.0)
+    a, b = errors.profile(level=0.95), effects.profile(level=0.95)
+    assert list(b.curves) == ["(Intercept)", "x", "sigma"]
+    np.testing.assert_allclose(a.confint(), b.confint(), rtol=1e-4)
+
+
+def test_residuals_are_drawn_again_with_the_errors_covariance(data, fit):
+    """Of many replicates Var(y) is V and the spread of the studies."""
+    n = 20_000
+    Y = np.asarray(Residual(fit, n, 1).block(0, n).y)
+    expected = data[1].to_numpy() + fit.varcorr().cov["study"].iloc[0, 0] * Dense(*data).B
+    found, sd = np.cov(Y.T), np.sqrt(np.diag(expected))
+    # the standard error of a covariance, of draws whose fourth moments are at most about five times a normal's
+    assert np.max(np.abs(found - expected) / np.outer(sd, sd)) < 5 * np.sqrt(10 / n)
+    np.testing.assert_allclose(Y.mean(axis=0), fit.predict(re="population"), atol=5 * np.max(sd) / np.sqrt(n))

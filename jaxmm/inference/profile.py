@@ -135,8 +135,8 @@ def profile(fit: Fitted, parm: Any = None, level: float = 0.99) -> Profile:
     Args:
         parm: a parameter or several, of "Days", "sd_Days|Subject", "cor_(Intercept).Days|Subject", "sigma",
             "dispersion", "zi~x" (the names of a bootstrap); "beta_" for all coefficients, "theta_" for all others; by
-            default all. Of a covariance of the errors also "sd_week 2|errors", "cor_week 2.week 4|errors", "phi~x",
-            or "errors_" for all of them.
+            default all that are estimated. Of a covariance of the errors also "sd_week 2|errors",
+            "cor_week 2.week 4|errors", "phi~x", or "errors_" for all of them.
         level: how far: to the ends of the intervals of this level.
 
     Returns:
@@ -185,7 +185,8 @@ def _solve(fit: Fitted, names: list[str] | None, targets: tuple[float, ...], lev
         failures.append(f"the fit did not converge ({why}): profiles may be wrong")
     on = surface(fit)
     of = on.of
-    which = list(range(of.usual)) if names is None else [of.names.index(name) for name in names]
+    usual = [k for k in range(of.usual) if k not in of.known]
+    which = usual if names is None else [of.names.index(name) for name in names]
     beside = [k for k in _spreads(of, which) if k not in which]
     followed = _follow(on, which + beside, targets)
     _cap(of, followed)
@@ -219,7 +220,7 @@ def _follow(on: Surface, which: list[int], targets: tuple[float, ...]) -> list[B
     minimum = min((p.value for p in first), default=np.nan)
     found, paths, owners = [], [], []
     for k, point in zip(which, first, strict=True):
-        edge = _edge(on.of, k)
+        edge = None if k in on.of.known else _edge(on.of, k)
         if edge is None:
             found.append(Both(k, np.nan, np.nan, ()))
             continue
@@ -320,6 +321,8 @@ def _curve(of: Quantities, both: Both) -> Curve:
 def _notes(of: Quantities, both: Both) -> list[tuple[str, bool]]:
     """What there is to say of how a profile ended, and whether an end is missing for it."""
     name, out = of.names[both.k], []
+    if both.k in of.known:
+        return [(f"{name}: it is known, and has no profile", False)]
     if not both.sides:
         return [(f"{name}: a standard deviation is zero, and there is no correlation", True)]
     for side, (_, last) in zip(both.sides, of.ends(both.k, both.h), strict=True):

@@ -72,6 +72,8 @@ class Quantities:
         rows: per factor T (q, q) with rows of length one.
         T_X: (p, p) likewise.
         usual: how many there are before those of the errors' covariance.
+        known: which of them are not estimated: of a covariance that is known.
+        floor: log σ where a covariance that is known is all there is, as well as can be told.
         positions: of the errors' times.
     """
 
@@ -83,6 +85,8 @@ class Quantities:
     rows: list[np.ndarray]
     T_X: np.ndarray
     usual: int
+    known: frozenset[int] = frozenset()
+    floor: float = -np.inf
     positions: Any = None
 
     def value(self, k: int, h: Any) -> Any:
@@ -110,7 +114,7 @@ class Quantities:
         if kind in (CORRELATION, ANGLE):
             return (EDGE - np.pi / 2, -1.0), (np.pi / 2 - EDGE, 1.0)
         if kind == SCALE:
-            return (h - FAR, 0.0), (h + FAR, np.inf)
+            return (max(h - FAR, self.floor), 0.0), (h + FAR, np.inf)
         return (-np.inf, -np.inf), (np.inf, np.inf)
 
     def place(self, k: int) -> tuple[int, ...]:
@@ -124,10 +128,15 @@ def quantities(fit: Fitted, relative: bool) -> Quantities:
     sigma = fit.sigma if relative else 1.0
     T, T_X = [np.asarray(t) for t in arrays.T], np.asarray(arrays.T_X)
     lengths, length = [np.linalg.norm(t, axis=1) for t in T], np.linalg.norm(T_X, axis=1)
-    sds, correlations = [], []
+    sds, correlations, given, floor = [], [], set(), -np.inf
     for f in dict.fromkeys(term.factor for term, _ in fit._term_layouts()):
-        related, place = free([t for t in d.terms if t.factor == f]), fit.model.elimination.order.index(f)
+        terms = [t for t in d.terms if t.factor == f]
+        related, place = free(terms), fit.model.elimination.order.index(f)
         sds += [(place, a) for a in range(len(related))]
+        of_effect = [t.covariance.absolute for t in terms for _ in range(t.covariance.q)]
+        given |= {(place, a) for a, absolute in enumerate(of_effect) if absolute}
+        if any(of_effect) and not fit.model.structure.knows_sigma:
+            floor = np.log(EDGE * np.sqrt(np.mean(np.diag(fit.varcorr().cov[d.factors[f].name])[of_effect])))
         correlations += [(place, a, b) for a, b in pairs(len(related)) if related[a, b]]
     columns, scale = len(d.columns), bool(family.num_phi) and "phi" not in d.predictors
     further, constants = len(T_X) - columns, len(fit.family_params)
@@ -143,7 +152,16 @@ def quantities(fit: Fitted, relative: bool) -> Quantities:
     if errors is not None:
         names, at = names + errors.names, errors.positions
         estimates, units = np.append(estimates, errors.estimates), [*units, *np.ones(len(errors.names))]
-    return Quantities(shape, names, shape.kinds(), estimates, np.array(units), rows, T_X / length[:, None], usual, at)
+    known = {columns + k for k, place in enumerate(sds + correlations) if set(_effects(place)) <= given}
+    known |= {columns + len(sds) + len(correlations)} if fit.model.structure.knows_sigma else set()
+    T_X = T_X / length[:, None]
+    values = shape, names, shape.kinds(), estimates, np.array(units), rows, T_X, usual
+    return Quantities(*values, frozenset(known), floor, at)
+
+
+def _effects(place: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(factor, effect) of each effect of an sd or a correlation."""
+    return [(place[0], a) for a in place[1:]]
 
 
 def spreads(lams: Sequence[Array], shape: Shape, rows: Sequence[Any]) -> tuple[list[Array], list[Array]]:

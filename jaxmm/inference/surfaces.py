@@ -4,6 +4,8 @@ and every parameter h as a function of x (``quantities``).
     linear         x = (θ_s, log σ² - log σ̂², t)      f = criterion(θ, log σ²) + (t - a'(β_s(θ) - β̂_s)/σ̂)² σ̂²/σ² / v
     generalised    x = ψ = (β_s, θ_s, log φ)          f = -2 log-likelihood
 
+Where σ² is known, or a part of θ, x has no element of its own for it.
+
 In a linear model β_s(θ) is the best β at θ, M_X = X_s'V⁻¹X_s, v = a'M_X⁻¹a: f is the least deviance with the
 coefficient a'β_s (a row of T_X) held at σ̂t from its estimate, and t stands for the one coefficient that is looked at.
 Where another parameter is held t is free, and the term zero at the minimum.  A generalised x has every coefficient.
@@ -25,7 +27,6 @@ from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm._context import computing
 from jaxmm._types import Array
-from jaxmm.errors import check_sigma
 from jaxmm.estimate import is_dear
 from jaxmm.estimate_glmm import is_large
 from jaxmm.fitted import Fitted
@@ -66,26 +67,32 @@ class Surface:
 # ---------------------------------------------------------------- the two functions
 def _linear(x: Array, h: dict[str, Any], gram: Gram) -> Array:
     """f of x; ``h`` the data of the quantities, with a of the coefficient that t is."""
-    m = gram.structure.num_theta
-    theta, log_sigma2 = x[:m], h["log_sigma2"] + x[m]
-    lams, gram = resolved(theta, gram)
-    at = eliminate(lams, gram)
+    moved = _log_scale(x, h, gram)
+    lams, gram = resolved(x[: gram.structure.num_theta], gram)
+    at, log_sigma2 = eliminate(lams, gram), h["log_sigma2"] + moved
     value = at.logdet + at.df * (jnp.log(2 * jnp.pi) + log_sigma2) + at.pwrss * jnp.exp(-log_sigma2)
     if gram.structure.p:
         a = h["a"]
         v = spd.quad(DENSE, at.M_X, DENSE.factor(at.M_X), a[:, None])[0, 0]
         off = a @ (at.beta - h["beta"]) * jnp.exp(-0.5 * h["log_sigma2"])
-        value = value + (x[m + 1] - off) ** 2 * jnp.exp(-x[m]) / v
+        value = value + (x[-1] - off) ** 2 * jnp.exp(-moved) / v
     return value - gram.sum_log_weights
+
+
+def _log_scale(x: Array, h: dict[str, Any], gram: Gram) -> Array:
+    """log σ² - log σ̂² at x."""
+    s = gram.structure
+    if s.profiles_sigma:
+        return x[s.num_theta]
+    return jnp.zeros(()) if s.knows_sigma else s.log_sigma2(x[: s.num_theta]) - h["log_sigma2"]
 
 
 def _of_linear(x: Array, shape: Shape, h: dict[str, Any], gram: Gram) -> Array:
     """h of every quantity (K,)."""
-    m = gram.structure.num_theta
+    m, moved = gram.structure.num_theta, _log_scale(x, h, gram)
     sds, angles = spreads(scaled_factors(x[:m], gram), shape, h["rows"])
-    moved = x[m]
     sds = [jnp.exp(0.5 * moved) * sd for sd in sds]
-    parts = [x[m + 1]] * shape.columns + sds + angles + [0.5 * (h["log_sigma2"] + moved)]
+    parts = [x[-1]] * shape.columns + sds + angles + [0.5 * (h["log_sigma2"] + moved)]
     if shape.errors is not None:
         parts += shape.errors.values(x[gram.structure.num_random : m], h["log_sigma2"] + moved, h["positions"])
     return jnp.stack(parts)
@@ -186,12 +193,7 @@ _generalised_program = Program(_points_generalised, (3, 4, 5), _size_generalised
 
 # ---------------------------------------------------------------- of a fit
 def surface(fit: Fitted) -> Surface:
-    """The surface of a fit by maximum likelihood.
-
-    Raises:
-        NotImplementedError: a covariance that is known.
-    """
-    check_sigma(fit.model, "a profile of the likelihood")
+    """The surface of a fit by maximum likelihood."""
     arrays = fit.model.arrays
     return _of_rows(fit, arrays) if isinstance(arrays, Rows) else _of_gram(fit, arrays)
 
@@ -199,7 +201,7 @@ def surface(fit: Fitted) -> Surface:
 def _of_gram(fit: Fitted, gram: Gram) -> Surface:
     e, of = fit.estimates, quantities(fit, True)
     p = gram.structure.p
-    x = np.concatenate([np.asarray(e.theta_scaled), np.zeros(1 + (p > 0))])
+    x = np.concatenate([np.asarray(e.theta_scaled), np.zeros(gram.structure.profiles_sigma + (p > 0))])
     A = np.zeros((len(of.names), p))
     A[:p], A[p:] = of.T_X, of.T_X[0] if p else 0.0
     h = {"log_sigma2": 2 * np.log(fit.sigma), "beta": np.asarray(e.beta_scaled), "rows": of.rows}

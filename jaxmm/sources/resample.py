@@ -21,7 +21,7 @@ import numpy as np
 from jaxmm._compiled import Program
 from jaxmm._random import as_key, as_keys, replicate_words, words
 from jaxmm._types import Array
-from jaxmm.errors import check_sigma, row_errors
+from jaxmm.errors import row_errors
 from jaxmm.predict import linear_predictor, rows_used
 from jaxmm.sources.responses import Responses, Varying, fingerprint
 
@@ -94,7 +94,6 @@ class Residual(Responses):
                 f"a residual bootstrap is for models of lmm, and this is a {model.likelihood.family.name} model of "
                 "glmm, whose residuals have distributions of their own: use kind='parametric' or kind='case'"
             )
-        check_sigma(model, "the residual bootstrap")
         d, rows = model.design, rows_used(fit)
         self.errors = row_errors(model, fit.theta, d.residual, d.weights, len(d.y))
         residuals = self.errors.whitened(d.y - linear_predictor(fit, rows, {f.name for f in d.factors}))
