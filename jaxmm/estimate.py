@@ -89,7 +89,12 @@ def _criterion(theta: Array, gram: Gram, restricted: Array | None = None) -> tup
 
 
 def _value_and_derivatives(theta: Array, gram: Gram, one_by_one: bool, restricted: Array | None = None):
-    """Deviance, gradient, Hessian, profile; the Hessian's columns at once, or one after another to save memory."""
+    """Deviance, gradient, Hessian, profile; the Hessian's columns at once, or one after another to save memory, where
+    it is not known in closed form."""
+    if _has_hessian(gram):
+        share = jnp.asarray(gram.structure.reml if restricted is None else restricted, gram.dtype)
+        (value, at), gradient = jax.value_and_grad(_criterion, has_aux=True)(theta, gram, restricted)
+        return value, gradient, gram.residual.hessian(theta, gram, share), at
 
     def first(t):
         (value, at), gradient = jax.value_and_grad(_criterion, has_aux=True)(t, gram, restricted)
@@ -99,6 +104,10 @@ def _value_and_derivatives(theta: Array, gram: Gram, one_by_one: bool, restricte
     eye = jnp.eye(len(theta), dtype=theta.dtype)
     columns = jax.lax.map(push, eye) if one_by_one else jax.vmap(push)(eye)
     return value, gradient, 0.5 * (columns + columns.T), at
+
+
+def _has_hessian(gram: Gram) -> bool:
+    return gram.residual is not None and gram.residual.has_hessian(gram.structure)
 
 
 derivatives = Program(_value_and_derivatives, (2,))
@@ -165,6 +174,8 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
 def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
+    if _has_hessian(gram):
+        return False
     if gram.residual is not None:
         return s.rest_size > costs.DEAR_REST or gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
     work = s.solver.size(gram) * s.num_theta

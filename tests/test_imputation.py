@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 import jaxmm as mm
 from jaxmm.imputation.rules import RULES, Normal, completed, joined
@@ -309,3 +310,29 @@ def test_jump_to_reference_has_the_effect_of_those_who_stay(claim):
     error = np.std(effects) / np.sqrt(n)
     claim("effect after a jump to reference", np.mean(effects), expected, n=n, error=error)
     assert abs(np.mean(effects) - expected) < 4 * error
+
+
+@pytest.mark.slow
+def test_rubins_intervals_over_repeated_trials(claim):
+    """At random they cover the effect as stated; after a jump to reference they are those of an analysis that has lost
+    information, while the estimate borrows from the reference arm and varies less (Cro, Carpenter & Kenward 2019)."""
+    n, truth = 300, {"mar": 1.5, "j2r": 1.5 * 0.85**3}
+    estimate, se, covers = ({rule: np.zeros(n) for rule in truth} for _ in range(3))
+    for k in range(n):
+        _, data = trial(100, dropout=0.15, seed=1000 + k)
+        mmrm = mm.lmm(FORMULA, data, residual="us(visit | subject)")
+        at = (data["visit"] == "w12").to_numpy()
+        model = mm.plan("y ~ base + arm", data[at].assign(y=np.arange(100.0)), residual="homdiag(visit | subject)")
+        for rule, effect in truth.items():
+            found = imputed(mmrm, rule, 20, data, key=k)
+            # the first level of the arm is the active one
+            row = mm.pool(mm.fit_many(model, found.Y[:, at], progress=False), model=model).frame.loc["armcontrol"]
+            estimate[rule][k], se[rule][k] = -row["estimate"], row["se"]
+            covers[rule][k] = abs(-row["estimate"] - effect) < row["se"] * t.ppf(0.975, row["df"])
+    claim("coverage of Rubin's intervals at random", covers["mar"].mean(), 0.95, n=n)
+    assert abs(covers["mar"].mean() - 0.95) < 4 * np.sqrt(0.95 * 0.05 / n)
+    ratio = {rule: np.mean(se[rule]) / np.std(estimate[rule], ddof=1) for rule in truth}
+    error = 1 / np.sqrt(2 * n)  # of a standard deviation over itself
+    claim("Rubin's standard error over the spread, at random", ratio["mar"], 1.0, n=n, error=error)
+    assert abs(ratio["mar"] - 1) < 4 * error
+    assert ratio["j2r"] > 1 + 4 * error and covers["j2r"].mean() > 0.95

@@ -1,8 +1,10 @@
 """Errors that are correlated within subjects or of unequal variances: the likelihood written out densely, closed forms,
 and invariances."""
 
+import importlib
 import pickle
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,8 @@ import jaxmm as mm
 from jaxmm import DataError, FormulaError
 from jaxmm.covariance import STRUCTURES
 from jaxmm.residual import PatternRows, PatternSums
+
+ESTIMATE = importlib.import_module("jaxmm.estimate")  # jaxmm.estimate is a function
 
 N, VISITS = 16, ["a", "b", "c", "d"]
 
@@ -93,6 +97,30 @@ def test_the_likelihood_written_out(name, reml):
     structure = STRUCTURES[name](4)
     assert fit.df == 4 + structure.num_params
     assert fit.residual.sd.to_numpy() == pytest.approx(np.sqrt(np.diag(fit.residual.cov)))
+
+
+@pytest.mark.parametrize(
+    ("mean", "residual", "keywords"),
+    [
+        (MEAN, "us(visit | subject)", {}),
+        (MEAN, "ou(time | subject, by=arm)", {"reml": False}),
+        ("y ~ 0", "toep(visit | subject)", {"weights": np.linspace(0.5, 2, len(DATA))}),
+        ("y ~ 1", "hetar1(1 | subject)", {"missing": "drop"}),
+    ],
+)
+def test_the_hessian_in_closed_form_is_that_of_autodiff(mean, residual, keywords):
+    """Away from the maximum."""
+    fit = mm.lmm(mean, DATA, residual=residual, **keywords)
+    arrays, theta = fit.model.arrays, np.asarray(fit.estimates.theta_scaled) * 1.05 + 0.02
+    assert arrays.residual.has_hessian(arrays.structure)
+    with jax.enable_x64(True):
+        expected = jax.hessian(mm.deviance)(theta, arrays)
+        value, gradient, found, _ = ESTIMATE.derivatives(
+            theta, ESTIMATE.either(arrays), False, np.asarray(float(fit.reml))
+        )
+        assert value == pytest.approx(float(mm.deviance(theta, arrays)), rel=1e-12)
+        np.testing.assert_allclose(gradient, jax.grad(mm.deviance)(theta, arrays), atol=1e-9 * np.max(np.abs(expected)))
+    np.testing.assert_allclose(found, expected, atol=1e-11 * np.max(np.abs(expected)))
 
 
 def dense_loglik_of(fit, V) -> float:

@@ -18,6 +18,7 @@ from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns
 from jaxmm.rows import Rows
 from jaxmm.solver import spd
+from jaxmm.structure import Structure
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["rows", "patterns", "V"], meta_fields=[])
@@ -33,6 +34,10 @@ class PatternRows:
     how = "rows"
     has_expected = False  # the one Hessian is the exact one
     work = 0  # which is not too dear but for what the random effects make it
+
+    def has_hessian(self, structure: Structure) -> bool:
+        """As ``sums.PatternSums.has_hessian``."""
+        return False
 
     @property
     def size(self) -> int:

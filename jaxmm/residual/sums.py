@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmm import costs
 from jaxmm._compiled import Program
 from jaxmm._types import Array
 from jaxmm.gram import Gram
 from jaxmm.residual.patterns import Patterns, Subjects, rounded
 from jaxmm.solver import spd
 from jaxmm.solver.block_matmul import block_matmul
-from jaxmm.solver.spd import BLOCKS
+from jaxmm.solver.spd import BLOCKS, DENSE
+from jaxmm.structure import Structure
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["patterns", "sums", "cells", "counts"], meta_fields=[])
@@ -70,13 +72,65 @@ class PatternSums:
         Σ tr P C_i P C_j - Σ tr P C_i Σ tr P C_j / n        over the subjects
         """
         C, dC = self.covariances(rho), jax.jacfwd(self.covariances)(rho)
-        P = spd.inverse(BLOCKS, C, BLOCKS.factor(C))
-        own = block_matmul(jnp.broadcast_to(P[..., None], dC.shape), dC)  # (H, H, K, k)
+        own = _times(spd.inverse(BLOCKS, C, BLOCKS.factor(C)), dC)  # (H, H, K, k)
         counted = own * self.counts[:, None]
-        k = own.shape[-1]
-        both = jnp.swapaxes(own, 0, 1).reshape(-1, k).T @ counted.reshape(-1, k)
+        both = _by_parameter(jnp.swapaxes(own, 0, 1)).T @ _by_parameter(counted)
         trace = jnp.einsum("hhki->i", counted)
         return both - jnp.outer(trace, trace) / jnp.sum(self.counts * jnp.sum(self.patterns.there, axis=0))
+
+    def has_hessian(self, structure: Structure) -> bool:
+        """Whether there is room for what ``hessian`` makes, of a model that has one."""
+        k, (H, K) = structure.num_theta, self.patterns.there.shape
+        return structure.profiles_sigma and k > 0 and H * H * K * k <= costs.PATTERN_HESSIAN
+
+    def hessian(self, rho: Array, gram: Gram, restricted: Array) -> Array:
+        """(k, k) that of the profiled deviance, ``restricted`` as ``objective.lmm`` takes it; as autodiff has it.
+
+        With A = [X y]'C^-1[X y], M its part of X, β = M^-1 A_Xy, a = (-β, 1), r² = a'Aa and df = n - p or n,
+
+            f  =  df log r² + Σ n_k log|C_k| + log|M|
+            V_i = P C_i P        Y_i = ∂_i A = -Σ V_i,st S_st        Q_st = df/r² a'S_st a + tr(M^-1 S_XX,st)
+
+            ∂_ij f  =  Σ tr V_i C_j (2 P Q - n_k) + Σ tr C_ij (n_k P - P Q P)
+                       - 2 df/r² (Y_i a)_X' M^-1 (Y_j a)_X - df/r⁴ a'Y_i a a'Y_j a - tr M^-1 Y_i,XX M^-1 Y_j,XX
+
+        over the patterns k; by ML without what has M^-1 S and the last.
+        """
+        p, (i, j, k), n = gram.structure.p, self.cells, self.counts
+        C, dC = self.covariances(rho), jax.jacfwd(self.covariances)(rho)
+        P, places = spd.inverse(BLOCKS, C, BLOCKS.factor(C)), places_of_packed(p + 1)
+        A = (P[i, j, k] @ self.sums)[places]
+        M = spd.inverse(DENSE, A[:p, :p], DENSE.factor(A[:p, :p])) if p else A[:p, :p]
+        a = jnp.concatenate([-M @ A[:p, -1], jnp.ones(1, A.dtype)])
+        df = gram.n_obs - restricted * p
+        scale = df / (a @ A @ a)
+        s, t = np.triu_indices(p + 1)
+        both = np.where(s == t, 1.0, 2.0) * (scale * a[s] * a[t] + restricted * jnp.pad(M, (0, 1))[s, t])
+        half = 0.5 * (self.sums @ both)
+        Q = jnp.zeros_like(C).at[i, j, k].add(half).at[j, i, k].add(half)
+        PQ, eye = block_matmul(P, Q), jnp.eye(len(C), dtype=C.dtype)[:, :, None]
+        V = _times(P, jnp.swapaxes(_times(P, dC), 0, 1))
+        first = _by_parameter(V).T @ _by_parameter(_times(2 * jnp.swapaxes(PQ, 0, 1) - n * eye, dC))
+        slope = n * P - block_matmul(PQ, P)  # of f by C
+        bent = jax.hessian(lambda r: jnp.sum(self.covariances(r) * slope))(rho)
+        Y = -(V[i, j, k].T @ self.sums)[:, places]  # (k, p + 1, p + 1)
+        Ya = Y @ a
+        moved, squares = Ya[:, :p], Ya @ a
+        MY = jnp.einsum("ab,ibc->iac", M, Y[:, :p, :p])
+        out = 0.5 * (first + first.T) + bent - restricted * jnp.einsum("iab,jba->ij", MY, MY)
+        return out - 2 * scale * moved @ M @ moved.T - scale**2 / df * jnp.outer(squares, squares)
+
+
+def _times(A: Array, B: Array) -> Array:
+    """A_k B_k,i: (H, H, K) and (H, H, K, k), by one product of matrices for each pattern."""
+    H, _, K, k = B.shape
+    flat = jnp.moveaxis(A, 2, 0) @ jnp.transpose(B, (2, 0, 1, 3)).reshape(K, H, H * k)
+    return jnp.transpose(flat.reshape(K, H, H, k), (1, 2, 0, 3))
+
+
+def _by_parameter(A: Array) -> Array:
+    """(H, H, K, k) as (H H K, k)."""
+    return A.reshape(-1, A.shape[-1])
 
 
 expected_hessian = Program(lambda rho, sums: sums.expected(rho))
