@@ -51,6 +51,10 @@ def said(error, **given) -> str:
     ("ou(date | subject)", ["'date' holds dates or times", "days since the start"]),
     ("ou(text | subject)", ["needs times that are numbers", "'text' is a factor"]),
     ("propto(visit | subject)", ["takes the name of a matrix after the bar"]),
+    ("us(C(time) | subject)", ["'C(...)' is not known to a formula", "write factor(x)"]),
+    ("ou(nope(time) | subject)", ["'nope(...)' is not known to a formula", "make the column first"]),
+    ("exp(pos(sqr(time), time) | subject)", ["'sqr(...)' is not known to a formula", "did you mean sqrt"]),
+    ("us(offset(time) | subject)", ["on the left of the bar of residual stands the time alone"]),
 ])  # fmt: skip
 def test_the_bar(residual, words):
     message = said((DataError, mm.FormulaError), residual=residual)

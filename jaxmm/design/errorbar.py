@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jaxmm.covariance import STRUCTURES
 from jaxmm.design import syntax as _syntax
-from jaxmm.design.formula import Parts, has_bar
+from jaxmm.design.formula import Parts, check_calls, has_bar, is_offset
 from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren
 
 
@@ -46,6 +46,7 @@ def parse_residual(text: str) -> ErrorBar:
         raise parts.error(
             f"the covariance structure {kind}(...) is not available; those that are: {', '.join(STRUCTURES)}", tree
         )
+    check_calls(tree, text, left=False)
     (keyword, first), *others = tree.args
     bar = first.arg if isinstance(first, Paren) else first
     if keyword is not None or not (isinstance(bar, Binary) and bar.op == "|"):
@@ -75,7 +76,7 @@ def _time(left: Expr, parts: Parts) -> Expr | None:
             return _time(rest[0], parts)
     if isinstance(left, Number) and left.value == 1:
         return None
-    if isinstance(left, Name | Call | Paren):
+    if isinstance(left, Name | Call | Paren) and not any(is_offset(node) for node in _syntax.walk(left)):
         return left.arg if isinstance(left, Paren) else left
     raise parts.error(
         f"on the left of the bar of residual stands the time alone, a factor or a number, or 1 for the order of the "
