@@ -86,6 +86,13 @@ def test_other_functions_say_where_it_is():
         mm.lmm("y ~ 1", DATA, correlation="ar1")
 
 
+@pytest.mark.parametrize("dispersion", ["~ offset(time)", "~ arm + offset(time)"])
+def test_what_is_known_of_log_phi_is_a_weight(dispersion):
+    """It is not left out in silence."""
+    message = said(mm.FormulaError, formula="y ~ time + (1 | subject)", dispersion=dispersion)
+    assert "takes no offset(time)" in message and "exp(-(time))" in message and "weights=" in message
+
+
 def test_new_rows_without_a_time():
     """In text as in numbers: no other time stands in."""
     d = mm.Model.from_formula("y ~ arm", DATA, residual="cs(visit | subject)").design

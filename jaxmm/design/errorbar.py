@@ -1,5 +1,5 @@
 """``residual="us(visit | subject, by=arm)"`` -> what stands there: a structure around a bar, as of random effects, with
-the time on its left."""
+the time on its left; and what a formula of log φ may have beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jaxmm.covariance import STRUCTURES
 from jaxmm.design import syntax as _syntax
-from jaxmm.design.formula import Parts, check_calls, has_bar, is_offset
+from jaxmm.design.formula import Parts, Terms, check_calls, has_bar, is_offset
 from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren
 
 
@@ -65,6 +65,26 @@ def parse_residual(text: str) -> ErrorBar:
         return ErrorBar(kind, time, (), "1", by, text, matrix, options)
     name, group = parts.nested(bar.right)[0]
     return ErrorBar(kind, time, tuple(_syntax.read(g) for g in group), name, by, text, matrix, options)
+
+
+def checked_dispersion(formula: Terms) -> Terms:
+    """The formula of a linear model's log φ.
+
+    Raises:
+        FormulaError: it has random effects, or an offset.
+    """
+    if formula.bars:
+        raise FormulaError(
+            "dispersion= of a linear mixed model takes no random effects: glmm(formula, data, 'gaussian', "
+            f"dispersion='{formula}') does, by maximum likelihood"
+        )
+    if formula.offsets:
+        known = formula.offsets[0]
+        raise FormulaError(
+            f"dispersion= of a linear mixed model takes no offset({known}): a part of log φ that is known is a weight, "
+            f"so name the column exp(-({known})) in weights=, times the weights that there are"
+        )
+    return formula
 
 
 def _time(left: Expr, parts: Parts) -> Expr | None:
