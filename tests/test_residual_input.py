@@ -74,6 +74,25 @@ def test_a_known_matrix(matrix, words):
     assert [w for w in words if w not in message] == []
 
 
+@pytest.mark.parametrize(("time", "group", "effects"), [
+    ("visit", "subject", "propto(0 + visit | subject, K)"),
+    ("time", "subject", "propto(0 + factor(time) | subject, K)"),
+    ("row", "1", "propto(0 + row | one, K)"),
+    ("1", "subject", None),
+])  # fmt: skip
+def test_the_remedy_of_a_singular_matrix_is_a_model(time, group, effects):
+    """Where there is one: the order of the rows is no column."""
+    data = DATA.assign(one=1, row=[f"r{k}" for k in range(len(DATA))])
+    levels = data[time].unique() if time in data else range(1, 5)
+    given = {"matrices": {"K": pd.DataFrame(np.ones(2 * [len(levels)]), levels, levels)}}
+    with pytest.raises(DataError, match="K is singular at the times of") as raised:
+        mm.Model.from_formula("y ~ arm", data, residual=f"propto({time} | {group}, K)", **given)
+    assert ("random effects" in str(raised.value)) == (effects is not None)
+    if effects is not None:
+        assert effects in str(raised.value)
+        mm.Model.from_formula(f"y ~ arm + {effects}", data, **given)
+
+
 def test_times_that_are_texts_have_another_order():
     with pytest.warns(UserWarning, match="'text' are texts.*'week 12', 'week 2'"):
         model(residual="ar1(text | subject)")

@@ -167,7 +167,7 @@ def _fit_bar(
         positions = positions_of(bar, structure, times, values)
     else:
         positions = known_root(bar.text, bar.matrix, times, matrices[bar.matrix])
-        _check_definite(bar, positions, subject, place)
+        _check_definite(bar, positions, subject, place, values is not None)
     sigma = None
     if structure.absolute:
         sigma = float(np.sqrt(np.sum(positions**2) / len(times)))
@@ -282,7 +282,7 @@ def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple
     return Factor(grouping.name, grouping.labels, codes), grouping
 
 
-def _check_definite(bar: ErrorBar, root: np.ndarray, subject: Factor, place: np.ndarray) -> None:
+def _check_definite(bar: ErrorBar, root: np.ndarray, subject: Factor, place: np.ndarray, numbers: bool) -> None:
     """Raises DataError where the known matrix of some subject's times is singular: errors have an inverse."""
     if np.min(np.abs(np.diag(root))) > SINGULAR * np.max(np.abs(root)):
         return
@@ -291,12 +291,25 @@ def _check_definite(bar: ErrorBar, root: np.ndarray, subject: Factor, place: np.
         w = np.linalg.eigvalsh(L @ np.swapaxes(L, 1, 2))
         bad = np.flatnonzero(w[:, 0] <= SINGULAR**2 * w[:, -1])
         if len(bad):
-            level = str(subject.levels[subject.codes[rows[bad[0], 0]]])
+            where = f"of '{subject.name}' {str(subject.levels[subject.codes[rows[bad[0], 0]]])!r}"
+            where = f"at the times {where}" if bar.group else "at the times of all rows together"
             raise DataError(
-                f"{bar.text}: {bar.matrix} is singular at the times of '{subject.name}' {level!r}, and errors need a "
-                "positive definite matrix: add a little to its diagonal, or let it be the covariance of random "
-                f"effects, {bar.kind}(0 + {bar.time} | {bar.name}, {bar.matrix}) in the formula"
+                f"{bar.text}: {bar.matrix} is singular {where}, and errors need a positive definite matrix: add a "
+                f"little to its diagonal{_as_effects(bar, numbers)}"
             )
+
+
+def _as_effects(bar: ErrorBar, numbers: bool) -> str:
+    """How the formula has the same covariance for random effects, where it has; ``numbers``: whether the times are."""
+    if bar.time is None:
+        return ""
+    time = f"factor({bar.time})" if numbers else bar.time
+    group = bar.name if bar.group else "one"
+    made = "" if bar.group else ", where the column 'one' has the same value in all rows"
+    return (
+        f", or let it be the covariance of random effects, {bar.kind}(0 + {time} | {group}, {bar.matrix}) in the "
+        f"formula{made}"
+    )
 
 
 def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[str, ...], labels: pd.Index) -> None:
