@@ -371,6 +371,8 @@ def test_nested_structures_are_compared(fit):
 def test_what_is_not_there_is_refused(fit):
     with pytest.raises(NotImplementedError, match="errors are correlated or of unequal variances"):
         mm.DirectlySimulated(fit.model, fit, 2, key=1)
+    with pytest.raises(ValueError, match="it has coefficients where dispersion= says more than '~ 1'"):
+        fit.coef_table(component="phi")
 
 
 # ---------------------------------------------------------------- bad input

@@ -22,6 +22,7 @@ def table() -> pd.DataFrame:
     })  # fmt: skip
     d["skipped"] = d["time"].map({0: 0, 1: 1, 2: 2, 3: 5})
     d["endless"] = d["time"].where(d["time"] != 3, np.inf)
+    d["huge"] = d["time"].where(d["time"] != 3, 1e300)
     d["text"] = d["visit"].map({"a": "week 2", "b": "week 4", "c": "week 8", "d": "week 12"}).astype(str)
     d["date"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(d["time"], "D")
     return d
@@ -48,6 +49,7 @@ def said(error, **given) -> str:
     ("hetar1(skipped | subject)", ["none of 'skipped' between 2 and 5", "factor(skipped)", "ou(skipped | subject)"]),
     ("toep(skipped | subject)", ["parameters of each step", "ar1(skipped | subject)"]),
     ("ou(endless | subject)", ["the time 'endless' is missing or not finite in row 3", "correct the value"]),
+    ("ar1(huge | subject)", ["the time '1e+300' is 1e+300 steps from the first", "correct the value"]),
     ("ou(date | subject)", ["'date' holds dates or times", "days since the start"]),
     ("ou(text | subject)", ["needs times that are numbers", "'text' is a factor"]),
     ("propto(visit | subject)", ["takes the name of a matrix after the bar"]),
@@ -98,6 +100,19 @@ def test_times_that_are_texts_have_another_order():
         model(residual="ar1(text | subject)")
 
 
+def test_a_visit_that_is_there_twice():
+    """Rows by their labels, where these tell them apart; a number where there are several."""
+    twice = pd.concat([DATA, DATA.iloc[[5]]])
+    for data, words in (
+        (twice, "'visit' 'b' (both rows are called 5): keep"),
+        (twice.reset_index(drop=True), "(rows 5 and 48): keep"),
+        (pd.concat([DATA, DATA]), "(both rows are called 0), one of 48 such pairs: keep"),
+    ):
+        with pytest.raises(DataError) as raised:
+            mm.Model.from_formula("y ~ arm", data, residual="us(visit | subject)")
+        assert words in str(raised.value)
+
+
 def test_other_functions_say_where_it_is():
     with pytest.raises(TypeError, match=r"lmm\(formula, data, residual=...\)"):
         mm.glmm("y ~ 1 + (1 | subject)", DATA, "gaussian", residual="us(visit | subject)")
@@ -118,3 +133,6 @@ def test_new_rows_without_a_time():
     rows = DATA.iloc[:2].assign(visit=pd.Categorical(["a", None], VISITS))
     with pytest.raises(DataError, match="the time 'visit' is missing or not finite in row 1"):
         d.evaluate(rows).errors()
+    steps = mm.Model.from_formula("y ~ arm", DATA, residual="ar1(time | subject)").design
+    with pytest.raises(DataError, match=r"the time '1e\+300' is 1e\+300 steps from the first"):
+        steps.evaluate(DATA.iloc[:1].assign(time=1e300)).errors()

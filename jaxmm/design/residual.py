@@ -24,7 +24,7 @@ from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.known import known_root
 from jaxmm.design.predictor import Factor, Predictor, RandomTerm
 from jaxmm.design.syntax import Expr
-from jaxmm.design.times import STEP, positions_of, read_times
+from jaxmm.design.times import STEP, positions_of, read_times, whole_steps
 
 SINGULAR = 1e-6  # of the largest element of a known matrix's root: a pivot below it is rounding
 
@@ -270,7 +270,7 @@ def _new_places(
         steps = (numbers - d.values[0]) / step
         if np.max(np.abs(steps - np.round(steps))) > STEP:
             raise DataError(f"{d.text}: the time {new[0]!r} lies between the steps of {step:g} that the fit has seen")
-        numbers = np.round(steps).astype(int)
+        numbers = whole_steps(d.text, steps, new)
     return place, times, np.vstack([np.asarray(d.positions), numbers])
 
 
@@ -321,10 +321,12 @@ def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[
         one = (
             f"'{subject.name}' {str(subject.levels[subject.codes[first]])!r}" if bar.group else "1, all rows together,"
         )
+        a, b = row_text(labels[first]), row_text(labels[second])
+        rows = f"rows {a} and {b}" if a != b else f"both rows are called {a}"
+        more = f", one of {len(again)} such pairs" if len(again) > 1 else ""
         raise DataError(
-            f"{bar.text}: {one} has two rows at "
-            f"'{bar.time}' {times[place[first]]!r} (rows {row_text(labels[first])} and {row_text(labels[second])}), "
-            f"one of {len(again)} such pairs: keep one of them, or let a finer factor stand behind the bar"
+            f"{bar.text}: {one} has two rows at '{bar.time}' {times[place[first]]!r} ({rows}){more}: keep one of them, "
+            "or let a finer factor stand behind the bar"
         )
 
 
