@@ -13,6 +13,7 @@ from scipy import stats
 import jaxmm as mm
 from jaxmm import DataError, FormulaError
 from jaxmm.covariance import STRUCTURES
+from jaxmm.errors import borne_text
 from jaxmm.residual import PatternRows, PatternSums
 
 ESTIMATE = importlib.import_module("jaxmm.estimate")  # jaxmm.estimate is a function
@@ -349,6 +350,30 @@ def test_more_parameters_than_the_data_bear():
     few = pd.concat([few, DATA[DATA["subject"] == "s03"]]).drop_duplicates()
     fit = mm.lmm("y ~ time", few, residual="us(visit | subject)")
     assert not fit.converged or any("covariance of the errors is singular" in r for r in fit.remarks)
+
+
+def test_what_the_data_have_for_the_parameters():
+    """None of the structures that are named has as many as the model's own."""
+
+    def said(data, residual) -> str:
+        own = mm.Model.from_formula("y ~ 1", data, residual=residual).design.residual
+        assert own is not None
+        return borne_text(own)
+
+    two = DATA[DATA["subject"].isin(["s02", "s03"])]
+    assert said(two, "toep(visit | subject)") == (
+        "toep(visit | subject) has 7 parameters, sigma among them, and of 2 levels of 'subject' 1 has 4 rows and none "
+        "has more; cs, homcs, ar1 have fewer"
+    )
+    assert "has 5 parameters for each of 2 levels of 'arm'" in said(DATA, "cs(visit | subject, by=arm)")
+    for name in ("cs", "hetar1", "diag", "homtoep"):
+        assert said(two, f"{name}(visit | subject)").endswith("; homcs, ar1 have fewer")
+    for text in ("ar1(visit | subject)", "homcs(visit | subject)", "ou(time | subject)"):
+        assert said(two, text).endswith("; no structure of correlations has fewer")
+    assert "add a little to its diagonal" in borne_text(
+        mm.Model.from_formula("y ~ 1", DATA, residual="propto(visit | subject, K)", matrices={"K": np.eye(4)})
+        .design.residual  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
 
 
 def test_influence_of_subjects(fit):
