@@ -30,7 +30,7 @@ class ResidualCovariance:
     a formula of log φ they are of a row whose weight and whose exp(V γ) are one.
 
     Attributes:
-        text: the argument ``residual``, or the formula of log φ.
+        text: the argument ``residual``, or the formula of log φ, with the columns that it does without.
         times: what stands on the left of the bar, T values.
         params: what the structure itself is made of, first σ, the standard deviation at the first time: those of other
             times relative to it, correlations, rates, and the coefficients γ of log φ.  Where they differ ``by`` a
@@ -111,7 +111,7 @@ def residual_covariance(d: ResidualDesign, layout: ResidualLayout, rho: np.ndarr
         params |= {f"{name} ({names[k]})" if names else name: value for name, value in own.items()}
     if d.dispersion is not None and d.constant is not None:
         params |= dict(zip([f"log phi~{c}" for c in d.dispersion.columns], log_phi(d, gamma, sigma), strict=True))
-    return ResidualCovariance(d.text, d.times, names, tuple(matrices), pd.Series(params, name="estimate", dtype=float))
+    return ResidualCovariance(d.shown, d.times, names, tuple(matrices), pd.Series(params, name="estimate", dtype=float))
 
 
 def log_phi(d: ResidualDesign, gamma: np.ndarray, sigma: float) -> np.ndarray:

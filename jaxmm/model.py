@@ -129,9 +129,9 @@ class Model(Prepared):
                 f"the fixed effects are rank-deficient: dropped {some(design.dropped)}, a combination of the "
                 "columns before (fit.dropped)"
             )
-        for p in design.further:
+        for p in design.beyond_mean:
             if p.dropped:
-                warn(f"{p.formula} of {p.name} is rank-deficient: dropped {some(p.dropped)}")
+                warn(f"{p.formula} of {p.name} is rank-deficient: dropped {some(p.dropped)} (fit.dropped)")
         for remark in design.remarks:
             warn(remark)
         return cls(design, likelihood, device=device)

@@ -186,6 +186,22 @@ def test_a_formula_of_log_phi_is_coded_as_one_likes():
     np.testing.assert_allclose([a.iloc[0], a.iloc[0] + a.iloc[1]], b, atol=1e-5)
 
 
+def test_aliased_columns_of_log_phi_are_named():
+    """In a warning, ``dropped`` and print; the fit is that of the columns that are left."""
+    with pytest.warns(UserWarning, match=r"~ arm\+I\(2 \* time\)\+time of phi is rank-deficient: dropped time"):
+        fit = mm.lmm(MEAN, DATA, dispersion="~ arm+I(2 * time)+time")
+    left = mm.lmm(MEAN, DATA, dispersion="~ arm + time")
+    assert fit.loglik == pytest.approx(left.loglik, abs=1e-8)
+    assert fit.dropped == ("phi~time",) and left.dropped == ()
+    assert "dropped phi~time" in str(fit.summary())
+    for shown in (str(fit.summary()), str(fit.residual), str(fit.model)):
+        assert "~ arm+I(2 * time)+time, without time" in shown
+    with pytest.warns(UserWarning, match="dropped one"):
+        data = DATA.assign(one=1.0)
+        both = mm.Model.from_formula(MEAN, data, residual="cs(visit | subject)", dispersion="~ one")
+    assert "cs(visit | subject); ~ one, without one" in str(both)
+
+
 def test_independent_errors_of_one_variance_are_a_regression():
     fit = mm.lmm(MEAN, DATA, residual="homdiag(visit | subject)")
     X, y = fit.model.design.X, fit.model.design.y

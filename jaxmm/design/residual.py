@@ -65,6 +65,14 @@ class ResidualDesign:
         return self.covariance is None and self.dispersion is None
 
     @property
+    def shown(self) -> str:
+        """``text``; and the formula of log φ with the columns that it does without, where there are."""
+        if self.dispersion is None or not self.dispersion.dropped:
+            return self.text
+        formula = f"{self.dispersion.formula}, without {', '.join(self.dispersion.dropped)}"
+        return formula if self.bar is None else f"{self.text}; {formula}"
+
+    @property
     def num_sets(self) -> int:
         """How many sets of parameters there are."""
         return 1 if self.sets is None else len(self.sets.levels)
