@@ -32,7 +32,8 @@ def place(design: Design, component: str) -> slice:
     if component == ALL:
         return slice(0, len(design.coefficients))
     if not isinstance(component, str) or component not in places:
-        hint = {"zi": "; zero_inflation='~ 1' adds it", "phi": "; it has a formula only with dispersion="}
+        more = "; it has coefficients where dispersion= says more than '~ 1'"
+        hint = {"zi": "; zero_inflation='~ 1' adds it", "phi": more}
         raise ValueError(
             f"component must be one of {', '.join(map(repr, (*places, ALL)))}, not {component!r}"
             + (hint.get(component, "") if isinstance(component, str) else "")

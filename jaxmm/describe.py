@@ -38,7 +38,7 @@ def describe(model: Prepared) -> str:
             f"{term.covariance.name}"
         )
     if d.residual is not None and not d.residual.plain:
-        lines.append(f"  errors    {d.residual.text}{_about_errors(model)}")
+        lines.append(f"  errors    {d.residual.shown}{_about_errors(model)}")
     lines += [f"  {line}" for line in str(plan).splitlines()]
     parameters = f"{s.num_theta} covariance parameter{'s' if s.num_theta > 1 else ''}"
     lines.append(f"  solver    {plan.name}; arrays {plan.memory}; {parameters}")

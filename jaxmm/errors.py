@@ -14,6 +14,7 @@ import pandas as pd
 
 from jaxmm import _text
 from jaxmm._runs import same_size
+from jaxmm.covariance import simpler
 from jaxmm.design.residual import ResidualDesign
 from jaxmm.structure import ResidualLayout
 from jaxmm.tables import correlation
@@ -29,7 +30,7 @@ class ResidualCovariance:
     a formula of log φ they are of a row whose weight and whose exp(V γ) are one.
 
     Attributes:
-        text: the argument ``residual``, or the formula of log φ.
+        text: the argument ``residual``, or the formula of log φ, with the columns that it does without.
         times: what stands on the left of the bar, T values.
         params: what the structure itself is made of, first σ, the standard deviation at the first time: those of other
             times relative to it, correlations, rates, and the coefficients γ of log φ.  Where they differ ``by`` a
@@ -110,13 +111,32 @@ def residual_covariance(d: ResidualDesign, layout: ResidualLayout, rho: np.ndarr
         params |= {f"{name} ({names[k]})" if names else name: value for name, value in own.items()}
     if d.dispersion is not None and d.constant is not None:
         params |= dict(zip([f"log phi~{c}" for c in d.dispersion.columns], log_phi(d, gamma, sigma), strict=True))
-    return ResidualCovariance(d.text, d.times, names, tuple(matrices), pd.Series(params, name="estimate", dtype=float))
+    return ResidualCovariance(d.shown, d.times, names, tuple(matrices), pd.Series(params, name="estimate", dtype=float))
 
 
 def log_phi(d: ResidualDesign, gamma: np.ndarray, sigma: float) -> np.ndarray:
     """(k,) the coefficients of log φ as the formula has them."""
     assert d.constant is not None
     return 2 * np.log(sigma) * d.constant + np.insert(np.asarray(gamma, float), d.left, 0.0)
+
+
+def borne_text(d: ResidualDesign) -> str:
+    """What parameters a covariance of the errors has, what the data have for them, and which structures have fewer."""
+    structure, subject = d.covariance, d.subject
+    assert structure is not None and subject is not None
+    if structure.known:
+        return f"so is the matrix of {d.text}: add a little to its diagonal"
+    sizes, each = np.bincount(subject.codes), ""
+    most, k = int(sizes.max()), structure.num_params
+    longest = int(np.sum(sizes == most))
+    if d.sets is not None:
+        each = f" for each of {len(d.sets.levels)} levels of '{d.sets.name}'"
+    fewer = simpler(structure)
+    return (
+        f"{d.text} has {k} parameters{each}, sigma among them, and of {len(sizes)} levels of '{subject.name}' "
+        f"{longest} {'has' if longest == 1 else 'have'} {most} rows and none has more; "
+        f"{', '.join(fewer) or 'no structure of correlations'} {'have' if len(fewer) > 1 else 'has'} fewer"
+    )
 
 
 def check_alike(model: Any, what: str) -> None:

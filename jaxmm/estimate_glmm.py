@@ -235,6 +235,8 @@ def covariance_matrix(H: Any, p: int, xp: Any = np) -> Any:
     Directions of theta in which the likelihood is flat are left out (a singular Λ is rotation-invariant); a flat
     direction of beta is kept, and its variance enormous.
     """
+    if not len(H):  # nothing is searched
+        return H
     finite = xp.all(xp.isfinite(H))
     H = xp.where(finite, H, xp.eye(len(H), dtype=H.dtype))
     scale = xp.sqrt(xp.maximum(xp.abs(xp.diagonal(H)), 1e-30))  # so that no parameter counts by its units

@@ -258,8 +258,8 @@ class Fitted:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Aliased columns of X that were left out."""
-        return self.model.design.dropped
+        """Aliased columns of X that were left out; "phi~x" and "zi~x" of those of other predictors."""
+        return self.model.design.all_dropped
 
     params = fe_params = fixef
     llf, cov_params = loglik, vcov

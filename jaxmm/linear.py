@@ -14,6 +14,7 @@ from jaxmm import costs
 from jaxmm._random import normals
 from jaxmm.design import Design, NewData
 from jaxmm.design.checks import check_left, check_lmm
+from jaxmm.errors import borne_text
 from jaxmm.estimate import Estimates, conditional_covariance, estimate_on_host, explained, joint_hessian
 from jaxmm.families import Gaussian
 from jaxmm.gram import Accumulator, Gram, assemble
@@ -222,10 +223,7 @@ class Linear:
         d = fit.model.design
         own = fit.residual
         if own is not None and any(np.linalg.eigvalsh(V)[0] <= FLAT * np.trace(V) for V in own.matrices):
-            return [
-                f"the covariance of the errors is singular, or nearly so: the data do not bear the {len(fit.theta)} "
-                f"parameters of {own.text}; a structure with fewer, such as toep, ar1 or cs, may do"
-            ]
+            return [f"the covariance of the errors is singular, or nearly so: {borne_text(d.residual)}"]
         spread = float(np.var(d.y - (0.0 if d.offset is None else d.offset)))
         if fit.scale > EXACT * spread or not fit.model.structure.profiles_sigma:
             return []

@@ -17,8 +17,8 @@ from jaxmm._text import some
 from jaxmm._warn import warn
 from jaxmm.describe import describe, described_html
 from jaxmm.design import DataError, build
-from jaxmm.design.errorbar import parse_residual
-from jaxmm.design.formula import FormulaError, Terms, parse, parse_part
+from jaxmm.design.errorbar import checked_dispersion, parse_residual
+from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
 from jaxmm.families import FAMILIES, Family, ZeroInflated
 from jaxmm.fit import Fit
@@ -104,16 +104,11 @@ class Model(Prepared):
         of_errors = None
         if family is None:
             of_errors = formulas.pop("phi", None)
-            of_errors = None if of_errors is None or is_constant(of_errors) else of_errors
+            of_errors = None if of_errors is None or is_constant(of_errors) else checked_dispersion(of_errors)
         elif errors is not None:
             raise TypeError(
                 "residual= is for linear mixed models, where errors are added to the mean: leave family= out, or put "
                 f"the structure around a random-effects term of the formula, {errors.text.replace('(', '(0 + ', 1)}"
-            )
-        if of_errors is not None and of_errors.bars:
-            raise FormulaError(
-                "dispersion= of a linear mixed model takes no random effects: glmm(formula, data, 'gaussian', "
-                f"dispersion='{of_errors}') does, by maximum likelihood"
             )
         likelihood, further = choose_further(likelihood, formulas)
         design = build(
@@ -134,9 +129,9 @@ class Model(Prepared):
                 f"the fixed effects are rank-deficient: dropped {some(design.dropped)}, a combination of the "
                 "columns before (fit.dropped)"
             )
-        for p in design.further:
+        for p in design.beyond_mean:
             if p.dropped:
-                warn(f"{p.formula} of {p.name} is rank-deficient: dropped {some(p.dropped)}")
+                warn(f"{p.formula} of {p.name} is rank-deficient: dropped {some(p.dropped)} (fit.dropped)")
         for remark in design.remarks:
             warn(remark)
         return cls(design, likelihood, device=device)
@@ -268,7 +263,8 @@ def lmm(
             homtoep, ante, ou, exp, gau, mat, propto, equalto. With ``equalto(obs | study, V)`` the errors have the
             covariance V itself, and sigma is the root of its mean variance, which is known.
         dispersion: a one-sided formula for log φ, the logarithm of the errors' variance: ``"~ sex"`` gives unequal
-            variances, ``"~ log(time)"`` a power of time. It needs no random effects either, and may have none.
+            variances, ``"~ log(time)"`` a power of time. It needs no random effects either, and may have none,
+            nor ``offset()``: what is known of log φ is a weight.
         matrices: known matrices by the names that the formula has for them, ``{"K": K}`` of ``propto(0 + f | g, K)``: a
             DataFrame with the levels as names of rows and columns, in any order, or an array in the levels' order.
         weights: precision weights, Var ε = σ²/w: a column's name or an array. A row of weight 0 counts nowhere

@@ -177,7 +177,7 @@ class MixedRegressor(RegressorMixin, BaseEstimator):
         """``coef_``, ``intercept_``, ``coef_names_``."""
         fixef = self.fit_.fixef.to_dict()
         self.intercept_ = float(fixef.pop("(Intercept)", 0.0))
-        dropped = [name for name in self.fit_.dropped if name != "(Intercept)"]
+        dropped = [name for name in self.fit_.model.design.dropped if name != "(Intercept)"]
         found = fixef | dict.fromkeys(dropped, 0.0)
         order = [n for n in names if n in found] + [n for n in found if n not in names]
         self.coef_names_ = np.array(order, dtype=object)

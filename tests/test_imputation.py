@@ -244,6 +244,11 @@ def test_what_cannot_be_imputed(fit):
             imputed(fit, data=data)
     with pytest.raises(mm.DataError, match="reference='placebo' is no value of 'arm': it has 'control', 'active'"):
         mm.impute_reference(fit, DATA, arm="arm", reference="placebo", n=2, key=1)
+    with pytest.raises(mm.DataError, match=r"no value of 'base': it has -?[\d.e-]+, .*\.\.\. \(\d+ in all\)$"):
+        mm.impute_reference(fit, DATA, arm="base", reference="control", n=2, key=1)
+    some = DATA[DATA["subject"].isin(DATA["subject"].unique()[5:])]
+    with pytest.raises(mm.DataError, match="data has no row of s000, one of 5 of 'subject' that the fit has"):
+        imputed(fit, data=some)
     with pytest.raises(mm.DataError, match="arm='site' is not in the formula"):
         mm.impute_reference(fit, DATA.assign(site=DATA["arm"]), arm="site", reference="control", n=2, key=1)
     with pytest.raises(ValueError, match="method must be one of 'mar', 'j2r', 'cir', 'cr', not 'locf'"):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import chi2, multivariate_normal
+from scipy.stats import chi2, multivariate_normal, norm, t
 
 import jaxmm as mm
 from jaxmm.inference.variances import table as variance_table
@@ -99,6 +99,30 @@ def test_without_random_effects_there_is_nothing_to_search(data):
     assert fit.bse.iloc[0] == pytest.approx(w.sum() ** -0.5, rel=1e-10) and fit.df == 1 and fit.converged
     assert np.isinf(fit.coef_table()["df"].iloc[0])
     assert np.isinf(fit.coef_table(ddf="kenward-roger")["df"].iloc[0])
+
+
+@pytest.mark.parametrize("kind", ["equalto", "propto"])
+def test_prediction_intervals_where_nothing_is_searched(kind):
+    """Of new subjects, and of a visit given the others, by dense algebra: normal where σ is known, else t."""
+    rng = np.random.default_rng(6)
+    table = pd.DataFrame({"g": np.repeat(np.arange(8), 3), "at": np.tile(["a", "b", "c"], 8), "x": rng.normal(size=24)})
+    K = np.array([[2.0, 0.9, 0.5], [0.9, 1.5, 0.8], [0.5, 0.8, 1.0]])
+    table["y"] = table.x + (rng.normal(size=(8, 3)) @ np.linalg.cholesky(K).T).ravel()
+    seen, new = table.iloc[:-1], table.iloc[[-1]]
+    fit = mm.lmm("y ~ x", seen, residual=f"{kind}(at | g, K)", matrices={"K": pd.DataFrame(K, *2 * [list("abc")])})
+    X, R = np.column_stack([np.ones(23), seen.x]), np.kron(np.eye(8), K)[:23, :23]
+    M = np.linalg.inv(X.T @ np.linalg.solve(R, X))
+    e = seen.y - X @ (M @ X.T @ np.linalg.solve(R, seen.y))
+    scale, law = (1.0, norm()) if kind == "equalto" else (e @ np.linalg.solve(R, e) / 21, t(21))
+    k = np.linalg.solve(K[:2, :2], K[:2, 2])
+    others = ("population", new.assign(g="new"), 0 * k), ("conditional", new, k)
+    for re, rows, k in others:
+        a = np.array([1.0, new.x.iloc[0]]) - k @ X[-2:]
+        se = np.sqrt(scale * (a @ M @ a + K[2, 2] - k @ K[:2, 2]))
+        found = fit.predict(rows, re=re, interval="prediction").iloc[0]
+        middle = np.array([1.0, new.x.iloc[0]]) @ fit.fixef.to_numpy() + k @ e[-2:]
+        expected = [middle, middle - law.ppf(0.975) * se, middle + law.ppf(0.975) * se]
+        np.testing.assert_allclose(found, expected, rtol=1e-7)
 
 
 def both_sides(data, size: float):

@@ -13,6 +13,7 @@ from scipy import stats
 import jaxmm as mm
 from jaxmm import DataError, FormulaError
 from jaxmm.covariance import STRUCTURES
+from jaxmm.errors import borne_text
 from jaxmm.residual import PatternRows, PatternSums
 
 ESTIMATE = importlib.import_module("jaxmm.estimate")  # jaxmm.estimate is a function
@@ -183,6 +184,22 @@ def test_a_formula_of_log_phi_is_coded_as_one_likes():
     assert fits[0].loglik == pytest.approx(fits[1].loglik, abs=1e-8)
     a, b = (f.coef_table(component="phi")["estimate"] for f in fits)
     np.testing.assert_allclose([a.iloc[0], a.iloc[0] + a.iloc[1]], b, atol=1e-5)
+
+
+def test_aliased_columns_of_log_phi_are_named():
+    """In a warning, ``dropped`` and print; the fit is that of the columns that are left."""
+    with pytest.warns(UserWarning, match=r"~ arm\+I\(2 \* time\)\+time of phi is rank-deficient: dropped time"):
+        fit = mm.lmm(MEAN, DATA, dispersion="~ arm+I(2 * time)+time")
+    left = mm.lmm(MEAN, DATA, dispersion="~ arm + time")
+    assert fit.loglik == pytest.approx(left.loglik, abs=1e-8)
+    assert fit.dropped == ("phi~time",) and left.dropped == ()
+    assert "dropped phi~time" in str(fit.summary())
+    for shown in (str(fit.summary()), str(fit.residual), str(fit.model)):
+        assert "~ arm+I(2 * time)+time, without time" in shown
+    with pytest.warns(UserWarning, match="dropped one"):
+        data = DATA.assign(one=1.0)
+        both = mm.Model.from_formula(MEAN, data, residual="cs(visit | subject)", dispersion="~ one")
+    assert "cs(visit | subject); ~ one, without one" in str(both)
 
 
 def test_independent_errors_of_one_variance_are_a_regression():
@@ -392,6 +409,30 @@ def test_more_parameters_than_the_data_bear():
     assert not fit.converged or any("covariance of the errors is singular" in r for r in fit.remarks)
 
 
+def test_what_the_data_have_for_the_parameters():
+    """None of the structures that are named has as many as the model's own."""
+
+    def said(data, residual) -> str:
+        own = mm.Model.from_formula("y ~ 1", data, residual=residual).design.residual
+        assert own is not None
+        return borne_text(own)
+
+    two = DATA[DATA["subject"].isin(["s02", "s03"])]
+    assert said(two, "toep(visit | subject)") == (
+        "toep(visit | subject) has 7 parameters, sigma among them, and of 2 levels of 'subject' 1 has 4 rows and none "
+        "has more; cs, homcs, ar1 have fewer"
+    )
+    assert "has 5 parameters for each of 2 levels of 'arm'" in said(DATA, "cs(visit | subject, by=arm)")
+    for name in ("cs", "hetar1", "diag", "homtoep"):
+        assert said(two, f"{name}(visit | subject)").endswith("; homcs, ar1 have fewer")
+    for text in ("ar1(visit | subject)", "homcs(visit | subject)", "ou(time | subject)"):
+        assert said(two, text).endswith("; no structure of correlations has fewer")
+    assert "add a little to its diagonal" in borne_text(
+        mm.Model.from_formula("y ~ 1", DATA, residual="propto(visit | subject, K)", matrices={"K": np.eye(4)})
+        .design.residual  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+
+
 def test_influence_of_subjects(fit):
     found = fit.influence("subject").frame
     without = mm.lmm(MEAN, DATA[DATA["subject"] != "s03"], residual="us(visit | subject)")
@@ -412,6 +453,8 @@ def test_nested_structures_are_compared(fit):
 def test_what_is_not_there_is_refused(fit):
     with pytest.raises(NotImplementedError, match="errors are correlated or of unequal variances"):
         mm.DirectlySimulated(fit.model, fit, 2, key=1)
+    with pytest.raises(ValueError, match="it has coefficients where dispersion= says more than '~ 1'"):
+        fit.coef_table(component="phi")
 
 
 # ---------------------------------------------------------------- bad input

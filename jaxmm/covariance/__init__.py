@@ -48,7 +48,7 @@ from jaxmm.covariance.rr import ReducedRank
 from jaxmm.covariance.toep import Toeplitz
 from jaxmm.covariance.us import Unstructured
 
-__all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower", "resized"]
+__all__ = ["STRUCTURES", "Closed", "Covariance", "free", "get", "lower", "resized", "simpler"]
 
 STRUCTURES: dict[str, type[Covariance]] = {each.name: each for each in (
     Unstructured, Diagonal, HomogeneousDiagonal, CompoundSymmetric, HomogeneousCompoundSymmetric, Autoregressive,
@@ -81,6 +81,17 @@ def get(kind: str | Covariance, q: int) -> Covariance:
 def resized(structure: Covariance, q: int) -> Covariance:
     """The same structure for ``q`` effects."""
     return replace(structure, q=q)
+
+
+SIMPLE = ("toep", "cs", "homcs", "ar1")  # what may do in the place of a structure with more parameters
+
+
+def simpler(structure: Covariance) -> list[str]:
+    """Structures of correlated effects that have fewer parameters; none of one that goes by distances, whose effects
+    may have no order."""
+    if structure.positional and not structure.levels:
+        return []
+    return [name for name in SIMPLE if STRUCTURES[name](structure.q).num_params < structure.num_params]
 
 
 def free(terms: Iterable[Any]) -> np.ndarray:

@@ -135,6 +135,17 @@ class Design:
         return (*self.columns, *(f"{p.name}~{column}" for p in self.further for column in p.columns))
 
     @property
+    def beyond_mean(self) -> tuple[Predictor, ...]:
+        """The predictors of all other parameters, also of a linear model's log φ, which has no coefficients here."""
+        log_phi = None if self.residual is None else self.residual.dispersion
+        return self.further if log_phi is None else (*self.further, log_phi)
+
+    @property
+    def all_dropped(self) -> tuple[str, ...]:
+        """The aliased columns of all predictors: "x" of the mean, "phi~x" of log φ."""
+        return (*self.dropped, *(f"{p.name}~{column}" for p in self.beyond_mean for column in p.dropped))
+
+    @property
     def fixed_terms(self) -> dict[str, tuple[str, ...]]:
         """The terms of the mean's fixed part, without the intercept, and the columns of X that each has; of a model
         from arrays every column is a term."""

@@ -1,5 +1,5 @@
 """``residual="us(visit | subject, by=arm)"`` -> what stands there: a structure around a bar, as of random effects, with
-the time on its left."""
+the time on its left; and what a formula of log φ may have beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jaxmm.covariance import STRUCTURES
 from jaxmm.design import syntax as _syntax
-from jaxmm.design.formula import Parts, has_bar
+from jaxmm.design.formula import Parts, Terms, check_calls, has_bar, is_offset
 from jaxmm.design.syntax import Binary, Call, Expr, FormulaError, Name, Number, Paren
 
 
@@ -46,6 +46,7 @@ def parse_residual(text: str) -> ErrorBar:
         raise parts.error(
             f"the covariance structure {kind}(...) is not available; those that are: {', '.join(STRUCTURES)}", tree
         )
+    check_calls(tree, text, left=False)
     (keyword, first), *others = tree.args
     bar = first.arg if isinstance(first, Paren) else first
     if keyword is not None or not (isinstance(bar, Binary) and bar.op == "|"):
@@ -66,6 +67,26 @@ def parse_residual(text: str) -> ErrorBar:
     return ErrorBar(kind, time, tuple(_syntax.read(g) for g in group), name, by, text, matrix, options)
 
 
+def checked_dispersion(formula: Terms) -> Terms:
+    """The formula of a linear model's log φ.
+
+    Raises:
+        FormulaError: it has random effects, or an offset.
+    """
+    if formula.bars:
+        raise FormulaError(
+            "dispersion= of a linear mixed model takes no random effects: glmm(formula, data, 'gaussian', "
+            f"dispersion='{formula}') does, by maximum likelihood"
+        )
+    if formula.offsets:
+        known = formula.offsets[0]
+        raise FormulaError(
+            f"dispersion= of a linear mixed model takes no offset({known}): a part of log φ that is known is a weight, "
+            f"so name the column exp(-({known})) in weights=, times the weights that there are"
+        )
+    return formula
+
+
 def _time(left: Expr, parts: Parts) -> Expr | None:
     """The time of ``residual``: what stands there, without the "0 +" of a random-effects term; None for 1."""
     if isinstance(left, Binary) and left.op == "+":
@@ -75,7 +96,7 @@ def _time(left: Expr, parts: Parts) -> Expr | None:
             return _time(rest[0], parts)
     if isinstance(left, Number) and left.value == 1:
         return None
-    if isinstance(left, Name | Call | Paren):
+    if isinstance(left, Name | Call | Paren) and not any(is_offset(node) for node in _syntax.walk(left)):
         return left.arg if isinstance(left, Paren) else left
     raise parts.error(
         f"on the left of the bar of residual stands the time alone, a factor or a number, or 1 for the order of the "

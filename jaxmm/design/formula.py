@@ -109,8 +109,8 @@ def parse(formula: str) -> Terms:
         raise FormulaError(f"a formula is a text such as 'y ~ x + (1 | g)', not {type(formula).__name__}{turned}")
     text = " ".join(formula.split())
     tree = _sides(text)
-    _check_calls(tree.left, text, left=True)
-    _check_calls(tree.right, text, left=False)
+    check_calls(tree.left, text, left=True)
+    check_calls(tree.right, text, left=False)
     if any(isinstance(n, Binary) and n.op in _BARS for n in _syntax.walk(tree.left)):
         raise FormulaError("a bar belongs to the right of '~'", text, tree.left.pos)
     if isinstance(tree.left, Number | _syntax.Text) or not _syntax.names(tree.left):
@@ -136,7 +136,7 @@ def parse_part(formula: str, argument: str) -> Terms:
         raise FormulaError(f"{argument} is a formula without a response, such as '~ x'{hint}", text)
     right = _syntax.read(text)
     assert isinstance(right, Unary)
-    _check_calls(right.arg, text, left=False)
+    check_calls(right.arg, text, left=False)
     parts = Parts(text)
     fixed = parts.split(right.arg) or Number(1.0)
     return Terms(Number(1.0), fixed, tuple(parts.offsets), tuple(parts.bars), text)
@@ -169,11 +169,12 @@ def has_bar(node: Expr) -> Binary | None:
     return None
 
 
-def _is_offset(node: Expr) -> bool:
+def is_offset(node: Expr) -> bool:
+    """Whether it is a call of offset."""
     return isinstance(node, Call) and node.func in ("offset", "stats::offset")
 
 
-def _check_calls(side: Expr, text: str, *, left: bool) -> None:
+def check_calls(side: Expr, text: str, *, left: bool) -> None:
     """Every call has a known function; a bar inside is allowed in a covariance structure only."""
     for node in _syntax.walk(side):
         if isinstance(node, Binary) and node.op == "&&":
@@ -237,9 +238,9 @@ class Parts:
     def split(self, node: Expr) -> Expr | None:
         """What is left of the node; None when it was all bars and offsets."""
         bar = has_bar(node)
-        if bar is None and not any(_is_offset(n) for n in _syntax.walk(node)):
+        if bar is None and not any(is_offset(n) for n in _syntax.walk(node)):
             return node
-        if _is_offset(node):
+        if is_offset(node):
             assert isinstance(node, Call)
             self.offsets.append(node.args[0][1])
             return None
@@ -266,7 +267,7 @@ class Parts:
 
     def whole(self, node: Expr) -> Expr | None:
         """The node itself where it holds neither bar nor offset."""
-        return None if has_bar(node) or any(_is_offset(n) for n in _syntax.walk(node)) else node
+        return None if has_bar(node) or any(is_offset(n) for n in _syntax.walk(node)) else node
 
     def misplaced(self, node: Expr, bar: Binary | None) -> FormulaError:
         if bar is None:
@@ -336,7 +337,7 @@ class Parts:
 
     def check_left(self, bar: Binary) -> None:
         for node in _syntax.walk(bar.left):
-            if _is_offset(node):
+            if is_offset(node):
                 raise self.error("an offset has no random effect: move it out of the brackets", node)
         terms = _terms.expand(bar.left, text=self.text)
         if not terms.terms and not terms.intercept:

@@ -309,8 +309,7 @@ def _error(design: Design, at: Looked, null: Null) -> DataError:
         own = [t for t, moved in zip(design.terms, np.split(effects, ends[:-1]), strict=True) if moved.any()]
         return DataError(
             f"the random effects {_shown(design, own)} and the errors, {_errors_text(d)}, say the same: the data do "
-            "not tell their parameters apart: leave the random effects out, or take a structure of the errors with "
-            "fewer parameters, such as ar1"
+            f"not tell their parameters apart: leave the random effects out{_or_simpler(d, ' of the errors')}"
         )
     if gamma.any():
         assert d.dispersion is not None
@@ -327,7 +326,7 @@ def _unseen(d: ResidualDesign, at: Looked, null: Null, count: int) -> DataError:
     """Of times that no subject has together."""
     assert d.subject is not None and d.bar is not None
     m, T = at.dC.shape[-1], len(at.times)
-    remedy = "leave one of the times out, or take a structure with fewer parameters, such as toep, ar1 or homcs"
+    remedy = f"leave one of the times out{_or_simpler(d)}"
     if np.bincount(d.subject.codes).max() < 2:
         return DataError(
             f"{d.text}: each level of '{d.subject.name}' has one row only, so that there is nothing to tell of "
@@ -346,6 +345,12 @@ def _unseen(d: ResidualDesign, at: Looked, null: Null, count: int) -> DataError:
             f"'{time}'{more}, so that the data do not tell their covariance: {remedy}"
         )
     return DataError(f"{d.text}: the data do not tell its parameters apart: {remedy}")
+
+
+def _or_simpler(d: ResidualDesign, of: str = "") -> str:
+    """Structures that have fewer parameters, where there are."""
+    names = covariance.simpler(d.covariance)  # pyright: ignore
+    return f", or take a structure{of} with fewer parameters, such as {' or '.join(names[-2:])}" if names else ""
 
 
 def _errors_text(d: ResidualDesign) -> str:

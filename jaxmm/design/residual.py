@@ -24,7 +24,7 @@ from jaxmm.design.grouping import SeenFactor, fit_grouping
 from jaxmm.design.known import known_root
 from jaxmm.design.predictor import Factor, Predictor, RandomTerm
 from jaxmm.design.syntax import Expr
-from jaxmm.design.times import STEP, positions_of, read_times
+from jaxmm.design.times import STEP, positions_of, read_times, whole_steps
 
 SINGULAR = 1e-6  # of the largest element of a known matrix's root: a pivot below it is rounding
 
@@ -63,6 +63,14 @@ class ResidualDesign:
     def plain(self) -> bool:
         """Whether the errors are independent and of one variance, which alone is what is special of them."""
         return self.covariance is None and self.dispersion is None
+
+    @property
+    def shown(self) -> str:
+        """``text``; and the formula of log φ with the columns that it does without, where there are."""
+        if self.dispersion is None or not self.dispersion.dropped:
+            return self.text
+        formula = f"{self.dispersion.formula}, without {', '.join(self.dispersion.dropped)}"
+        return formula if self.bar is None else f"{self.text}; {formula}"
 
     @property
     def num_sets(self) -> int:
@@ -167,7 +175,7 @@ def _fit_bar(
         positions = positions_of(bar, structure, times, values)
     else:
         positions = known_root(bar.text, bar.matrix, times, matrices[bar.matrix])
-        _check_definite(bar, positions, subject, place)
+        _check_definite(bar, positions, subject, place, values is not None)
     sigma = None
     if structure.absolute:
         sigma = float(np.sqrt(np.sum(positions**2) / len(times)))
@@ -270,7 +278,7 @@ def _new_places(
         steps = (numbers - d.values[0]) / step
         if np.max(np.abs(steps - np.round(steps))) > STEP:
             raise DataError(f"{d.text}: the time {new[0]!r} lies between the steps of {step:g} that the fit has seen")
-        numbers = np.round(steps).astype(int)
+        numbers = whole_steps(d.text, steps, new)
     return place, times, np.vstack([np.asarray(d.positions), numbers])
 
 
@@ -282,7 +290,7 @@ def _factor(name: str, exprs: tuple[Expr, ...], frame: Mapping, n: int) -> tuple
     return Factor(grouping.name, grouping.labels, codes), grouping
 
 
-def _check_definite(bar: ErrorBar, root: np.ndarray, subject: Factor, place: np.ndarray) -> None:
+def _check_definite(bar: ErrorBar, root: np.ndarray, subject: Factor, place: np.ndarray, numbers: bool) -> None:
     """Raises DataError where the known matrix of some subject's times is singular: errors have an inverse."""
     if np.min(np.abs(np.diag(root))) > SINGULAR * np.max(np.abs(root)):
         return
@@ -291,12 +299,25 @@ def _check_definite(bar: ErrorBar, root: np.ndarray, subject: Factor, place: np.
         w = np.linalg.eigvalsh(L @ np.swapaxes(L, 1, 2))
         bad = np.flatnonzero(w[:, 0] <= SINGULAR**2 * w[:, -1])
         if len(bad):
-            level = str(subject.levels[subject.codes[rows[bad[0], 0]]])
+            where = f"of '{subject.name}' {str(subject.levels[subject.codes[rows[bad[0], 0]]])!r}"
+            where = f"at the times {where}" if bar.group else "at the times of all rows together"
             raise DataError(
-                f"{bar.text}: {bar.matrix} is singular at the times of '{subject.name}' {level!r}, and errors need a "
-                "positive definite matrix: add a little to its diagonal, or let it be the covariance of random "
-                f"effects, {bar.kind}(0 + {bar.time} | {bar.name}, {bar.matrix}) in the formula"
+                f"{bar.text}: {bar.matrix} is singular {where}, and errors need a positive definite matrix: add a "
+                f"little to its diagonal{_as_effects(bar, numbers)}"
             )
+
+
+def _as_effects(bar: ErrorBar, numbers: bool) -> str:
+    """How the formula has the same covariance for random effects, where it has; ``numbers``: whether the times are."""
+    if bar.time is None:
+        return ""
+    time = f"factor({bar.time})" if numbers else bar.time
+    group = bar.name if bar.group else "one"
+    made = "" if bar.group else ", where the column 'one' has the same value in all rows"
+    return (
+        f", or let it be the covariance of random effects, {bar.kind}(0 + {time} | {group}, {bar.matrix}) in the "
+        f"formula{made}"
+    )
 
 
 def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[str, ...], labels: pd.Index) -> None:
@@ -308,10 +329,12 @@ def _check_once(bar: ErrorBar, subject: Factor, place: np.ndarray, times: tuple[
         one = (
             f"'{subject.name}' {str(subject.levels[subject.codes[first]])!r}" if bar.group else "1, all rows together,"
         )
+        a, b = row_text(labels[first]), row_text(labels[second])
+        rows = f"rows {a} and {b}" if a != b else f"both rows are called {a}"
+        more = f", one of {len(again)} such pairs" if len(again) > 1 else ""
         raise DataError(
-            f"{bar.text}: {one} has two rows at "
-            f"'{bar.time}' {times[place[first]]!r} (rows {row_text(labels[first])} and {row_text(labels[second])}), "
-            f"one of {len(again)} such pairs: keep one of them, or let a finer factor stand behind the bar"
+            f"{bar.text}: {one} has two rows at '{bar.time}' {times[place[first]]!r} ({rows}){more}: keep one of them, "
+            "or let a finer factor stand behind the bar"
         )
 
 

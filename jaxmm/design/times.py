@@ -3,7 +3,7 @@ of the times: their order, whole steps from the first, or their numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 
 from jaxmm.covariance import Covariance
 from jaxmm.design import syntax as _syntax
-from jaxmm.design.columns import Column, DataError, Levels, row_text
+from jaxmm.design.columns import EXACT, Column, DataError, Levels, row_text
 from jaxmm.design.errorbar import ErrorBar
 from jaxmm.design.syntax import Call, Expr, Name
 from jaxmm.design.transforms import as_number, evaluate
@@ -70,7 +70,7 @@ def positions_of(bar: ErrorBar, structure: Covariance, times: tuple[str, ...], v
     if structure.levels:  # places in an order: whole numbers
         if values is None:
             return np.arange(len(times))[:, None]
-        return _places(bar, structure, values)
+        return _places(bar, structure, times, values)
     if structure.positional and structure.takes_inputs:
         if bar.time is not None and values is None:
             raise DataError(
@@ -82,7 +82,7 @@ def positions_of(bar: ErrorBar, structure: Covariance, times: tuple[str, ...], v
     return None
 
 
-def _places(bar: ErrorBar, structure: Covariance, values: np.ndarray) -> np.ndarray:
+def _places(bar: ErrorBar, structure: Covariance, times: tuple[str, ...], values: np.ndarray) -> np.ndarray:
     """(T, 1) whole numbers, of times that are multiples of a step."""
     if values.shape[1] > 1 or len(values) < 2:
         return np.arange(len(values))[:, None]
@@ -104,4 +104,19 @@ def _places(bar: ErrorBar, structure: Covariance, values: np.ndarray) -> np.ndar
             f"neighbours, or ar1({bar.time} | {bar.name}) or ou({bar.time} | {bar.name}), which count how far they are "
             "apart"
         )
-    return places.astype(int)
+    return whole_steps(bar.text, steps, times)
+
+
+def whole_steps(text: str, steps: np.ndarray, times: Sequence[str]) -> np.ndarray:
+    """``steps`` (T, 1) from the first time, as integers, which they nearly are.
+
+    Raises:
+        DataError: so many that whole numbers are not told apart.
+    """
+    far = np.flatnonzero(np.abs(steps[:, 0]) >= EXACT)
+    if len(far):
+        raise DataError(
+            f"{text}: the time {times[far[0]]!r} is {abs(steps[far[0], 0]):.3g} steps from the first: correct the "
+            "value, or leave the row out"
+        )
+    return np.round(steps).astype(int)

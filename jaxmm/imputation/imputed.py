@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmm._text import Grid, Printed
+from jaxmm.design.columns import row_text
 from jaxmm.results.result import FitBatch
 
 WORDS = {
@@ -82,9 +83,8 @@ class Imputed(Printed):
         if isinstance(delta, Mapping):
             unknown = [name for name in delta if not (self.arms == name).any()]
             if unknown:
-                raise ValueError(
-                    f"delta names the arm {unknown[0]!r}; there are {', '.join(map(repr, pd.unique(self.arms)))}"
-                )
+                has = ", ".join(row_text(a) for a in pd.unique(self.arms))
+                raise ValueError(f"delta names the arm {row_text(unknown[0])}; there are {has}")
             added: Any = np.zeros(m)
             for name, value in delta.items():
                 added = np.where(self.arms == name, value, added)

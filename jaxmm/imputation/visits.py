@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmm._text import some
 from jaxmm.design import DataError, NewData
+from jaxmm.design.columns import row_text
 from jaxmm.design.residual import ResidualDesign
 from jaxmm.errors import row_errors
 from jaxmm.imputation.rules import RULES, Normal, completed
@@ -81,9 +83,8 @@ def read_visits(fit: Any, table: pd.DataFrame, arm: str, reference: Any) -> Visi
     if lacking.any():
         raise DataError(f"the arm {arm!r} is missing at row {int(np.argmax(lacking))}, from 0")
     if not (arms == reference).any():
-        raise DataError(
-            f"reference={reference!r} is no value of {arm!r}: it has {', '.join(map(repr, pd.unique(arms)))}"
-        )
+        has = some([row_text(a) for a in pd.unique(arms)])
+        raise DataError(f"reference={row_text(reference)} is no value of {arm!r}: it has {has}")
     if arm not in d.spec.held:
         raise DataError(f"arm={arm!r} is not in the formula {d.formula!r}, so that the arms have the same means")
     other = table.drop(columns=response)
@@ -156,6 +157,12 @@ def _check_same(v: Visits) -> None:
     codes, place = v.errors[0].subject.codes, v.errors[0].place  # pyright: ignore
     theirs = np.full((max(int(codes.max()) + 1, J), ours.shape[1]), np.nan)
     theirs[codes, place] = v.y
+    lacking = np.setdiff1d(np.arange(J), codes)
+    if len(lacking):
+        raise DataError(
+            f"data has no row of {own.subject.levels[lacking[0]]!s}, one of {len(lacking)} of '{own.subject.name}' "
+            "that the fit has: give the data that it was fitted to, with a row for each visit"
+        )
     ours = np.pad(ours, ((0, len(theirs) - J), (0, 0)), constant_values=np.nan)
     other = np.argwhere(~((ours == theirs) | (np.isnan(ours) & np.isnan(theirs))))
     if len(other):

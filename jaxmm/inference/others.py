@@ -71,6 +71,6 @@ def _degrees(fit: Fitted, rows: NewData, weights: np.ndarray | None, uncertain: 
     slopes = [(variance(theta + h) - variance(theta - h)) / (2 * h.sum()) for h in np.diag(steps)]
     if fit.model.structure.profiles_sigma:
         slopes.append(v)  # by log σ²
-    g = np.array(slopes).reshape(-1, len(v))
+    g = np.array(slopes).reshape(len(W), len(v))
     with np.errstate(invalid="ignore", divide="ignore"):
         return 2 * v**2 / np.einsum("km,kl,lm->m", g, W, g)
