@@ -43,13 +43,13 @@ class Tweedie(Family):
     mean_range = (1e-300, float("inf"))
     extras = (Extra(("power",), Interval(1.0, 2.0), (POWER,)),)
 
-    def log_density(self, y, eta, phi, p):
+    def log_density(self, y, eta, phi, p=POWER):
         return inside(self.log_of_eta(y, eta, phi, p) + self.log_of_phi(y, phi, p))
 
-    def log_of_eta(self, y, eta, phi, p):
+    def log_of_eta(self, y, eta, phi, p=POWER):
         return -0.5 * _deviance(y, self.link.log_mu(eta), jnp.log(phi), p)
 
-    def log_of_phi(self, y, phi, p):
+    def log_of_phi(self, y, phi, p=POWER):
         log_y = jnp.log(jnp.where(y > 0, y, 1.0))
         return jnp.where(y > 0, log_wright((2 - p) * log_y - jnp.log(phi), p), 0.0)
 
