@@ -10,9 +10,10 @@ largest term is, and D(log b) = b log b - b - log Γ(b),
 
     S = log Σ_j e^(t_j),    t_j = -j / (p - 1) (J / j - 1 - log(J / j)) + D(log(a j)) + D(log j) - log j.
 
-The terms look like a normal density of variance (p - 1) J.  Those within e^-32 of the largest are summed; where these are
-more than TERMS, in steps of more than one, times the step: the trapezoidal rule of a smooth function that vanishes at both
-ends, as exact as the sum.  For large x, unless p is so near 1 that single terms stand out,
+The terms look like a normal density of variance (p - 1) J.  Those within e^-32 of the largest are summed; where the first
+is not among these, COARSE of them at most, in steps that may be more than one, times the step: the trapezoidal rule of a
+smooth function that vanishes at both ends, as exact as the sum.  For large x, unless p is so near 1 that single terms stand
+out,
 
     S = log(x / 2π) / 2 + c_1 / x + c_2 / x² + ..,    c_k polynomials in (p - 1) (2 - p),
 
@@ -30,11 +31,12 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxmm._special import expm1, expm1_excess, polynomial, stirling_density
 
-TERMS = 112  # at most; from J = 37 on a first term is below e^-32 of the largest
 DEPTH = 32.0
-FAR = 60.0  # x from which on the series in 1 / x is exact to rounding
+TERMS = 112  # at most: the first is among them up to J = 37
+COARSE = 32
+FAR = 24.0  # x from which on the series in 1 / x is exact to rounding
 SMOOTH = 3.0  # variance of j from which on a sum over whole numbers is an integral, to e^(-2 π² 3)
-# of c_1, .., c_6 in powers of (p - 1) (2 - p)
+# of c_1, .., c_7 in powers of (p - 1) (2 - p)
 COEFFICIENTS = (
     (-1 / 12, -1 / 24),
     (0.0, -1 / 24, -1 / 48),
@@ -42,14 +44,18 @@ COEFFICIENTS = (
     (0.0, 1 / 80, -17 / 720, -41 / 288, -367 / 5760),
     (-1 / 1260, 11 / 3360, 20687 / 362880, -4081 / 34560, -33667 / 69120, -120257 / 580608),
     (0.0, -5 / 504, 47 / 1120, 167 / 567, -11627 / 17280, -37303 / 17280, -39793 / 45360),
-)
+    (
+        1 / 1680, -2299 / 604800, -112927 / 1209600, 37288591 / 87091200, 4736191 / 2721600, -36479537 / 8294400,
+        -81830645 / 6967296, -6389072441 / 1393459200,
+    ),
+)  # fmt: skip
 
 
 def log_wright(ell, p):
     """S(ℓ, p), of the shape of ℓ and p together."""
     x, q = jnp.exp(ell), p - 1
     far = (x > FAR) & (x * q > SMOOTH * (1 - q))
-    return jnp.where(far, _asymptotic(jnp.where(far, ell, math.log(FAR)), q), _near(jnp.where(far, 0.0, ell), p))
+    return jnp.where(far, _asymptotic(jnp.where(far, ell, math.log(FAR)), q), _near(jnp.where(far, -3.0, ell), p))
 
 
 def _asymptotic(ell, q):
@@ -63,7 +69,8 @@ def _positions(J, q):
     reach, tail = jnp.sqrt(2 * DEPTH * q * J), DEPTH * q / 3
     first = jnp.maximum(jnp.floor(J - reach), 1.0)
     width = jnp.maximum(J + tail + jnp.sqrt(tail**2 + reach**2), 2.0) - first
-    step = jnp.maximum(width / (TERMS - 1), 1.0)
+    begins = J - 1 - jnp.log(J) < DEPTH * q  # with a term that counts
+    step = jnp.maximum(width / (jnp.where(begins | (J < 1), TERMS, COARSE) - 1), 1.0)
     count = jnp.minimum(jnp.ceil(width / step) + 1, TERMS)
     return first, step, jnp.where(count > 0, count, 0.0)  # where p is at an end, nothing is a number
 
