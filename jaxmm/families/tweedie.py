@@ -12,6 +12,7 @@ from jaxmm.families._base import Family, inside
 from jaxmm.families.extras import Extra, Interval
 
 POWER = 1.5  # where a search begins
+LARGEST = 1.99999  # beyond, sums that cancel leave too few digits to second derivatives
 
 
 class Tweedie(Family):
@@ -41,7 +42,7 @@ class Tweedie(Family):
     has_scale = True
     support = "numbers from 0"
     mean_range = (1e-300, float("inf"))
-    extras = (Extra(("power",), Interval(1.0, 2.0), (POWER,)),)
+    extras = (Extra(("power",), Interval(1.0, LARGEST), (POWER,)),)
 
     def log_density(self, y, eta, phi, p=POWER):
         return inside(self.log_of_eta(y, eta, phi, p) + self.log_of_phi(y, phi, p))
