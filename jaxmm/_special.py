@@ -9,6 +9,7 @@ or polygamma of XLA, which are slow to compile.
     logaddexp(x, z)          log(e^x + e^z)
     softplus_excess(x)       softplus(x) - sigmoid(x)
     scaled_softplus(x, b)    e^b log(1 + e^(x - b)),         b -> oo: e^x
+    log_softplus_excess(x)   log(softplus(x) / e^x)
     expm1_excess(r)          e^r - 1 - r
     log1p_excess(v)          v - log(1 + v)
     relative_entropy(r)      r e^r - e^r + 1
@@ -129,6 +130,15 @@ def _softplus_excess(x):
 
 
 softplus_excess = derivatives(_softplus_excess, lambda x: sigmoid(x) ** 2)
+
+
+def _log_softplus_excess(x):
+    """With w = e^x: log(1 + w) / w = 1 - (w - log(1 + w)) / w."""
+    w = jnp.maximum(jnp.exp(jnp.minimum(x, 0.0)), jnp.finfo(jnp.result_type(float)).tiny)
+    return jnp.where(x < 0, jnp.log1p(-_log1p_excess(w) / w), jnp.log(softplus(jnp.maximum(x, 0.0))) - x)
+
+
+log_softplus_excess = derivatives(_log_softplus_excess, lambda x: -softplus_excess(x) / softplus(x))
 
 
 @jax.custom_jvp

@@ -42,7 +42,7 @@ def residuals(fit: Fitted, kind: str) -> pd.Series:
         raise ValueError(f"kind must be 'response', 'pearson', 'deviance' or 'working', not {kind!r}")
     d, family = fit.model.design, fit.family
     mu, phi, further, extras = parameters(fit, fitted_predictors(fit))
-    values = np.asarray(d.observed) - family.mean(mu, *further, *extras)
+    values = np.asarray(d.observed) - family.mean(mu, phi, *further, *extras)
     if d.trials_all is not None:  # a mean that rounds to 0 or 1 would have no variance
         mu = np.clip(mu, EPS, 1 - EPS)
     if kind == "response":

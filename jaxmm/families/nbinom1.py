@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxmm._special import log_gamma, rising_excess, scaled_softplus, softplus, times
 from jaxmm.families._base import Family, inside, whole
-from jaxmm.families.nbinom2 import poisson_gamma
+from jaxmm.families.nbinom2 import above_zero, clusters_above_zero, poisson_gamma
 
 
 class NegativeBinomial1(Family):
@@ -34,6 +34,12 @@ class NegativeBinomial1(Family):
         mean = times(y, log_mu) - y * softplus(log_phi) - scaled_softplus(log_mu, log_size)
         return inside(mean + rising_excess(log_size, y))
 
+    def log_of_eta_above_zero(self, y, eta, phi):
+        log_mu, log_phi = self.link.log_mu(eta), jnp.log(phi)
+        log_size = log_mu - log_phi
+        positive = above_zero(y, log_mu, log_phi, scaled_softplus(log_mu, log_size))
+        return inside(positive + rising_excess(log_size, y))
+
     def log_constant(self, y, trials=1.0):
         return -log_gamma(y + 1.0)
 
@@ -42,6 +48,9 @@ class NegativeBinomial1(Family):
 
     def sample(self, key, mu, phi, trials=1.0):
         return poisson_gamma(key, mu, mu / phi)
+
+    def sample_above_zero(self, key, mu, phi):
+        return clusters_above_zero(key, mu, mu / phi)
 
     def valid(self, y):
         return whole(y)

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
 
-from jaxmm._special import log_gamma, rising_excess, scaled_softplus, softplus
+from jaxmm._special import log_gamma, log_softplus_excess, rising_excess, scaled_softplus, softplus
 from jaxmm.families._base import Family, inside, whole
+from jaxmm.families.poisson import first_arrival
+from jaxmm.links import log_cloglog_excess
 
 
 class NegativeBinomial2(Family):
@@ -37,6 +39,10 @@ class NegativeBinomial2(Family):
         # by mu / phi alone, so that all derivatives come from one exponential
         return y * (log_mu - softplus(log_mu - log_phi)) - scaled_softplus(log_mu, log_phi)
 
+    def log_of_eta_above_zero(self, y, eta, phi):
+        log_mu, log_phi = self.link.log_mu(eta), jnp.log(phi)
+        return inside(above_zero(y, log_mu, log_mu - log_phi, scaled_softplus(log_mu, log_phi)))
+
     def log_of_phi(self, y, phi):
         return rising_excess(jnp.log(phi), y)
 
@@ -48,6 +54,9 @@ class NegativeBinomial2(Family):
 
     def sample(self, key, mu, phi, trials=1.0):
         return poisson_gamma(key, mu, jnp.broadcast_to(phi, mu.shape))
+
+    def sample_above_zero(self, key, mu, phi):
+        return clusters_above_zero(key, mu, jnp.broadcast_to(phi, mu.shape))
 
     def valid(self, y):
         return whole(y)
@@ -64,3 +73,27 @@ def poisson_gamma(key, mu, size):
     mixing, counts = jax.random.split(key)
     rate = mu / size * jax.random.gamma(mixing, size, mu.shape, mu.dtype)
     return jax.random.poisson(counts, rate).astype(mu.dtype)
+
+
+def above_zero(y, log_mu, log_ratio, rate):
+    """log p(y) - log(1 - p(0)) of a negative binomial distribution but for the rising factorial: ``log_ratio`` is
+    log(mu / size), ``rate`` = size log(1 + mu / size) = -log p(0).  log(1 - e^-rate) is log mu and what is left of it, so
+    that nothing is lost at y = 1 where mu is small."""
+    excess = log_softplus_excess(log_ratio)
+    return (y - 1) * log_mu - y * softplus(log_ratio) - rate - excess - log_cloglog_excess(log_mu + excess)
+
+
+def clusters_above_zero(key, mu, size):
+    """Negative binomial counts given that they are not zero.
+
+    Such a count is that of a process in one unit of time in which clusters arrive at the rate size log(1 + mu / size),
+    their sizes from the logarithmic distribution: the first cluster, and a count of the time after it. A cluster by Kemp
+    (1981), Appl. Stat. 30, 249-253, algorithm LS.
+    """
+    first, chance, share, after = jax.random.split(key, 4)
+    log_odds = jnp.log1p(mu / size)
+    left = 1 - first_arrival(first, size * log_odds)
+    u, v = (jax.random.uniform(k, mu.shape, mu.dtype) for k in (chance, share))
+    q = -jnp.expm1(-u * log_odds)
+    cluster = jnp.floor(1 + jnp.log1p(-v) / jnp.log(jnp.maximum(q, jnp.finfo(mu.dtype).tiny)))
+    return jnp.maximum(cluster, 1.0) + poisson_gamma(after, mu * left, size * left)
