@@ -10,7 +10,7 @@ from jax.scipy.special import xlogy
 from jaxmm._special import log_gamma, log_softplus_excess, rising_excess, scaled_softplus, softplus
 from jaxmm.families._base import Family, inside, whole
 from jaxmm.families.poisson import first_arrival
-from jaxmm.links import log_cloglog_excess
+from jaxmm.links import log_cloglog, log_cloglog_excess
 
 
 class NegativeBinomial2(Family):
@@ -40,8 +40,15 @@ class NegativeBinomial2(Family):
         return y * (log_mu - softplus(log_mu - log_phi)) - scaled_softplus(log_mu, log_phi)
 
     def log_of_eta_above_zero(self, y, eta, phi):
+        """Where -log p(0) is small, log(1 - p(0)) is log mu and little more: nothing is lost at y = 1."""
         log_mu, log_phi = self.link.log_mu(eta), jnp.log(phi)
-        return inside(above_zero(y, log_mu, log_mu - log_phi, scaled_softplus(log_mu, log_phi)))
+        x = log_mu - log_phi
+        excess = log_softplus_excess(x)
+        log_rate = log_mu + excess  # of -log p(0) = phi log(1 + mu / phi)
+        few = -softplus(x) - excess - log_cloglog_excess(jnp.minimum(log_rate, 0.0))
+        share = jnp.where(x > 0, log_phi - softplus(-x), log_mu - softplus(x))  # of log mu / (1 + mu / phi)
+        many = share - log_cloglog(log_rate)
+        return inside((y - 1) * share + jnp.where(log_rate < 0, few, many) - scaled_softplus(log_mu, log_phi))
 
     def log_of_phi(self, y, phi):
         return rising_excess(jnp.log(phi), y)
@@ -73,14 +80,6 @@ def poisson_gamma(key, mu, size):
     mixing, counts = jax.random.split(key)
     rate = mu / size * jax.random.gamma(mixing, size, mu.shape, mu.dtype)
     return jax.random.poisson(counts, rate).astype(mu.dtype)
-
-
-def above_zero(y, log_mu, log_ratio, rate):
-    """log p(y) - log(1 - p(0)) of a negative binomial distribution but for the rising factorial: ``log_ratio`` is
-    log(mu / size), ``rate`` = size log(1 + mu / size) = -log p(0).  log(1 - e^-rate) is log mu and what is left of it, so
-    that nothing is lost at y = 1 where mu is small."""
-    excess = log_softplus_excess(log_ratio)
-    return (y - 1) * log_mu - y * softplus(log_ratio) - rate - excess - log_cloglog_excess(log_mu + excess)
 
 
 def clusters_above_zero(key, mu, size):
