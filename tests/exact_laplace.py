@@ -70,6 +70,15 @@ def _betabinomial(y, n, mu, phi):
     return log_choose(n, y) + log_beta(y + a, n - y + b) - log_beta(a, b)
 
 
+def _student_t(y, n, mu, phi, df):
+    constant = log_gamma((df + 1) / 2) - log_gamma(df / 2) - mp.log(mp.pi * df * phi) / 2
+    return constant - (df + 1) / 2 * mp.log(1 + (y - mu) ** 2 / (df * phi))
+
+
+def _above_zero(log_p):
+    return lambda y, n, mu, phi: log_p(y, n, mu, phi) - mp.log(1 - mp.exp(log_p(mp.mpf(0), n, mu, phi)))
+
+
 DENSITY = {
     "binomial": lambda y, n, mu, phi: log_choose(n, y) + y * mp.log(mu) + (n - y) * mp.log(1 - mu),
     "poisson": lambda y, n, mu, phi: y * mp.log(mu) - mu - log_gamma(y + 1),
@@ -80,7 +89,9 @@ DENSITY = {
     "beta": _beta,
     "betabinomial": _betabinomial,
     "gaussian": lambda y, n, mu, phi: -((y - mu) ** 2) / (2 * phi) - mp.log(2 * mp.pi * phi) / 2,
+    "student_t": _student_t,
 }
+DENSITY |= {f"truncated_{name}": _above_zero(DENSITY[name]) for name in ("poisson", "nbinom1", "nbinom2")}
 
 
 # ---------------------------------------------------------------- the models
@@ -146,7 +157,8 @@ CODES = {
     "crossed": [[2, 0, 1, 1, 2, 0, 2, 0, 1], [0, 1, 1, 0, 1, 0, 1, 1, 1]],
 }
 POSITIVE = ("identity", "inverse", "sqrt", "1/mu^2")
-LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2}  # 0.4 otherwise
+LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2, "student_t": -0.7}  # 0.4 otherwise
+LOG_EXTRAS = {"student_t": [1.8]}  # what stands after log phi
 
 
 def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np.ndarray) -> np.ndarray:
@@ -156,7 +168,9 @@ def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np
         return rng.beta(4 * mu, 4 * (1 - mu))
     if family in ("gamma", "inverse_gaussian"):
         return mu * rng.gamma(4.0, 0.25, len(mu))
-    return mu + 0.5 * rng.normal(size=len(mu)) if family == "gaussian" else rng.poisson(mu).astype(float)
+    if family in ("gaussian", "student_t"):
+        return mu + 0.5 * rng.normal(size=len(mu))
+    return rng.poisson(mu).astype(float) + family.startswith("truncated")
 
 
 @cache
@@ -179,9 +193,10 @@ def case(family: str, link: str, structure: str = "one factor") -> Case:
         eta = eta + np.sum(Z * (0.7 * rng.normal(size=(c.max() + 1, Z.shape[1])) @ np.array(lam).T)[c], axis=1)
     mu = np.array([float(INVERSE[link](mp.mpf(float(e)))) for e in eta])
     trials = rng.integers(1, 6, n).astype(float)
+    log_phi = np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), LOG_EXTRAS.get(family, []))
     return Case(
         family, link, structure, _responses(rng, family, mu, trials), trials, rng.uniform(0.5, 2.0, n), offset, X,
-        terms, beta, theta, np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)),
+        terms, beta, theta, log_phi,
     )  # fmt: skip
 
 
@@ -232,7 +247,7 @@ class Laplace:
 
     def density(self, i: int, eta, phi):
         mu = INVERSE[self.case.link](eta)
-        return self.weights[i] * DENSITY[self.case.family](self.y[i], self.trials[i], mu, phi)
+        return self.weights[i] * DENSITY[self.case.family](self.y[i], self.trials[i], mu, *phi)
 
     def terms(self, eta: list, phi) -> tuple[list, list, list]:
         """The log density of each row and two derivatives by eta."""
@@ -247,7 +262,7 @@ class Laplace:
     def __call__(self, psi: list):
         p, m = len(self.case.beta), len(self.case.theta)
         beta, ZL = psi[:p], self.design(psi[p : p + m])
-        phi = mp.exp(psi[p + m]) if len(psi) > p + m else mp.mpf(1)
+        phi = [mp.exp(x) for x in psi[p + m :]] or [mp.mpf(1)]  # and what stands after it
         fixed = [
             o + sum(x * b for x, b in zip(row, beta, strict=True)) for o, row in zip(self.offset, self.X, strict=True)
         ]

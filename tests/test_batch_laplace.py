@@ -40,7 +40,9 @@ def _responses(family: str, n: int) -> np.ndarray:
         return rng.integers(0, 6, (LANES, n)) + 0.0
     if family in ("poisson", "nbinom1", "nbinom2"):
         return rng.poisson(1.5, (LANES, n)) + 0.0
-    if family == "gaussian":
+    if family.startswith("truncated"):
+        return rng.poisson(1.5, (LANES, n)) + 1.0
+    if family in ("gaussian", "student_t"):
         return rng.normal(size=(LANES, n))
     return rng.uniform(0.1, 0.9, (LANES, n))
 
@@ -69,7 +71,7 @@ def test_closed_form_derivatives(family, q, p, covariance, counted):
         rows = m.arrays
         assert laplace_table.can_have_table(rows)
         rng = np.random.default_rng(2)
-        k = rows.structure.p + rows.structure.num_theta + rows.family.num_phi
+        k = rows.structure.p + rows.structure.num_theta + rows.family.num_phi + rows.family.num_extras
         psi = jnp.asarray(0.5 * rng.normal(size=(k, LANES)))
         if rows.family.link.name == "inverse":
             psi = psi.at[0].add(6.0)

@@ -206,9 +206,10 @@ def test_families(name):
     arguments, family, n = generalised_arguments(m), m.likelihood.family, len(m.design.y)
     for program in ("derivatives", "guess_on_host"):
         lowered(programs_of(estimate_glmm)[program], *arguments[program])
-    lowered(start_glmm._working_of_all, family, *[np.ones(n)] * 4, np.zeros(family.num_phi))
+    lowered(start_glmm._working_of_all, family, *[np.ones(n)] * 4, np.zeros(family.num_phi + family.num_extras))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), LANES))
-    lowered(generalised._drawn, family, ("mu",), keys, (np.zeros((LANES, n)),), np.ones(()), np.ones(n), (), True)
+    extras = tuple(np.array(e.start[0]) for e in family.extras)
+    lowered(generalised._drawn, family, ("mu",), keys, (np.zeros((LANES, n)),), np.ones(()), np.ones(n), extras, True)
 
 
 # ---------------------------------------------------------------- batches
@@ -240,6 +241,8 @@ def truth(m: mm.Model) -> dict:
     known = {"fixef": np.zeros(m.structure.p), "sd": sd}
     if m.likelihood.precisions:
         return known | {"sigma": 1.0}
+    params = {label: x for e in m.likelihood.family.extras for label, x in zip(e.labels, e.start, strict=True)}
+    known |= {"family_params": params} if params else {}
     return known | ({"dispersion": 1.0} if m.likelihood.family.num_phi else {})
 
 
