@@ -157,8 +157,8 @@ CODES = {
     "crossed": [[2, 0, 1, 1, 2, 0, 2, 0, 1], [0, 1, 1, 0, 1, 0, 1, 1, 1]],
 }
 POSITIVE = ("identity", "inverse", "sqrt", "1/mu^2")
-LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2, "student_t": -0.7}  # 0.4 otherwise
-LOG_EXTRAS = {"student_t": [1.8]}  # what stands after log phi
+LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2, "student_t": 0.8}  # 0.4 otherwise
+LOG_EXTRAS = {"student_t": [2.0]}  # what stands after log phi
 
 
 def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np.ndarray) -> np.ndarray:

@@ -45,6 +45,7 @@ class Truth:
     beta: tuple[float, float, float]
     sd: float
     phi: float | None = None
+    extra: float | None = None  # above zero
     trials: int | None = None
     size: int = 10
 
@@ -60,6 +61,10 @@ TRUTHS = {
     "beta": Truth("logit", (0.3, 0.4, -0.3), 0.5, phi=15.0, size=6),
     "betabinomial": Truth("logit", (-0.3, 0.4, 0.3), 0.5, phi=30.0, trials=20, size=6),
     "gaussian": Truth("identity", (2.0, 0.5, -0.4), 0.5, phi=0.6),
+    "student_t": Truth("identity", (2.0, 0.5, -0.4), 0.5, phi=0.4, extra=6.0),
+    "truncated_poisson": Truth("log", (1.0, 0.2, 0.3), 0.5),
+    "truncated_nbinom1": Truth("log", (1.5, 0.2, 0.3), 0.5, phi=0.8),
+    "truncated_nbinom2": Truth("log", (1.5, 0.2, 0.3), 0.5, phi=3.0),
 }
 
 
@@ -93,7 +98,8 @@ def responses(family: Family, truth: Truth, p: Plan, key: jax.Array, sets: int) 
     def draw(k):
         for_effects, for_response = jax.random.split(jax.random.fold_in(key, k))
         b = truth.sd * jax.random.normal(for_effects, (p.codes[-1] + 1,), X.dtype)
-        return family.sample(for_response, family.link.inverse(X @ beta + b[p.codes]), phi, trials)
+        mu, extras = family.link.inverse(X @ beta + b[p.codes]), [] if truth.extra is None else [truth.extra]
+        return family.sample(for_response, mu, phi, trials, *extras)
 
     return draw(jnp.arange(sets))
 
@@ -124,6 +130,8 @@ def simulate(name: str, sets: int, groups: int = GROUPS, lanes: int = LANES) -> 
     names, values = ["intercept", "within", "between", "sd"], [*truth.beta, truth.sd]
     if truth.phi is not None:
         names, values = [*names, "log phi"], [*values, np.log(truth.phi)]
+    if truth.extra is not None:
+        names, values = [*names, "log extra"], [*values, np.log(truth.extra)]
     return Fits(names, np.array(values), estimates, errors, status)
 
 
