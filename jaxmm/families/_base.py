@@ -125,6 +125,7 @@ class Family:
     def log_of_eta_above_zero(self, y, eta, phi) -> Array:
         """``log_of_eta`` of a count y given that it is not zero: less log(1 - p(0))."""
         rate = -self.density(jnp.zeros_like(eta), eta, phi)  # p(0) = e^-rate
+        rate = jnp.maximum(rate, jnp.finfo(eta.dtype).tiny)
         return self.log_of_eta(y, eta, phi) - links.log_cloglog(jnp.log(rate))
 
     def sample_above_zero(self, key, mu, phi) -> Array:
