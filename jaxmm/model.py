@@ -342,7 +342,8 @@ def glmm(
         dispersion: a one-sided formula for log φ (log σ² of a Gaussian), such as ``"~ DOY"``, with random effects and
             offset(...) as in ``formula``. By default φ is one number.
         zero_inflation: a one-sided formula for the logit of the probability of an extra zero, such as
-            ``"~ mined + (1 | site)"``; for families of counts: poisson, nbinom1, nbinom2, binomial, betabinomial.
+            ``"~ mined + (1 | site)"``; for families of counts: poisson, nbinom1, nbinom2, binomial, betabinomial. With
+            truncated_poisson, truncated_nbinom1 and truncated_nbinom2 all zeros are of that kind: a hurdle model.
         matrices: as in ``lmm``.
 
     Returns:

@@ -115,7 +115,9 @@ def test_exposure_without_a_logarithm(trials, value, shown):
         mm.glmm("count ~ x + offset(log(t)) + (1 | school)", at_7(trials, "t", value), "poisson")
 
 
-NAMES = "Accepted: binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian, student_t, "
+NAMES = (
+    "Accepted: binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian, student_t, "
+)
 NAMES += "truncated_poisson, truncated_nbinom1, truncated_nbinom2"
 
 

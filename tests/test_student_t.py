@@ -28,7 +28,9 @@ mp.mp.dps = 50
 def data() -> pd.DataFrame:
     rng = np.random.default_rng(2)
     table = pd.read_csv(HERE / "hurdle.csv").assign(high=lambda d: d["level"] + 6)
-    return table.assign(normal=lambda d: 2 + 0.5 * d["x"] + rng.normal(size=24)[d["g"] - 1] + 0.4 * rng.normal(size=240))
+    return table.assign(
+        normal=lambda d: 2 + 0.5 * d["x"] + rng.normal(size=24)[d["g"] - 1] + 0.4 * rng.normal(size=240)
+    )
 
 
 # ---------------------------------------------------------------- the density
@@ -60,8 +62,12 @@ def test_density_and_derivatives():
         orders = {(1, 0, 0): slope[k][0], (0, 1, 0): slope[k][1], (0, 0, 1): slope[k][2]}
         orders |= {(2, 0, 0): curve[k][0, 0], (1, 0, 1): curve[k][0, 2], (0, 0, 2): curve[k][2, 2]}
         for order, found in orders.items():
-            noise = 1e-15 * min(z2, np.exp(x[k][2])) if order[2] else 0.0  # of the terms of order z² that cancel in log ν
-            np.testing.assert_allclose(found, float(mp.diff(f, at, order)), rtol=1e-9, atol=1e-13 + noise, err_msg=f"{k}")
+            noise = (
+                1e-15 * min(z2, np.exp(x[k][2])) if order[2] else 0.0
+            )  # of the terms of order z² that cancel in log ν
+            np.testing.assert_allclose(
+                found, float(mp.diff(f, at, order)), rtol=1e-9, atol=1e-13 + noise, err_msg=f"{k}"
+            )
 
 
 @pytest.mark.usefixtures("x64")
@@ -168,7 +174,9 @@ def test_residuals_draws_and_predictions():
     new = data().iloc[:3]
     frame = fit.predict(new, interval="prediction", key=1, n=4000)
     half = (frame["upper"] - frame["lower"]) / 2
-    assert np.all(half > 0.9 * fit.sigma * stats.t.ppf(0.975, df)) and np.all(half < 2 * fit.sigma * stats.t.ppf(0.975, df))
+    assert np.all(half > 0.9 * fit.sigma * stats.t.ppf(0.975, df)) and np.all(
+        half < 2 * fit.sigma * stats.t.ppf(0.975, df)
+    )
     np.testing.assert_allclose(fit.predict(new, re="marginal"), fit.predict(new, re="population"), rtol=1e-9)
 
 

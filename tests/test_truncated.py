@@ -75,10 +75,16 @@ def test_density_and_derivatives(name):
 def test_moments_and_draws_of_a_hurdle(name):
     family, y = Hurdle(families.get(name)), np.arange(600.0)
     mu, phi, zi = 1.3, 1.7, 0.4
-    p = np.exp(family.density(y, family.link.link(jnp.asarray(mu)), phi, 1.0, np.log(zi / (1 - zi))) + family.log_constant(y))
+    p = np.exp(
+        family.density(y, family.link.link(jnp.asarray(mu)), phi, 1.0, np.log(zi / (1 - zi))) + family.log_constant(y)
+    )
     mean = np.sum(p * y)
     moments = [np.sum(p * (y - mean) ** k) for k in (2, 4)]
-    close([np.sum(p), p[0], mean, moments[0]], [1.0, zi, family.mean(mu, phi, zi), family.variance(mu, phi, 1.0, zi)], 1e-10)
+    close(
+        [np.sum(p), p[0], mean, moments[0]],
+        [1.0, zi, family.mean(mu, phi, zi), family.variance(mu, phi, 1.0, zi)],
+        1e-10,
+    )
     n = 40_000
     drawn = np.asarray(family.sample(jax.random.key(3), jnp.full(n, mu), phi, 1.0, zi))
     assert abs(drawn.mean() - mean) < 4.5 * np.sqrt(moments[0] / n)
@@ -108,7 +114,9 @@ def test_a_family_of_counts_of_ones_own():
         for family in (own, known):
             drawn = np.asarray(family.sample(jax.random.key(5), jnp.full(20_000, mu), phi))
             shown = 1 + np.flatnonzero(20_000 * p > 20)[-1]  # from then on together
-            counts = np.append(np.bincount(drawn.astype(int), minlength=shown + 1)[1 : shown + 1], np.sum(drawn > shown))
+            counts = np.append(
+                np.bincount(drawn.astype(int), minlength=shown + 1)[1 : shown + 1], np.sum(drawn > shown)
+            )
             expected = 20_000 * np.append(p[:shown], 1 - np.sum(p[:shown]))
             if expected[-1] < 5:
                 counts, expected = (np.append(x[:-2], x[-2:].sum()) for x in (counts, expected))
@@ -126,9 +134,18 @@ def test_samples_of_extreme_parameters():
 # ---------------------------------------------------------------- objects and bad input
 def test_objects():
     poisson = families.get("truncated_poisson")
-    assert poisson == Truncated(families.get("poisson")) == families.TruncatedPoisson() != families.get("truncated_nbinom2")
+    assert (
+        poisson
+        == Truncated(families.get("poisson"))
+        == families.TruncatedPoisson()
+        != families.get("truncated_nbinom2")
+    )
     assert hash(poisson) == hash(Truncated(families.get("poisson")))
-    assert families.get(poisson, link="sqrt") == Truncated(families.get("poisson", "sqrt")) == Truncated(poisson.base, "sqrt")
+    assert (
+        families.get(poisson, link="sqrt")
+        == Truncated(families.get("poisson", "sqrt"))
+        == Truncated(poisson.base, "sqrt")
+    )
     assert Hurdle(poisson) == Hurdle(poisson.base) and Hurdle(poisson, link="identity").link.name == "identity"
     assert (poisson.limit, families.get("truncated_nbinom2").limit) == (None, "truncated_poisson")
     assert Hurdle(families.get("nbinom1")).limit == "hurdle poisson"
@@ -138,7 +155,9 @@ def test_objects():
 
 @pytest.mark.parametrize("wrapper", [Truncated, Hurdle])
 def test_what_has_no_zeros_to_leave_out(wrapper):
-    with pytest.raises(ValueError, match=f"{wrapper.__name__} takes a family of counts, and the gamma family takes positive"):
+    with pytest.raises(
+        ValueError, match=f"{wrapper.__name__} takes a family of counts, and the gamma family takes positive"
+    ):
         wrapper(families.get("gamma"))
     with pytest.raises(ValueError, match="without an upper end, and the binomial family counts successes among trials"):
         wrapper(families.get("binomial"))

@@ -52,7 +52,9 @@ class StudentT(Family):
         if self.df is None:
             return
         if isinstance(self.df, bool | str) or not np.isscalar(self.df) or not 0 < float(self.df) < np.inf:  # pyright: ignore
-            raise ValueError(f"df must be a positive number, the degrees of freedom, or None to estimate it; not {self.df!r}")
+            raise ValueError(
+                f"df must be a positive number, the degrees of freedom, or None to estimate it; not {self.df!r}"
+            )
         object.__setattr__(self, "extras", ())
 
     def __repr__(self) -> str:

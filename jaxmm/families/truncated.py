@@ -162,7 +162,9 @@ def check_counts(base: Any, wrapper: str) -> None:
     if not isinstance(base, Family):
         raise TypeError(f"{wrapper} takes a family, such as families.get('poisson'), not {base!r}")
     if base.further or base.extras:
-        raise ValueError(f"{wrapper} takes a family of a mean and φ alone; {base!r} has parameters of its own after these")
+        raise ValueError(
+            f"{wrapper} takes a family of a mean and φ alone; {base!r} has parameters of its own after these"
+        )
     if base.has_trials:
         raise ValueError(
             f"{wrapper} takes counts without an upper end, and the {base.name} family counts successes among trials"
