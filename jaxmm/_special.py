@@ -9,6 +9,7 @@ or polygamma of XLA, which are slow to compile.
     logaddexp(x, z)          log(e^x + e^z)
     softplus_excess(x)       softplus(x) - sigmoid(x)
     scaled_softplus(x, b)    e^b log(1 + e^(x - b)),         b -> oo: e^x
+    log_softplus_excess(x)   log(softplus(x) / e^x)
     expm1_excess(r)          e^r - 1 - r
     log1p_excess(v)          v - log(1 + v)
     relative_entropy(r)      r e^r - e^r + 1
@@ -129,6 +130,45 @@ def _softplus_excess(x):
 
 
 softplus_excess = derivatives(_softplus_excess, lambda x: sigmoid(x) ** 2)
+
+
+def _log_softplus_excess(x):
+    """With w = e^x: log(1 + w) / w = 1 - (w - log(1 + w)) / w."""
+    w = jnp.maximum(jnp.exp(jnp.minimum(x, 0.0)), jnp.finfo(jnp.result_type(float)).tiny)
+    return jnp.where(x < 0, jnp.log1p(-_log1p_excess(w) / w), jnp.log(softplus(jnp.maximum(x, 0.0))) - x)
+
+
+# With p = sigmoid(x), q = 1 - p, S = softplus(x), k = p / S and R = softplus_excess(x) / S the first derivative is -R:
+#     R' = k (p - R),    k' = k (q - k),    (p - R)' = p q - k (p - R).
+def _of_log_softplus(x):
+    S, p = softplus(x), sigmoid(x)
+    return p, sigmoid(-x), p / S, softplus_excess(x) / S
+
+
+def _log_softplus_excess_2(x):
+    p, _, k, R = _of_log_softplus(x)
+    return -k * (p - R)
+
+
+def _log_softplus_excess_3(x):
+    p, q, k, R = _of_log_softplus(x)
+    return -k * ((q - 2 * k) * (p - R) + p * q)
+
+
+def _log_softplus_excess_4(x):
+    p, q, k, R = _of_log_softplus(x)
+    D = p - R
+    within = (q - k) * ((q - 2 * k) * D + p * q) - (p * q + 2 * k * (q - k)) * D
+    return -k * (within + (q - 2 * k) * (p * q - k * D) + p * q * (q - p))
+
+
+log_softplus_excess = derivatives(
+    _log_softplus_excess,
+    lambda x: -_of_log_softplus(x)[3],
+    _log_softplus_excess_2,
+    _log_softplus_excess_3,
+    _log_softplus_excess_4,
+)
 
 
 @jax.custom_jvp

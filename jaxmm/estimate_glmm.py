@@ -313,7 +313,7 @@ def first_guess(rows: Rows) -> Array:
     num_phi = family.num_phi - ("phi" in s.predictors.names)
     log_phi = jnp.asarray(family.start_constants(num_phi), W.dtype)
     if family.has_scale and num_phi:
-        spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.variance(mean, 1.0)
+        spread = jnp.sum(W * (rows.y - mean) ** 2) / total / family.glm.variance(mean, 1.0)
         log_phi = log_phi.at[0].set(jnp.log(jnp.maximum(spread, 1e-12)))
     return rows.layout.join(Parameters(jnp.concatenate(beta), theta.astype(W.dtype), log_phi))
 

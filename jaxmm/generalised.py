@@ -226,7 +226,7 @@ class Generalised:
         """g of the mean of each row and its standard error: of a predictor itself, else by the delta method."""
         component = SCALES[scale] or "mu"
         d, own = fit.model.design, component in fit.model.design.predictors
-        if averaged or not own or (scale == "response" and self.family.further):
+        if averaged or not own or (scale == "response" and self.family.mean_apart):
             return marginal.on_link(fit, rows, scale, averaged)
         eta, at = linear_predictors(fit, rows, set())[component], d.predictors[component]
         X = dict(zip(d.predictors, (rows.X, *(X for X, _ in rows.further)), strict=True))[component]
@@ -300,6 +300,11 @@ class Generalised:
                 f"the dispersion is at its limit ({np.exp(e.log_phi[0]):.1g}): the data show no overdispersion, and "
                 f"the {self.family.limit} family gives the same fit"
             )
+        for e_, value in zip(self.family.extras, self.extras(e), strict=True):
+            if e_.limit and float(np.max(value)) > np.exp(LIMIT):
+                out.append(
+                    f"{e_.labels[-1]} is at its limit ({float(np.max(value)):.1g}): the {e_.limit} family gives the same fit"
+                )
         return out
 
     def accuracy(self, fit: Any) -> str | None:

@@ -200,6 +200,16 @@ log_cloglog = derivatives(
 )
 
 
+# log((1 - e^-t) / t): what is left of the above without its first term
+log_cloglog_excess = derivatives(
+    lambda eta: jnp.where(eta < 0, _series(-1)(jnp.exp(jnp.minimum(eta, 0.0))), log_cloglog(eta) - eta),
+    _joined(0, lambda eta: 0.0, lambda t: _rq(t)[0] - 1),
+    _joined(1, lambda eta: 0.0, _c2),
+    _joined(2, lambda eta: 0.0, _c3),
+    _joined(3, lambda eta: 0.0, _c4),
+)
+
+
 class CLogLog(Link):
     """mu = 1 - exp(-exp(eta)).
 

@@ -20,7 +20,7 @@ from jaxmm.design import DataError, build
 from jaxmm.design.errorbar import checked_dispersion, parse_residual
 from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
-from jaxmm.families import FAMILIES, Family, ZeroInflated
+from jaxmm.families import FAMILIES, Family, with_zeros
 from jaxmm.fit import Fit
 from jaxmm.kinds import check_flag, choose_likelihood
 from jaxmm.layout import Parameters
@@ -338,7 +338,8 @@ def glmm(
         dispersion: a one-sided formula for log φ (log σ² of a Gaussian), such as ``"~ DOY"``, with random effects and
             offset(...) as in ``formula``. By default φ is one number.
         zero_inflation: a one-sided formula for the logit of the probability of an extra zero, such as
-            ``"~ mined + (1 | site)"``; for families of counts: poisson, nbinom1, nbinom2, binomial, betabinomial.
+            ``"~ mined + (1 | site)"``; for families of counts: poisson, nbinom1, nbinom2, binomial, betabinomial. With
+            truncated_poisson, truncated_nbinom1 and truncated_nbinom2 all zeros are of that kind: a hurdle model.
         matrices: as in ``lmm``.
 
     Returns:
@@ -387,7 +388,7 @@ def choose_further(likelihood: Likelihood, formulas: dict[str, Terms]) -> tuple[
     if formulas and isinstance(likelihood, Linear):
         raise TypeError("zero_inflation= is for generalised models of counts: give a family, such as 'poisson'")
     if "zi" in formulas and not any(p.name == "zi" for p in family.further):
-        family = ZeroInflated(family)
+        family = with_zeros(family)
         likelihood = replace(likelihood, family=family)  # pyright: ignore
     further: dict[str, Terms | None] = {}
     if "phi" in formulas and not is_constant(formulas["phi"]):

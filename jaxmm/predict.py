@@ -103,7 +103,13 @@ def on_scale(fit: Fitted, etas: Etas, scale: str) -> np.ndarray:
         return p.phi + np.zeros_like(p.mu)
     if scale == "zero":
         return p.further[[q.name for q in fit.family.further].index("zi")]
-    return p.mu if scale == "conditional" else fit.family.mean(p.mu, *p.further, *p.extras)
+    return p.mu if scale == "conditional" else mean(fit, p)
+
+
+def mean(fit: Fitted, p: Parameters) -> np.ndarray:
+    """Of the response."""
+    with computing(fit.model.device):
+        return np.asarray(fit.family.mean(p.mu, p.phi, *p.further, *p.extras))
 
 
 def link_for(fit: Fitted, scale: str) -> Link:

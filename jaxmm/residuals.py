@@ -11,7 +11,7 @@ from jaxmm._compiled import Elementwise
 from jaxmm._context import computing
 from jaxmm.errors import row_errors
 from jaxmm.fitted import Fitted
-from jaxmm.predict import fitted_predictors, link_of, parameters
+from jaxmm.predict import fitted_predictors, link_of, mean, parameters
 
 
 def _error_variances(fit: Fitted) -> np.ndarray:
@@ -41,8 +41,9 @@ def residuals(fit: Fitted, kind: str) -> pd.Series:
     if kind not in KINDS:
         raise ValueError(f"kind must be 'response', 'pearson', 'deviance' or 'working', not {kind!r}")
     d, family = fit.model.design, fit.family
-    mu, phi, further, extras = parameters(fit, fitted_predictors(fit))
-    values = np.asarray(d.observed) - family.mean(mu, *further, *extras)
+    p = parameters(fit, fitted_predictors(fit))
+    mu, phi, further, extras = p
+    values = np.asarray(d.observed) - mean(fit, p)
     if d.trials_all is not None:  # a mean that rounds to 0 or 1 would have no variance
         mu = np.clip(mu, EPS, 1 - EPS)
     if kind == "response":

@@ -59,8 +59,11 @@ def _working(family: Any, eta, y, trials, weights, log_phi) -> tuple[np.ndarray,
 
 def start(family: Any, data: Data, accumulator: Accumulator, log_phi: np.ndarray) -> np.ndarray:
     """psi = (beta_s, theta_s, log phi) to begin with; ``log_phi`` (k,) is a first guess."""
-    beta, log_phi, W, e = fit_glm(family, data, log_phi)
-    scale = float(np.exp(log_phi[0])) if family.has_scale else 1.0
+    own, log_phi = family.glm, np.array(log_phi)
+    first = log_phi[: len(log_phi) - family.num_extras + own.num_extras]
+    beta, found, W, e = fit_glm(own, data, first)
+    log_phi[: len(found)] = found
+    scale = float(np.exp(log_phi[0])) if own.has_scale else 1.0
     s, sd = accumulator.structure, []
     for f, g in enumerate(accumulator.groupings):
         Z = accumulator.z(f, slice(0, accumulator.n))

@@ -86,6 +86,16 @@ def _tweedie(y, n, mu, phi, raw):
     return own - kappa / phi
 
 
+def _student_t(y, n, mu, phi, raw):
+    df = mp.exp(raw)
+    constant = log_gamma((df + 1) / 2) - log_gamma(df / 2) - mp.log(mp.pi * df * phi) / 2
+    return constant - (df + 1) / 2 * mp.log(1 + (y - mu) ** 2 / (df * phi))
+
+
+def _above_zero(log_p):
+    return lambda y, n, mu, phi: log_p(y, n, mu, phi) - mp.log(1 - mp.exp(log_p(mp.mpf(0), n, mu, phi)))
+
+
 DENSITY = {
     "binomial": lambda y, n, mu, phi: log_choose(n, y) + y * mp.log(mu) + (n - y) * mp.log(1 - mu),
     "poisson": lambda y, n, mu, phi: y * mp.log(mu) - mu - log_gamma(y + 1),
@@ -97,7 +107,9 @@ DENSITY = {
     "betabinomial": _betabinomial,
     "gaussian": lambda y, n, mu, phi: -((y - mu) ** 2) / (2 * phi) - mp.log(2 * mp.pi * phi) / 2,
     "tweedie": _tweedie,
+    "student_t": _student_t,
 }
+DENSITY |= {f"truncated_{name}": _above_zero(DENSITY[name]) for name in ("poisson", "nbinom1", "nbinom2")}
 
 
 # ---------------------------------------------------------------- the models
@@ -163,8 +175,8 @@ CODES = {
     "crossed": [[2, 0, 1, 1, 2, 0, 2, 0, 1], [0, 1, 1, 0, 1, 0, 1, 1, 1]],
 }
 POSITIVE = ("identity", "inverse", "sqrt", "1/mu^2")
-LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2}  # 0.4 otherwise
-EXTRAS = {"tweedie": (0.0,)}  # as a search moves them
+LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2, "student_t": 0.8}  # 0.4 otherwise
+EXTRAS = {"tweedie": (0.0,), "student_t": (2.0,)}  # as a search moves them
 
 
 def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np.ndarray) -> np.ndarray:
@@ -176,7 +188,9 @@ def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np
         return np.array([rng.gamma(k) if k else 0.0 for k in rng.poisson(mu)])
     if family in ("gamma", "inverse_gaussian"):
         return mu * rng.gamma(4.0, 0.25, len(mu))
-    return mu + 0.5 * rng.normal(size=len(mu)) if family == "gaussian" else rng.poisson(mu).astype(float)
+    if family in ("gaussian", "student_t"):
+        return mu + 0.5 * rng.normal(size=len(mu))
+    return rng.poisson(mu).astype(float) + family.startswith("truncated")
 
 
 @cache
@@ -199,9 +213,10 @@ def case(family: str, link: str, structure: str = "one factor") -> Case:
         eta = eta + np.sum(Z * (0.7 * rng.normal(size=(c.max() + 1, Z.shape[1])) @ np.array(lam).T)[c], axis=1)
     mu = np.array([float(INVERSE[link](mp.mpf(float(e)))) for e in eta])
     trials = rng.integers(1, 6, n).astype(float)
+    log_phi = np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), EXTRAS.get(family, ()))
     return Case(
         family, link, structure, _responses(rng, family, mu, trials), trials, rng.uniform(0.5, 2.0, n), offset, X,
-        terms, beta, theta, np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), EXTRAS.get(family, ())),
+        terms, beta, theta, log_phi,
     )  # fmt: skip
 
 

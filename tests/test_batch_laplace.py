@@ -40,7 +40,9 @@ def _responses(family: str, n: int) -> np.ndarray:
         return rng.integers(0, 6, (LANES, n)) + 0.0
     if family in ("poisson", "nbinom1", "nbinom2"):
         return rng.poisson(1.5, (LANES, n)) + 0.0
-    if family == "gaussian":
+    if family.startswith("truncated"):
+        return rng.poisson(1.5, (LANES, n)) + 1.0
+    if family in ("gaussian", "student_t"):
         return rng.normal(size=(LANES, n))
     return rng.uniform(0.1, 0.9, (LANES, n))
 

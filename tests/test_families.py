@@ -33,7 +33,11 @@ ROWS = {
     "beta": [(1e-6, 1), (0.3, 1), (0.999, 1)],
     "gaussian": [(-3.0, 1), (0.4, 1), (50.0, 1)],
     "tweedie": [(0.0, 1), (0.02, 1), (0.9, 1), (300.0, 1)],
+    "student_t": [(-3.0, 1), (0.4, 1), (50.0, 1)],
 }
+ROWS |= {f"truncated_{name}": [(1, 1), (2, 1), (7, 1), (5000, 1)] for name in ("poisson", "nbinom1", "nbinom2")}
+EXTRAS = {"student_t": (9.0,), "tweedie": (1.5,)}  # of families that have parameters after phi
+REALS = ("gaussian", "student_t")  # whose means may be any numbers
 
 
 # ---------------------------------------------------------------- log densities, naively, to many digits
@@ -86,6 +90,18 @@ def beta(y, n, phi, lm, l1m):
     return (a - 1) * mp.log(y) + (b - 1) * mp.log(1 - y) + lgamma(phi) - lgamma(a) - lgamma(b)
 
 
+def student_t(y, mu, phi, df):
+    constant = lgamma((df + 1) / 2) - lgamma(df / 2) - mp.log(mp.pi * df * phi) / 2
+    return constant - (df + 1) / 2 * mp.log(1 + (y - mu) ** 2 / (df * phi))
+
+
+def truncated(log_p):
+    def given_above_zero(y, n, phi, lm, l1m):
+        return log_p(y, n, phi, lm, l1m) - mp.log(-mp.expm1(log_p(mp.mpf(0), n, phi, lm, l1m)))
+
+    return given_above_zero
+
+
 def betabinomial(y, n, phi, lm, l1m):
     a, b = phi * mp.exp(lm()), phi * mp.exp(l1m())
     return lchoose(n, y) + rising(a, y) + rising(b, n - y) - rising(phi, n)
@@ -112,12 +128,15 @@ NAIVE = {
     "betabinomial": betabinomial,
     "tweedie": tweedie,
 }
+NAIVE |= {f"truncated_{name}": truncated(NAIVE[name]) for name in ("poisson", "nbinom1", "nbinom2")}
 
 
 def naive(name, link, y, n, eta, phi):
     y, n = mp.mpf(float(y)), mp.mpf(n)
-    if name == "gaussian":
+    if name in REALS:
         mu = {"identity": lambda e: e, "log": mp.exp, "inverse": lambda e: 1 / e}[link](eta)
+        if name in EXTRAS:
+            return student_t(y, mu, mp.mpf(phi), mp.mpf(EXTRAS[name][0]))
         return -((y - mu) ** 2) / (2 * phi) - mp.log(2 * mp.pi * phi) / 2
     log_mu, log_1m_mu, _ = EXACT[link]
     return NAIVE[name](y, n, mp.mpf(phi), lambda: kept(log_mu, eta), lambda: kept(log_1m_mu, eta))
@@ -127,7 +146,7 @@ def domain(name, link) -> np.ndarray:
     """Values of eta all over where the mean is in the family's range."""
     if link == "log" and name == "binomial":
         return -POSITIVE[::3]
-    if link in ("identity", "inverse", "sqrt", "1/mu^2") and (name, link) != ("gaussian", "identity"):
+    if link in ("identity", "inverse", "sqrt", "1/mu^2") and not (name in REALS and link == "identity"):
         return POSITIVE[::3]
     if name.startswith("beta"):  # the naive formulas need as many digits as mu or 1 - mu has zeros
         return REAL[(REAL > (-12 if link == "probit" else -41)) & (REAL < {"probit": 12, "cloglog": 4.5}.get(link, 41))]
@@ -142,7 +161,8 @@ def cases(name, link, etas, phis=PHI):
 
 def full(family):
     """The log density with all constants, of eta first."""
-    return lambda eta, y, phi, n: family.density(y, eta, phi, n) + family.log_constant(y, n)
+    extras = EXTRAS.get(family.name, ())
+    return lambda eta, y, phi, n: family.density(y, eta, phi, n, *extras) + family.log_constant(y, n)
 
 
 @pytest.mark.parametrize(("name", "link"), PAIRS)
@@ -155,6 +175,7 @@ def test_derivatives_in_eta(name, link):
         ]
     algebraic = link in ("identity", "inverse", "sqrt", "1/mu^2", "cauchit")
     x = np.maximum(np.abs(columns[0]), 1e-6) if algebraic else None
+    x = np.ones_like(columns[0]) if name == "student_t" and link == "log" else x  # algebraic in the mean
     actual = jets(full(family), *columns)
     assert_close(actual, expected, 1e-11, x=x, atol=1e-13, at=list(zip(*columns, strict=True)))
 
@@ -206,7 +227,7 @@ def test_reverse_mode(name, link):
     @jax.jit
     def derivatives(eta, phi):
         def total(eta, phi):
-            return jnp.sum(family.density(y, eta, phi, n))
+            return jnp.sum(family.density(y, eta, phi, n, *EXTRAS.get(name, ())))
 
         gradient = jax.grad(total, argnums=(0, 1))
         return jax.jvp(gradient, (eta, phi), (jnp.ones_like(eta), jnp.zeros_like(phi)))
@@ -231,6 +252,10 @@ MODERATE = {
     "betabinomial": (0.3, 2.5, 12.0),
     "gaussian": (-0.8, 2.3, 1.0),
     "tweedie": (2.5, 0.8, 1.0),
+    "student_t": (-0.8, 2.3, 1.0),
+    "truncated_poisson": (1.2, 1.0, 1.0),
+    "truncated_nbinom1": (1.2, 1.7, 1.0),
+    "truncated_nbinom2": (1.2, 1.7, 1.0),
 }
 
 
@@ -243,6 +268,8 @@ def points(name):
         return y, np.ones_like(y)
     if name in ("poisson", "nbinom1", "nbinom2"):
         return np.arange(400.0), np.ones(400)
+    if name.startswith("truncated"):
+        return np.arange(1.0, 400), np.ones(399)
     if name == "beta":
         s = s[np.abs(s) < 30]
         y = 1 / (1 + np.exp(-s))
@@ -252,19 +279,24 @@ def points(name):
     if name == "tweedie":  # the density of y > 0 is finite at zero, where there is a probability besides
         s = s[np.abs(s) < 45]
         return np.append(0.0, np.exp(s)), np.append(1.0, np.exp(s) * step)
+    if name == "student_t":
+        return np.sinh(s), np.cosh(s) * step
     return np.exp(s), np.exp(s) * step
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_density_and_moments(name):
-    """The density sums to one; its mean is mu, its variance what ``variance`` says."""
+    """The density sums to one; its mean is mu or what ``mean`` says, its variance what ``variance`` says."""
     family, (mu, phi, trials) = families.get(name), MODERATE[name]
     y, weight = points(name)
     p = weight * np.exp(full(family)(family.link.link(jnp.asarray(mu)), y, phi, trials))
-    variance = trials * family.variance(jnp.asarray(mu), phi, trials) * (phi if family.has_scale else 1.0)
+    extras = EXTRAS.get(name, ())
+    variance = trials * family.variance(jnp.asarray(mu), phi, trials, *extras) * (phi if family.has_scale else 1.0)
+    mean = trials * family.mean(mu, phi, *extras)
     np.testing.assert_allclose(np.sum(p), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(np.sum(p * y), mu * trials, rtol=1e-11)
-    np.testing.assert_allclose(np.sum(p * (y - mu * trials) ** 2), variance, rtol=1e-10)
+    np.testing.assert_allclose(np.sum(p * y), mean, rtol=1e-11)
+    np.testing.assert_allclose(np.sum(p * (y - mean) ** 2), variance, rtol=1e-10)
+    assert (mean != mu * trials) == family.mean_apart
     assert np.all(family.valid(y[p > 0]))
 
 
@@ -277,7 +309,7 @@ def test_samples(name):
     @jax.jit
     @jax.vmap
     def draws(key):
-        return family.sample(key, jnp.full(200, mu), phi, jnp.full(200, trials))
+        return family.sample(key, jnp.full(200, mu), phi, jnp.full(200, trials), *EXTRAS.get(name, ()))
 
     y = np.asarray(draws(keys)).ravel()
     assert y.dtype == np.float64 and np.all(family.valid(y))
@@ -321,16 +353,24 @@ SCIPY = {
     "betabinomial": lambda y, mu, phi, n: stats.betabinom.logpmf(y, n, mu * phi, (1 - mu) * phi),
     "gaussian": lambda y, mu, phi, n: stats.norm.logpdf(y, mu, np.sqrt(phi)),
     "tweedie": lambda y, mu, phi, n: tweedie_of_power(y, mu, phi),
+    "student_t": lambda y, mu, phi, n: stats.t.logpdf(y, EXTRAS["student_t"][0], mu, np.sqrt(phi)),
 }
 
 
 def tweedie_of_power(y, mu, phi):
     """Of power 3/2."""
     x = np.sqrt(np.maximum(y, 1e-300)) / phi
-    continuous = np.log(2 * x * special.ive(1, 4 * x) / np.maximum(y, 1e-300)) - 2 * phi * (x - np.sqrt(mu) / phi) ** 2 / (
-        np.sqrt(mu)
-    )
+    continuous = np.log(2 * x * special.ive(1, 4 * x) / np.maximum(y, 1e-300)) - 2 * phi * (
+        x - np.sqrt(mu) / phi
+    ) ** 2 / (np.sqrt(mu))
     return np.where(y > 0, continuous, -2 * np.sqrt(mu) / phi)
+
+
+def above_zero(log_p):
+    return lambda y, mu, phi, n: log_p(y, mu, phi, n) - np.log(-np.expm1(log_p(0 * y, mu, phi, n)))
+
+
+SCIPY |= {f"truncated_{name}": above_zero(SCIPY[name]) for name in ("poisson", "nbinom1", "nbinom2")}
 
 
 @pytest.mark.parametrize(("name", "link"), PAIRS)
@@ -361,7 +401,7 @@ def test_limits_without_dispersion(name):
 def test_outside_of_the_range_of_means(name, link):
     """-inf and not nan, so that a line search turns back; for y = 0 and y = trials too."""
     family = families.get(name, link)
-    if len(domain(name, link)) == len(REAL) or name.startswith("beta") or name == "gaussian":
+    if len(domain(name, link)) == len(REAL) or name.startswith("beta") or name in REALS:
         pytest.skip("every eta has a mean")
     y, n = np.array(ROWS[name], float).T
     eta = 0.5 if name == "binomial" else -0.5
@@ -387,8 +427,9 @@ def test_unit_deviance(name):
     """The written formula, where there is one, agrees with the search for the best mean."""
     family, (mu, phi, _) = families.get(name), MODERATE[name]
     y, n = np.array(ROWS[name], float).T
-    d = family.unit_deviance(y, np.full_like(y, mu), phi, n)
-    searched = Family.unit_deviance(family, y, np.full_like(y, mu), phi, n)
+    extras = EXTRAS.get(name, ())
+    d = family.unit_deviance(y, np.full_like(y, mu), phi, n, *extras)
+    searched = Family.unit_deviance(family, y, np.full_like(y, mu), phi, n, *extras)
     np.testing.assert_allclose(d, searched, rtol=1e-9, atol=1e-9)
     assert np.all(d >= 0)
 
@@ -407,7 +448,8 @@ def test_start(name, link):
     y, n = np.array(ROWS[name], float).T
     mu = family.start_mu(y, n)
     assert isinstance(mu, np.ndarray) and mu.shape == y.shape
-    assert np.isfinite(family.density(y, family.link.link(jnp.asarray(mu)), 1.0, n)).all()
+    eta = family.link.link(jnp.asarray(mu))
+    assert np.isfinite(family.density(y, eta, 1.0, n, *EXTRAS.get(name, ()))).all()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -416,7 +458,12 @@ def test_valid(name):
     y = np.array([-1.0, 0.0, 0.3, 1.0, 2.0, np.nan, np.inf])
     counts, positive = [0, 1, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0, 0]
     expected = {"gamma": positive, "inverse_gaussian": positive, "beta": [0, 0, 1, 0, 0, 0, 0]}
-    expected["gaussian"], expected["tweedie"] = [1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0, 0]
+    expected |= {
+        "gaussian": [1, 1, 1, 1, 1, 0, 0],
+        "student_t": [1, 1, 1, 1, 1, 0, 0],
+        "tweedie": [0, 1, 1, 1, 1, 0, 0],
+    }
+    expected |= {name: [0, 0, 0, 1, 1, 0, 0] for name in FAMILIES if name.startswith("truncated")}
     assert isinstance(family.valid(y), np.ndarray)
     np.testing.assert_array_equal(family.valid(y), np.array(expected.get(name, counts), bool))
 

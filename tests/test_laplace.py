@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_laplace import CODES, POSITIVE, case, exact
+from exact_laplace import CODES, EXTRAS, POSITIVE, case, exact
 from helpers import central, close, quick_jit
 from scipy import optimize, special, stats
 from test_families import tweedie_of_power
@@ -99,7 +99,7 @@ def derivatives(psi, rows, order=4):
 
 
 # a link of these takes as long to trace and compile as all links of another: the default run has the first
-DEAR = ("beta", "betabinomial", "nbinom1")
+DEAR = ("beta", "betabinomial", "nbinom1", "truncated_nbinom1", "truncated_nbinom2")
 PAIRS = [
     pytest.param(name, link, marks=[pytest.mark.slow] if name in DEAR and link != family.links[0] else [])
     for name, family in FAMILIES.items()
@@ -173,7 +173,15 @@ LOG_DENSITY = {
     "betabinomial": lambda y, n, mu, phi: stats.betabinom.logpmf(y, n, mu * phi, (1 - mu) * phi),
     "gaussian": lambda y, n, mu, phi: stats.norm.logpdf(y, mu, np.sqrt(phi)),
     "tweedie": lambda y, n, mu, phi: tweedie_of_power(y, mu, phi),
+    "student_t": lambda y, n, mu, phi: stats.t.logpdf(y, np.exp(EXTRAS["student_t"][0]), mu, np.sqrt(phi)),
 }
+
+
+def above_zero(log_p):
+    return lambda y, n, mu, phi: log_p(y, n, mu, phi) - np.log(-np.expm1(log_p(0 * y, n, mu, phi)))
+
+
+LOG_DENSITY |= {f"truncated_{name}": above_zero(LOG_DENSITY[name]) for name in ("poisson", "nbinom1", "nbinom2")}
 
 
 @pytest.mark.parametrize(("family", "link"), PAIRS)

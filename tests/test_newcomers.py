@@ -12,7 +12,10 @@ import jaxmm as mm
 from jaxmm import DataError, FormulaError
 
 SLEEP = "Reaction ~ Days + (Days | Subject)"
-FAMILIES = "binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian, tweedie"
+FAMILIES = (
+    "binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian, tweedie, student_t, "
+    "truncated_poisson, truncated_nbinom1, truncated_nbinom2"
+)
 KEY = "a whole number of your choice, such as key=1; the same number gives the same results"
 
 

@@ -62,6 +62,10 @@ TRUTHS = {
     "betabinomial": Truth("logit", (-0.3, 0.4, 0.3), 0.5, phi=30.0, trials=20, size=6),
     "gaussian": Truth("identity", (2.0, 0.5, -0.4), 0.5, phi=0.6),
     "tweedie": Truth("log", (1.0, 0.3, -0.2), 0.5, phi=0.8, extras=(1.4,)),
+    "student_t": Truth("identity", (2.0, 0.5, -0.4), 0.5, phi=0.4, extras=(6.0,)),
+    "truncated_poisson": Truth("log", (1.0, 0.2, 0.3), 0.5),
+    "truncated_nbinom1": Truth("log", (1.5, 0.2, 0.3), 0.5, phi=0.8),
+    "truncated_nbinom2": Truth("log", (1.5, 0.2, 0.3), 0.5, phi=3.0),
 }
 
 

@@ -23,6 +23,7 @@ FUNCTIONS = {
     "sigmoid": (sp.sigmoid, lambda x: 1 / (1 + mp.exp(-x)), ETA, 1e-14),
     "softplus": (sp.softplus, softplus, ETA, 1e-14),
     "softplus_excess": (sp.softplus_excess, lambda x: softplus(x) - 1 / (1 + mp.exp(-x)), ETA, 1e-14),
+    "log_softplus_excess": (sp.log_softplus_excess, lambda x: mp.log(softplus(x)) - x, ETA, 1e-12),
     "expm1": (sp.expm1, mp.expm1, ETA, 1e-14),
     "expm1_excess": (sp.expm1_excess, lambda r: mp.expm1(r) - r, ETA, 1e-14),
     "relative_entropy": (sp.relative_entropy, lambda r: r * mp.exp(r) - mp.expm1(r), ETA, 1e-14),

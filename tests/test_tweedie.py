@@ -318,5 +318,9 @@ def test_the_power_comes_back(phi, p, level):
     truth = {"fixef": [level, 0.3], "sd": 0.5, "dispersion": phi, "family_params": {"power": p}}
     batch = mm.fit_many(model, Simulated(model, truth, 60, jax.random.key(3)), progress=False)
     assert np.all(batch.converged)
-    for found, true in ((batch.family_params[:, 0], p), (2 * np.log(batch.sigma), np.log(phi)), (batch.fixef[:, 1], 0.3)):
+    for found, true in (
+        (batch.family_params[:, 0], p),
+        (2 * np.log(batch.sigma), np.log(phi)),
+        (batch.fixef[:, 1], 0.3),
+    ):
         assert abs(np.mean(found) - true) < 4 * np.std(found) / np.sqrt(60), (np.mean(found), true)

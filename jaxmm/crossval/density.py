@@ -14,6 +14,7 @@ The prediction of a row is the mean of its response: E g⁻¹(Xβ + Zb) over b, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -295,18 +296,23 @@ def _means(fit: Fitted, folds: Folds, at: Estimated) -> np.ndarray:
     d, (used, Z) = fit.model.design, _columns(fit)
     of_rows, family = folds.of_rows, fit.family
     sides = [(used.X, used.offset), *used.further]
-    links = {"mu": family.link} | {p.name: p.link for p in family.further}
-    values = {}
+    etas, spreads = {}, {}
     for (name, columns), (X, offset) in zip(d.predictors.items(), sides, strict=True):
-        if name not in links:
-            continue
-        eta = np.einsum("np,np->n", X, at.beta[of_rows][:, columns]) + offset
-        v = np.zeros(len(eta))
-        for f, factor in enumerate(d.factors):
-            if factor.predictor == name:
-                v += np.sum(np.einsum("nq,nqr->nr", Z[f], at.lams[f][of_rows]) ** 2, axis=1)
-        with computing(fit.model.device):
-            values[name] = sum(m * _inverse(links[name], eta + t * np.sqrt(v)) for t, m in zip(GRID, MASS, strict=True))
-    further = [values[p.name] for p in family.further]
+        etas[name] = np.einsum("np,np->n", X, at.beta[of_rows][:, columns]) + offset
+        own = [f for f, factor in enumerate(d.factors) if factor.predictor == name]
+        parts = (np.sum(np.einsum("nq,nqr->nr", Z[f], at.lams[f][of_rows]) ** 2, axis=1) for f in own)
+        spreads[name] = np.sqrt(sum(parts, np.zeros(len(X))))
+
+    def average(name: str, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        if not spreads[name].any():
+            return np.asarray(f(etas[name]))
+        return sum(m * np.asarray(f(etas[name] + t * spreads[name])) for t, m in zip(GRID, MASS, strict=True))
+
     extras = [at.extras[of_rows][:, k] for k in range(at.extras.shape[1])]
-    return np.asarray(family.mean(values["mu"], *further, *extras))
+    with computing(fit.model.device):
+        further = [average(p.name, partial(_inverse, p.link)) for p in family.further]
+
+        def mean(phi: np.ndarray) -> np.ndarray:
+            return average("mu", lambda eta: family.mean(_inverse(family.link, eta), phi, *further, *extras))
+
+        return average("phi", lambda eta: mean(np.exp(eta))) if "phi" in etas else mean(at.phi[of_rows])

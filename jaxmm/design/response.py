@@ -286,6 +286,8 @@ def check_varies(y: np.ndarray, trials: np.ndarray | None, family: Family | None
         shown = f"{_text(y[0])} in every row"
         if trials is not None:
             shown = "no failure in any row" if y.any() else "no success in any row"
+        elif np.ptp(y) > 0:
+            shown = f"no count above {_text(y.max())} in any row"
         raise DataError(f"{what} is constant ({shown}): there is nothing to explain")
 
 

@@ -12,10 +12,16 @@ from jaxmm.families.betabinomial import BetaBinomial as BetaBinomial
 from jaxmm.families.binomial import Binomial as Binomial
 from jaxmm.families.gamma import Gamma as Gamma
 from jaxmm.families.gaussian import Gaussian as Gaussian
+from jaxmm.families.hurdle import Hurdle as Hurdle
 from jaxmm.families.inverse_gaussian import InverseGaussian as InverseGaussian
 from jaxmm.families.nbinom1 import NegativeBinomial1 as NegativeBinomial1
 from jaxmm.families.nbinom2 import NegativeBinomial2 as NegativeBinomial2
 from jaxmm.families.poisson import Poisson as Poisson
+from jaxmm.families.student_t import StudentT as StudentT
+from jaxmm.families.truncated import Truncated as Truncated
+from jaxmm.families.truncated import TruncatedNegativeBinomial1 as TruncatedNegativeBinomial1
+from jaxmm.families.truncated import TruncatedNegativeBinomial2 as TruncatedNegativeBinomial2
+from jaxmm.families.truncated import TruncatedPoisson as TruncatedPoisson
 from jaxmm.families.tweedie import Tweedie as Tweedie
 from jaxmm.families.zero_inflated import ZeroInflated as ZeroInflated
 from jaxmm.links import Link
@@ -33,12 +39,17 @@ FAMILIES: dict[str, type[Family]] = {
         BetaBinomial,
         Gaussian,
         Tweedie,
+        StudentT,
+        TruncatedPoisson,
+        TruncatedNegativeBinomial1,
+        TruncatedNegativeBinomial2,
     )
 }
 
 # what other programs call them, where the spelling alone does not tell
 OTHER_NAMES = {"negativebinomial": "nbinom2", "negbin": "nbinom2", "nb": "nbinom2", "bernoulli": "binomial"}
 OTHER_NAMES |= {"normal": "gaussian", "wald": "inverse_gaussian"}
+OTHER_NAMES |= {"t": "student_t", "tfamily": "student_t", "ztpoisson": "truncated_poisson"}
 
 
 def get(family: str | Family, link: str | Link | None = None) -> Family:
@@ -61,6 +72,11 @@ def get(family: str | Family, link: str | Link | None = None) -> Family:
         hint = f"; did you mean {nearest!r}?" if (nearest := _nearest(family)) else "."
         raise ValueError(f"family {family!r} is not available{hint} {accepted}")
     return FAMILIES[family](link)
+
+
+def with_zeros(family: Family) -> Family:
+    """The family with a probability of a zero in each row: ``ZeroInflated``, and ``Hurdle`` where it has no zeros itself."""
+    return Hurdle(family) if family.above_zero else ZeroInflated(family)
 
 
 def _nearest(name: str) -> str | None:

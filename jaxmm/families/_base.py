@@ -49,6 +49,8 @@ class Family:
         support: what y may be, in words.
         further: parameters after mu and phi, each with a linear predictor ("~ 1" unless the model has a formula for
             it): ``log_density`` takes their etas after the trials, the other methods their values.
+        above_zero: y is a count given that it is not zero; ``glmm(..., zero_inflation=)`` then makes a ``Hurdle`` of it.
+        mu_before: where mu is not the mean of y, what it is the mean before, as "zeros are added".
         extras: parameters that no predictor serves, and phi neither; every method takes them last. An instance may
             have them from the data (``bind``).
     """
@@ -65,6 +67,8 @@ class Family:
     limit: ClassVar[str | None] = None  # the family that this one becomes at an end of phi's range
     mean_range: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))  # of means to start a search from
     further: ClassVar[tuple[Further, ...]] = ()
+    above_zero: ClassVar[bool] = False
+    mu_before: ClassVar[str] = ""
     extras: ClassVar[tuple[Extra, ...]] = ()
 
     def __post_init__(self):
@@ -114,9 +118,29 @@ class Family:
         """``log_density`` less ``log_of_phi``."""
         return self.log_density(y, eta, phi, *trials_and_further)
 
-    def mean(self, mu, *further):
-        """The mean of y, per trial, where it is not mu itself."""
+    def mean(self, mu, phi, *further):
+        """The mean of y, per trial, where it is not mu itself; linear in each of ``further``."""
         return mu
+
+    def log_of_eta_above_zero(self, y, eta, phi) -> Array:
+        """``log_of_eta`` of a count y given that it is not zero: less log(1 - p(0))."""
+        rate = -self.density(jnp.zeros_like(eta), eta, phi)  # p(0) = e^-rate
+        rate = jnp.maximum(rate, jnp.finfo(eta.dtype).tiny)
+        return self.log_of_eta(y, eta, phi) - links.log_cloglog(jnp.log(rate))
+
+    def sample_above_zero(self, key, mu, phi) -> Array:
+        """Random counts of the shape of mu given that they are not zero: the distribution function, inverted from 1
+        on, which takes as many steps as the largest count."""
+        eta = self.link.link(mu)
+        odd = jnp.exp(self.density(jnp.zeros_like(mu), eta, phi))
+        left = jax.random.uniform(key, mu.shape, mu.dtype) * (1 - odd)
+
+        def add(state):
+            y, left = state
+            p = jnp.exp(self.density(y, eta, phi) + self.log_constant(y))
+            return jnp.where(left > p, y + 1, y), jnp.where(left > p, left - p, -1.0)
+
+        return jax.lax.while_loop(lambda state: jnp.any(state[1] >= 0), add, (jnp.ones_like(mu), left))[0]
 
     def log_constant(self, y, trials: Any = 1.0):
         """The part of log p that depends on neither eta nor phi."""
@@ -159,10 +183,15 @@ class Family:
 
     @property
     def glm(self) -> Family:
-        """The family of the GLM, of a mean alone, that a search begins with."""
+        """The family of the GLM, of a mean and φ alone, that a search begins with; itself where its extras are few."""
         return self
 
     # ------------------------------------------------------------ derived
+    @property
+    def mean_apart(self) -> bool:
+        """Whether the mean of y is another than mu."""
+        return type(self).mean is not Family.mean
+
     @property
     def num_extras(self) -> int:
         """How many numbers ``extras`` are."""

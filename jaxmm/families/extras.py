@@ -65,9 +65,10 @@ class Increasing:
 
 class Extra(NamedTuple):
     """``labels``: the names of its numbers in ``Fit.family_params``; ``map``: from any real numbers to them, and back;
-    ``start``: the values that a search begins with, one for each.  A density takes one number as a number, several as
-    an array."""
+    ``start``: the values that a search begins with, one for each; ``limit``: the family that theirs becomes as the
+    number grows without end, if one does.  A density takes one number as a number, several as an array."""
 
     labels: tuple[str, ...]
     map: Any  # a Map
     start: tuple[float, ...]
+    limit: str | None = None

@@ -58,6 +58,7 @@ class ZeroInflated(Family):
             object.__setattr__(self, name, value)
 
     further = (Further("zi", Logit(), -1.0),)
+    mu_before = "zeros are added"
 
     @property
     def glm(self) -> Family:
@@ -74,7 +75,7 @@ class ZeroInflated(Family):
     def log_constant(self, y, trials=1.0):
         return self.base.log_constant(y, trials)  # of no zero
 
-    def mean(self, mu, zi=0.0):
+    def mean(self, mu, phi, zi=0.0):
         return (1 - zi) * mu
 
     def variance(self, mu, phi, trials: Any = 1.0, zi=0.0):

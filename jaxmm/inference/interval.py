@@ -172,7 +172,7 @@ class Of(NamedTuple):
     def component(self) -> str | None:
         """The predictor that ``scale`` is the value of, on its link; None where it is of several, or a constant."""
         component, fit = SCALES[self.scale] or "mu", self.fit
-        several = self.scale == "response" and fit.family.further
+        several = self.scale == "response" and fit.family.mean_apart
         return component if component in fit.model.design.predictors and not several else None
 
     @property

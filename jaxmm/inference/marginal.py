@@ -12,6 +12,7 @@ the joint covariance of beta and theta.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +28,6 @@ from jaxmm.design import NewData
 from jaxmm.fitted import Fitted
 from jaxmm.inference.wald import variances
 from jaxmm.layout import Layout
-from jaxmm.links import Log
 from jaxmm.objective.parameters import factors
 from jaxmm.predict import link_for, rows_used
 from jaxmm.structure import Structure
@@ -50,35 +50,41 @@ class Of(NamedTuple):
 def _mean(psi: Array, of: Of, data: dict[str, Any]) -> Array:
     """The mean (m,) on the scale at psi = (beta_s, theta_s, ..), for X (m, p) and an offset of each predictor, and Z
     (m, q) per factor, in the data's columns.  Effects of different predictors are independent, and the mean of y is
-    linear in each of the parameters."""
+    linear in each of the further parameters."""
     s, predictors = of.structure, of.structure.predictors
     beta, theta, log_phi = of.layout.split(psi)
     beta, lams = data["T_X"] @ beta, factors(theta, s, data["inputs"])
 
-    def parameter(name: str, link: Any) -> Array:
+    def average(name: str, f: Callable[[Array], Array]) -> Array:
         k = predictors.names.index(name)
         eta = data["offset"][k] + data["X"][k] @ beta[predictors.slices(s.p)[k]]
         own = [f for f in range(len(lams)) if predictors.of(f) == k] if of.averaged else []
         if not own:
-            return link.inverse(eta)
+            return f(eta)
         v = sum(jnp.sum((data["Z"][f] @ (data["T"][f] @ lams[f])) ** 2, axis=1) for f in own)
         sd = jnp.sqrt(jnp.where(v > 0, v, 1.0)) * (v > 0)
 
         def add(total, node):
             t, mass = node
-            return total + mass * link.inverse(eta + sd * t), None
+            return total + mass * f(eta + sd * t), None
 
         return jax.lax.scan(add, jnp.zeros_like(eta), (jnp.asarray(GRID), jnp.asarray(MASS)))[0]
 
-    further = {p.name: p.link for p in of.family.further}
+    family, formula = of.family, "phi" in predictors.names
+    phi, extras = family.constants(log_phi)
+    further = {p.name: p.link.inverse for p in family.further}
     if of.scale == "dispersion":
-        constant, _ = of.family.constants(log_phi)
-        return parameter("phi", Log()) if "phi" in predictors.names else jnp.zeros_like(data["offset"][0]) + constant
+        return average("phi", jnp.exp) if formula else jnp.zeros_like(data["offset"][0]) + phi
     if of.scale == "zero":
-        return parameter("zi", further["zi"])
-    mu = parameter("mu", of.family.link)
-    values = (*(parameter(name, link) for name, link in further.items()), *of.family.constants(log_phi)[1])
-    return of.family.mean(mu, *values) if of.scale == "response" else mu
+        return average("zi", further["zi"])
+    if of.scale != "response" or not family.mean_apart:
+        return average("mu", family.link.inverse)
+    values = (*(average(name, inverse) for name, inverse in further.items()), *extras)
+
+    def mean(phi: Array) -> Array:
+        return average("mu", lambda eta: family.mean(family.link.inverse(eta), phi, *values))
+
+    return average("phi", lambda eta: mean(jnp.exp(eta))) if formula else mean(phi)
 
 
 def _on_link(psi: Array, link: Any, of: Of, data: dict[str, Any]) -> Array:

@@ -213,7 +213,9 @@ def _slopes(of: Target, etas: Array, raw: Array) -> tuple[Array, Array]:
         by = dict(zip(of.names, x[:K], strict=True))
         mu = of.family.link.inverse(by["mu"])
         further = [p.link.inverse(by[p.name]) for p in of.family.further]
-        return of.link.link(of.family.mean(mu, *further, *of.family.constants(x[K:])[1]))
+        phi, extras = of.family.constants(x[K:])
+        phi = jnp.exp(by["phi"]) if "phi" in by else phi
+        return of.link.link(of.family.mean(mu, phi, *further, *extras))
 
     x = jnp.concatenate([etas, raw])
     found, push = jax.linearize(value, x)

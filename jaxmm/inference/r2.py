@@ -118,7 +118,7 @@ def _spread(fit: Fitted, p: Parameters, spread: Spread) -> np.ndarray:
         phi = others.pop() if by_row else jnp.asarray(p.phi)
         others += map(jnp.asarray, p.extras)
         V = (phi if family.has_scale else 1.0) * family.variance(mu, phi, 1.0, *others)
-        return (np.asarray(spread(family.mean(mu, *others), V)) + np.zeros(len(distinct)))[back.ravel()]
+        return (np.asarray(spread(family.mean(mu, phi, *others), V)) + np.zeros(len(distinct)))[back.ravel()]
 
 
 def _predictors(model: Prepared, beta: np.ndarray, null: float | None) -> dict[str, np.ndarray]:

@@ -181,7 +181,7 @@ def _on(fit: Fitted) -> str:
 
 
 def _response(fit: Fitted) -> str:
-    zeros = ", before zeros are added" if fit.family.further else ""
+    zeros = f", before {fit.family.mu_before}" if fit.family.mu_before else ""
     return f"{fit.model.design.response}{zeros}"
 
 

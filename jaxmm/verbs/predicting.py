@@ -79,8 +79,9 @@ class Predicting(Fitted):
                 (b = 0: a typical level), "marginal" (the mean over all levels; "population" in a linear model), or a
                 list of the factors whose modes count.
             offset: for new data, in the place of the fit's offset argument.
-            scale: "response" (the mean; a proportion where there are trials), "link", "conditional" (the mean of the
-                counts before zeros are added), "zero" (the probability of an extra zero) or "dispersion" (φ).
+            scale: "response" (the mean; a proportion where there are trials), "link", "conditional" (g⁻¹ of the mean's
+                predictor: the mean before zeros are added, or left out), "zero" (the probability of an extra zero, of a
+                hurdle that of any) or "dispersion" (φ).
             new_levels: "error" for a level that the fit has not seen; "population": b = 0 there, a typical level; or,
                 in an interval, "sample": b of such a level has the variance of the population of levels, and
                 ``predicted`` is at b = 0. With ``re="population"`` every level is a new one.
