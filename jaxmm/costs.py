@@ -56,9 +56,7 @@ ROUGH_LEVELS = 1000  # of each factor are looked at for an expected Hessian
 # ---------------------------------------------------------------- dense parts
 PAIR_NS, DENSE_NS = 6.0, 1 / 40  # a scattered pair of cells, a flop of a dense product
 DEAR_PATTERNS = 10_000_000  # sums over patterns times parameters: beyond it a search learns its Hessian
-PATTERN_HESSIAN = (
-    8_000_000  # numbers of the derivatives of all patterns' covariances: beyond it a Hessian is autodiff's
-)
+PATTERN_HESSIAN = 8_000_000  # numbers in the derivatives of all patterns' C: beyond it a Hessian is autodiff's
 PATTERN_SUMS = 20  # times as many sums of pairs of slots as rows have numbers: beyond it each evaluation takes the rows
 CHOLESKY_LEAF = 96  # below it the library's Cholesky, which stays on one thread there
 DEAR_REST = 300  # the order of the dense part from which on a Hessian is worth learning from gradients

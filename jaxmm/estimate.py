@@ -121,7 +121,7 @@ def either(gram: Gram) -> Gram:
 
 def objective(gram: Gram) -> Objective:
     """The criterion on the host: NumPy in, NumPy out.  REML and ML are one program, for the refits of comparisons."""
-    dear, restricted = is_dear(gram), np.asarray(gram.structure.reml, gram.dtype)
+    dear, restricted = is_dear(gram) and not _has_hessian(gram), np.asarray(gram.structure.reml, gram.dtype)
     like, both = np.zeros(gram.structure.num_theta), either(gram)
     told = [_options(gram, times) for times in (0 if dear else costs.CALLED_ONCE, costs.CALLED_SELDOM)]
     first = gradient_only.bind(like, both, restricted, options=told[0])
@@ -174,8 +174,6 @@ def rough_hessian(theta: np.ndarray, gram: Gram) -> np.ndarray:
 def is_dear(gram: Gram) -> bool:
     """Whether a Hessian costs so much more than a gradient that a second program is worth compiling."""
     s = gram.structure
-    if _has_hessian(gram):
-        return False
     if gram.residual is not None:
         return s.rest_size > costs.DEAR_REST or gram.residual.work * s.num_theta > costs.DEAR_PATTERNS
     work = s.solver.size(gram) * s.num_theta

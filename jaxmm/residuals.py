@@ -15,11 +15,11 @@ from jaxmm.predict import fitted_predictors, link_of, parameters
 
 
 def _error_variances(fit: Fitted) -> np.ndarray:
-    """Over σ², of every row used; without the weights."""
+    """Over σ², of every row used, without the weights; 1 of rows of weight zero, which these make zero anyway."""
     d = fit.model.design
-    if not d.kept.all():
-        raise NotImplementedError("Pearson residuals of rows of weight zero are not there in a model with residual=")
-    return row_errors(fit.model, fit.theta, d.residual, None, len(d.y)).sd ** 2
+    out = np.ones(len(d.kept))
+    out[d.kept] = row_errors(fit.model, fit.theta, d.residual, None, len(d.y)).sd ** 2
+    return out
 
 
 EPS = float(np.finfo(float).eps)

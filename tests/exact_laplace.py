@@ -70,6 +70,22 @@ def _betabinomial(y, n, mu, phi):
     return log_choose(n, y) + log_beta(y + a, n - y + b) - log_beta(a, b)
 
 
+@cache
+def _series(y, phi, raw):
+    """Of a Tweedie density, of the power 1 + 1 / (1 + e^-raw)."""
+    q = 1 / (1 + mp.exp(-raw))
+    a = (1 - q) / q
+    log_z = ((1 - q) * mp.log(y / q) - mp.log(phi)) / q - mp.log(1 - q)
+    return mp.log(mp.fsum(mp.exp(j * log_z - log_gamma(mp.mpf(j + 1)) - log_gamma(a * j)) for j in range(1, 200)))
+
+
+def _tweedie(y, n, mu, phi, raw):
+    p = 1 + 1 / (1 + mp.exp(-raw))
+    kappa = mu ** (2 - p) / (2 - p)
+    own = _series(y, phi, raw) - mp.log(y) - y * mu ** (1 - p) / ((p - 1) * phi) if y else 0
+    return own - kappa / phi
+
+
 DENSITY = {
     "binomial": lambda y, n, mu, phi: log_choose(n, y) + y * mp.log(mu) + (n - y) * mp.log(1 - mu),
     "poisson": lambda y, n, mu, phi: y * mp.log(mu) - mu - log_gamma(y + 1),
@@ -80,6 +96,7 @@ DENSITY = {
     "beta": _beta,
     "betabinomial": _betabinomial,
     "gaussian": lambda y, n, mu, phi: -((y - mu) ** 2) / (2 * phi) - mp.log(2 * mp.pi * phi) / 2,
+    "tweedie": _tweedie,
 }
 
 
@@ -147,6 +164,7 @@ CODES = {
 }
 POSITIVE = ("identity", "inverse", "sqrt", "1/mu^2")
 LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2}  # 0.4 otherwise
+EXTRAS = {"tweedie": (0.0,)}  # as a search moves them
 
 
 def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np.ndarray) -> np.ndarray:
@@ -154,6 +172,8 @@ def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np
         return rng.binomial(trials.astype(int), mu).astype(float)
     if family == "beta":
         return rng.beta(4 * mu, 4 * (1 - mu))
+    if family == "tweedie":
+        return np.array([rng.gamma(k) if k else 0.0 for k in rng.poisson(mu)])
     if family in ("gamma", "inverse_gaussian"):
         return mu * rng.gamma(4.0, 0.25, len(mu))
     return mu + 0.5 * rng.normal(size=len(mu)) if family == "gaussian" else rng.poisson(mu).astype(float)
@@ -181,7 +201,7 @@ def case(family: str, link: str, structure: str = "one factor") -> Case:
     trials = rng.integers(1, 6, n).astype(float)
     return Case(
         family, link, structure, _responses(rng, family, mu, trials), trials, rng.uniform(0.5, 2.0, n), offset, X,
-        terms, beta, theta, np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)),
+        terms, beta, theta, np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), EXTRAS.get(family, ())),
     )  # fmt: skip
 
 
@@ -230,16 +250,16 @@ class Laplace:
                     row.extend(own if j == code else [mp.mpf(0)] * len(own))
         return rows
 
-    def density(self, i: int, eta, phi):
+    def density(self, i: int, eta, constants):
         mu = INVERSE[self.case.link](eta)
-        return self.weights[i] * DENSITY[self.case.family](self.y[i], self.trials[i], mu, phi)
+        return self.weights[i] * DENSITY[self.case.family](self.y[i], self.trials[i], mu, *constants)
 
-    def terms(self, eta: list, phi) -> tuple[list, list, list]:
+    def terms(self, eta: list, constants) -> tuple[list, list, list]:
         """The log density of each row and two derivatives by eta."""
         h = STEP_ETA
-        middle = [self.density(i, e, phi) for i, e in enumerate(eta)]
-        above = [self.density(i, e + h, phi) for i, e in enumerate(eta)]
-        below = [self.density(i, e - h, phi) for i, e in enumerate(eta)]
+        middle = [self.density(i, e, constants) for i, e in enumerate(eta)]
+        above = [self.density(i, e + h, constants) for i, e in enumerate(eta)]
+        below = [self.density(i, e - h, constants) for i, e in enumerate(eta)]
         first = [(a - b) / (2 * h) for a, b in zip(above, below, strict=True)]
         second = [(a - 2 * m + b) / h**2 for a, m, b in zip(above, middle, below, strict=True)]
         return middle, first, second
@@ -247,7 +267,8 @@ class Laplace:
     def __call__(self, psi: list):
         p, m = len(self.case.beta), len(self.case.theta)
         beta, ZL = psi[:p], self.design(psi[p : p + m])
-        phi = mp.exp(psi[p + m]) if len(psi) > p + m else mp.mpf(1)
+        phi = mp.exp(psi[p + m]) if FAMILIES[self.case.family].num_phi else mp.mpf(1)
+        constants = phi, *psi[p + m + FAMILIES[self.case.family].num_phi :]
         fixed = [
             o + sum(x * b for x, b in zip(row, beta, strict=True)) for o, row in zip(self.offset, self.X, strict=True)
         ]
@@ -255,7 +276,7 @@ class Laplace:
         u = self.start or [mp.mpf(0)] * size
         for _ in range(60):
             eta = [f + _dot(row, u) for f, row in zip(fixed, ZL, strict=True)]
-            value, first, second = self.terms(eta, phi)
+            value, first, second = self.terms(eta, constants)
             M = [
                 [sum(-d * r[a] * r[b] for d, r in zip(second, ZL, strict=True)) for b in range(size)]
                 for a in range(size)

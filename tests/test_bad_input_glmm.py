@@ -115,7 +115,7 @@ def test_exposure_without_a_logarithm(trials, value, shown):
         mm.glmm("count ~ x + offset(log(t)) + (1 | school)", at_7(trials, "t", value), "poisson")
 
 
-NAMES = "Accepted: binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian"
+NAMES = "Accepted: binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian, tweedie"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_closed_form_derivatives(family, q, p, covariance, counted):
         rows = m.arrays
         assert laplace_table.can_have_table(rows)
         rng = np.random.default_rng(2)
-        k = rows.structure.p + rows.structure.num_theta + rows.family.num_phi
+        k = rows.structure.p + rows.structure.num_theta + rows.family.num_phi + rows.family.num_extras
         psi = jnp.asarray(0.5 * rng.normal(size=(k, LANES)))
         if rows.family.link.name == "inverse":
             psi = psi.at[0].add(6.0)

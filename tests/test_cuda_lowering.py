@@ -137,7 +137,7 @@ CLOSED = ("linear, slopes", "linear, one pattern", "linear, many columns", "coun
 
 def job_of(m: mm.Model, source) -> _Job:
     """As ``fit_many`` makes it, but for the first Hessian of ``GeneralisedLanes``, which a program would compute."""
-    k = m.structure.p + m.structure.num_theta + m.likelihood.family.num_phi
+    k = m.structure.p + m.structure.num_theta + m.likelihood.family.num_phi + m.likelihood.family.num_extras
     instead = {"guess_on_host": lambda *_: np.zeros(k), "derivatives": lambda *_: (0.0, np.zeros(k), np.eye(k))}
     with mock.patch.multiple(setup, **instead):
         return _Job(m, source, None, LANES, mm.Control(), True, Inputs(m.design, source.n), (), Shard())
@@ -206,9 +206,10 @@ def test_families(name):
     arguments, family, n = generalised_arguments(m), m.likelihood.family, len(m.design.y)
     for program in ("derivatives", "guess_on_host"):
         lowered(programs_of(estimate_glmm)[program], *arguments[program])
-    lowered(start_glmm._working_of_all, family, *[np.ones(n)] * 4, np.zeros(family.num_phi))
+    lowered(start_glmm._working_of_all, family, *[np.ones(n)] * 4, family.start_constants(family.num_phi))
+    extras = tuple(np.squeeze(e.start) for e in family.extras)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), LANES))
-    lowered(generalised._drawn, family, ("mu",), keys, (np.zeros((LANES, n)),), np.ones(()), np.ones(n), (), True)
+    lowered(generalised._drawn, family, ("mu",), keys, (np.zeros((LANES, n)),), np.ones(()), np.ones(n), extras, True)
 
 
 # ---------------------------------------------------------------- batches
@@ -240,7 +241,10 @@ def truth(m: mm.Model) -> dict:
     known = {"fixef": np.zeros(m.structure.p), "sd": sd}
     if m.likelihood.precisions:
         return known | {"sigma": 1.0}
-    return known | ({"dispersion": 1.0} if m.likelihood.family.num_phi else {})
+    family = m.likelihood.family
+    start = [x for e in family.extras for x in e.start]
+    further = {"family_params": dict(zip(family.constant_names, start, strict=True))} if start else {}
+    return known | ({"dispersion": 1.0} if family.num_phi else {}) | further
 
 
 @pytest.mark.parametrize("name", ["linear, slopes", "linear, one pattern"])

@@ -9,7 +9,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 from accuracy import assert_close, exact, jets
-from scipy import stats
+from scipy import special, stats
 from test_links import EXACT, POSITIVE
 
 from jaxmm import families
@@ -32,6 +32,7 @@ ROWS = {
     "inverse_gaussian": [(1e-3, 1), (0.9, 1), (300.0, 1)],
     "beta": [(1e-6, 1), (0.3, 1), (0.999, 1)],
     "gaussian": [(-3.0, 1), (0.4, 1), (50.0, 1)],
+    "tweedie": [(0.0, 1), (0.02, 1), (0.9, 1), (300.0, 1)],
 }
 
 
@@ -90,6 +91,16 @@ def betabinomial(y, n, phi, lm, l1m):
     return lchoose(n, y) + rising(a, y) + rising(b, n - y) - rising(phi, n)
 
 
+def tweedie(y, n, phi, lm, l1m):
+    """Of power 3/2, where the series is a Bessel function; others in ``test_tweedie``."""
+    root = mp.exp(lm() / 2)
+    zero = -2 * root / phi
+    if y == 0:
+        return zero
+    x = mp.sqrt(y) / phi
+    return mp.log(2 * x * mp.besseli(1, 4 * x)) - mp.log(y) - 2 * y / (root * phi) + zero
+
+
 NAIVE = {
     "binomial": binomial,
     "poisson": poisson,
@@ -99,6 +110,7 @@ NAIVE = {
     "nbinom2": lambda y, n, phi, lm, l1m: negative_binomial(y, phi, mp.exp(lm())),
     "beta": beta,
     "betabinomial": betabinomial,
+    "tweedie": tweedie,
 }
 
 
@@ -218,6 +230,7 @@ MODERATE = {
     "beta": (0.3, 6.0, 1.0),
     "betabinomial": (0.3, 2.5, 12.0),
     "gaussian": (-0.8, 2.3, 1.0),
+    "tweedie": (2.5, 0.8, 1.0),
 }
 
 
@@ -236,6 +249,9 @@ def points(name):
         return y, y / (1 + np.exp(s)) * step
     if name == "gaussian":
         return s, np.full_like(s, step)
+    if name == "tweedie":  # the density of y > 0 is finite at zero, where there is a probability besides
+        s = s[np.abs(s) < 45]
+        return np.append(0.0, np.exp(s)), np.append(1.0, np.exp(s) * step)
     return np.exp(s), np.exp(s) * step
 
 
@@ -288,7 +304,7 @@ def test_samples_of_extreme_parameters():
     counts = families.Binomial().sample(key, mu, 1.0, jnp.array([0.0, 1.0, 7.0, 50.0, 5000.0]))
     assert np.all((counts >= 0) & (counts <= np.array([0, 1, 7, 50, 5000])))
     positive = jnp.array([1e-8, 1.0, 1e6])
-    for name in ("gamma", "inverse_gaussian", "nbinom1", "nbinom2", "poisson"):
+    for name in ("gamma", "inverse_gaussian", "nbinom1", "nbinom2", "poisson", "tweedie"):
         for phi in (1e-3, 1e3):
             y = families.get(name).sample(key, positive, phi)
             assert np.all(np.isfinite(y) & (y >= 0)), (name, phi)
@@ -304,7 +320,17 @@ SCIPY = {
     "beta": lambda y, mu, phi, n: stats.beta.logpdf(y, mu * phi, (1 - mu) * phi),
     "betabinomial": lambda y, mu, phi, n: stats.betabinom.logpmf(y, n, mu * phi, (1 - mu) * phi),
     "gaussian": lambda y, mu, phi, n: stats.norm.logpdf(y, mu, np.sqrt(phi)),
+    "tweedie": lambda y, mu, phi, n: tweedie_of_power(y, mu, phi),
 }
+
+
+def tweedie_of_power(y, mu, phi):
+    """Of power 3/2."""
+    x = np.sqrt(np.maximum(y, 1e-300)) / phi
+    continuous = np.log(2 * x * special.ive(1, 4 * x) / np.maximum(y, 1e-300)) - 2 * phi * (x - np.sqrt(mu) / phi) ** 2 / (
+        np.sqrt(mu)
+    )
+    return np.where(y > 0, continuous, -2 * np.sqrt(mu) / phi)
 
 
 @pytest.mark.parametrize(("name", "link"), PAIRS)
@@ -367,7 +393,7 @@ def test_unit_deviance(name):
     assert np.all(d >= 0)
 
 
-@pytest.mark.parametrize("name", ["binomial", "poisson", "gamma", "inverse_gaussian", "nbinom2", "gaussian"])
+@pytest.mark.parametrize("name", ["binomial", "poisson", "gamma", "inverse_gaussian", "nbinom2", "gaussian", "tweedie"])
 def test_deviance_of_a_perfect_fit(name):
     family = families.get(name)
     y, n = np.array([1.0, 3.0, 7.0]), np.full(3, 10.0)
@@ -390,7 +416,7 @@ def test_valid(name):
     y = np.array([-1.0, 0.0, 0.3, 1.0, 2.0, np.nan, np.inf])
     counts, positive = [0, 1, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0, 0]
     expected = {"gamma": positive, "inverse_gaussian": positive, "beta": [0, 0, 1, 0, 0, 0, 0]}
-    expected["gaussian"] = [1, 1, 1, 1, 1, 0, 0]
+    expected["gaussian"], expected["tweedie"] = [1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0, 0]
     assert isinstance(family.valid(y), np.ndarray)
     np.testing.assert_array_equal(family.valid(y), np.array(expected.get(name, counts), bool))
 

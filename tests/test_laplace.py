@@ -14,6 +14,7 @@ import pytest
 from exact_laplace import CODES, POSITIVE, case, exact
 from helpers import central, close, quick_jit
 from scipy import optimize, special, stats
+from test_families import tweedie_of_power
 
 import jaxmm as mm
 from jaxmm import costs
@@ -171,6 +172,7 @@ LOG_DENSITY = {
     "beta": lambda y, n, mu, phi: stats.beta.logpdf(y, mu * phi, (1 - mu) * phi),
     "betabinomial": lambda y, n, mu, phi: stats.betabinom.logpmf(y, n, mu * phi, (1 - mu) * phi),
     "gaussian": lambda y, n, mu, phi: stats.norm.logpdf(y, mu, np.sqrt(phi)),
+    "tweedie": lambda y, n, mu, phi: tweedie_of_power(y, mu, phi),
 }
 
 

@@ -12,7 +12,7 @@ import jaxmm as mm
 from jaxmm import DataError, FormulaError
 
 SLEEP = "Reaction ~ Days + (Days | Subject)"
-FAMILIES = "binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian"
+FAMILIES = "binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2, beta, betabinomial, gaussian, tweedie"
 KEY = "a whole number of your choice, such as key=1; the same number gives the same results"
 
 

@@ -38,7 +38,7 @@ LAPLACE = 0.002  # at most, the error of Laplace's sd: against 9 nodes on the sa
 class Truth:
     """``beta`` of the intercept, within and between; ``sd`` of the intercepts; ``phi`` where there is one.
 
-    ``size``: rows of a group, fewer where a family takes longer.
+    ``size``: rows of a group, fewer where a family takes longer; ``extras``: a number for each.
     """
 
     link: str
@@ -47,6 +47,7 @@ class Truth:
     phi: float | None = None
     trials: int | None = None
     size: int = 10
+    extras: tuple[float, ...] = ()
 
 
 # with noisier rows, or fewer of them in a group, it would be Laplace's error that is measured
@@ -60,6 +61,7 @@ TRUTHS = {
     "beta": Truth("logit", (0.3, 0.4, -0.3), 0.5, phi=15.0, size=6),
     "betabinomial": Truth("logit", (-0.3, 0.4, 0.3), 0.5, phi=30.0, trials=20, size=6),
     "gaussian": Truth("identity", (2.0, 0.5, -0.4), 0.5, phi=0.6),
+    "tweedie": Truth("log", (1.0, 0.3, -0.2), 0.5, phi=0.8, extras=(1.4,)),
 }
 
 
@@ -93,13 +95,13 @@ def responses(family: Family, truth: Truth, p: Plan, key: jax.Array, sets: int) 
     def draw(k):
         for_effects, for_response = jax.random.split(jax.random.fold_in(key, k))
         b = truth.sd * jax.random.normal(for_effects, (p.codes[-1] + 1,), X.dtype)
-        return family.sample(for_response, family.link.inverse(X @ beta + b[p.codes]), phi, trials)
+        return family.sample(for_response, family.link.inverse(X @ beta + b[p.codes]), phi, trials, *truth.extras)
 
     return draw(jnp.arange(sets))
 
 
 class Fits(NamedTuple):
-    """What was estimated from each data set, against ``truth`` (parameters,): beta, sd, log phi."""
+    """What was estimated from each data set, against ``truth`` (parameters,): beta, sd, log phi, what the search moves for ``extras``."""
 
     names: list[str]
     truth: np.ndarray
@@ -124,6 +126,8 @@ def simulate(name: str, sets: int, groups: int = GROUPS, lanes: int = LANES) -> 
     names, values = ["intercept", "within", "between", "sd"], [*truth.beta, truth.sd]
     if truth.phi is not None:
         names, values = [*names, "log phi"], [*values, np.log(truth.phi)]
+    for e, value in zip(family.extras, truth.extras, strict=True):
+        names, values = [*names, *e.labels], [*values, *e.map.raw(np.array([value]))]
     return Fits(names, np.array(values), estimates, errors, status)
 
 

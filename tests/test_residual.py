@@ -237,6 +237,47 @@ def test_sigma_is_the_standard_deviation_at_the_first_time(structure):
     assert [two.params[name] for name in of_second] == pytest.approx([second.iloc[0] / first.iloc[0]], rel=1e-12)
 
 
+@pytest.mark.parametrize("late", [1, 12])
+def test_a_visit_a_little_late(late):
+    """Days as steps are then many, of which few have a visit: ar1 is ou as long as its correlations are positive."""
+    d = DATA.assign(day=84 * DATA["visit"].cat.codes.to_numpy(int))
+    d.loc[d.index[7], "day"] += late
+    ar1, ou = (mm.lmm(MEAN, d, residual=f"{structure}(day | subject)") for structure in ("ar1", "ou"))
+    assert ar1.converged and ar1.loglik == pytest.approx(ou.loglik, abs=1e-6)
+    assert ar1.residual.params["rho"] == pytest.approx(np.exp(-late * ou.residual.params["rate"]), abs=1e-5)
+    np.testing.assert_allclose(ar1.residual.corr, ou.residual.corr, atol=1e-4)
+
+
+def test_times_in_seconds():
+    """As steps they are more than a matrix of all of them could be made for."""
+    rng = np.random.default_rng(3)
+    d = DATA.assign(second=86_400 * DATA["visit"].cat.codes.to_numpy(int) + rng.integers(0, 60, len(DATA)))
+    ar1, ou = (mm.lmm(MEAN, d, residual=f"{structure}(second | subject)") for structure in ("ar1", "ou"))
+    assert ar1.converged and ar1.loglik == pytest.approx(ou.loglik, abs=1e-6)
+
+
+def test_one_visit_of_each_subject_is_a_regression():
+    d = DATA[DATA["visit"] == "b"]
+    X = np.column_stack([np.ones(len(d)), d["arm"] == "y"])
+    e = d["y"] - X @ np.linalg.lstsq(X, d["y"], rcond=None)[0]
+    for residual in ("homdiag", "us", "ar1"):
+        fit = mm.lmm("y ~ arm", d, residual=f"{residual}(visit | subject)")
+        assert fit.sigma == pytest.approx(np.sqrt(np.sum(e**2) / (len(d) - 2)), rel=1e-10)
+        assert fit.converged and not fit.remarks and f"Residual covariance: {residual}" in str(fit)
+
+
+def test_a_row_of_weight_zero_is_not_there():
+    w = np.ones(len(DATA))
+    w[3] = 0.0
+    fit, without = (mm.lmm(MEAN, d, residual="us(visit | subject)", weights=v) for d, v in (
+        (DATA, w), (DATA.drop(index=DATA.index[3]), np.ones(len(DATA) - 1))
+    ))  # fmt: skip
+    assert fit.loglik == pytest.approx(without.loglik, abs=1e-9)
+    pearson = fit.residuals("pearson")
+    assert pearson.iloc[3] == 0.0 and "1 row of weight zero" in str(fit)
+    np.testing.assert_allclose(pearson.drop(index=DATA.index[3]), without.residuals("pearson"), rtol=1e-6)
+
+
 def test_two_visits_are_a_paired_t_test():
     d = table(0.0)
     d = d[d["visit"].isin(["a", "d"])]

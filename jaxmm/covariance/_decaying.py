@@ -60,18 +60,12 @@ class Decaying(Covariance):
     def from_lower(self, lam: Any, at: Any = None) -> Any:
         """By least squares of the correlations' logarithms, weighted so that it is nearly one of theirs."""
         xp, apart = self.apart(lam, at, lam.ndim - 2)
-        sd, D, pooled = moments(lam)
+        _, _, pooled = moments(lam)
         if self.q == 1:
             return pooled[None]
-        i, j = np.triu_indices(self.q, 1)
-        size, x = sd[i] * sd[j], apart[i, j] ** self.power
-        R = xp.where(size > 0, D[i, j] / xp.where(size > 0, size, 1.0), 0.0) / (1 - self.nugget)
-        R = xp.where(R > APART, xp.minimum(R, 1.0), 0.0)
-        y = -xp.log(xp.where(R > 0, R, 1.0))
-        known = xp.max(R, axis=0) > 0
-        slope = xp.sum(R**2 * x * y, axis=0) / xp.where(known, xp.sum((R * x) ** 2, axis=0), 1.0)
-        slope = xp.maximum(slope, SAME / xp.max(x, axis=0))
-        found = xp.where(known, slope, -np.log(DISTINCT) / xp.min(x, axis=0))
+        x = apart[np.triu_indices(self.q, 1)] ** self.power
+        slope, known = falling(lam, x, self.nugget)
+        found = xp.where(known, xp.maximum(slope, SAME / xp.max(x, axis=0)), -np.log(DISTINCT) / xp.min(x, axis=0))
         return xp.stack([pooled, -self.sign * xp.log(found) / self.power])
 
     def pivots(self, theta: Any, at: Any = None) -> Any:
@@ -102,6 +96,19 @@ class Decaying(Covariance):
         xp = jnp if isinstance(at, Tracer) else namespace(x)
         apart = distances(xp.asarray(at, dtype=x.dtype))
         return xp, apart.reshape(*apart.shape, *(1,) * (lanes - apart.ndim + 2))
+
+
+def falling(lam: Any, x: Any, nugget: float = 0.0) -> tuple[Any, Any]:
+    """a (..) of the correlations exp(-a x) nearest to those of lam lam', of the pairs of effects that are x (pairs, ..)
+    apart, row by row; and whether there are any that are not zero."""
+    xp, (sd, D, _) = namespace(lam), moments(lam)
+    i, j = np.triu_indices(len(lam), 1)
+    size = sd[i] * sd[j]
+    R = xp.where(size > 0, D[i, j] / xp.where(size > 0, size, 1.0), 0.0) / (1 - nugget)
+    R = xp.where(R > APART, xp.minimum(R, 1.0), 0.0)
+    y = -xp.log(xp.where(R > 0, R, 1.0))
+    known = xp.max(R, axis=0) > 0
+    return xp.sum(R**2 * x * y, axis=0) / xp.where(known, xp.sum((R * x) ** 2, axis=0), 1.0), known
 
 
 def distances(at: Any) -> Any:

@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxmm.covariance._base import moments, namespace
+from jaxmm.covariance._decaying import falling
 from jaxmm.covariance._scaled import OneScale, Scaled
 
 
@@ -56,10 +58,20 @@ class Autoregressive(Falling, OneScale):
             return theta[None] ** 2
         place = np.arange(self.q)[:, None] if at is None else at
         lag = abs(place[:, None, 0] - place[None, :, 0])
+        lag = lag.reshape(*lag.shape, *(1,) * (theta.ndim - lag.ndim + 1))
         if len(theta) == 1:
             return theta[0] ** 2 + 0.0 * lag
-        lag = lag.reshape(*lag.shape, *(1,) * (theta.ndim - lag.ndim + 1))
         return theta[0] ** 2 * power(namespace(theta).sin(theta[1]), lag)
+
+    def from_lower(self, lam: Any, at: Any = None) -> Any:
+        """Of places (q, 1) that are further apart than one step each, by their distances."""
+        if self.q == 1 or at is None or isinstance(at, Tracer) or np.max(np.diff(np.asarray(at)[:, 0])) <= 1:
+            return super().from_lower(lam, at)
+        xp, (_, _, pooled) = namespace(lam), moments(lam)
+        places = np.asarray(at, float)[:, 0]
+        apart = np.abs(places[:, None] - places)[np.triu_indices(self.q, 1)]
+        slope, known = falling(lam, xp.asarray(apart.reshape(-1, *(1,) * (lam.ndim - 2)), dtype=lam.dtype))
+        return xp.stack([pooled, xp.where(known, xp.arcsin(xp.exp(-slope)), 0.0)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
         return {} if self.q == 1 else {"rho": float(np.sin(theta[1]))}

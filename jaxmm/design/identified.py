@@ -110,7 +110,8 @@ def _looked_at(d: ResidualDesign) -> Looked | None:
         rows = rows[np.isin(place, some)]
         place, whole = np.searchsorted(some, place[rows]), False
         positions, times = np.asarray(positions)[some], tuple(times[k] for k in some)
-        structure = covariance.resized(structure, len(some))
+    if structure.positional and positions is not None:  # of steps some have no time
+        structure = covariance.resized(structure, len(positions))
     C, dC = moved_by(structure, positions)
     size = len(times)
     return Looked(C[:size, :size], dC[:size, :size], times, rows, place, whole)
@@ -170,6 +171,8 @@ def _point(structure: Any, at: Any) -> np.ndarray:
         unit = np.median(apart[np.triu_indices(q, 1)])
     L = np.linalg.cholesky(LIKELY ** (apart / unit) + 1e-6 * np.eye(q))
     theta, k = np.asarray(structure.from_factor(L, at), float), np.arange(structure.num_params)
+    if structure.positional:  # a correlation of neighbours a little less may be none of the times that there are
+        return theta
     return theta * (1 + 0.1 * np.cos(1.0 + 7.0 * k)) + 0.05 * np.sin(2.0 + 3.0 * k)
 
 

@@ -258,7 +258,7 @@ def independent_columns(X: np.ndarray, tol: float = 1e-7) -> np.ndarray:
     A column goes when that part's norm is below `tol` times its own norm.
     """
     p = X.shape[1]
-    if p == 0:
+    if X.size == 0:
         return np.arange(0)
     with np.errstate(over="ignore", invalid="ignore"):
         gram = X.T @ X

@@ -16,6 +16,7 @@ from jaxmm.families.inverse_gaussian import InverseGaussian as InverseGaussian
 from jaxmm.families.nbinom1 import NegativeBinomial1 as NegativeBinomial1
 from jaxmm.families.nbinom2 import NegativeBinomial2 as NegativeBinomial2
 from jaxmm.families.poisson import Poisson as Poisson
+from jaxmm.families.tweedie import Tweedie as Tweedie
 from jaxmm.families.zero_inflated import ZeroInflated as ZeroInflated
 from jaxmm.links import Link
 
@@ -31,6 +32,7 @@ FAMILIES: dict[str, type[Family]] = {
         Beta,
         BetaBinomial,
         Gaussian,
+        Tweedie,
     )
 }
 

@@ -44,7 +44,7 @@ class ZeroInflated(Family):
     def __init__(self, base: Family, link: Any = None):
         if not isinstance(base, Family):
             raise TypeError(f"ZeroInflated takes a family, such as families.get('poisson'), not {base!r}")
-        if base.further:
+        if base.further or base.extras:
             raise ValueError(f"{base!r} is zero-inflated already, or has parameters of its own")
         if np.any(base.valid(np.array([0.5, -1.0]))) or not np.all(base.valid(np.zeros(1))):
             raise ValueError(

@@ -124,7 +124,7 @@ class Quantities:
 
 def quantities(fit: Fitted, relative: bool) -> Quantities:
     """Those of a fit; ``relative``: θ is so to σ, and the scale log σ from its estimate."""
-    d, arrays, family = fit.model.design, fit.model.arrays, fit.family
+    d, s, arrays, family = fit.model.design, fit.model.structure, fit.model.arrays, fit.family
     sigma = fit.sigma if relative else 1.0
     T, T_X = [np.asarray(t) for t in arrays.T], np.asarray(arrays.T_X)
     lengths, length = [np.linalg.norm(t, axis=1) for t in T], np.linalg.norm(T_X, axis=1)
@@ -135,7 +135,7 @@ def quantities(fit: Fitted, relative: bool) -> Quantities:
         sds += [(place, a) for a in range(len(related))]
         of_effect = [t.covariance.absolute for t in terms for _ in range(t.covariance.q)]
         given |= {(place, a) for a, absolute in enumerate(of_effect) if absolute}
-        if any(of_effect) and not fit.model.structure.knows_sigma:
+        if any(of_effect) and not (s.profiles_sigma or s.knows_sigma):
             floor = np.log(EDGE * np.sqrt(np.mean(np.diag(fit.varcorr().cov[d.factors[f].name])[of_effect])))
         correlations += [(place, a, b) for a, b in pairs(len(related)) if related[a, b]]
     columns, scale = len(d.columns), bool(family.num_phi) and "phi" not in d.predictors
@@ -153,7 +153,7 @@ def quantities(fit: Fitted, relative: bool) -> Quantities:
         names, at = names + errors.names, errors.positions
         estimates, units = np.append(estimates, errors.estimates), [*units, *np.ones(len(errors.names))]
     known = {columns + k for k, place in enumerate(sds + correlations) if set(_effects(place)) <= given}
-    known |= {columns + len(sds) + len(correlations)} if fit.model.structure.knows_sigma else set()
+    known |= {columns + len(sds) + len(correlations)} if s.knows_sigma else set()
     T_X = T_X / length[:, None]
     values = shape, names, shape.kinds(), estimates, np.array(units), rows, T_X, usual
     return Quantities(*values, frozenset(known), floor, at)

@@ -187,8 +187,9 @@ class LinearPatterns:
         status, s = self.checks.refuse(own), self.gram.structure
         real = self.table.root > 0
         there = real[:, :, None] if own.weights is None else real[:, :, None] & (own.weights[self.table.source] > 0)
-        few = jnp.sum(there, axis=(0, 1)) <= s.p + s.num_theta
-        return jnp.where((status < 0) & few, Status.TOO_FEW_ROWS, status).astype(jnp.int32)
+        count = jnp.sum(there, axis=(0, 1))
+        few = ((status < 0) & (count <= s.p + s.num_theta)) | ((status == Status.ALIASED) & (count == 0))
+        return jnp.where(few, Status.TOO_FEW_ROWS, status).astype(jnp.int32)
 
     def data(self, own: Varying) -> PatternData:
         t = self.table

@@ -193,7 +193,9 @@ def verdict(xp: Any, broken: Any, ended: Any, stuck: Any, last: Any) -> Any:
 
 def is_flat(H: np.ndarray) -> bool:
     """Whether the Hessian has a direction without curvature, whatever the units of the parameters."""
+    if not len(H):
+        return False
     curvature = np.abs(np.diag(H))
-    if curvature.min(initial=1.0) <= FLAT or not np.all(np.isfinite(H)):
+    if curvature.min() <= FLAT or not np.all(np.isfinite(H)):
         return True
     return float(np.linalg.eigvalsh(H / np.sqrt(np.outer(curvature, curvature)))[0]) <= FLAT

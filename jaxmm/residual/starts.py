@@ -103,10 +103,13 @@ def random_errors(gram: Gram, random: np.random.Generator) -> np.ndarray:
 
 
 def _lengths(structure: Covariance, at: Any) -> np.ndarray:
-    """From the least to the largest distance, where the structure goes by distances: it may have several maxima."""
-    if not structure.positional or structure.levels or at is None or len(at) < 2:
+    """From the least to the largest distance, where the structure goes by distances: it may have several maxima.  Of
+    times that are a step apart there is no need."""
+    if not structure.positional or at is None or len(at) < 2:
         return np.zeros(0)
     d = distances(np.asarray(at, float))
+    if structure.levels and np.max(np.diff(np.sort(np.asarray(at)[:, 0]))) <= 1:
+        return np.zeros(0)
     d = d[d > 0]
     return np.geomspace(d.min(), d.max(), LENGTHS)
 
