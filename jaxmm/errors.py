@@ -33,9 +33,9 @@ class ResidualCovariance:
         text: the argument ``residual``, or the formula of log φ, with the columns that it does without.
         times: what stands on the left of the bar, T values.
         params: what the structure itself is made of, first σ, the standard deviation at the first time: those of other
-            times relative to it, correlations, rates, and the coefficients γ of log φ.  Where they differ ``by`` a
-            factor, σ is of its first level, and ``sd ratio`` of another is its standard deviation at the first time
-            over σ.
+            times relative to it, correlations (``rho`` where one says all: of any two times, or of times one step
+            apart), rates, and the coefficients γ of log φ.  Where they differ ``by`` a factor, σ is of its first
+            level, and ``sd ratio`` of another is its standard deviation at the first time over σ.
 
     Example:
         >>> mmrm = mm.lmm("Reaction ~ Days", mm.datasets.load("sleepstudy"), residual="ar1(Days | Subject)")

@@ -266,7 +266,8 @@ def lmm(
             variances, ``"~ log(time)"`` a power of time. It needs no random effects either, and may have none,
             nor ``offset()``: what is known of log φ is a weight.
         matrices: known matrices by the names that the formula has for them, ``{"K": K}`` of ``propto(0 + f | g, K)``: a
-            DataFrame with the levels as names of rows and columns, in any order, or an array in the levels' order.
+            DataFrame with the levels as names of rows and columns, in any order, or an array in the levels' order: that
+            of a categorical, else sorted, texts by their characters ("sp 10" before "sp 2").
         weights: precision weights, Var ε = σ²/w: a column's name or an array. A row of weight 0 counts nowhere
             and still gets a fitted value.
         offset: added to Xβ: a column's name or an array; ``offset(...)`` in the formula adds to it.

@@ -80,6 +80,47 @@ def test_what_is_nested(smaller, larger, obstacle, doubt):
     assert (nesting.doubt(a, b) is not None) == doubt
 
 
+@pytest.mark.parametrize(
+    ("smaller", "larger", "known"),
+    [
+        ({"residual": "ar1(v | h)"}, {"residual": "ar1(v | h)", "dispersion": "~ arm"}, True),
+        ({"residual": "ar1(v | h)"}, {"residual": "ar1(v | h, by=arm)"}, True),
+        ({"residual": "ar1(v | h)", "dispersion": "~ arm"}, {"residual": "ar1(v | h, by=arm)"}, True),
+        ({"residual": "ar1(v | h)", "dispersion": "~ arm + v2"}, {"residual": "ar1(v | h, by=arm)"}, False),
+        ({"residual": "ar1(v | h, by=arm)"}, {"residual": "ar1(v | h)", "dispersion": "~ arm"}, False),
+        ({"residual": "ar1(v | h, by=arm)"}, {"residual": "ar1(v | h, by=site)"}, True),  # a site has one arm
+        ({"residual": "ar1(v | h, by=site)"}, {"residual": "ar1(v | h, by=arm)"}, False),
+        ({"residual": "ar1(v | h)"}, {"residual": "homcs(v | h)", "dispersion": "~ arm"}, False),
+        ({"residual": "ar1(v | h)"}, {"residual": "ar1(v | g)", "dispersion": "~ arm"}, False),
+        ({"residual": "ar1(v | h)", "dispersion": "~ v2"}, {"residual": "us(v | h)"}, True),
+        ({"residual": "ar1(v | h)", "dispersion": "~ z"}, {"residual": "us(v | h)"}, False),
+        ({"residual": "us(v | h, by=arm)"}, {"residual": "us(v | h)"}, False),
+        ({"residual": "ar1(v | h, by=arm)"}, {"residual": "us(v | h, by=arm)"}, True),
+        ({"dispersion": "~ arm"}, {"dispersion": "~ arm * z"}, True),
+        ({"dispersion": "~ z"}, {"dispersion": "~ arm"}, False),
+        ({"dispersion": "~ factor(v)"}, {"residual": "diag(v | h)"}, True),
+        ({"dispersion": "~ factor(v)"}, {"residual": "homcs(v | h)"}, False),
+        ({"dispersion": "~ arm"}, {"residual": "homcs(v | h, by=arm)"}, True),
+        ({"dispersion": "~ arm"}, {"residual": "propto(v | h, K)"}, False),
+        ({}, {"residual": "propto(v | h, K)"}, False),
+        ({}, {"residual": "homcs(v | h)"}, True),
+    ],
+)
+def test_which_errors_are_nested(smaller, larger, known):
+    """With a term of random effects for the ones that have nothing else."""
+    rng = np.random.default_rng(2)
+    d = pd.DataFrame({"h": np.repeat(np.arange(24), 4), "v": np.tile(np.arange(4), 24), "y": rng.normal(size=96)})
+    d = d.assign(z=rng.normal(size=96), v2=d.v**2, arm=d.h % 2, site=d.h % 4, g=(d.h + 5 * d.v) % 24)
+    d[["arm", "site"]] = d[["arm", "site"]].astype(str)
+    a, b = (
+        mm.Model.from_formula(
+            "y ~ 1 + (1 | g)", d, **given, matrices={"K": 0.3 + np.eye(4)} if "K" in given.get("residual", "") else None
+        )
+        for given in (smaller, larger)
+    )
+    assert (nesting.doubt(a, b) is None) == known
+
+
 def test_refits_by_ml_compile_nothing(sleepstudy):
     fit = mm.lmm("Reaction ~ Days + (Days | Subject)", sleepstudy)
     before = set(STORE.kept)

@@ -443,6 +443,25 @@ def test_influence_of_subjects(fit):
         fit.influence(refit=False)
 
 
+@pytest.mark.parametrize(("name", "own"), [
+    ("homcs", ["rho"]),
+    ("cs", ["sd ratio a", "sd ratio b", "sd ratio c", "sd ratio d", "rho"]),
+    ("ar1", ["rho"]),
+    ("hetar1", ["sd ratio a", "sd ratio b", "sd ratio c", "sd ratio d", "rho"]),
+])  # fmt: skip
+def test_one_correlation_has_one_name(name, own):
+    """With ``by`` one for each set."""
+    structure = STRUCTURES[name](4)
+    theta = np.linspace(0.6, 1.1, structure.num_params)
+    D = np.asarray(structure.covariance(theta))
+    found = structure.parameters(theta, VISITS)
+    assert list(found) == own
+    assert found["rho"] == pytest.approx(D[0, 1] / np.sqrt(D[0, 0] * D[1, 1]), rel=1e-12)
+    for k, x in enumerate(VISITS):
+        assert found.get(f"sd ratio {x}", 1.0) == pytest.approx(np.sqrt(D[k, k] / D[0, 0]), rel=1e-12)
+    assert STRUCTURES[name](1).parameters(np.ones(1), VISITS[:1]) == {}
+
+
 def test_nested_structures_are_compared(fit):
     small = mm.lmm(MEAN, DATA, residual="homcs(visit | subject)")
     assert mm.anova(small, fit).table["df"].iloc[-1] == 8

@@ -10,12 +10,13 @@ changes its sign the correlations would change theirs: a likelihood that is high
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxmm.covariance._base import Covariance, moments, namespace
+from jaxmm.covariance._base import Covariance, moments, namespace, sd_ratios
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Scaled(Covariance):
     @abstractmethod
     def angles(self, lam: Any) -> Any:
         """(a, ..) of a lower triangular factor (q, q, ..): of the R nearest to that of lam lam'."""
+
+    def one_correlation(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+        """``parameters`` where one number says all correlations, that of the first two effects."""
+        if self.q == 1:
+            return {}
+        k, theta = self.num_scales, np.asarray(theta, float)
+        root = self.root(theta[k:])
+        return ({} if k == 1 else sd_ratios(theta[:k] ** 2, effects)) | {"rho": float(root[0] @ root[1])}
 
     @property
     def num_params(self) -> int:

@@ -36,6 +36,9 @@ class Falling(Scaled):
     def angles(self, lam: Any) -> Any:
         return angle(lam)[None]
 
+    def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+        return self.one_correlation(theta, effects)
+
 
 @dataclass(frozen=True)
 class Autoregressive(Falling, OneScale):

@@ -10,6 +10,7 @@ and either end is an ordinary point, where a or g changes its sign.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,9 @@ class Alike(Scaled):
         total = xp.sum(D, axis=(0, 1)) - xp.sum(sd**2, axis=0)
         rho = xp.clip(xp.where(between > 0, total / xp.where(between > 0, between, 1.0), 0.0), -1 / (q - 1), 1.0)
         return xp.arctan2(xp.sqrt((q - 1) * (1 - rho)), xp.sqrt(xp.maximum(1 + (q - 1) * rho, 0.0)))[None]
+
+    def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
+        return self.one_correlation(theta, effects)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """``matrices={"K": ...}`` -> the root of the known matrix that a structure names: propto(0 + species | g, K).
 
 A table has the levels as the names of its rows and columns, in any order, and may have more of them; an array has
-exactly the levels, in theirs.
+exactly the levels, in theirs: a categorical's own, else sorted.
 """
 
 from __future__ import annotations

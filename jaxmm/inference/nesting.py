@@ -3,6 +3,9 @@
     fixed effects      span X ⊆ span X', predictor by predictor, and the offsets differ by something in span X'
     random effects     the covariances  Σ_t [codes_i = codes_j] z_i' D_t z_j  of rows i, j: D = CD'C' of one of the
                        larger model's terms, where Z = Z'C and the structure allows any D'
+    errors             correlations of the same structure, or of any where the larger one's are any, with parameters
+                       that differ by no more; columns of log s² in the span of the larger one's, and of what its
+                       structure has of its own
 
 The second is enough and not needed: subjects by conditions are a case of conditions within subjects.  Needed is that
 the matrices which the smaller model's covariances are sums of lie in the span of the larger one's, D being any
@@ -13,11 +16,14 @@ other families, cannot be decided here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from jaxmm.covariance import Covariance
 from jaxmm.design import Design, RandomTerm
+from jaxmm.design.predictor import Factor
+from jaxmm.design.residual import ResidualDesign
 from jaxmm.inference.boundary import alike, is_full, rank, same_factor
 from jaxmm.prepared import Prepared
 
@@ -66,19 +72,62 @@ def doubt(smaller: Prepared, larger: Prepared) -> str | None:
 
 
 def _errors_within(a: Design, b: Design) -> bool:
-    """Whether the errors of the smaller model are known to be a case of the larger one's: the same, or any within the
-    same subjects at the same times where the larger one's covariance is any."""
+    """Whether the errors of the smaller model are known to be a case of the larger one's: correlations that the larger
+    one has too, and an s within each subject that it can have."""
     own, other = a.residual, b.residual
     if other is None:
         return own is None
-    if own is None:
-        return True  # independent and of one variance: a case of every structure
-    if own.text == other.text and (own.V is None) == (other.V is None):
-        return own.V is None or other.V is None or _spans(other.V, own.V)
-    if other.covariance is None or not is_any(other.covariance) or own.dispersion is not None:
+    if own is None:  # independent and of one variance: a case of every structure, but of a known matrix
+        return other.covariance is None or not other.covariance.known
+    if (own.searched, own.sigma) != (other.searched, other.sigma) or not _correlations_within(own, other):
         return False
+    cells, nothing = _cells(other, len(b.y)), np.zeros((len(b.y), 0))
+    V, larger = (_beside(cells, nothing if d.V is None else d.V) for d in (own, other))
+    return _spans(larger, V)
+
+
+def _correlations_within(own: ResidualDesign, other: ResidualDesign) -> bool:
+    """Whether C of each subject is one that the other structure has: of the same structure at the same times, or of any
+    where the other's is any; with parameters that differ by no more."""
+    if other.covariance is None:
+        return own.covariance is None
+    if own.covariance is None:  # independent errors
+        return not other.covariance.known
     same = own.subject is not None and other.subject is not None and same_factor(own.subject, other.subject)
-    return same and own.times == other.times and own.sets is None and np.array_equal(own.place, other.place)  # pyright: ignore
+    if not same or own.times != other.times or not np.array_equal(own.place, other.place):  # pyright: ignore
+        return False
+    known = is_any(other.covariance)
+    known = known or (own.covariance == other.covariance and _same(own.positions, other.positions))
+    return known and _coarser(own.sets, other.sets)
+
+
+def _cells(d: ResidualDesign, n: int) -> np.ndarray:
+    """(n,) rows of one number have one factor of s that is the structure's own: the same for all, one for each set of
+    parameters where it has a size of its own, one for each time in each set where it has one at each time."""
+    closed = "none" if d.covariance is None else d.covariance.closed_under
+    if closed == "none":
+        return np.zeros(n, int)
+    return d.set_codes if closed == "scalar" else d.set_codes * len(d.times) + np.asarray(d.place)
+
+
+def _beside(cells: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """V (n, k) less its means in the cells."""
+    _, cells = np.unique(cells, return_inverse=True)
+    count = np.bincount(cells)
+    left = V - np.stack([np.bincount(cells, v) / count for v in V.T], axis=1)[cells] if V.size else V
+    return np.where(np.linalg.norm(left, axis=0) > OUTSIDE * np.linalg.norm(V, axis=0), left, 0.0)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return (a is None) == (b is None) and (a is None or np.array_equal(a, b))
+
+
+def _coarser(f: Factor | None, g: Factor | None) -> bool:
+    """Whether all rows that are alike in g are alike in f."""
+    if f is None or g is None:
+        return f is None
+    pairs = np.unique(f.codes.astype(np.int64) * len(g.levels) + g.codes)
+    return len(pairs) == len(np.unique(g.codes))
 
 
 def is_any(structure: Covariance) -> bool:
