@@ -300,11 +300,10 @@ class Generalised:
                 f"the dispersion is at its limit ({np.exp(e.log_phi[0]):.1g}): the data show no overdispersion, and "
                 f"the {self.family.limit} family gives the same fit"
             )
-        for e_, value in zip(self.family.extras, self.extras(e), strict=True):
-            if e_.limit and float(np.max(value)) > np.exp(LIMIT):
-                out.append(
-                    f"{e_.labels[-1]} is at its limit ({float(np.max(value)):.1g}): the {e_.limit} family gives the same fit"
-                )
+        for extra, value in zip(self.family.extras, map(np.max, self.extras(e)), strict=True):
+            if extra.limit and value > np.exp(LIMIT):
+                label = extra.labels[-1]
+                out.append(f"{label} is at its limit ({value:.1g}): the {extra.limit} family gives the same fit")
         return out
 
     def accuracy(self, fit: Any) -> str | None:

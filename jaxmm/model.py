@@ -20,7 +20,7 @@ from jaxmm.design import DataError, build
 from jaxmm.design.errorbar import checked_dispersion, parse_residual
 from jaxmm.design.formula import Terms, parse, parse_part
 from jaxmm.design.from_arrays import Term, design_from_arrays
-from jaxmm.families import FAMILIES, Family, with_zeros
+from jaxmm.families import FAMILIES, Family, Hurdle, ZeroInflated
 from jaxmm.fit import Fit
 from jaxmm.kinds import check_flag, choose_likelihood
 from jaxmm.layout import Parameters
@@ -389,7 +389,7 @@ def choose_further(likelihood: Likelihood, formulas: dict[str, Terms]) -> tuple[
     if formulas and isinstance(likelihood, Linear):
         raise TypeError("zero_inflation= is for generalised models of counts: give a family, such as 'poisson'")
     if "zi" in formulas and not any(p.name == "zi" for p in family.further):
-        family = with_zeros(family)
+        family = (Hurdle if family.above_zero else ZeroInflated)(family)
         likelihood = replace(likelihood, family=family)  # pyright: ignore
     further: dict[str, Terms | None] = {}
     if "phi" in formulas and not is_constant(formulas["phi"]):

@@ -1,5 +1,5 @@
-"""Student's t: its density far out and towards the normal, moments, glmmTMB's fits, degrees of freedom that are known or
-estimated, and what is made of a fit."""
+"""Student's t: its density far out and towards the normal, moments, glmmTMB's fits, degrees of freedom that are known
+or estimated, and what is made of a fit."""
 
 import json
 from functools import cache
@@ -51,8 +51,8 @@ def test_density_and_derivatives():
     value, slope, curve = map(np.asarray, jets(y, x))
     for k, count in enumerate(y):
 
-        def f(mu, b, c, y=mp.mpf(float(count))):
-            phi, df = mp.exp(b), mp.exp(c)
+        def f(mu, b, c, count=count):
+            y, phi, df = mp.mpf(float(count)), mp.exp(b), mp.exp(c)
             constant = mp.loggamma((df + 1) / 2) - mp.loggamma(df / 2) - mp.log(mp.pi * df * phi) / 2
             return constant - (df + 1) / 2 * mp.log(1 + (y - mu) ** 2 / (df * phi))
 

@@ -1,5 +1,5 @@
-"""Counts above zero and hurdles: densities and derivatives in many digits, moments, glmmTMB's fits, and what is made of a
-fit, beside the two models that a hurdle is."""
+"""Counts above zero and hurdles: densities and derivatives in many digits, moments, glmmTMB's fits, and what is made of
+a fit, beside the two models that a hurdle is."""
 
 import json
 from functools import cache
@@ -165,19 +165,19 @@ def test_what_has_no_zeros_to_leave_out(wrapper):
         wrapper(families.ZeroInflated(families.get("poisson")))
     with pytest.raises(TypeError, match=f"{wrapper.__name__} takes a family, such as"):
         wrapper("poisson")
-    with pytest.raises(ValueError, match="there must be a zero to leave out|takes a family of counts"):
+    with pytest.raises(ValueError, match="takes a family of counts"):
         Truncated(families.get("truncated_poisson"))
 
 
 def test_responses_that_are_none():
     table = data()
-    with pytest.raises(mm.DataError, match="'seen' is 0 .*the truncated_poisson family takes whole numbers from 1"):
+    with pytest.raises(mm.DataError, match=r"'seen' is 0 .*the truncated_poisson family takes whole numbers from 1"):
         mm.glmm("seen ~ x + (1 | g)", table, "truncated_poisson")
-    with pytest.raises(mm.DataError, match="'x' is .*whole numbers from 0"):
+    with pytest.raises(mm.DataError, match=r"'x' is .*whole numbers from 0"):
         mm.glmm("x ~ 1 + (1 | g)", table, "truncated_poisson", zero_inflation="~ 1")
     for formula, further in (("stays ~ x + (1 | g)", {}), ("seen ~ x + (1 | g)", {"zero_inflation": "~ 1"})):
         few = table.assign(stays=1, seen=table["seen"].clip(upper=1))
-        with pytest.raises(mm.DataError, match="is constant .1 in every row.|no count above 1 in any row"):
+        with pytest.raises(mm.DataError, match=r"is constant .1 in every row.|no count above 1 in any row"):
             mm.glmm(formula, few, "truncated_poisson", **further)
 
 

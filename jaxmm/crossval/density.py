@@ -306,7 +306,8 @@ def _means(fit: Fitted, folds: Folds, at: Estimated) -> np.ndarray:
     def average(name: str, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         if not spreads[name].any():
             return np.asarray(f(etas[name]))
-        return sum(m * np.asarray(f(etas[name] + t * spreads[name])) for t, m in zip(GRID, MASS, strict=True))
+        values = (m * np.asarray(f(etas[name] + t * spreads[name])) for t, m in zip(GRID, MASS, strict=True))
+        return sum(values, np.zeros(len(etas[name])))
 
     extras = [at.extras[of_rows][:, k] for k in range(at.extras.shape[1])]
     with computing(fit.model.device):

@@ -74,11 +74,6 @@ def get(family: str | Family, link: str | Link | None = None) -> Family:
     return FAMILIES[family](link)
 
 
-def with_zeros(family: Family) -> Family:
-    """The family with a probability of a zero in each row: ``ZeroInflated``, and ``Hurdle`` where it has no zeros itself."""
-    return Hurdle(family) if family.above_zero else ZeroInflated(family)
-
-
 def _nearest(name: str) -> str | None:
     """The accepted spelling of another program's."""
     plain = "".join(c for c in name.lower() if c.isalnum())

@@ -49,7 +49,7 @@ class Family:
         support: what y may be, in words.
         further: parameters after mu and phi, each with a linear predictor ("~ 1" unless the model has a formula for
             it): ``log_density`` takes their etas after the trials, the other methods their values.
-        above_zero: y is a count given that it is not zero; ``glmm(..., zero_inflation=)`` then makes a ``Hurdle`` of it.
+        above_zero: y is a count given that it is not zero, of which ``glmm(..., zero_inflation=)`` makes a ``Hurdle``.
         mu_before: where mu is not the mean of y, what it is the mean before, as "zeros are added".
         extras: parameters that no predictor serves, and phi neither; every method takes them last. An instance may
             have them from the data (``bind``).

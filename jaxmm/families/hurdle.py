@@ -2,8 +2,8 @@
 
     p(0) = π,        p(y) = (1 - π) p_base(y) / (1 - p_base(0))  for y > 0,        logit π = X_zi β_zi + Z_zi b
 
-(Mullahy 1986, Journal of Econometrics 33, 341-365.)  η and φ are the base's.  Zeros tell of π alone and the other counts
-of μ and φ alone: a fit is one of whether a count is zero and one of the counts above, unless they share effects.
+(Mullahy 1986, Journal of Econometrics 33, 341-365.)  η and φ are the base's.  Zeros tell of π alone and the other
+counts, but for their number, of μ and φ alone: a fit is one of whether a count is zero and one of the counts above it.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ def clusters_above_zero(key, mu, size):
     """Negative binomial counts given that they are not zero.
 
     Such a count is that of a process in one unit of time in which clusters arrive at the rate size log(1 + mu / size),
-    their sizes from the logarithmic distribution: the first cluster, and a count of the time after it. A cluster by Kemp
-    (1981), Appl. Stat. 30, 249-253, algorithm LS.
+    their sizes from the logarithmic distribution: the first cluster, and a count of the time after it. A cluster by
+    Kemp (1981), Appl. Stat. 30, 249-253, algorithm LS.
     """
     first, chance, share, after = jax.random.split(key, 4)
     log_odds = jnp.log1p(mu / size)

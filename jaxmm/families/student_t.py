@@ -20,8 +20,8 @@ class StudentT(Family):
     """log p = log((nu/2)_(1/2) / (nu/2)^(1/2)) - (nu + 1)/2 log(1 + (y - mu)^2 / (nu phi)) - log(2 pi phi) / 2.
 
     (a)_(1/2) is the rising factorial. ``fit.sigma`` is the scale, the root of phi, and not the standard deviation:
-    Var y = phi nu / (nu - 2).  With nu <= 2 there is none: Pearson residuals and R² are NaN, and residuals by simulation
-    (``fit.simulated_residuals``) are the ones to look at. As nu grows the distribution becomes the normal one.
+    Var y = phi nu / (nu - 2).  With nu <= 2 there is none: Pearson residuals and R² are NaN, and residuals by
+    simulation (``fit.simulated_residuals``) are the ones to look at. As nu grows the distribution becomes normal.
 
     Args:
         link: of the mean.
@@ -51,7 +51,8 @@ class StudentT(Family):
         super().__post_init__()
         if self.df is None:
             return
-        if isinstance(self.df, bool | str) or not np.isscalar(self.df) or not 0 < float(self.df) < np.inf:  # pyright: ignore
+        number = isinstance(self.df, int | float | np.number) and not isinstance(self.df, bool)
+        if not number or not 0 < self.df < np.inf:
             raise ValueError(
                 f"df must be a positive number, the degrees of freedom, or None to estimate it; not {self.df!r}"
             )

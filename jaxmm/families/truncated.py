@@ -25,8 +25,8 @@ SHARED = ("links", "num_phi", "phi_names", "mean_range")
 class Truncated(Family):
     """A family of counts, given that they are not zero, as the sizes of groups or the days of a stay are.
 
-    ``fit.fixef`` are of log μ, the mean of the base distribution; ``fitted`` and ``predict`` give the mean of y, which is
-    μ / (1 - p(0)), and with ``scale="conditional"`` μ itself.
+    ``fit.fixef`` are of log μ, the mean of the base distribution; ``fitted`` and ``predict`` give the mean of y, μ /
+    (1 - p(0)), and with ``scale="conditional"`` μ itself.
 
     Args:
         base: a family of counts, such as ``families.get("poisson")``, ``"nbinom1"`` or ``"nbinom2"``.
@@ -171,6 +171,6 @@ def check_counts(base: Any, wrapper: str) -> None:
         )
     if np.any(base.valid(np.array([0.5, -1.0]))) or not np.all(base.valid(np.zeros(1))):
         raise ValueError(
-            f"{wrapper} takes a family of counts, and the {base.name} family takes {base.support}: there must be a zero to "
-            "leave out"
+            f"{wrapper} takes a family of counts, and the {base.name} family takes {base.support}: there must be a "
+            "zero to leave out"
         )

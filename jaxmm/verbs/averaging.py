@@ -45,8 +45,8 @@ class Averaging(Fitted):
                 under a log or logit link.
             integrate: E[g⁻¹(xβ + offset + zb)] in the place of g⁻¹(xβ + offset) at b = 0, over the effects b of all
                 grouping factors of the mean together, b ~ N(0, D̂), β at β̂: the mean of the population of levels,
-                before zeros are added or left out. Averaged over other factors it is on the response scale, shown as g of it
-                unless ``scale="response"``. Its standard error counts the errors of β̂ and of D̂ (delta method), the
+                before zeros are added or left out. Averaged over other factors it is on the response scale, shown as g
+                of it unless ``scale="response"``. Its standard error counts the errors of β̂ and D̂ (delta method), the
                 covariance of the model; under an identity link it is the mean at b = 0 itself.
 
         Returns:
