@@ -1,23 +1,26 @@
 """The series in the density of a Poisson sum of gamma variates, which no mean enters.
 
-With p between 1 and 2, a = (2 - p) / (p - 1) and y^(2 - p) / φ = x = e^ℓ, the density of y > 0 at the mean μ = y is e^S / y,
+With p between 1 and 2, a = (2 - p) / (p - 1) and y^(2 - p) / φ = x = e^ℓ, the density of y > 0 where its mean is y
+is e^S / y,
 
-    S(ℓ, p) = log Σ_j z^j / (j! Γ(a j)) - x / ((p - 1) (2 - p)),    j = 1, 2, ..,    z = (x / (p - 1)^(2 - p))^(1 / (p - 1)) / (2 - p)
+    S(ℓ, p) = log Σ_j z^j / (j! Γ(a j)) - x / ((p - 1) (2 - p)),    j = 1, 2, ..,
+    log z = (ℓ - (2 - p) log(p - 1)) / (p - 1) - log(2 - p)
 
-(Dunn & Smyth 2005, Statistics and Computing 15, 267-280; the sum is Wright's function).  Terms and what is taken off are
-large where x is.  By Stirling's formula the difference is one of terms that are not: with J = x / (2 - p), near which the
-largest term is, and D(log b) = b log b - b - log Γ(b),
+(Dunn & Smyth 2005, Statistics and Computing 15, 267-280; the sum is Wright's function).  The terms and what is taken
+off are large where x is.  By Stirling's formula the difference is one of terms that are not: with J = x / (2 - p), near
+which the largest term is, and D(log b) = b log b - b - log Γ(b),
 
     S = log Σ_j e^(t_j),    t_j = -j / (p - 1) (J / j - 1 - log(J / j)) + D(log(a j)) + D(log j) - log j.
 
-The terms look like a normal density of variance (p - 1) J.  Those within e^-32 of the largest are summed; where the first
-is not among these, COARSE of them at most, in steps that may be more than one, times the step: the trapezoidal rule of a
-smooth function that vanishes at both ends, as exact as the sum.  For large x, unless p is so near 1 that single terms stand
-out,
+The terms look like a normal density of variance (p - 1) J.  Those within e^-32 of the largest are summed; where the
+first is not among these, COARSE of them at most, in steps that may be more than one, times the step: the trapezoidal
+rule of a smooth function that vanishes at both ends, as exact as the sum.  For large x, unless p is so near 1 that
+single terms stand out,
 
     S = log(x / 2π) / 2 + c_1 / x + c_2 / x² + ..,    c_k polynomials in (p - 1) (2 - p),
 
-Stirling's series for p = 1 and p = 2.  Derivatives are those of the logarithm of a sum, mean and covariance of the terms'.
+Stirling's series for p = 1 and p = 2: the integral of e^t by Laplace's method, its expansion in 1 / x.  Derivatives are
+those of the logarithm of a sum, mean and covariance of the terms' derivatives.
 """
 
 from __future__ import annotations
@@ -105,7 +108,7 @@ def _term(j, ell, p, order):
 
 
 def _sums(ell, p, order, fixed=False):
-    """S, or its derivatives of this order, 1 or 2; ``fixed``: by a loop of TERMS rounds, which has derivatives itself."""
+    """S, or its derivatives of this order, 1 or 2; ``fixed``: in TERMS rounds, a loop that has derivatives itself."""
     ell, p = jnp.broadcast_arrays(jnp.asarray(ell), jnp.asarray(p))
     J, q = jax.lax.stop_gradient((jnp.exp(ell) / (2 - p), p - 1))
     first, step, count = _positions(J, q)

@@ -199,9 +199,10 @@ def case(family: str, link: str, structure: str = "one factor") -> Case:
         eta = eta + np.sum(Z * (0.7 * rng.normal(size=(c.max() + 1, Z.shape[1])) @ np.array(lam).T)[c], axis=1)
     mu = np.array([float(INVERSE[link](mp.mpf(float(e)))) for e in eta])
     trials = rng.integers(1, 6, n).astype(float)
+    constants = np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), EXTRAS.get(family, ()))
     return Case(
         family, link, structure, _responses(rng, family, mu, trials), trials, rng.uniform(0.5, 2.0, n), offset, X,
-        terms, beta, theta, np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), EXTRAS.get(family, ())),
+        terms, beta, theta, constants,
     )  # fmt: skip
 
 
