@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxmm._special import expm1, expm1_excess, polynomial, stirling_density
+from jaxmm._types import Array
 
 DEPTH = 32.0
 TERMS = 112  # at most: the first is among them up to J = 37
@@ -87,8 +88,8 @@ def _stirling(z, order):
     return found
 
 
-def _term(j, ell, p, order):
-    """t_j, (∂ℓ, ∂p) of it, and (∂ℓℓ, ∂ℓp, ∂pp), as far as ``order`` goes."""
+def _term(j, ell, p, order) -> tuple[Array, list[Array], list[Array]]:
+    """t_j, [∂ℓ, ∂p] of it, and [∂ℓℓ, ∂ℓp, ∂pp], as far as ``order`` goes."""
     q, u = p - 1, 2 - p
     log_j = jnp.log(j)
     rho = ell - jnp.log(u) - log_j  # log(J / j)
@@ -96,45 +97,47 @@ def _term(j, ell, p, order):
     E, e = expm1_excess(rho), expm1(rho)
     t = -(j / q) * E + D[0] + stirling_density(log_j) - log_j
     if order == 0:
-        return (t,)
+        return t, [], []
     by_ell, slope = -(j / q) * e, -1 / (u * q)
     by_p = (j / q) * (E / q - e / u) + D[1] * slope
     if order == 1:
-        return t, (by_ell, by_p)
+        return t, [by_ell, by_p], []
     J = j * (e + 1)
     mixed = -(by_ell + J / u) / q
     twice = -2 * (j / q) * (E / q - e / u) / q - (J + j * e) / (q * u * u)
-    return t, (by_ell, by_p), (-J / q, mixed, twice + D[2] * slope * slope + D[1] * (1 / (q * q) - 1 / (u * u)))
+    twice = twice + D[2] * slope * slope + D[1] * (1 / (q * q) - 1 / (u * u))
+    return t, [by_ell, by_p], [-J / q, mixed, twice]
 
 
-def _sums(ell, p, order, fixed=False):
-    """S, or its derivatives of this order, 1 or 2; ``fixed``: in TERMS rounds, a loop that has derivatives itself."""
+def _sums(ell, p, order, fixed=False) -> list[Array]:
+    """[S], or its derivatives of this order, 1 or 2; ``fixed``: in TERMS rounds, a loop that has derivatives itself."""
     ell, p = jnp.broadcast_arrays(jnp.asarray(ell), jnp.asarray(p))
     J, q = jax.lax.stop_gradient((jnp.exp(ell) / (2 - p), p - 1))
     first, step, count = _positions(J, q)
-    top, *level = _term(jnp.maximum(J, 1.0), *jax.lax.stop_gradient((ell, p)), min(order, 1))
-    level = level[0] if level else ()
+    top, level, _ = _term(jnp.maximum(J, 1.0), *jax.lax.stop_gradient((ell, p)), min(order, 1))
 
     def add(k, sums):
-        t, *derivatives = _term(first + step * k, ell, p, order)
+        t, firsts, seconds = _term(first + step * k, ell, p, order)
         w = jnp.where(k < count, jnp.exp(t - top), 0.0)
-        parts = [w]
-        if derivatives:
-            a, b = (x - c for x, c in zip(derivatives[0], level, strict=True))
-            parts += [w * a, w * b]
-        if order == 2:
-            parts += [w * (d + x * y) for d, x, y in zip(derivatives[1], (a, a, b), (a, b, b), strict=True)]  # pyright: ignore
-        return tuple(s + x for s, x in zip(sums, parts, strict=True))
+        firsts = [x - c for x, c in zip(firsts, level, strict=True)]
+        if seconds:
+            seconds = [d + x for d, x in zip(seconds, _products(firsts), strict=True)]
+        return [s + w * x for s, x in zip(sums, [1.0, *firsts, *seconds], strict=True)]
 
-    zeros = (jnp.zeros_like(ell),) * (1, 3, 6)[order]
+    zeros = [jnp.zeros_like(ell)] * (1, 3, 6)[order]
     most = TERMS if fixed else jnp.max(count, initial=0).astype(int)
     total, *sums = jax.lax.fori_loop(0, most, add, zeros)
     if order == 0:
-        return top + jnp.log(total) + jnp.log(step)
-    a, b, *second = (x / total for x in sums)
+        return [top + jnp.log(total) + jnp.log(step)]
+    means = [x / total for x in sums]
     if order == 1:
-        return a + level[0], b + level[1]
-    return tuple(x - y for x, y in zip(second, (a * a, a * b, b * b), strict=True))
+        return [x + c for x, c in zip(means, level, strict=True)]
+    return [x - y for x, y in zip(means[2:], _products(means[:2]), strict=True)]
+
+
+def _products(x):
+    a, b = x
+    return [a * a, a * b, b * b]
 
 
 @jax.custom_jvp
@@ -161,12 +164,12 @@ def _slopes(ell, p):
 @partial(_slopes.defjvp, symbolic_zeros=True)
 def _(primals, tangents):
     ell, mixed, p = _bends(*primals)
-    return _slopes(*primals), (_along((ell, mixed), tangents), _along((mixed, p), tangents))
+    return _slopes(*primals), [_along([ell, mixed], tangents), _along([mixed, p], tangents)]
 
 
 @jax.custom_jvp
 def _near(ell, p):
-    return _sums(ell, p, 0)
+    return _sums(ell, p, 0)[0]
 
 
 @partial(_near.defjvp, symbolic_zeros=True)

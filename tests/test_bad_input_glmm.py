@@ -123,7 +123,7 @@ NAMES = "Accepted: binomial, poisson, gamma, inverse_gaussian, nbinom1, nbinom2,
     [
         ("binomal", ["family 'binomal' is not available", "did you mean 'binomial'?", NAMES]),
         ("negative_binomial", ["did you mean 'nbinom2'?"]),
-        ("tweedie", ["family 'tweedie' is not available", NAMES, "or a Family of your own"]),
+        ("compois", ["family 'compois' is not available", NAMES, "or a Family of your own"]),
         (3, ["family 3 is not available", NAMES]),
         (mm.families.Poisson, ["family is the class Poisson: make an instance, Poisson()"]),
         ({"y": [1.0]}, ["family of type dict is not available", "glmm(formula, data, family)"]),
