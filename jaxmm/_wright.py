@@ -12,7 +12,7 @@ which the largest term is, and D(log b) = b log b - b - log Γ(b),
 
     S = log Σ_j e^(t_j),    t_j = -j / (p - 1) (J / j - 1 - log(J / j)) + D(log(a j)) + D(log j) - log j.
 
-The terms look like a normal density of variance (p - 1) J.  Those within e^-32 of the largest are summed; where the
+The terms look like a normal density of variance (p - 1) J.  Those within e^-40 of the largest are summed; where the
 first is not among these, COARSE of them at most, in steps that may be more than one, times the step: the trapezoidal
 rule of a smooth function that vanishes at both ends, as exact as the sum.  For large x, unless p is so near 1 that
 single terms stand out,
@@ -35,10 +35,10 @@ from jax.custom_derivatives import SymbolicZero
 from jaxmm._special import expm1, expm1_excess, polynomial, stirling_density
 from jaxmm._types import Array
 
-DEPTH = 32.0
-TERMS = 112  # at most: the first is among them up to J = 37
+DEPTH = 40.0
+TERMS = 124  # at most: the first is among them up to J = 45
 COARSE = 32
-FAR = 24.0  # x from which on the series in 1 / x is exact to rounding
+FAR = 40.0  # x from which on the series in 1 / x and its derivatives are exact to rounding
 SMOOTH = 3.0  # variance of j from which on a sum over whole numbers is an integral, to e^(-2 π² 3)
 # of c_1, .., c_7 in powers of (p - 1) (2 - p)
 COEFFICIENTS = (
