@@ -1,23 +1,26 @@
 """The series in the density of a Poisson sum of gamma variates, which no mean enters.
 
-With p between 1 and 2, a = (2 - p) / (p - 1) and y^(2 - p) / φ = x = e^ℓ, the density of y > 0 at the mean μ = y is e^S / y,
+With p between 1 and 2, a = (2 - p) / (p - 1) and y^(2 - p) / φ = x = e^ℓ, the density of y > 0 where its mean is y
+is e^S / y,
 
-    S(ℓ, p) = log Σ_j z^j / (j! Γ(a j)) - x / ((p - 1) (2 - p)),    j = 1, 2, ..,    z = (x / (p - 1)^(2 - p))^(1 / (p - 1)) / (2 - p)
+    S(ℓ, p) = log Σ_j z^j / (j! Γ(a j)) - x / ((p - 1) (2 - p)),    j = 1, 2, ..,
+    log z = (ℓ - (2 - p) log(p - 1)) / (p - 1) - log(2 - p)
 
-(Dunn & Smyth 2005, Statistics and Computing 15, 267-280; the sum is Wright's function).  Terms and what is taken off are
-large where x is.  By Stirling's formula the difference is one of terms that are not: with J = x / (2 - p), near which the
-largest term is, and D(log b) = b log b - b - log Γ(b),
+(Dunn & Smyth 2005, Statistics and Computing 15, 267-280; the sum is Wright's function).  The terms and what is taken
+off are large where x is.  By Stirling's formula the difference is one of terms that are not: with J = x / (2 - p), near
+which the largest term is, and D(log b) = b log b - b - log Γ(b),
 
     S = log Σ_j e^(t_j),    t_j = -j / (p - 1) (J / j - 1 - log(J / j)) + D(log(a j)) + D(log j) - log j.
 
-The terms look like a normal density of variance (p - 1) J.  Those within e^-32 of the largest are summed; where the first
-is not among these, COARSE of them at most, in steps that may be more than one, times the step: the trapezoidal rule of a
-smooth function that vanishes at both ends, as exact as the sum.  For large x, unless p is so near 1 that single terms stand
-out,
+The terms look like a normal density of variance (p - 1) J.  Those within e^-40 of the largest are summed; where the
+first is not among these, COARSE of them at most, in steps that may be more than one, times the step: the trapezoidal
+rule of a smooth function that vanishes at both ends, as exact as the sum.  For large x, unless p is so near 1 that
+single terms stand out,
 
     S = log(x / 2π) / 2 + c_1 / x + c_2 / x² + ..,    c_k polynomials in (p - 1) (2 - p),
 
-Stirling's series for p = 1 and p = 2.  Derivatives are those of the logarithm of a sum, mean and covariance of the terms'.
+Stirling's series for p = 1 and p = 2: the integral of e^t by Laplace's method, its expansion in 1 / x.  Derivatives are
+those of the logarithm of a sum, mean and covariance of the terms' derivatives.
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxmm._special import expm1, expm1_excess, polynomial, stirling_density
+from jaxmm._types import Array
 
-DEPTH = 32.0
-TERMS = 112  # at most: the first is among them up to J = 37
+DEPTH = 40.0
+TERMS = 124  # at most: the first is among them up to J = 45
 COARSE = 32
-FAR = 24.0  # x from which on the series in 1 / x is exact to rounding
+FAR = 40.0  # x from which on the series in 1 / x and its derivatives are exact to rounding
 SMOOTH = 3.0  # variance of j from which on a sum over whole numbers is an integral, to e^(-2 π² 3)
 # of c_1, .., c_7 in powers of (p - 1) (2 - p)
 COEFFICIENTS = (
@@ -84,8 +88,8 @@ def _stirling(z, order):
     return found
 
 
-def _term(j, ell, p, order):
-    """t_j, (∂ℓ, ∂p) of it, and (∂ℓℓ, ∂ℓp, ∂pp), as far as ``order`` goes."""
+def _term(j, ell, p, order) -> tuple[Array, list[Array], list[Array]]:
+    """t_j, [∂ℓ, ∂p] of it, and [∂ℓℓ, ∂ℓp, ∂pp], as far as ``order`` goes."""
     q, u = p - 1, 2 - p
     log_j = jnp.log(j)
     rho = ell - jnp.log(u) - log_j  # log(J / j)
@@ -93,45 +97,47 @@ def _term(j, ell, p, order):
     E, e = expm1_excess(rho), expm1(rho)
     t = -(j / q) * E + D[0] + stirling_density(log_j) - log_j
     if order == 0:
-        return (t,)
+        return t, [], []
     by_ell, slope = -(j / q) * e, -1 / (u * q)
     by_p = (j / q) * (E / q - e / u) + D[1] * slope
     if order == 1:
-        return t, (by_ell, by_p)
+        return t, [by_ell, by_p], []
     J = j * (e + 1)
     mixed = -(by_ell + J / u) / q
     twice = -2 * (j / q) * (E / q - e / u) / q - (J + j * e) / (q * u * u)
-    return t, (by_ell, by_p), (-J / q, mixed, twice + D[2] * slope * slope + D[1] * (1 / (q * q) - 1 / (u * u)))
+    twice = twice + D[2] * slope * slope + D[1] * (1 / (q * q) - 1 / (u * u))
+    return t, [by_ell, by_p], [-J / q, mixed, twice]
 
 
-def _sums(ell, p, order, fixed=False):
-    """S, or its derivatives of this order, 1 or 2; ``fixed``: by a loop of TERMS rounds, which has derivatives itself."""
+def _sums(ell, p, order, fixed=False) -> list[Array]:
+    """[S], or its derivatives of this order, 1 or 2; ``fixed``: in TERMS rounds, a loop that has derivatives itself."""
     ell, p = jnp.broadcast_arrays(jnp.asarray(ell), jnp.asarray(p))
     J, q = jax.lax.stop_gradient((jnp.exp(ell) / (2 - p), p - 1))
     first, step, count = _positions(J, q)
-    top, *level = _term(jnp.maximum(J, 1.0), *jax.lax.stop_gradient((ell, p)), min(order, 1))
-    level = level[0] if level else ()
+    top, level, _ = _term(jnp.maximum(J, 1.0), *jax.lax.stop_gradient((ell, p)), min(order, 1))
 
     def add(k, sums):
-        t, *derivatives = _term(first + step * k, ell, p, order)
+        t, firsts, seconds = _term(first + step * k, ell, p, order)
         w = jnp.where(k < count, jnp.exp(t - top), 0.0)
-        parts = [w]
-        if derivatives:
-            a, b = (x - c for x, c in zip(derivatives[0], level, strict=True))
-            parts += [w * a, w * b]
-        if order == 2:
-            parts += [w * (d + x * y) for d, x, y in zip(derivatives[1], (a, a, b), (a, b, b), strict=True)]  # pyright: ignore
-        return tuple(s + x for s, x in zip(sums, parts, strict=True))
+        firsts = [x - c for x, c in zip(firsts, level, strict=True)]
+        if seconds:
+            seconds = [d + x for d, x in zip(seconds, _products(firsts), strict=True)]
+        return [s + w * x for s, x in zip(sums, [1.0, *firsts, *seconds], strict=True)]
 
-    zeros = (jnp.zeros_like(ell),) * (1, 3, 6)[order]
+    zeros = [jnp.zeros_like(ell)] * (1, 3, 6)[order]
     most = TERMS if fixed else jnp.max(count, initial=0).astype(int)
     total, *sums = jax.lax.fori_loop(0, most, add, zeros)
     if order == 0:
-        return top + jnp.log(total) + jnp.log(step)
-    a, b, *second = (x / total for x in sums)
+        return [top + jnp.log(total) + jnp.log(step)]
+    means = [x / total for x in sums]
     if order == 1:
-        return a + level[0], b + level[1]
-    return tuple(x - y for x, y in zip(second, (a * a, a * b, b * b), strict=True))
+        return [x + c for x, c in zip(means, level, strict=True)]
+    return [x - y for x, y in zip(means[2:], _products(means[:2]), strict=True)]
+
+
+def _products(x):
+    a, b = x
+    return [a * a, a * b, b * b]
 
 
 @jax.custom_jvp
@@ -158,12 +164,12 @@ def _slopes(ell, p):
 @partial(_slopes.defjvp, symbolic_zeros=True)
 def _(primals, tangents):
     ell, mixed, p = _bends(*primals)
-    return _slopes(*primals), (_along((ell, mixed), tangents), _along((mixed, p), tangents))
+    return _slopes(*primals), [_along([ell, mixed], tangents), _along([mixed, p], tangents)]
 
 
 @jax.custom_jvp
 def _near(ell, p):
-    return _sums(ell, p, 0)
+    return _sums(ell, p, 0)[0]
 
 
 @partial(_near.defjvp, symbolic_zeros=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 import jaxmm as mm
 from jaxmm.families import FAMILIES
+from jaxmm.families.tweedie import LARGEST
 from jaxmm.rows import Rows
 
 DIGITS = 60
@@ -71,18 +72,17 @@ def _betabinomial(y, n, mu, phi):
 
 
 @cache
-def _series(y, phi, raw):
-    """Of a Tweedie density, of the power 1 + 1 / (1 + e^-raw)."""
-    q = 1 / (1 + mp.exp(-raw))
+def _series(y, phi, q):
+    """Of a Tweedie density, of the power 1 + q."""
     a = (1 - q) / q
     log_z = ((1 - q) * mp.log(y / q) - mp.log(phi)) / q - mp.log(1 - q)
     return mp.log(mp.fsum(mp.exp(j * log_z - log_gamma(mp.mpf(j + 1)) - log_gamma(a * j)) for j in range(1, 200)))
 
 
 def _tweedie(y, n, mu, phi, raw):
-    p = 1 + 1 / (1 + mp.exp(-raw))
+    p = 1 + mp.mpf(LARGEST - 1) / (1 + mp.exp(-raw))
     kappa = mu ** (2 - p) / (2 - p)
-    own = _series(y, phi, raw) - mp.log(y) - y * mu ** (1 - p) / ((p - 1) * phi) if y else 0
+    own = _series(y, phi, p - 1) - mp.log(y) - y * mu ** (1 - p) / ((p - 1) * phi) if y else 0
     return own - kappa / phi
 
 
@@ -176,7 +176,7 @@ CODES = {
 }
 POSITIVE = ("identity", "inverse", "sqrt", "1/mu^2")
 LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2, "student_t": 0.8}  # 0.4 otherwise
-EXTRAS = {"tweedie": (0.0,), "student_t": (2.0,)}  # as a search moves them
+EXTRAS = {name: family().start_constants(0) for name, family in FAMILIES.items()}  # as a search moves them
 
 
 def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np.ndarray) -> np.ndarray:
@@ -213,10 +213,10 @@ def case(family: str, link: str, structure: str = "one factor") -> Case:
         eta = eta + np.sum(Z * (0.7 * rng.normal(size=(c.max() + 1, Z.shape[1])) @ np.array(lam).T)[c], axis=1)
     mu = np.array([float(INVERSE[link](mp.mpf(float(e)))) for e in eta])
     trials = rng.integers(1, 6, n).astype(float)
-    log_phi = np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), EXTRAS.get(family, ()))
+    constants = np.append(np.full(FAMILIES[family].num_phi, LOG_PHI.get(family, 0.4)), EXTRAS[family])
     return Case(
         family, link, structure, _responses(rng, family, mu, trials), trials, rng.uniform(0.5, 2.0, n), offset, X,
-        terms, beta, theta, log_phi,
+        terms, beta, theta, constants,
     )  # fmt: skip
 
 

@@ -359,11 +359,9 @@ SCIPY = {
 
 def tweedie_of_power(y, mu, phi):
     """Of power 3/2."""
-    x = np.sqrt(np.maximum(y, 1e-300)) / phi
-    continuous = np.log(2 * x * special.ive(1, 4 * x) / np.maximum(y, 1e-300)) - 2 * phi * (
-        x - np.sqrt(mu) / phi
-    ) ** 2 / (np.sqrt(mu))
-    return np.where(y > 0, continuous, -2 * np.sqrt(mu) / phi)
+    x, zero = np.sqrt(np.maximum(y, 1e-300)) / phi, np.sqrt(mu) / phi
+    series = np.log(2 * x * special.ive(1, 4 * x) / np.maximum(y, 1e-300))
+    return np.where(y > 0, series - 2 * (x - zero) ** 2 / zero, -2 * zero)
 
 
 def above_zero(log_p):

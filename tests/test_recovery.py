@@ -105,7 +105,7 @@ def responses(family: Family, truth: Truth, p: Plan, key: jax.Array, sets: int) 
 
 
 class Fits(NamedTuple):
-    """What was estimated from each data set, against ``truth`` (parameters,): beta, sd, log phi, what the search moves for ``extras``."""
+    """What was estimated from each data set, against ``truth`` (parameters,): beta, sd, log phi, extras as searched."""
 
     names: list[str]
     truth: np.ndarray

@@ -48,7 +48,8 @@ class Interval:
 
     def raw(self, values: np.ndarray) -> np.ndarray:
         share = (np.asarray(values) - self.low) / (self.high - self.low)
-        return np.log(share) - np.log1p(-share)
+        with np.errstate(divide="ignore", invalid="ignore"):  # outside there is no number
+            return np.log(share) - np.log1p(-share)
 
 
 @dataclass(frozen=True)

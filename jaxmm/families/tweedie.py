@@ -26,9 +26,10 @@ class Tweedie(Family):
         log p = -d / (2 phi) + S(y^(2 - p) / phi, p) - log y    for y > 0,
 
     where no mean enters S, the logarithm of a series (Dunn & Smyth 2005, Statistics and Computing 15, 267-280; see
-    ``jaxmm._wright``).  It is summed for every p between the ends, near 2 and for small phi too; near 1 the density of
-    y > 0 has spikes at the multiples of phi, as the limit is a Poisson count times phi, and a search may find one of
-    several maxima.
+    ``jaxmm._wright``), which is exact for every p and phi.  The search is for 1 < p < 1.99999.  A power that runs to
+    the upper end says that the responses are gamma distributed, without zeros to speak of.  Near 1 the density of
+    y > 0 has spikes at the multiples of phi: there may be several maxima (``Fit.multistart``), and of counts, or of
+    multiples of another number, the likelihood has none, and the search does not converge.
 
     Example:
         >>> family = mm.families.Tweedie()
