@@ -177,6 +177,7 @@ CODES = {
 POSITIVE = ("identity", "inverse", "sqrt", "1/mu^2")
 LOG_PHI = {"gamma": -1.0, "gaussian": -0.7, "inverse_gaussian": -1.2, "beta": 1.2, "student_t": 0.8}  # 0.4 otherwise
 EXTRAS = {name: family().start_constants(0) for name, family in FAMILIES.items()}  # as a search moves them
+EXTRAS["student_t"] = (2.0,)  # with fewer degrees of freedom there is no mode that is one in every direction
 
 
 def _responses(rng: np.random.Generator, family: str, mu: np.ndarray, trials: np.ndarray) -> np.ndarray:

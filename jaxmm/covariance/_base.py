@@ -192,8 +192,8 @@ def moments(lam: Any) -> tuple[Any, Any, Any]:
 
 @lru_cache(maxsize=64)
 def lower_cells(q: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of a lower triangle (q, q), column by column.  In 32 bits: arrays of 64 that JAX has looked at in
-    one precision it takes for the same in another."""
+    """Rows and columns of a lower triangle (q, q), column by column.  In 32 bits: of 64, JAX takes an
+    array that it has looked at in one precision for what it was there."""
     columns, rows = (x.astype(np.int32) for x in np.triu_indices(q))  # of the upper one row by row, transposed
     return rows, columns
 
