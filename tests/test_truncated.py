@@ -5,6 +5,7 @@ import json
 from functools import cache
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from test_predictors import log_p, mean_of
 
 import jaxmm as mm
 from jaxmm import families
+from jaxmm.crossval import density
 from jaxmm.families import Family, Hurdle, Truncated
 from jaxmm.sources.draw import Simulated
 
@@ -295,6 +297,14 @@ def test_means_over_the_levels(name):
         np.testing.assert_allclose(np.log(frame[["lower", "upper"]]), ends, rtol=1e-4)
     means = fit.emmeans("x", scale="response")
     assert "before zeros are left out" in str(means)
+
+
+@pytest.mark.parametrize("name", ["truncated_poisson", "hurdle poisson"])
+def test_predictions_of_rows_left_out(name):
+    """At the parameters of the fit they are those averaged over the levels."""
+    fit = fitted(name)
+    found = density._means(fit, SimpleNamespace(of_rows=np.zeros(240, int)), density.of_fit(fit, 1))  # pyright: ignore
+    np.testing.assert_allclose(found, fit.predict(re="marginal"), rtol=1e-9)
 
 
 def test_intervals_of_the_mean_at_an_effect_of_zero():
