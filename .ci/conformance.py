@@ -1,6 +1,6 @@
 """Run ../shared/conformance.py; fails on any miss but those in which the reference itself is off.
 
-python .ci/conformance.py lmm glmm residual
+python .ci/conformance.py lmm glmm residual extended
 
 Kinds run side by side, what they print comes one after the other.
 """
