@@ -64,7 +64,7 @@ class Decaying(Covariance):
         if self.q == 1:
             return pooled[None]
         x = apart[np.triu_indices(self.q, 1)] ** self.power
-        slope, known = falling(lam, x, self.nugget)
+        slope, known = falling(xp, lam, x, self.nugget)
         found = xp.where(known, xp.maximum(slope, SAME / xp.max(x, axis=0)), -np.log(DISTINCT) / xp.min(x, axis=0))
         return xp.stack([pooled, -self.sign * xp.log(found) / self.power])
 
@@ -98,10 +98,10 @@ class Decaying(Covariance):
         return xp, apart.reshape(*apart.shape, *(1,) * (lanes - apart.ndim + 2))
 
 
-def falling(lam: Any, x: Any, nugget: float = 0.0) -> tuple[Any, Any]:
+def falling(xp: Any, lam: Any, x: Any, nugget: float = 0.0) -> tuple[Any, Any]:
     """a (..) of the correlations exp(-a x) nearest to those of lam lam', of the pairs of effects that are x (pairs, ..)
-    apart, row by row; and whether there are any that are not zero."""
-    xp, (sd, D, _) = namespace(lam), moments(lam)
+    apart, row by row; and whether there are any that are not zero.  By the functions of ``xp``."""
+    sd, D, _ = moments(lam)
     i, j = np.triu_indices(len(lam), 1)
     size = sd[i] * sd[j]
     R = xp.where(size > 0, D[i, j] / xp.where(size > 0, size, 1.0), 0.0) / (1 - nugget)

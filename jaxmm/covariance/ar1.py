@@ -70,7 +70,7 @@ class Autoregressive(Falling, OneScale):
         xp, (_, _, pooled) = namespace(lam), moments(lam)
         places = np.asarray(at, float)[:, 0]
         apart = np.abs(places[:, None] - places)[np.triu_indices(self.q, 1)]
-        slope, known = falling(lam, xp.asarray(apart.reshape(-1, *(1,) * (lam.ndim - 2)), dtype=lam.dtype))
+        slope, known = falling(xp, lam, xp.asarray(apart.reshape(-1, *(1,) * (lam.ndim - 2)), dtype=lam.dtype))
         return xp.stack([pooled, xp.where(known, xp.arcsin(xp.exp(-slope)), 0.0)])
 
     def parameters(self, theta: np.ndarray, effects: Sequence[str]) -> dict[str, float]:
