@@ -205,8 +205,8 @@ class Fitted:
     def family_params(self) -> dict[str, float]:
         """Further parameters of the family by name, all but the first of φ; {} where there are none.
 
-        The power of a ``families.Tweedie`` is one, "power"; a family of your own has some with ``extras``, or with
-        ``num_phi`` above 1 and names in ``phi_names``.
+        The power of a ``families.Tweedie`` is one, "power", and "df" of a ``families.StudentT``; a family of your own
+        has some with ``extras``, or with ``num_phi`` above 1 and names in ``phi_names``.
         """
         return self.model.likelihood.family_params(self.estimates)
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +110,16 @@ class Truncated(Family):
         return y - 0.5 / y
 
 
-class TruncatedPoisson(Truncated):
+class _Named(Truncated):
+    """``Truncated`` of one family, ``of``, that is found by a name and a link."""
+
+    of: ClassVar[type[Family]]
+
+    def __init__(self, link: Any = None, base: Any = None):
+        super().__init__(base or self.of(), link)
+
+
+class TruncatedPoisson(_Named):
     """``Truncated`` of a Poisson distribution.
 
     Example:
@@ -118,14 +127,10 @@ class TruncatedPoisson(Truncated):
         Truncated(Poisson(link='log'))
     """
 
-    name = "truncated_poisson"
-    links = Poisson.links
-
-    def __init__(self, link: Any = None, base: Any = None):
-        super().__init__(base or Poisson(), link)
+    name, of, links = "truncated_poisson", Poisson, Poisson.links
 
 
-class TruncatedNegativeBinomial1(Truncated):
+class TruncatedNegativeBinomial1(_Named):
     """``Truncated`` of a negative binomial distribution with linear variance, ``NegativeBinomial1``.
 
     Example:
@@ -133,15 +138,11 @@ class TruncatedNegativeBinomial1(Truncated):
         Truncated(NegativeBinomial1(link='log'))
     """
 
-    name = "truncated_nbinom1"
-    links = NegativeBinomial1.links
+    name, of, links = "truncated_nbinom1", NegativeBinomial1, NegativeBinomial1.links
     num_phi = 1
 
-    def __init__(self, link: Any = None, base: Any = None):
-        super().__init__(base or NegativeBinomial1(), link)
 
-
-class TruncatedNegativeBinomial2(Truncated):
+class TruncatedNegativeBinomial2(_Named):
     """``Truncated`` of a negative binomial distribution with quadratic variance, ``NegativeBinomial2``.
 
     Example:
@@ -149,12 +150,8 @@ class TruncatedNegativeBinomial2(Truncated):
         Truncated(NegativeBinomial2(link='log'))
     """
 
-    name = "truncated_nbinom2"
-    links = NegativeBinomial2.links
+    name, of, links = "truncated_nbinom2", NegativeBinomial2, NegativeBinomial2.links
     num_phi = 1
-
-    def __init__(self, link: Any = None, base: Any = None):
-        super().__init__(base or NegativeBinomial2(), link)
 
 
 def check_counts(base: Any, wrapper: str) -> None:
